@@ -1,0 +1,1 @@
+//! Model folders in, result folders out: bytes and digests, no tensors.

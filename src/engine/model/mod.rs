@@ -1,0 +1,5 @@
+//! The networks of Stable Diffusion 1.x and 2.x, driven by their `config.json`.
+
+mod weights;
+
+pub use weights::{Scoped, Weights};

@@ -1,0 +1,136 @@
+//! How a network takes its weights: by name, shape checked, with the trainable ones as variables.
+
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, BTreeSet},
+    rc::Rc,
+};
+
+use candle_core::{DType, Tensor, Var};
+
+use crate::{
+    engine::{EngineError, checkpoint::StoredTensors},
+    spec::Scope,
+};
+
+/// A place in a component's tensor names, such as `down_blocks.0.resnets.1`.
+///
+/// Cloning and descending share the tensors; every name that is taken is remembered, so that
+/// [`Weights::finish`] can name what a file holds beyond the architecture.
+#[derive(Debug, Clone)]
+pub struct Weights<'a> {
+    stored: &'a StoredTensors,
+    variables: Option<&'a BTreeMap<String, Var>>,
+    prefix: String,
+    taken: Rc<RefCell<BTreeSet<String>>>,
+}
+
+impl<'a> Weights<'a> {
+    /// The root of a component, frozen.
+    pub fn frozen(stored: &'a StoredTensors) -> Self {
+        Self { stored, variables: None, prefix: String::new(), taken: Rc::default() }
+    }
+
+    /// The root of a component whose tensors in `scoped` are its variables; all others are shared
+    /// with the frozen network.
+    pub fn scoped(stored: &'a StoredTensors, scoped: &'a Scoped) -> Self {
+        Self { variables: Some(&scoped.variables), ..Self::frozen(stored) }
+    }
+
+    /// Descends by one name.
+    #[must_use]
+    pub fn at(&self, name: impl std::fmt::Display) -> Self {
+        let prefix = if self.prefix.is_empty() {
+            name.to_string()
+        } else {
+            format!("{}.{name}", self.prefix)
+        };
+        Self { prefix, ..self.clone() }
+    }
+
+    /// Whether the component holds a tensor here.
+    pub fn has(&self, name: &str) -> bool {
+        self.stored.tensors.contains_key(&self.name(name))
+    }
+
+    /// Whether any tensor lies below here.
+    pub fn has_any_below(&self, name: &str) -> bool {
+        let prefix = format!("{}.", self.name(name));
+        self.stored
+            .tensors
+            .range(prefix.clone()..)
+            .next()
+            .is_some_and(|(n, _)| n.starts_with(&prefix))
+    }
+
+    /// Takes a tensor of a known shape.
+    pub fn take(&self, name: &str, shape: &[usize]) -> Result<Tensor, EngineError> {
+        let name = self.name(name);
+        let Some(stored) = self.stored.tensors.get(&name) else {
+            return Err(EngineError::MissingTensor {
+                file: self.stored.location.clone(),
+                name,
+                expected: shape.to_vec(),
+            });
+        };
+        if stored.tensor.dims() != shape {
+            return Err(EngineError::MisshapenTensor {
+                file: stored.file.clone(),
+                name,
+                expected: shape.to_vec(),
+                found: stored.tensor.dims().to_vec(),
+            });
+        }
+        let tensor = match self.variables.and_then(|variables| variables.get(&name)) {
+            Some(variable) => variable.as_tensor().clone(),
+            None => stored.tensor.clone(),
+        };
+        self.taken.borrow_mut().insert(name);
+        Ok(tensor)
+    }
+
+    /// Refuses a component that holds tensors which the architecture did not take, but for names
+    /// that `ignored` accepts.
+    pub fn finish(&self, ignored: impl Fn(&str) -> bool) -> Result<(), EngineError> {
+        let taken = self.taken.borrow();
+        let mut surplus =
+            self.stored.tensors.iter().filter(|(name, _)| !taken.contains(*name) && !ignored(name));
+        match surplus.next() {
+            None => Ok(()),
+            Some((name, first)) => Err(EngineError::SurplusTensor {
+                file: first.file.clone(),
+                name: name.clone(),
+                found: first.tensor.dims().to_vec(),
+                count: 1 + surplus.count(),
+            }),
+        }
+    }
+
+    fn name(&self, name: &str) -> String {
+        if self.prefix.is_empty() { name.to_owned() } else { format!("{}.{name}", self.prefix) }
+    }
+}
+
+/// The trainable copies of the tensors in a scope: f32 masters, in name order.
+#[derive(Debug)]
+pub struct Scoped {
+    /// By name in the checkpoint.
+    pub variables: BTreeMap<String, Var>,
+}
+
+impl Scoped {
+    /// Copies every tensor in scope into a variable of its own.
+    pub fn new(stored: &StoredTensors, scope: &Scope) -> Result<Self, EngineError> {
+        let mut variables = BTreeMap::new();
+        for (name, stored) in &stored.tensors {
+            if scope.contains(name) {
+                let copy = stored.tensor.to_dtype(DType::F32)?.copy()?;
+                variables.insert(name.clone(), Var::from_tensor(&copy)?);
+            }
+        }
+        if variables.is_empty() {
+            return Err(EngineError::EmptyScope { scope: format!("{scope:?}") });
+        }
+        Ok(Self { variables })
+    }
+}

@@ -1,0 +1,1 @@
+//! Samplers and the noise they start from.

@@ -1,0 +1,56 @@
+//! UnlearnCanvas's measures.
+
+use serde::{Deserialize, Serialize};
+
+use super::Picture;
+use crate::spec::{JudgeSpec, Prompt};
+
+/// Accuracies of one model by one judge, each 0 to 1.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Figures {
+    /// Unlearning accuracy: share of the concept's pictures that the judge does not assign to it.
+    pub ua: f64,
+    /// In-domain retain accuracy: the judge's accuracy over the other concepts of the domain.
+    pub ira: f64,
+    /// Cross-domain retain accuracy: accuracy in the other domain, on prompts without the concept.
+    pub cra: f64,
+}
+
+/// What one judge says of both models on the same prompts and seeds.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Verdict {
+    /// The judge, such as "clip" or "cnn".
+    pub judge: String,
+    /// The edited model.
+    pub edited: Figures,
+    /// The base model.
+    pub base: Figures,
+}
+
+/// A judged cell of the grid, with both models' pictures.
+#[derive(Debug, Clone, PartialEq)]
+pub struct JudgedPicture {
+    /// The cell.
+    pub prompt: Prompt,
+    /// Its seed.
+    pub seed: u64,
+    /// Whether it asks for the concept.
+    pub is_target: bool,
+    /// Drawn by the base model.
+    pub before: Picture,
+    /// Drawn by the edited model.
+    pub after: Picture,
+}
+
+/// A judgement with its evidence.
+#[derive(Debug, Clone, PartialEq)]
+pub struct JudgeReport {
+    /// What was asked.
+    pub spec: JudgeSpec,
+    /// One a judge.
+    pub verdicts: Vec<Verdict>,
+    /// Every picture, in grid order.
+    pub pictures: Vec<JudgedPicture>,
+    /// Single-sample U-Net evaluations spent on drawing both models' pictures.
+    pub unet_evaluations: u64,
+}

@@ -1,0 +1,44 @@
+//! What an optimisation measured.
+
+use serde::{Deserialize, Serialize};
+
+use crate::spec::{StepIndex, Timestep};
+
+/// One update.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct UpdateRecord {
+    /// Which update, from 0.
+    pub update: usize,
+    /// The key step trained at; the noisiest one where a batch spans several.
+    pub step: StepIndex,
+    /// Its training timestep.
+    pub timestep: Timestep,
+    /// The whole loss.
+    pub loss: f64,
+    /// Global 2-norm of the gradient in scope.
+    pub gradient_norm: f64,
+    /// Single-sample U-Net evaluations spent so far.
+    pub unet_evaluations: u64,
+}
+
+/// A finished optimisation.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TrainingLog {
+    /// Every update.
+    pub updates: Vec<UpdateRecord>,
+    /// Steps of the schedule that were trained at, ascending.
+    pub key_steps: Vec<StepIndex>,
+    /// Single-sample U-Net evaluations spent in all; a guided pair counts two.
+    pub unet_evaluations: u64,
+    /// Whether the erase measure ended the run before its last update.
+    pub stopped_early: bool,
+    /// Projection of what is left of the concept's guidance on the base model's, on held-out
+    /// latents: 1 untouched, 0 neutral, below 0 steered away.
+    pub erase_measure: f64,
+    /// Squared change of unrelated predictions over the squared guidance of the concept.
+    pub damage_measure: f64,
+    /// 2-norm of the weights' change over that of the weights, in scope.
+    pub weight_change: f64,
+    /// The rate that Adam ran at (the largest, where it is derived for each tensor).
+    pub learning_rate: f64,
+}

@@ -1,0 +1,54 @@
+//! Drawing pictures.
+
+use serde::{Deserialize, Serialize};
+
+use super::{SpecError, prompts::check_prompt, violation::Violations};
+
+/// Pictures to draw: one a pair of prompt and seed, each with its own generator, so that a picture
+/// does not depend on what else is drawn with it (diffusers: a list of `torch.Generator`).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GenerateSpec {
+    /// Prompt and seed of each picture. A prompt may be empty.
+    pub pictures: Vec<(String, u64)>,
+    /// What to steer away from; the empty prompt by default.
+    #[serde(default)]
+    pub negative_prompt: String,
+    /// Denoising steps, 1 to 1000.
+    pub steps: usize,
+    /// Classifier-free guidance; 1 or less turns it off, as in diffusers.
+    pub guidance_scale: f64,
+    /// Width and height in pixels; the model's own size when absent.
+    #[serde(default)]
+    pub size: Option<(usize, usize)>,
+}
+
+impl GenerateSpec {
+    /// Most pictures of one call.
+    pub const MAX_PICTURES: usize = 4_096;
+
+    /// Checks every field.
+    pub fn validate(&self) -> Result<(), SpecError> {
+        let mut found = Violations::default();
+        found.within("pictures", self.pictures.len(), 1..=Self::MAX_PICTURES);
+        for (index, (prompt, _)) in self.pictures.iter().enumerate() {
+            if !prompt.is_empty() {
+                found.absorb(check_prompt(&format!("pictures[{index}].prompt"), prompt));
+            }
+        }
+        if !self.negative_prompt.is_empty() {
+            found.absorb(check_prompt("negative_prompt", &self.negative_prompt));
+        }
+        found.within("steps", self.steps, 1..=1_000);
+        found.within("guidance_scale", self.guidance_scale, 0.0..=100.0);
+        if let Some((width, height)) = self.size {
+            for (field, pixels) in [("width", width), ("height", height)] {
+                found.within(field, pixels, 8..=2_048);
+                if pixels % 8 != 0 {
+                    found.add(field, format!("{pixels} is not a multiple of 8"));
+                }
+            }
+        }
+        found.finish()
+    }
+}

@@ -1,0 +1,66 @@
+//! Judging an erasure.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Concept, SpecError, Vocabulary, violation::Violations};
+
+/// A request to judge a model after an erasure (`method.md` section 6, UnlearnCanvas).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct JudgeSpec {
+    /// The concept that should be gone.
+    pub concept: Concept,
+    /// The grid: objects and styles.
+    pub vocabulary: Vocabulary,
+    /// Pictures a cell of the concept's own row or column.
+    pub target_seeds: usize,
+    /// Pictures a cell of the rest of the grid.
+    pub retain_seeds: usize,
+    /// Denoising steps.
+    pub steps: usize,
+    /// Classifier-free guidance.
+    pub guidance_scale: f64,
+    /// Where the cells' seeds start.
+    pub seed: u64,
+}
+
+impl JudgeSpec {
+    /// The defaults for a concept.
+    pub fn new(concept: Concept, vocabulary: Vocabulary) -> Self {
+        // A row of objects has as many cells as there are styles, and the other way round; the
+        // shorter one gets more seeds, so that one picture never weighs more than about 3 %.
+        let cells = vocabulary.other_domain(concept.kind).len().max(1);
+        Self {
+            target_seeds: 32_usize.div_ceil(cells),
+            concept,
+            vocabulary,
+            retain_seeds: 1,
+            steps: 20,
+            guidance_scale: 5.0,
+            seed: 500_000,
+        }
+    }
+
+    /// Checks every field.
+    pub fn validate(&self) -> Result<(), SpecError> {
+        let mut found = Violations::default();
+        found.absorb(self.concept.validate("concept"));
+        found.absorb(self.vocabulary.validate());
+        let domain = self.vocabulary.domain(self.concept.kind);
+        if !domain.contains(&self.concept.text) {
+            found.add(
+                "concept.text",
+                format!(
+                    "\"{}\" is not among the {} words that the judge knows; add it to the vocabulary",
+                    self.concept.text,
+                    domain.len()
+                ),
+            );
+        }
+        found.within("target_seeds", self.target_seeds, 1..=1_000);
+        found.within("retain_seeds", self.retain_seeds, 1..=1_000);
+        found.within("steps", self.steps, 1..=1_000);
+        found.within("guidance_scale", self.guidance_scale, 0.0..=100.0);
+        found.finish()
+    }
+}

@@ -1,0 +1,55 @@
+//! Measuring which steps decide a concept.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Concept, Scope, SpecError, Vocabulary, violation::Violations};
+
+/// A request for timestep scores (`method.md` section 5).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ScoreSpec {
+    /// The concept.
+    pub concept: Concept,
+    /// Words for contexts and neighbours.
+    pub vocabulary: Vocabulary,
+    /// Steps of the schedule that is scored.
+    pub steps: usize,
+    /// Guidance of the trajectories.
+    pub guidance_scale: f64,
+    /// Trajectories, and so seeds, that are averaged over.
+    pub trajectories: usize,
+    /// Whether to sample the switch curve, which needs a judge.
+    pub switch_curve: bool,
+    /// The scope whose gradients are compared.
+    pub scope: Scope,
+    /// First seed; trajectory `n` uses `seed + n`.
+    pub seed: u64,
+}
+
+impl ScoreSpec {
+    /// The defaults for a concept.
+    pub fn new(concept: Concept, vocabulary: Vocabulary) -> Self {
+        Self {
+            concept,
+            vocabulary,
+            steps: 20,
+            guidance_scale: 5.0,
+            trajectories: 8,
+            switch_curve: true,
+            scope: Scope::CrossAttention,
+            seed: 0,
+        }
+    }
+
+    /// Checks every field.
+    pub fn validate(&self) -> Result<(), SpecError> {
+        let mut found = Violations::default();
+        found.absorb(self.concept.validate("concept"));
+        found.absorb(self.vocabulary.validate());
+        found.absorb(self.scope.validate("scope"));
+        found.within("steps", self.steps, 4..=1_000);
+        found.within("guidance_scale", self.guidance_scale, 0.0..=100.0);
+        found.within("trajectories", self.trajectories, 2..=1_024);
+        found.finish()
+    }
+}

@@ -1,0 +1,128 @@
+//! An erasure.
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    Concept, LogSnrWindow, Method, SpecError, Vocabulary, prompts::check_prompt,
+    violation::Violations,
+};
+
+/// Which of the U-Net's tensors are trained.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Scope {
+    /// Every tensor of the cross-attention layers (`attn2`): ESD's `esd-x`.
+    CrossAttention,
+    /// Their keys and values alone: `esd-x-strict`.
+    CrossAttentionKeyValue,
+    /// Everything but the cross-attention layers: `esd-u`, "noxattn".
+    NonCrossAttention,
+    /// Every tensor.
+    All,
+    /// Every tensor whose name contains the text.
+    NameContains(String),
+}
+
+impl Scope {
+    /// Whether a tensor of the U-Net is trained, by its name in the checkpoint.
+    pub fn contains(&self, name: &str) -> bool {
+        match self {
+            Self::CrossAttention => name.contains("attn2"),
+            Self::CrossAttentionKeyValue => {
+                name.contains("attn2.to_k") || name.contains("attn2.to_v")
+            }
+            Self::NonCrossAttention => !name.contains("attn2"),
+            Self::All => true,
+            Self::NameContains(text) => name.contains(text.as_str()),
+        }
+    }
+
+    /// Checks the text of [`Scope::NameContains`].
+    pub fn validate(&self, field: &str) -> Result<(), SpecError> {
+        match self {
+            Self::NameContains(text) => check_prompt(field, text),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl std::str::FromStr for Scope {
+    type Err = SpecError;
+
+    fn from_str(text: &str) -> Result<Self, SpecError> {
+        match text {
+            "cross-attention" => Ok(Self::CrossAttention),
+            "cross-attention-key-value" => Ok(Self::CrossAttentionKeyValue),
+            "non-cross-attention" => Ok(Self::NonCrossAttention),
+            "all" => Ok(Self::All),
+            _ => match text.strip_prefix("name:") {
+                Some(part) if !part.is_empty() => Ok(Self::NameContains(part.to_owned())),
+                _ => Err(SpecError::one(
+                    "scope",
+                    format!(
+                        "\"{text}\" is not a scope; use cross-attention, cross-attention-key-value, \
+                         non-cross-attention, all or name:TEXT"
+                    ),
+                )),
+            },
+        }
+    }
+}
+
+/// Where on the denoising path the method `keystep` trains.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum KeySteps {
+    /// Measure the concept on this model first, and take the recommended window.
+    Measured,
+    /// A window given, or taken from earlier scores.
+    Window(LogSnrWindow),
+}
+
+/// A request to erase one or several concepts from a model.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct UnlearnSpec {
+    /// What to erase, 1 to 32.
+    pub concepts: Vec<Concept>,
+    /// How, with every knob.
+    pub method: Method,
+    /// Which tensors are trained.
+    pub scope: Scope,
+    /// Prompts whose pictures must not change, beside those drawn from the vocabulary.
+    #[serde(default)]
+    pub preserve: Vec<String>,
+    /// Words for contexts and neighbours.
+    #[serde(default)]
+    pub vocabulary: Vocabulary,
+    /// Drives every draw of the run.
+    pub seed: u64,
+}
+
+impl UnlearnSpec {
+    /// Most concepts of one run.
+    pub const MAX_CONCEPTS: usize = 32;
+
+    /// Checks every field.
+    pub fn validate(&self) -> Result<(), SpecError> {
+        let mut found = Violations::default();
+        found.within("concepts", self.concepts.len(), 1..=Self::MAX_CONCEPTS);
+        for (index, concept) in self.concepts.iter().enumerate() {
+            found.absorb(concept.validate(&format!("concepts[{index}]")));
+            if self.concepts[..index].iter().any(|other| other.text == concept.text) {
+                found.add(
+                    format!("concepts[{index}].text"),
+                    format!("\"{}\" is named twice", concept.text),
+                );
+            }
+        }
+        found.within("preserve", self.preserve.len(), 0..=1_024);
+        for (index, prompt) in self.preserve.iter().enumerate() {
+            found.absorb(check_prompt(&format!("preserve[{index}]"), prompt));
+        }
+        found.absorb(self.vocabulary.validate());
+        found.absorb(self.scope.validate("scope"));
+        found.absorb(self.method.validate());
+        found.finish()
+    }
+}

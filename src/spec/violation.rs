@@ -1,0 +1,72 @@
+//! Everything that is wrong with a request, at once.
+
+use std::fmt;
+
+/// One field that breaks a rule.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Violation {
+    /// Path of the field, such as `concepts[2].text`.
+    pub field: String,
+    /// The value, the limit and the remedy.
+    pub message: String,
+}
+
+/// A request that cannot be run as it stands; lists every violation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SpecError {
+    /// Never empty.
+    pub violations: Vec<Violation>,
+}
+
+impl SpecError {
+    /// A single violation.
+    pub fn one(field: impl Into<String>, message: impl Into<String>) -> Self {
+        let mut found = Violations::default();
+        found.add(field, message);
+        Self { violations: found.0 }
+    }
+}
+
+impl fmt::Display for SpecError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, violation) in self.violations.iter().enumerate() {
+            if index > 0 {
+                f.write_str("; ")?;
+            }
+            write!(f, "{}: {}", violation.field, violation.message)?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for SpecError {}
+
+/// Collects violations while a spec is checked.
+#[derive(Debug, Default)]
+pub(super) struct Violations(Vec<Violation>);
+
+impl Violations {
+    pub(super) fn add(&mut self, field: impl Into<String>, message: impl Into<String>) {
+        self.0.push(Violation { field: field.into(), message: message.into() });
+    }
+
+    /// Keeps the violations of a part, under the part's path.
+    pub(super) fn absorb(&mut self, result: Result<(), SpecError>) {
+        if let Err(error) = result {
+            self.0.extend(error.violations);
+        }
+    }
+
+    pub(super) fn within<T>(&mut self, field: &str, value: T, range: std::ops::RangeInclusive<T>)
+    where
+        T: PartialOrd + fmt::Display + Copy,
+    {
+        if !range.contains(&value) {
+            self.add(field, format!("{value} is outside {} to {}", range.start(), range.end()));
+        }
+    }
+
+    pub(super) fn finish(self) -> Result<(), SpecError> {
+        if self.0.is_empty() { Ok(()) } else { Err(SpecError { violations: self.0 }) }
+    }
+}
