@@ -1,0 +1,163 @@
+//! All randomness of the engine: one seeded generator that draws what torch's CPU generator
+//! draws, so that the same prompt and seed give the picture that diffusers gives.
+
+use candle_core::{Device, Result, Shape, Tensor};
+use rand_mt::Mt;
+
+/// Values of one Box-Muller block: eight pairs.
+const BLOCK: usize = 16;
+
+/// The generator behind every draw (`torch.Generator("cpu").manual_seed(seed)`: MT19937).
+///
+/// The noise is always made on the CPU and then moved, so that a seed means the same picture on
+/// every device. Torch seeds with the low 32 bits of the seed alone; so do we, which makes the
+/// seeds `1` and `1 + 2^32` the same.
+#[derive(Debug, Clone)]
+pub struct NoiseSource {
+    twister: Mt,
+    /// The second normal of the last pair that a draw of fewer than [`BLOCK`] values made. It
+    /// waits in the generator across calls, untouched by longer draws, as in torch.
+    pending: Option<f64>,
+}
+
+impl NoiseSource {
+    /// Starts a stream; the upper 32 bits of the seed have no effect.
+    pub fn new(seed: u64) -> Self {
+        Self { twister: Mt::new((seed & u64::from(u32::MAX)) as u32), pending: None }
+    }
+
+    /// Standard normal values, those of `torch.randn(count, generator=generator)` in f32.
+    ///
+    /// Draws of 16 and more fill blocks of 16 in single precision (`at::native::normal_fill`), shorter
+    /// ones go pair by pair in double precision (`at::normal_distribution<double>`).
+    pub fn randn(&mut self, count: usize) -> Vec<f32> {
+        if count < BLOCK {
+            return (0..count).map(|_| self.normal() as f32).collect();
+        }
+        let mut values: Vec<f32> = (0..count).map(|_| self.uniform_f32()).collect();
+        for block in values.chunks_exact_mut(BLOCK) {
+            box_muller(block);
+        }
+        if !count.is_multiple_of(BLOCK) {
+            // Torch draws the last 16 values afresh rather than a short block.
+            let tail = &mut values[count - BLOCK..];
+            tail.fill_with(|| self.uniform_f32());
+            box_muller(tail);
+        }
+        values
+    }
+
+    /// [`NoiseSource::randn`] in a tensor's shape (`torch.randn(shape, generator=generator)`).
+    pub fn randn_tensor(&mut self, shape: impl Into<Shape>, device: &Device) -> Result<Tensor> {
+        let shape = shape.into();
+        Tensor::from_vec(self.randn(shape.elem_count()), shape, device)
+    }
+
+    /// A number in `[0, 1)` with 53 random bits.
+    ///
+    /// For our own choices; not meant to repeat a call of torch.
+    pub fn uniform(&mut self) -> f64 {
+        (self.random64() >> 11) as f64 * (-53_f64).exp2()
+    }
+
+    /// An index below `bound`, or 0 where the bound is 0.
+    ///
+    /// For our own choices; not meant to repeat `torch.randint`. The bias of the multiplication is
+    /// below 2^-32 for any list that fits in memory.
+    pub fn index(&mut self, bound: usize) -> usize {
+        ((u128::from(self.random64()) * bound as u128) >> 64) as usize
+    }
+
+    /// Puts a slice in random order (Fisher and Yates).
+    ///
+    /// For our own choices; not meant to repeat `torch.randperm`.
+    pub fn shuffle<T>(&mut self, items: &mut [T]) {
+        for last in (1..items.len()).rev() {
+            let other = self.index(last + 1);
+            items.swap(last, other);
+        }
+    }
+
+    /// 24 random bits in `[0, 1)` (`at::uniform_real_distribution<float>`).
+    fn uniform_f32(&mut self) -> f32 {
+        (self.twister.next_u32() & 0x00FF_FFFF) as f32 * (-24_f32).exp2()
+    }
+
+    /// `at::uniform_real_distribution<double>`: the low 53 bits, where [`NoiseSource::uniform`]
+    /// takes the high ones.
+    fn uniform_f64(&mut self) -> f64 {
+        const MASK: u64 = (1 << 53) - 1;
+        (self.random64() & MASK) as f64 * (-53_f64).exp2()
+    }
+
+    /// Two draws, the first in the upper half (`CPUGeneratorImpl::random64`).
+    fn random64(&mut self) -> u64 {
+        let upper = u64::from(self.twister.next_u32());
+        let lower = u64::from(self.twister.next_u32());
+        upper << 32 | lower
+    }
+
+    /// `at::normal_distribution<double>`: cosine first, the sine waits for the next call.
+    fn normal(&mut self) -> f64 {
+        if let Some(value) = self.pending.take() {
+            return value;
+        }
+        let first = self.uniform_f64();
+        let second = self.uniform_f64();
+        let radius = (-2.0 * (-second).ln_1p()).sqrt();
+        let theta = std::f64::consts::TAU * first;
+        self.pending = Some(radius * theta.sin());
+        radius * theta.cos()
+    }
+}
+
+/// Turns 16 uniform values into 16 normal ones (`at::native::NormalFill16`).
+///
+/// Torch's logarithm, sine and cosine are single precision polynomials that depend on the
+/// processor (AVX2 or not). Here they come from double precision and are rounded once, the same on
+/// every platform; the values lie within three units in the last place of torch's on AVX2.
+fn box_muller(block: &mut [f32]) {
+    let (cosines, sines) = block.split_at_mut(BLOCK / 2);
+    for (cosine, sine) in cosines.iter_mut().zip(sines) {
+        // From [0, 1) to (0, 1]: the logarithm stays finite.
+        let first = 1.0 - *cosine;
+        let radius = (-2.0 * f64::from(first).ln() as f32).sqrt();
+        let theta = f64::from(std::f32::consts::TAU * *sine);
+        *cosine = radius * theta.cos() as f32;
+        *sine = radius * theta.sin() as f32;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_low_half_of_a_seed_counts() {
+        let draw = |seed| NoiseSource::new(seed).randn(20);
+        assert_eq!(draw(1), draw(1 + (1 << 32)));
+        assert_ne!(draw(1), draw(2));
+    }
+
+    #[test]
+    fn our_own_draws_stay_in_range_and_cover_it() {
+        let mut source = NoiseSource::new(0);
+        let mut seen = [0_usize; 7];
+        for _ in 0..7_000 {
+            seen[source.index(7)] += 1;
+            assert!((0.0..1.0).contains(&source.uniform()));
+        }
+        assert!(seen.iter().all(|&count| (850..1_150).contains(&count)), "{seen:?}");
+        assert_eq!((source.index(0), source.index(1)), (0, 0));
+    }
+
+    #[test]
+    fn a_shuffle_keeps_every_item() {
+        let mut items: Vec<usize> = (0..50).collect();
+        NoiseSource::new(3).shuffle(&mut items);
+        assert_ne!(items, (0..50).collect::<Vec<_>>());
+        items.sort_unstable();
+        assert_eq!(items, (0..50).collect::<Vec<_>>());
+        NoiseSource::new(3).shuffle::<u8>(&mut []);
+    }
+}
