@@ -1,0 +1,95 @@
+//! Golden tensors: what the reference implementation gave, and how close we must come.
+//!
+//! Shared by the tests that compare with them: `#[path = "golden/mod.rs"] mod golden;`
+
+#![allow(dead_code, unreachable_pub, reason = "each test binary uses a part of this module")]
+
+use std::{collections::HashMap, path::PathBuf};
+
+use candle_core::{DType, Device, Tensor, safetensors};
+
+/// How far a result may lie from its reference, in norms over the whole tensor.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Tolerance {
+    /// Largest difference of an element where the reference is zero everywhere.
+    pub absolute: f64,
+    /// Largest `‖got − want‖ / ‖want‖`.
+    pub relative: f64,
+}
+
+impl Tolerance {
+    /// Single precision through a whole network; no test may allow more.
+    pub const LIMIT: Self = Self { absolute: 1e-6, relative: 1e-4 };
+    /// A single formula in single precision.
+    pub const FORMULA: Self = Self { absolute: 1e-6, relative: 1e-6 };
+}
+
+/// A file of this folder.
+pub fn path(name: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)
+}
+
+/// The tensors of an `expected.safetensors`, by the key names that `README.md` lists.
+pub struct Golden {
+    file: String,
+    tensors: HashMap<String, Tensor>,
+}
+
+impl Golden {
+    /// Reads a file of this folder.
+    pub fn read(file: &str) -> Self {
+        let tensors = safetensors::load(path(file), &Device::Cpu).unwrap();
+        Self { file: file.to_owned(), tensors }
+    }
+
+    /// One tensor.
+    pub fn get(&self, key: &str) -> Tensor {
+        let tensor = self.tensors.get(key);
+        tensor.unwrap_or_else(|| panic!("{} has no {key}", self.file)).clone()
+    }
+
+    /// Every key, sorted.
+    pub fn keys(&self) -> Vec<&str> {
+        let mut keys: Vec<&str> = self.tensors.keys().map(String::as_str).collect();
+        keys.sort_unstable();
+        keys
+    }
+
+    /// One tensor's elements as whole numbers.
+    pub fn integers(&self, key: &str) -> Vec<i64> {
+        self.get(key).to_dtype(DType::I64).unwrap().flatten_all().unwrap().to_vec1().unwrap()
+    }
+}
+
+/// Elements in double precision, in order.
+pub fn elements(tensor: &Tensor) -> Vec<f64> {
+    tensor.to_dtype(DType::F64).unwrap().flatten_all().unwrap().to_vec1().unwrap()
+}
+
+/// `‖got − want‖ / ‖want‖`; infinite where a value of `got` is not finite.
+pub fn relative_error(got: &Tensor, want: &Tensor) -> f64 {
+    let (got, want) = (elements(got), elements(want));
+    if got.iter().any(|value| !value.is_finite()) {
+        return f64::INFINITY;
+    }
+    let distance: f64 = got.iter().zip(&want).map(|(a, b)| (a - b).powi(2)).sum();
+    let size: f64 = want.iter().map(|b| b * b).sum();
+    if distance == 0.0 { 0.0 } else { (distance / size).sqrt() }
+}
+
+/// Fails unless `got` lies within the tolerance, and never allows more than
+/// [`Tolerance::LIMIT`]; gives and prints the relative error.
+pub fn assert_close(name: &str, got: &Tensor, want: &Tensor, tolerance: Tolerance) -> f64 {
+    assert_eq!(got.dims(), want.dims(), "{name}: shape");
+    let relative = relative_error(got, want);
+    let allowed = tolerance.relative.min(Tolerance::LIMIT.relative);
+    if elements(want).iter().all(|&value| value == 0.0) {
+        let largest = elements(got).into_iter().map(f64::abs).fold(0.0, f64::max);
+        let allowed = tolerance.absolute.min(Tolerance::LIMIT.absolute);
+        assert!(largest <= allowed, "{name}: {largest:.2e} where zeros are expected");
+        return 0.0;
+    }
+    println!("{name}: relative error {relative:.2e}");
+    assert!(relative <= allowed, "{name}: relative error {relative:.2e} above {allowed:.0e}");
+    relative
+}
