@@ -1,11 +1,21 @@
 //! Everything with tensors: bytes in, bytes out. Knows no files, no wire, no jobs and no clock.
 
+mod candle_engine;
 pub mod checkpoint;
+mod denoise;
 mod error;
+mod generate;
+pub mod judge;
 pub mod model;
 pub mod ops;
+mod pipeline;
 mod run;
 pub mod schedule;
+mod score;
+mod unlearn;
 
+pub use candle_engine::{CandleEngine, Engine};
 pub use error::EngineError;
+pub use pipeline::Pipeline;
 pub use run::{CancelFlag, RunContext};
+pub use unlearn::ErasedCheckpoint;

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::spec::{StepIndex, Timestep};
+use crate::spec::{LogSnrWindow, StepIndex, Timestep};
 
 /// One update.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -22,14 +22,20 @@ pub struct UpdateRecord {
 }
 
 /// A finished optimisation.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct TrainingLog {
     /// Every update.
     pub updates: Vec<UpdateRecord>,
     /// Steps of the schedule that were trained at, ascending.
     pub key_steps: Vec<StepIndex>,
-    /// Single-sample U-Net evaluations spent in all; a guided pair counts two.
+    /// The band of noise levels that was trained in, where the method has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub window: Option<LogSnrWindow>,
+    /// Single-sample U-Net evaluations that the method spent, scoring included; a guided pair
+    /// counts two, and a pass with gradient one.
     pub unet_evaluations: u64,
+    /// Those spent on checking the run against held-out latents.
+    pub check_evaluations: u64,
     /// Whether the erase measure ended the run before its last update.
     pub stopped_early: bool,
     /// Projection of what is left of the concept's guidance on the base model's, on held-out

@@ -223,21 +223,29 @@ pub struct KeystepSettings {
     pub schedule_steps: usize,
     /// Guidance of the trajectories.
     pub guidance_scale: f64,
-    /// Trajectories of concept prompts, walked side by side.
-    pub erase_trajectories: usize,
-    /// Trajectories of preserve prompts.
+    /// Trajectories a concept that are walked under prompts which name it.
+    pub concept_trajectories: usize,
+    /// Trajectories a concept that are walked under the same prompts without it.
+    pub anchor_trajectories: usize,
+    /// Trajectories that are walked under prompts to preserve.
     pub preserve_trajectories: usize,
     /// Erase samples of one update.
     pub erase_batch: usize,
     /// Preserve samples of one update.
     pub preserve_batch: usize,
+    /// Share of the preserve samples that are drawn from the key steps.
+    pub preserve_inside: f64,
+    /// Share of the concept's trajectories whose prompt names it alone, without a context.
+    pub bare_share: f64,
+    /// Share of the preserve samples that hold the empty prompt's prediction.
+    pub empty_share: f64,
     /// Strength `η` of the negative guidance in the target.
     pub negative_guidance: f64,
     /// Weight of the preserve term.
     pub preserve_weight: f64,
-    /// Length of the noise on concept embeddings, as a share of the embedding's norm.
+    /// Length of the noise on embeddings, as a share of the embedding's root mean square.
     pub embedding_noise: f64,
-    /// Adam's step for each tensor, as a share of the tensor's root mean square.
+    /// Adam's largest step for each tensor, as a share of the tensor's root mean square.
     pub relative_rate: f64,
     /// The run stops early once the erase measure is at or below this (1 untouched, 0 neutral).
     pub stop_below: f64,
@@ -247,18 +255,22 @@ impl Default for KeystepSettings {
     fn default() -> Self {
         Self {
             key_steps: KeySteps::Measured,
-            updates: 300,
+            updates: 100,
             schedule_steps: 20,
             guidance_scale: 5.0,
-            erase_trajectories: 16,
-            preserve_trajectories: 32,
-            erase_batch: 4,
-            preserve_batch: 4,
-            negative_guidance: 1.0,
-            preserve_weight: 1.0,
+            concept_trajectories: 12,
+            anchor_trajectories: 12,
+            preserve_trajectories: 24,
+            erase_batch: 8,
+            preserve_batch: 8,
+            preserve_inside: 0.7,
+            bare_share: 0.2,
+            empty_share: 0.1,
+            negative_guidance: 0.7,
+            preserve_weight: 3.0,
             embedding_noise: 0.05,
-            relative_rate: 3e-3,
-            stop_below: -0.5,
+            relative_rate: 3e-2,
+            stop_below: -0.6,
         }
     }
 }
@@ -268,10 +280,14 @@ impl KeystepSettings {
         found.within("method.updates", self.updates, UPDATES);
         found.within("method.schedule_steps", self.schedule_steps, 4..=1_000);
         found.within("method.guidance_scale", self.guidance_scale, 0.0..=100.0);
-        found.within("method.erase_trajectories", self.erase_trajectories, 1..=1_024);
+        found.within("method.concept_trajectories", self.concept_trajectories, 1..=1_024);
+        found.within("method.anchor_trajectories", self.anchor_trajectories, 0..=1_024);
         found.within("method.preserve_trajectories", self.preserve_trajectories, 1..=1_024);
         found.within("method.erase_batch", self.erase_batch, 1..=256);
         found.within("method.preserve_batch", self.preserve_batch, 1..=256);
+        found.within("method.preserve_inside", self.preserve_inside, 0.0..=1.0);
+        found.within("method.bare_share", self.bare_share, 0.0..=1.0);
+        found.within("method.empty_share", self.empty_share, 0.0..=1.0);
         found.within("method.negative_guidance", self.negative_guidance, 0.0..=100.0);
         found.within("method.preserve_weight", self.preserve_weight, 0.0..=1e6);
         found.within("method.embedding_noise", self.embedding_noise, 0.0..=1.0);

@@ -24,8 +24,21 @@ fn default_anything() -> String {
 }
 
 impl Default for Vocabulary {
+    /// Common words, for models that bring no vocabulary of their own.
     fn default() -> Self {
-        Self { anything: default_anything(), objects: Vec::new(), styles: Vec::new() }
+        let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect();
+        Self {
+            anything: default_anything(),
+            objects: words(&[
+                "dog", "cat", "horse", "bird", "person", "car", "bicycle", "boat", "airplane",
+                "house", "church", "tree", "flower", "mountain", "chair", "table", "apple", "bottle",
+                "clock", "book",
+            ]),
+            styles: words(&[
+                "watercolor", "oil painting", "pencil sketch", "comic", "photographic",
+                "pixel art", "woodcut", "pop art", "impressionist", "3d render",
+            ]),
+        }
     }
 }
 

@@ -1,7 +1,19 @@
 //! The networks of Stable Diffusion 1.x and 2.x, driven by their `config.json`.
 
+mod clip;
+pub mod config;
+mod layers;
+mod resnet;
 mod tokenizer;
+mod transformer;
+mod unet;
+mod unet_blocks;
+mod vae;
 mod weights;
 
+pub use clip::{ClipModel, ClipTextModel};
+pub use config::{ClipConfig, ClipTextConfig, ClipVisionConfig, UnetConfig, VaeConfig};
 pub use tokenizer::ClipTokenizer;
+pub use unet::Unet;
+pub use vae::{LatentDistribution, Vae};
 pub use weights::{Scoped, Weights};

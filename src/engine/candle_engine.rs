@@ -1,0 +1,102 @@
+//! The engine: a model on one device, and what can be done with it.
+
+use candle_core::Device;
+
+use super::{
+    EngineError, Pipeline, RunContext, generate, judge, score,
+    unlearn::{self, ErasedCheckpoint},
+};
+use crate::{
+    outcome::{JudgeReport, Picture, TimestepScores},
+    spec::{GenerateSpec, JudgeSpec, ModelFiles, ScoreSpec, UnlearnSpec, Vocabulary},
+};
+
+/// What can be done with a model. Blocking.
+pub trait Engine {
+    /// Measures which steps decide a concept.
+    fn score_timesteps(
+        &self,
+        spec: &ScoreSpec,
+        context: &mut RunContext<'_>,
+    ) -> Result<TimestepScores, EngineError>;
+
+    /// Erases concepts; reports every update and returns early when cancelled.
+    fn unlearn(
+        &self,
+        spec: &UnlearnSpec,
+        context: &mut RunContext<'_>,
+    ) -> Result<ErasedCheckpoint, EngineError>;
+
+    /// Draws pictures.
+    fn generate(
+        &self,
+        spec: &GenerateSpec,
+        context: &mut RunContext<'_>,
+    ) -> Result<Vec<Picture>, EngineError>;
+}
+
+/// A pipeline in memory.
+#[derive(Debug, Clone)]
+pub struct CandleEngine {
+    pipeline: Pipeline,
+}
+
+impl CandleEngine {
+    /// Reads a model onto the best device that this build knows: CUDA where it is compiled in and
+    /// there, else the CPU.
+    pub fn load(files: &dyn ModelFiles, variant: Option<&str>) -> Result<Self, EngineError> {
+        let device = Device::cuda_if_available(0)?;
+        Ok(Self { pipeline: Pipeline::load(files, variant, &device)? })
+    }
+
+    /// The words that the model is known to draw.
+    pub fn vocabulary(&self) -> &Vocabulary {
+        &self.pipeline.vocabulary
+    }
+
+    /// The parts.
+    pub fn pipeline(&self) -> &Pipeline {
+        &self.pipeline
+    }
+
+    /// The same model with an erased U-Net; everything else is shared.
+    pub fn with_erased(&self, erased: &ErasedCheckpoint) -> Result<Self, EngineError> {
+        Ok(Self { pipeline: self.pipeline.with_unet(erased.tensors.clone())? })
+    }
+
+    /// Judges an edited model against this one.
+    pub fn judge(
+        &self,
+        spec: &JudgeSpec,
+        edited: &Self,
+        context: &mut RunContext<'_>,
+    ) -> Result<JudgeReport, EngineError> {
+        judge::judge(&self.pipeline, &edited.pipeline, spec, context)
+    }
+}
+
+impl Engine for CandleEngine {
+    fn score_timesteps(
+        &self,
+        spec: &ScoreSpec,
+        context: &mut RunContext<'_>,
+    ) -> Result<TimestepScores, EngineError> {
+        score::score_timesteps(&self.pipeline, spec, context)
+    }
+
+    fn unlearn(
+        &self,
+        spec: &UnlearnSpec,
+        context: &mut RunContext<'_>,
+    ) -> Result<ErasedCheckpoint, EngineError> {
+        unlearn::unlearn(&self.pipeline, spec, context)
+    }
+
+    fn generate(
+        &self,
+        spec: &GenerateSpec,
+        context: &mut RunContext<'_>,
+    ) -> Result<Vec<Picture>, EngineError> {
+        Ok(generate::generate(&self.pipeline, spec, context)?.0)
+    }
+}

@@ -1,0 +1,152 @@
+//! Predictions in batches, and walks down the denoising path.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use candle_core::Tensor;
+use rayon::prelude::*;
+
+use super::{
+    EngineError,
+    model::Unet,
+    schedule::{NoiseSource, Schedule},
+};
+use crate::spec::StepIndex;
+
+/// Samples of one forward pass. Fixed, so that results do not depend on the number of threads;
+/// small, so that the passes of a batch run side by side and their activations stay in cache.
+pub(super) const SAMPLES_A_PASS: usize = 4;
+
+/// Counts single-sample U-Net evaluations; a guided pair counts two.
+#[derive(Debug, Default)]
+pub(super) struct EvaluationCounter(AtomicU64);
+
+impl EvaluationCounter {
+    pub(super) fn add(&self, samples: usize) {
+        self.0.fetch_add(samples as u64, Ordering::Relaxed);
+    }
+
+    pub(super) fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// A U-Net with the schedule that it is sampled on.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Denoiser<'a> {
+    pub(super) unet: &'a Unet,
+    pub(super) schedule: &'a Schedule,
+    pub(super) evaluations: &'a EvaluationCounter,
+}
+
+impl Denoiser<'_> {
+    /// The U-Net's output for a whole batch at one step, untracked.
+    ///
+    /// # Shapes
+    /// `z: [batch, channels, h, w]`, `text: [batch, tokens, channels]`.
+    pub(super) fn predict(
+        &self,
+        z: &Tensor,
+        step: StepIndex,
+        text: &Tensor,
+    ) -> Result<Tensor, EngineError> {
+        let timestep = self.schedule.timestep(step).0 as f64;
+        self.predict_at(z, &vec![timestep; z.dim(0)?], text)
+    }
+
+    /// [`Denoiser::predict`] with a timestep a sample.
+    pub(super) fn predict_at(
+        &self,
+        z: &Tensor,
+        timesteps: &[f64],
+        text: &Tensor,
+    ) -> Result<Tensor, EngineError> {
+        let batch = timesteps.len();
+        self.evaluations.add(batch);
+        let starts: Vec<usize> = (0..batch).step_by(SAMPLES_A_PASS).collect();
+        let parts = starts
+            .into_par_iter()
+            .map(|start| {
+                let count = SAMPLES_A_PASS.min(batch - start);
+                let output = self.unet.forward(
+                    &z.narrow(0, start, count)?,
+                    &timesteps[start..start + count],
+                    &text.narrow(0, start, count)?,
+                )?;
+                // An edited model's variables would otherwise keep the whole graph alive.
+                Ok(output.detach())
+            })
+            .collect::<Result<Vec<_>, EngineError>>()?;
+        Ok(Tensor::cat(&parts, 0)?)
+    }
+
+    /// Both halves of classifier-free guidance in one batch: `(conditional, unconditional)`.
+    pub(super) fn predict_pair(
+        &self,
+        z: &Tensor,
+        step: StepIndex,
+        text: &Tensor,
+        unconditional: &Tensor,
+    ) -> Result<(Tensor, Tensor), EngineError> {
+        let batch = z.dim(0)?;
+        let unconditional = unconditional.broadcast_as(text.shape())?;
+        let both = self.predict(
+            &Tensor::cat(&[z, z], 0)?,
+            step,
+            &Tensor::cat(&[text, &unconditional], 0)?,
+        )?;
+        Ok((both.narrow(0, 0, batch)?, both.narrow(0, batch, batch)?))
+    }
+
+    /// One guided step down; a scale of 1 or less needs no unconditional pass, as in diffusers.
+    pub(super) fn guided_step(
+        &self,
+        z: &Tensor,
+        step: StepIndex,
+        text: &Tensor,
+        guidance: &Guidance,
+    ) -> Result<Tensor, EngineError> {
+        let output = if guidance.scale <= 1.0 {
+            self.predict(z, step, text)?
+        } else {
+            let (conditional, unconditional) =
+                self.predict_pair(z, step, text, &guidance.unconditional)?;
+            guide(&conditional, &unconditional, guidance.scale)?
+        };
+        self.schedule.step(step, &output, z)
+    }
+}
+
+/// What classifier-free guidance steers away from, and how hard.
+#[derive(Debug, Clone)]
+pub(super) struct Guidance {
+    /// `[1, tokens, channels]` or a row a sample.
+    pub(super) unconditional: Tensor,
+    pub(super) scale: f64,
+}
+
+/// `unconditional + scale · (conditional − unconditional)`.
+pub(super) fn guide(
+    conditional: &Tensor,
+    unconditional: &Tensor,
+    scale: f64,
+) -> Result<Tensor, EngineError> {
+    Ok((unconditional + ((conditional - unconditional)? * scale)?)?)
+}
+
+/// Noise for one trajectory a seed, each from a generator of its own, as diffusers does with a
+/// list of generators.
+///
+/// # Shapes
+/// `[seeds, channels, h, w]`.
+pub(super) fn initial_latents(
+    seeds: &[u64],
+    shape: [usize; 3],
+    device: &candle_core::Device,
+) -> Result<Tensor, EngineError> {
+    let [channels, height, width] = shape;
+    let each = seeds
+        .iter()
+        .map(|seed| NoiseSource::new(*seed).randn_tensor(&[1, channels, height, width], device))
+        .collect::<Result<Vec<_>, _>>()?;
+    Ok(Tensor::cat(&each, 0)?)
+}

@@ -1,0 +1,156 @@
+//! The second judge: a small convolutional classifier that comes as a file beside the model and
+//! shares nothing with its CLIP (recipe script `04_train_judge.py`).
+
+use candle_core::{Device, Tensor};
+use serde::Deserialize;
+
+use super::{
+    Domain, Judge,
+    clip::softmax,
+    pixels::{Normalisation, pixels},
+};
+use crate::{
+    engine::{
+        EngineError,
+        checkpoint::{StoredTensors, read_single, read_text},
+        ops::{self, Convolution},
+    },
+    outcome::Picture,
+    spec::{ModelFiles, Vocabulary},
+};
+
+/// `judge/config.json`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct CnnConfig {
+    image_size: usize,
+    objects: Vec<String>,
+    styles: Vec<String>,
+}
+
+/// Strided convolutions with batch norm and ReLU, then a linear head a domain.
+#[derive(Debug)]
+pub(super) struct CnnJudge {
+    image_size: usize,
+    layers: Vec<ConvNormRelu>,
+    object: (Tensor, Tensor),
+    style: (Tensor, Tensor),
+    device: Device,
+}
+
+/// The batch norm is folded into the convolution.
+#[derive(Debug)]
+struct ConvNormRelu {
+    weight: Tensor,
+    bias: Tensor,
+    padding: usize,
+}
+
+impl CnnJudge {
+    pub(super) fn load(
+        files: &dyn ModelFiles,
+        vocabulary: &Vocabulary,
+        device: &Device,
+    ) -> Result<Self, EngineError> {
+        const FILE: &str = "judge/judge.safetensors";
+        let config_file = format!("{}/judge/config.json", files.location());
+        let config: CnnConfig = serde_json::from_str(&read_text(files, "judge/config.json")?)
+            .map_err(|error| EngineError::Config {
+                file: config_file.clone(),
+                message: error.to_string(),
+            })?;
+        if config.objects != vocabulary.objects || config.styles != vocabulary.styles {
+            return Err(EngineError::Config {
+                file: config_file,
+                message: "its objects and styles are not those of vocabulary.json; the judge \
+                          would name the wrong words"
+                    .to_owned(),
+            });
+        }
+        let stored = read_single(files, FILE, device)?;
+        // PyTorch's Sequential numbers convolution, norm and activation as three entries.
+        let mut layers = Vec::new();
+        while stored.tensors.contains_key(&format!("body.{}.weight", layers.len() * 3)) {
+            layers.push(ConvNormRelu::new(&stored, layers.len() * 3)?);
+        }
+        let head = |name: &str, classes: usize| {
+            let weight = tensor(&stored, &format!("{name}.weight"))?;
+            let bias = tensor(&stored, &format!("{name}.bias"))?;
+            if bias.dims() != [classes] {
+                return Err(EngineError::MisshapenTensor {
+                    file: stored.location.clone(),
+                    name: format!("{name}.bias"),
+                    expected: vec![classes],
+                    found: bias.dims().to_vec(),
+                });
+            }
+            Ok((weight, bias))
+        };
+        Ok(Self {
+            image_size: config.image_size,
+            object: head("object", config.objects.len())?,
+            style: head("style", config.styles.len())?,
+            layers,
+            device: device.clone(),
+        })
+    }
+
+    fn features(&self, pixels: &Tensor) -> Result<Tensor, EngineError> {
+        let mut x = pixels.clone();
+        for layer in &self.layers {
+            let geometry = Convolution { stride: 2, padding: layer.padding };
+            x = ops::conv2d(&x, &layer.weight, Some(&layer.bias), geometry)?.relu()?;
+        }
+        Ok(x.flatten_from(1)?)
+    }
+}
+
+impl Judge for CnnJudge {
+    fn name(&self) -> &'static str {
+        "cnn"
+    }
+
+    fn probabilities(
+        &self,
+        pictures: &[Picture],
+        domain: Domain,
+        _vocabulary: &Vocabulary,
+    ) -> Result<Vec<Vec<f64>>, EngineError> {
+        const PICTURES_AT_ONCE: usize = 64;
+        let (weight, bias) = match domain {
+            Domain::Objects => &self.object,
+            Domain::Styles => &self.style,
+        };
+        let mut all = Vec::with_capacity(pictures.len());
+        for pictures in pictures.chunks(PICTURES_AT_ONCE) {
+            let input = pixels(pictures, self.image_size, Normalisation::UNIT, &self.device)?;
+            all.extend(softmax(&ops::linear(&self.features(&input)?, weight, Some(bias))?)?);
+        }
+        Ok(all)
+    }
+}
+
+impl ConvNormRelu {
+    fn new(stored: &StoredTensors, index: usize) -> Result<Self, EngineError> {
+        const EPS: f64 = 1e-5;
+        let weight = tensor(stored, &format!("body.{index}.weight"))?;
+        let norm = |part: &str| tensor(stored, &format!("body.{}.{part}", index + 1));
+        let scale = (norm("weight")? / (norm("running_var")? + EPS)?.sqrt()?)?;
+        let bias = (norm("bias")? - (norm("running_mean")? * &scale)?)?;
+        Ok(Self {
+            padding: weight.dim(2)? / 2,
+            weight: weight.broadcast_mul(&scale.reshape(((), 1, 1, 1))?)?,
+            bias,
+        })
+    }
+}
+
+fn tensor(stored: &StoredTensors, name: &str) -> Result<Tensor, EngineError> {
+    stored.tensors.get(name).map(|stored| stored.tensor.clone()).ok_or_else(|| {
+        EngineError::MissingTensor {
+            file: stored.location.clone(),
+            name: name.to_owned(),
+            expected: Vec::new(),
+        }
+    })
+}

@@ -1,0 +1,294 @@
+//! CLIP: the text encoder of Stable Diffusion, and both towers for judging.
+
+use candle_core::{D, Device, IndexOp, Tensor};
+
+use super::{
+    ClipConfig, ClipTextConfig, ClipVisionConfig, Weights,
+    config::ClipActivation,
+    layers::{Conv2d, Conv2dSize, LayerNorm, Linear},
+};
+use crate::engine::{EngineError, ops};
+
+/// A tower's size; text and image towers are the same transformer.
+#[derive(Debug, Clone, Copy)]
+struct TowerSize {
+    hidden: usize,
+    intermediate: usize,
+    layers: usize,
+    heads: usize,
+    eps: f64,
+    activation: ClipActivation,
+}
+
+/// transformers `CLIPEncoderLayer`.
+#[derive(Debug)]
+struct EncoderLayer {
+    layer_norm1: LayerNorm,
+    q_proj: Linear,
+    k_proj: Linear,
+    v_proj: Linear,
+    out_proj: Linear,
+    layer_norm2: LayerNorm,
+    fc1: Linear,
+    fc2: Linear,
+    heads: usize,
+    activation: ClipActivation,
+}
+
+impl EncoderLayer {
+    fn new(w: &Weights, size: TowerSize) -> Result<Self, EngineError> {
+        let TowerSize { hidden, intermediate, heads, eps, activation, .. } = size;
+        let projection = |name: &str| Linear::new(&w.at("self_attn").at(name), hidden, hidden);
+        Ok(Self {
+            layer_norm1: LayerNorm::new(&w.at("layer_norm1"), hidden, eps)?,
+            q_proj: projection("q_proj")?,
+            k_proj: projection("k_proj")?,
+            v_proj: projection("v_proj")?,
+            out_proj: projection("out_proj")?,
+            layer_norm2: LayerNorm::new(&w.at("layer_norm2"), hidden, eps)?,
+            fc1: Linear::new(&w.at("mlp.fc1"), hidden, intermediate)?,
+            fc2: Linear::new(&w.at("mlp.fc2"), intermediate, hidden)?,
+            heads,
+            activation,
+        })
+    }
+
+    fn forward(&self, x: &Tensor, mask: Option<&Tensor>) -> Result<Tensor, EngineError> {
+        let normed = self.layer_norm1.forward(x)?;
+        let (query, key, value) = (
+            self.q_proj.forward(&normed)?,
+            self.k_proj.forward(&normed)?,
+            self.v_proj.forward(&normed)?,
+        );
+        let attended = ops::attention(&query, &key, &value, self.heads, mask)?;
+        let x = (self.out_proj.forward(&attended)? + x)?;
+        let hidden = self.fc1.forward(&self.layer_norm2.forward(&x)?)?;
+        let hidden = match self.activation {
+            ClipActivation::QuickGelu => ops::quick_gelu(&hidden)?,
+            ClipActivation::Gelu => ops::gelu_erf(&hidden)?,
+        };
+        Ok((self.fc2.forward(&hidden)? + x)?)
+    }
+}
+
+fn encoder_layers(w: &Weights, size: TowerSize) -> Result<Vec<EncoderLayer>, EngineError> {
+    (0..size.layers).map(|layer| EncoderLayer::new(&w.at("encoder.layers").at(layer), size)).collect()
+}
+
+/// transformers `CLIPTextModel`.
+#[derive(Debug)]
+pub struct ClipTextModel {
+    config: ClipTextConfig,
+    token_embedding: Tensor,
+    position_embedding: Tensor,
+    layers: Vec<EncoderLayer>,
+    final_layer_norm: LayerNorm,
+}
+
+impl ClipTextModel {
+    /// The text encoder of a pipeline; refuses tensors that are left over.
+    pub fn new(w: &Weights, config: &ClipTextConfig) -> Result<Self, EngineError> {
+        // transformers 5 saves without the prefix that older versions wrote.
+        let root = if w.has_any_below("text_model") { w.at("text_model") } else { w.clone() };
+        let model = Self::tower(&root, config)?;
+        w.finish(|name| name.ends_with("position_ids") || name == "text_projection.weight")?;
+        Ok(model)
+    }
+
+    fn tower(w: &Weights, config: &ClipTextConfig) -> Result<Self, EngineError> {
+        let size = TowerSize {
+            hidden: config.hidden_size,
+            intermediate: config.intermediate_size,
+            layers: config.num_hidden_layers,
+            heads: config.num_attention_heads,
+            eps: config.layer_norm_eps,
+            activation: config.activation,
+        };
+        let embeddings = w.at("embeddings");
+        Ok(Self {
+            token_embedding: embeddings
+                .take("token_embedding.weight", &[config.vocab_size, size.hidden])?,
+            position_embedding: embeddings
+                .take("position_embedding.weight", &[config.max_position_embeddings, size.hidden])?,
+            layers: encoder_layers(w, size)?,
+            final_layer_norm: LayerNorm::new(&w.at("final_layer_norm"), size.hidden, size.eps)?,
+            config: config.clone(),
+        })
+    }
+
+    /// The architecture.
+    pub fn config(&self) -> &ClipTextConfig {
+        &self.config
+    }
+
+    /// `last_hidden_state`, the U-Net's conditioning.
+    ///
+    /// # Shapes
+    /// Token ids, one equally long row a prompt, to `[batch, tokens, hidden]`.
+    pub fn forward(&self, ids: &[Vec<u32>]) -> Result<Tensor, EngineError> {
+        let device = self.token_embedding.device();
+        let tokens = ids.first().map_or(0, Vec::len);
+        let flat: Vec<u32> = ids.concat();
+        let index = Tensor::from_vec(flat, ids.len() * tokens, device)?;
+        let embedded = self
+            .token_embedding
+            .index_select(&index, 0)?
+            .reshape((ids.len(), tokens, self.config.hidden_size))?
+            .broadcast_add(&self.position_embedding.narrow(0, 0, tokens)?)?;
+        let mask = causal_mask(tokens, device)?;
+        let mut x = embedded;
+        for layer in &self.layers {
+            x = layer.forward(&x, Some(&mask))?;
+        }
+        self.final_layer_norm.forward(&x)
+    }
+}
+
+/// A large negative number rather than infinity, so that no row can become NaN.
+fn causal_mask(tokens: usize, device: &Device) -> Result<Tensor, EngineError> {
+    let mask: Vec<f32> = (0..tokens)
+        .flat_map(|row| (0..tokens).map(move |column| if column > row { f32::MIN } else { 0.0 }))
+        .collect();
+    Ok(Tensor::from_vec(mask, (tokens, tokens), device)?)
+}
+
+/// transformers `CLIPVisionModel`.
+#[derive(Debug)]
+struct ClipVisionModel {
+    config: ClipVisionConfig,
+    class_embedding: Tensor,
+    patch_embedding: Conv2d,
+    position_embedding: Tensor,
+    pre_layer_norm: LayerNorm,
+    layers: Vec<EncoderLayer>,
+    post_layer_norm: LayerNorm,
+}
+
+impl ClipVisionModel {
+    fn new(w: &Weights, config: &ClipVisionConfig) -> Result<Self, EngineError> {
+        let size = TowerSize {
+            hidden: config.hidden_size,
+            intermediate: config.intermediate_size,
+            layers: config.num_hidden_layers,
+            heads: config.num_attention_heads,
+            eps: config.layer_norm_eps,
+            activation: config.activation,
+        };
+        let patches = (config.image_size / config.patch_size).pow(2);
+        let patch = Conv2dSize {
+            inputs: config.num_channels,
+            outputs: size.hidden,
+            kernel: config.patch_size,
+            stride: config.patch_size,
+            padding: 0,
+        };
+        let embeddings = w.at("embeddings");
+        Ok(Self {
+            class_embedding: embeddings.take("class_embedding", &[size.hidden])?,
+            patch_embedding: Conv2d::without_bias(&embeddings.at("patch_embedding"), patch)?,
+            position_embedding: embeddings
+                .take("position_embedding.weight", &[patches + 1, size.hidden])?,
+            // The spelling is the checkpoint's.
+            pre_layer_norm: LayerNorm::new(&w.at("pre_layrnorm"), size.hidden, size.eps)?,
+            layers: encoder_layers(w, size)?,
+            post_layer_norm: LayerNorm::new(&w.at("post_layernorm"), size.hidden, size.eps)?,
+            config: config.clone(),
+        })
+    }
+
+    /// The pooled class token, `[batch, hidden]`.
+    fn forward(&self, pixels: &Tensor) -> Result<Tensor, EngineError> {
+        let batch = pixels.dim(0)?;
+        let hidden = self.config.hidden_size;
+        let patches = self
+            .patch_embedding
+            .forward(pixels)?
+            .reshape((batch, hidden, ()))?
+            .transpose(1, 2)?
+            .contiguous()?;
+        let class = self.class_embedding.reshape((1, 1, hidden))?.expand((batch, 1, hidden))?;
+        let embedded =
+            Tensor::cat(&[&class, &patches], 1)?.broadcast_add(&self.position_embedding)?;
+        let mut x = self.pre_layer_norm.forward(&embedded)?;
+        for layer in &self.layers {
+            x = layer.forward(&x, None)?;
+        }
+        self.post_layer_norm.forward(&x.i((.., 0, ..))?.contiguous()?)
+    }
+}
+
+/// transformers `CLIPModel`: both towers and their projections into one space.
+#[derive(Debug)]
+pub struct ClipModel {
+    text: ClipTextModel,
+    vision: ClipVisionModel,
+    text_projection: Linear,
+    visual_projection: Linear,
+    logit_scale: f64,
+}
+
+impl ClipModel {
+    /// Takes every tensor of the component and refuses one that is left over.
+    pub fn new(w: &Weights, config: &ClipConfig) -> Result<Self, EngineError> {
+        let projected = config.projection_dim;
+        let logit_scale = w.take("logit_scale", &[])?.to_scalar::<f32>()?;
+        let model = Self {
+            text: ClipTextModel::tower(&w.at("text_model"), &config.text)?,
+            vision: ClipVisionModel::new(&w.at("vision_model"), &config.vision)?,
+            text_projection: Linear::without_bias(
+                &w.at("text_projection"),
+                config.text.hidden_size,
+                projected,
+            )?,
+            visual_projection: Linear::without_bias(
+                &w.at("visual_projection"),
+                config.vision.hidden_size,
+                projected,
+            )?,
+            logit_scale: f64::from(logit_scale).exp(),
+        };
+        w.finish(|name| name.ends_with("position_ids"))?;
+        Ok(model)
+    }
+
+    /// Pixels a side that the image tower reads.
+    pub fn image_size(&self) -> usize {
+        self.vision.config.image_size
+    }
+
+    /// The learned temperature, already exponentiated: cosines times this are logits.
+    pub fn logit_scale(&self) -> f64 {
+        self.logit_scale
+    }
+
+    /// Unit vectors, `[batch, projection]`, of prompts given as token ids; the text is pooled at
+    /// its first end-of-text token.
+    pub fn text_features(&self, ids: &[Vec<u32>]) -> Result<Tensor, EngineError> {
+        let hidden = self.text.forward(ids)?;
+        let end = self.text.config.eos_token_id;
+        let pooled = ids
+            .iter()
+            .enumerate()
+            .map(|(row, ids)| {
+                // Configs of the first CLIP release say 2 here and mean the largest id.
+                let position = if end == 2 {
+                    let largest = ids.iter().max();
+                    ids.iter().position(|id| Some(id) == largest)
+                } else {
+                    ids.iter().position(|id| *id == end)
+                };
+                hidden.i((row, position.unwrap_or(0)))
+            })
+            .collect::<Result<Vec<_>, _>>()?;
+        unit(&self.text_projection.forward(&Tensor::stack(&pooled, 0)?)?)
+    }
+
+    /// Unit vectors, `[batch, projection]`, of normalised pixels `[batch, 3, size, size]`.
+    pub fn image_features(&self, pixels: &Tensor) -> Result<Tensor, EngineError> {
+        unit(&self.visual_projection.forward(&self.vision.forward(pixels)?)?)
+    }
+}
+
+fn unit(x: &Tensor) -> Result<Tensor, EngineError> {
+    Ok(x.broadcast_div(&x.sqr()?.sum_keepdim(D::Minus1)?.sqrt()?)?)
+}

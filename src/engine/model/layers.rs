@@ -1,0 +1,129 @@
+//! The layers with weights, as PyTorch names them.
+
+use candle_core::Tensor;
+
+use super::Weights;
+use crate::engine::{
+    EngineError,
+    ops::{self, Convolution, GroupNorm},
+};
+
+/// `torch.nn.Linear`.
+#[derive(Debug)]
+pub(super) struct Linear {
+    weight: Tensor,
+    bias: Option<Tensor>,
+}
+
+impl Linear {
+    pub(super) fn new(w: &Weights, inputs: usize, outputs: usize) -> Result<Self, EngineError> {
+        let weight = w.take("weight", &[outputs, inputs])?;
+        Ok(Self { weight, bias: Some(w.take("bias", &[outputs])?) })
+    }
+
+    pub(super) fn without_bias(
+        w: &Weights,
+        inputs: usize,
+        outputs: usize,
+    ) -> Result<Self, EngineError> {
+        Ok(Self { weight: w.take("weight", &[outputs, inputs])?, bias: None })
+    }
+
+    pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor, EngineError> {
+        Ok(ops::linear(x, &self.weight, self.bias.as_ref())?)
+    }
+}
+
+/// A convolution's size.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Conv2dSize {
+    pub(super) inputs: usize,
+    pub(super) outputs: usize,
+    pub(super) kernel: usize,
+    pub(super) stride: usize,
+    pub(super) padding: usize,
+}
+
+impl Conv2dSize {
+    /// A 3 × 3 kernel that keeps height and width.
+    pub(super) fn same(inputs: usize, outputs: usize) -> Self {
+        Self { inputs, outputs, kernel: 3, stride: 1, padding: 1 }
+    }
+
+    /// A 1 × 1 kernel.
+    pub(super) fn pointwise(inputs: usize, outputs: usize) -> Self {
+        Self { inputs, outputs, kernel: 1, stride: 1, padding: 0 }
+    }
+}
+
+/// `torch.nn.Conv2d`.
+#[derive(Debug)]
+pub(super) struct Conv2d {
+    weight: Tensor,
+    bias: Option<Tensor>,
+    geometry: Convolution,
+}
+
+impl Conv2d {
+    pub(super) fn new(w: &Weights, size: Conv2dSize) -> Result<Self, EngineError> {
+        let bias = w.take("bias", &[size.outputs])?;
+        Ok(Self { bias: Some(bias), ..Self::without_bias(w, size)? })
+    }
+
+    pub(super) fn without_bias(w: &Weights, size: Conv2dSize) -> Result<Self, EngineError> {
+        let shape = [size.outputs, size.inputs, size.kernel, size.kernel];
+        Ok(Self {
+            weight: w.take("weight", &shape)?,
+            bias: None,
+            geometry: Convolution { stride: size.stride, padding: size.padding },
+        })
+    }
+
+    pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor, EngineError> {
+        Ok(ops::conv2d(x, &self.weight, self.bias.as_ref(), self.geometry)?)
+    }
+}
+
+/// `torch.nn.GroupNorm`, with the SiLU that follows it everywhere but in attention.
+#[derive(Debug)]
+pub(super) struct GroupNormLayer {
+    weight: Tensor,
+    bias: Tensor,
+    settings: GroupNorm,
+}
+
+impl GroupNormLayer {
+    pub(super) fn new(
+        w: &Weights,
+        channels: usize,
+        settings: GroupNorm,
+    ) -> Result<Self, EngineError> {
+        Ok(Self {
+            weight: w.take("weight", &[channels])?,
+            bias: w.take("bias", &[channels])?,
+            settings,
+        })
+    }
+
+    pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor, EngineError> {
+        Ok(ops::group_norm(x, &self.weight, &self.bias, self.settings)?)
+    }
+}
+
+/// `torch.nn.LayerNorm` over the last axis.
+#[derive(Debug)]
+pub(super) struct LayerNorm {
+    weight: Tensor,
+    bias: Tensor,
+    eps: f64,
+}
+
+impl LayerNorm {
+    pub(super) fn new(w: &Weights, channels: usize, eps: f64) -> Result<Self, EngineError> {
+        Ok(Self { weight: w.take("weight", &[channels])?, bias: w.take("bias", &[channels])?, eps })
+    }
+
+    pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor, EngineError> {
+        Ok(ops::layer_norm(x, &self.weight, &self.bias, self.eps)?)
+    }
+}

@@ -1,0 +1,128 @@
+//! Residual blocks and the changes of resolution between them, shared by U-Net and autoencoder.
+
+use candle_core::Tensor;
+
+use super::{
+    Weights,
+    layers::{Conv2d, Conv2dSize, GroupNormLayer, Linear},
+};
+use crate::engine::{
+    EngineError,
+    ops::{self, GroupNorm},
+};
+
+/// A residual block's size.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct ResnetSize {
+    pub(super) inputs: usize,
+    pub(super) outputs: usize,
+    /// Channels of the time embedding; none in the autoencoder.
+    pub(super) time: Option<usize>,
+    pub(super) groups: usize,
+    pub(super) eps: f64,
+}
+
+/// diffusers `ResnetBlock2D` with default time scale and shift.
+#[derive(Debug)]
+pub(super) struct ResnetBlock {
+    norm1: GroupNormLayer,
+    conv1: Conv2d,
+    time_emb_proj: Option<Linear>,
+    norm2: GroupNormLayer,
+    conv2: Conv2d,
+    conv_shortcut: Option<Conv2d>,
+}
+
+impl ResnetBlock {
+    pub(super) fn new(w: &Weights, size: ResnetSize) -> Result<Self, EngineError> {
+        let ResnetSize { inputs, outputs, time, groups, eps } = size;
+        let norm = GroupNorm { groups, eps, silu: true };
+        Ok(Self {
+            norm1: GroupNormLayer::new(&w.at("norm1"), inputs, norm)?,
+            conv1: Conv2d::new(&w.at("conv1"), Conv2dSize::same(inputs, outputs))?,
+            time_emb_proj: time
+                .map(|time| Linear::new(&w.at("time_emb_proj"), time, outputs))
+                .transpose()?,
+            norm2: GroupNormLayer::new(&w.at("norm2"), outputs, norm)?,
+            conv2: Conv2d::new(&w.at("conv2"), Conv2dSize::same(outputs, outputs))?,
+            conv_shortcut: (inputs != outputs)
+                .then(|| {
+                    Conv2d::new(&w.at("conv_shortcut"), Conv2dSize::pointwise(inputs, outputs))
+                })
+                .transpose()?,
+        })
+    }
+
+    /// `activated_time` is the time embedding after its SiLU, which is the same for every block.
+    ///
+    /// # Shapes
+    /// `x: [batch, inputs, h, w]`, `activated_time: [batch, time]`, result `[batch, outputs, h, w]`.
+    pub(super) fn forward(
+        &self,
+        x: &Tensor,
+        activated_time: Option<&Tensor>,
+    ) -> Result<Tensor, EngineError> {
+        let mut hidden = self.conv1.forward(&self.norm1.forward(x)?)?;
+        if let (Some(projection), Some(time)) = (&self.time_emb_proj, activated_time) {
+            let shift = projection.forward(time)?;
+            let (batch, channels) = shift.dims2()?;
+            hidden = hidden.broadcast_add(&shift.reshape((batch, channels, 1, 1))?)?;
+        }
+        let hidden = self.conv2.forward(&self.norm2.forward(&hidden)?)?;
+        let shortcut = match &self.conv_shortcut {
+            Some(shortcut) => shortcut.forward(x)?,
+            None => x.clone(),
+        };
+        Ok((shortcut + hidden)?)
+    }
+}
+
+/// diffusers `Downsample2D`: a strided convolution.
+#[derive(Debug)]
+pub(super) struct Downsample {
+    conv: Conv2d,
+    /// The autoencoder pads right and bottom only.
+    asymmetric: bool,
+}
+
+impl Downsample {
+    pub(super) fn new(
+        w: &Weights,
+        channels: usize,
+        asymmetric: bool,
+    ) -> Result<Self, EngineError> {
+        let size = Conv2dSize {
+            inputs: channels,
+            outputs: channels,
+            kernel: 3,
+            stride: 2,
+            padding: usize::from(!asymmetric),
+        };
+        Ok(Self { conv: Conv2d::new(&w.at("conv"), size)?, asymmetric })
+    }
+
+    pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor, EngineError> {
+        if self.asymmetric {
+            let padded = x.pad_with_zeros(2, 0, 1)?.pad_with_zeros(3, 0, 1)?;
+            self.conv.forward(&padded)
+        } else {
+            self.conv.forward(x)
+        }
+    }
+}
+
+/// diffusers `Upsample2D`: nearest, then a convolution.
+#[derive(Debug)]
+pub(super) struct Upsample {
+    conv: Conv2d,
+}
+
+impl Upsample {
+    pub(super) fn new(w: &Weights, channels: usize) -> Result<Self, EngineError> {
+        Ok(Self { conv: Conv2d::new(&w.at("conv"), Conv2dSize::same(channels, channels))? })
+    }
+
+    pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor, EngineError> {
+        self.conv.forward(&ops::upsample_nearest_2x(x)?)
+    }
+}

@@ -1,0 +1,159 @@
+//! The U-Net's transformers: self-attention, cross-attention, feed-forward.
+
+use candle_core::Tensor;
+
+use super::{
+    Weights,
+    layers::{Conv2d, Conv2dSize, GroupNormLayer, LayerNorm, Linear},
+};
+use crate::engine::{
+    EngineError,
+    ops::{self, GroupNorm},
+};
+
+/// A transformer's size.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct TransformerSize {
+    pub(super) channels: usize,
+    pub(super) heads: usize,
+    pub(super) layers: usize,
+    pub(super) cross_attention_dim: usize,
+    pub(super) groups: usize,
+    pub(super) use_linear_projection: bool,
+}
+
+/// diffusers `Attention`: queries from the picture, keys and values from it or from the text.
+#[derive(Debug)]
+struct Attention {
+    to_q: Linear,
+    to_k: Linear,
+    to_v: Linear,
+    to_out: Linear,
+    heads: usize,
+}
+
+impl Attention {
+    fn new(
+        w: &Weights,
+        channels: usize,
+        context: usize,
+        heads: usize,
+    ) -> Result<Self, EngineError> {
+        Ok(Self {
+            to_q: Linear::without_bias(&w.at("to_q"), channels, channels)?,
+            to_k: Linear::without_bias(&w.at("to_k"), context, channels)?,
+            to_v: Linear::without_bias(&w.at("to_v"), context, channels)?,
+            to_out: Linear::new(&w.at("to_out.0"), channels, channels)?,
+            heads,
+        })
+    }
+
+    fn forward(&self, x: &Tensor, context: &Tensor) -> Result<Tensor, EngineError> {
+        let (query, key, value) =
+            (self.to_q.forward(x)?, self.to_k.forward(context)?, self.to_v.forward(context)?);
+        self.to_out.forward(&ops::attention(&query, &key, &value, self.heads, None)?)
+    }
+}
+
+/// diffusers `BasicTransformerBlock` with GEGLU.
+#[derive(Debug)]
+struct TransformerBlock {
+    norm1: LayerNorm,
+    attn1: Attention,
+    norm2: LayerNorm,
+    attn2: Attention,
+    norm3: LayerNorm,
+    ff_in: Linear,
+    ff_out: Linear,
+}
+
+impl TransformerBlock {
+    fn new(w: &Weights, size: TransformerSize) -> Result<Self, EngineError> {
+        const EPS: f64 = 1e-5;
+        const EXPANSION: usize = 4;
+        let TransformerSize { channels, heads, cross_attention_dim, .. } = size;
+        let inner = channels * EXPANSION;
+        Ok(Self {
+            norm1: LayerNorm::new(&w.at("norm1"), channels, EPS)?,
+            attn1: Attention::new(&w.at("attn1"), channels, channels, heads)?,
+            norm2: LayerNorm::new(&w.at("norm2"), channels, EPS)?,
+            attn2: Attention::new(&w.at("attn2"), channels, cross_attention_dim, heads)?,
+            norm3: LayerNorm::new(&w.at("norm3"), channels, EPS)?,
+            ff_in: Linear::new(&w.at("ff.net.0.proj"), channels, inner * 2)?,
+            ff_out: Linear::new(&w.at("ff.net.2"), inner, channels)?,
+        })
+    }
+
+    fn forward(&self, x: &Tensor, text: &Tensor) -> Result<Tensor, EngineError> {
+        let normed = self.norm1.forward(x)?;
+        let x = (self.attn1.forward(&normed, &normed)? + x)?;
+        let x = (self.attn2.forward(&self.norm2.forward(&x)?, text)? + x)?;
+        let hidden = ops::geglu(&self.ff_in.forward(&self.norm3.forward(&x)?)?)?;
+        Ok((self.ff_out.forward(&hidden)? + x)?)
+    }
+}
+
+/// Into and out of the transformer: a 1 × 1 convolution in SD 1.x, a linear map in SD 2.x.
+#[derive(Debug)]
+enum Projection {
+    Conv(Conv2d),
+    Linear(Linear),
+}
+
+/// diffusers `Transformer2DModel`.
+#[derive(Debug)]
+pub(super) struct Transformer {
+    norm: GroupNormLayer,
+    proj_in: Projection,
+    blocks: Vec<TransformerBlock>,
+    proj_out: Projection,
+}
+
+impl Transformer {
+    pub(super) fn new(w: &Weights, size: TransformerSize) -> Result<Self, EngineError> {
+        let channels = size.channels;
+        let projection = |name: &str| {
+            Ok::<_, EngineError>(if size.use_linear_projection {
+                Projection::Linear(Linear::new(&w.at(name), channels, channels)?)
+            } else {
+                let pointwise = Conv2dSize::pointwise(channels, channels);
+                Projection::Conv(Conv2d::new(&w.at(name), pointwise)?)
+            })
+        };
+        // Unlike the U-Net's own norms, this one's epsilon is fixed in diffusers.
+        let norm = GroupNorm { groups: size.groups, eps: 1e-6, silu: false };
+        Ok(Self {
+            norm: GroupNormLayer::new(&w.at("norm"), channels, norm)?,
+            proj_in: projection("proj_in")?,
+            blocks: (0..size.layers)
+                .map(|layer| TransformerBlock::new(&w.at("transformer_blocks").at(layer), size))
+                .collect::<Result<_, _>>()?,
+            proj_out: projection("proj_out")?,
+        })
+    }
+
+    /// # Shapes
+    /// `x: [batch, channels, h, w]`, `text: [batch, tokens, cross_attention_dim]`.
+    pub(super) fn forward(&self, x: &Tensor, text: &Tensor) -> Result<Tensor, EngineError> {
+        let (batch, channels, height, width) = x.dims4()?;
+        let to_sequence = |x: &Tensor| {
+            x.reshape((batch, channels, height * width))?.transpose(1, 2)?.contiguous()
+        };
+        let to_picture = |x: &Tensor| {
+            x.transpose(1, 2)?.contiguous()?.reshape((batch, channels, height, width))
+        };
+        let normed = self.norm.forward(x)?;
+        let mut hidden = match &self.proj_in {
+            Projection::Conv(conv) => to_sequence(&conv.forward(&normed)?)?,
+            Projection::Linear(linear) => linear.forward(&to_sequence(&normed)?)?,
+        };
+        for block in &self.blocks {
+            hidden = block.forward(&hidden, text)?;
+        }
+        let hidden = match &self.proj_out {
+            Projection::Conv(conv) => conv.forward(&to_picture(&hidden)?)?,
+            Projection::Linear(linear) => to_picture(&linear.forward(&hidden)?)?,
+        };
+        Ok((hidden + x)?)
+    }
+}

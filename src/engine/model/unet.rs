@@ -1,0 +1,183 @@
+//! The denoiser.
+
+use candle_core::{Device, Tensor};
+
+use super::{
+    UnetConfig, Weights,
+    config::{DownBlockKind, UpBlockKind},
+    layers::{Conv2d, Conv2dSize, GroupNormLayer, Linear},
+    resnet::ResnetSize,
+    transformer::TransformerSize,
+    unet_blocks::{Conditioning, DownBlock, MidBlock, UpBlock},
+};
+use crate::engine::{
+    EngineError,
+    ops::{self, GroupNorm},
+};
+
+/// diffusers `UNet2DConditionModel` of Stable Diffusion 1.x and 2.x.
+#[derive(Debug)]
+pub struct Unet {
+    config: UnetConfig,
+    conv_in: Conv2d,
+    time_linear_1: Linear,
+    time_linear_2: Linear,
+    down_blocks: Vec<DownBlock>,
+    mid_block: MidBlock,
+    up_blocks: Vec<UpBlock>,
+    conv_norm_out: GroupNormLayer,
+    conv_out: Conv2d,
+}
+
+impl Unet {
+    /// Takes every tensor of the component and refuses one that is left over.
+    pub fn new(w: &Weights, config: &UnetConfig) -> Result<Self, EngineError> {
+        let channels = &config.block_out_channels;
+        let levels = channels.len();
+        let first = channels[0];
+        let time = first * 4;
+        let resnet = |inputs, outputs| ResnetSize {
+            inputs,
+            outputs,
+            time: Some(time),
+            groups: config.norm_num_groups,
+            eps: config.norm_eps,
+        };
+        let transformer = |level: usize| TransformerSize {
+            channels: channels[level],
+            heads: config.heads[level],
+            layers: config.transformer_layers[level],
+            cross_attention_dim: config.cross_attention_dim,
+            groups: config.norm_num_groups,
+            use_linear_projection: config.use_linear_projection,
+        };
+
+        let mut down_blocks = Vec::with_capacity(levels);
+        // Channels of every skip connection, in the order in which the way down pushes them.
+        let mut skip_channels = vec![first];
+        let mut inputs = first;
+        for (level, kind) in config.down_blocks.iter().enumerate() {
+            let outputs = channels[level];
+            let sizes: Vec<_> = (0..config.layers_per_block)
+                .map(|layer| resnet(if layer == 0 { inputs } else { outputs }, outputs))
+                .collect();
+            let attention = (*kind == DownBlockKind::CrossAttention).then(|| transformer(level));
+            let downsample = level + 1 < levels;
+            let at = w.at("down_blocks").at(level);
+            down_blocks.push(DownBlock::new(&at, &sizes, attention, downsample)?);
+            skip_channels.extend(sizes.iter().map(|size| size.outputs));
+            if downsample {
+                skip_channels.push(outputs);
+            }
+            inputs = outputs;
+        }
+
+        let last = levels - 1;
+        let mid_block = MidBlock::new(
+            &w.at("mid_block"),
+            resnet(channels[last], channels[last]),
+            transformer(last),
+        )?;
+
+        let mut up_blocks = Vec::with_capacity(levels);
+        let mut inputs = channels[last];
+        for (index, kind) in config.up_blocks.iter().enumerate() {
+            let level = last - index;
+            let outputs = channels[level];
+            let sizes: Vec<_> = (0..=config.layers_per_block)
+                .map(|layer| {
+                    let skip = skip_channels.pop().unwrap_or(0);
+                    resnet(skip + if layer == 0 { inputs } else { outputs }, outputs)
+                })
+                .collect();
+            let attention = (*kind == UpBlockKind::CrossAttention).then(|| transformer(level));
+            let at = w.at("up_blocks").at(index);
+            up_blocks.push(UpBlock::new(&at, &sizes, attention, level > 0)?);
+            inputs = outputs;
+        }
+
+        let norm_out =
+            GroupNorm { groups: config.norm_num_groups, eps: config.norm_eps, silu: true };
+        let unet = Self {
+            conv_in: Conv2d::new(&w.at("conv_in"), Conv2dSize::same(config.in_channels, first))?,
+            time_linear_1: Linear::new(&w.at("time_embedding.linear_1"), first, time)?,
+            time_linear_2: Linear::new(&w.at("time_embedding.linear_2"), time, time)?,
+            down_blocks,
+            mid_block,
+            up_blocks,
+            conv_norm_out: GroupNormLayer::new(&w.at("conv_norm_out"), first, norm_out)?,
+            conv_out: Conv2d::new(&w.at("conv_out"), Conv2dSize::same(first, config.out_channels))?,
+            config: config.clone(),
+        };
+        w.finish(|_| false)?;
+        Ok(unet)
+    }
+
+    /// The architecture.
+    pub fn config(&self) -> &UnetConfig {
+        &self.config
+    }
+
+    /// Predicts noise (or velocity, as the scheduler's config says).
+    ///
+    /// # Shapes
+    /// `sample: [batch, in, h, w]`, one timestep a sample, `text: [batch, tokens,
+    /// cross_attention_dim]`, result `[batch, out, h, w]`.
+    pub fn forward(
+        &self,
+        sample: &Tensor,
+        timesteps: &[f64],
+        text: &Tensor,
+    ) -> Result<Tensor, EngineError> {
+        let embedding = sinusoidal_embedding(
+            timesteps,
+            self.config.block_out_channels[0],
+            self.config.flip_sin_to_cos,
+            self.config.freq_shift,
+            sample.device(),
+        )?;
+        let time = self.time_linear_2.forward(&ops::silu(&self.time_linear_1.forward(&embedding)?)?)?;
+        let activated_time = ops::silu(&time)?;
+        let conditioning = Conditioning { activated_time: &activated_time, text };
+
+        let mut x = self.conv_in.forward(sample)?;
+        let mut skips = vec![x.clone()];
+        for block in &self.down_blocks {
+            x = block.forward(x, conditioning, &mut skips)?;
+        }
+        x = self.mid_block.forward(&x, conditioning)?;
+        for block in &self.up_blocks {
+            x = block.forward(x, conditioning, &mut skips)?;
+        }
+        self.conv_out.forward(&self.conv_norm_out.forward(&x)?)
+    }
+}
+
+/// diffusers `get_timestep_embedding`, computed in f64 so that no timestep is rounded.
+fn sinusoidal_embedding(
+    timesteps: &[f64],
+    channels: usize,
+    flip_sin_to_cos: bool,
+    freq_shift: f64,
+    device: &Device,
+) -> Result<Tensor, EngineError> {
+    const MAX_PERIOD: f64 = 10_000.0;
+    let half = channels / 2;
+    let mut values = Vec::with_capacity(timesteps.len() * channels);
+    for timestep in timesteps {
+        let angle = |index: usize| {
+            // The frequency is rounded to f32, as PyTorch's is; the product then agrees with it.
+            let exponent = -MAX_PERIOD.ln() * index as f64 / (half as f64 - freq_shift);
+            timestep * f64::from(exponent.exp() as f32)
+        };
+        let sines = (0..half).map(|index| angle(index).sin() as f32);
+        let cosines = (0..half).map(|index| angle(index).cos() as f32);
+        if flip_sin_to_cos {
+            values.extend(cosines.chain(sines));
+        } else {
+            values.extend(sines.chain(cosines));
+        }
+        values.resize(values.len() + channels % 2, 0.0);
+    }
+    Ok(Tensor::from_vec(values, (timesteps.len(), channels), device)?)
+}

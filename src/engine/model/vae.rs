@@ -1,0 +1,298 @@
+//! The autoencoder between pictures and latents.
+
+use candle_core::Tensor;
+
+use super::{
+    VaeConfig, Weights,
+    layers::{Conv2d, Conv2dSize, GroupNormLayer, Linear},
+    resnet::{Downsample, ResnetBlock, ResnetSize, Upsample},
+};
+use crate::engine::{
+    EngineError,
+    ops::{self, GroupNorm},
+};
+
+const EPS: f64 = 1e-6;
+
+/// diffusers `AutoencoderKL`.
+#[derive(Debug)]
+pub struct Vae {
+    config: VaeConfig,
+    encoder: Encoder,
+    decoder: Decoder,
+    quant_conv: Option<Conv2d>,
+    post_quant_conv: Option<Conv2d>,
+}
+
+/// The distribution that a picture is encoded to.
+#[derive(Debug)]
+pub struct LatentDistribution {
+    /// `[batch, latent, h, w]`, unscaled.
+    pub mean: Tensor,
+    /// Logarithm of the variance, clamped to −30 … 20 as in diffusers.
+    pub log_variance: Tensor,
+}
+
+impl Vae {
+    /// Takes every tensor of the component and refuses one that is left over.
+    pub fn new(w: &Weights, config: &VaeConfig) -> Result<Self, EngineError> {
+        let latent = config.latent_channels;
+        let vae = Self {
+            encoder: Encoder::new(&w.at("encoder"), config)?,
+            decoder: Decoder::new(&w.at("decoder"), config)?,
+            quant_conv: config
+                .use_quant_conv
+                .then(|| {
+                    Conv2d::new(&w.at("quant_conv"), Conv2dSize::pointwise(latent * 2, latent * 2))
+                })
+                .transpose()?,
+            post_quant_conv: config
+                .use_post_quant_conv
+                .then(|| {
+                    Conv2d::new(&w.at("post_quant_conv"), Conv2dSize::pointwise(latent, latent))
+                })
+                .transpose()?,
+            config: config.clone(),
+        };
+        w.finish(|_| false)?;
+        Ok(vae)
+    }
+
+    /// The architecture.
+    pub fn config(&self) -> &VaeConfig {
+        &self.config
+    }
+
+    /// Pixels a latent cell a side.
+    pub fn factor(&self) -> usize {
+        1 << (self.config.block_out_channels.len() - 1)
+    }
+
+    /// # Shapes
+    /// Pictures in −1 … 1, `[batch, 3, H, W]`.
+    pub fn encode(&self, pictures: &Tensor) -> Result<LatentDistribution, EngineError> {
+        let mut moments = self.encoder.forward(pictures)?;
+        if let Some(quant_conv) = &self.quant_conv {
+            moments = quant_conv.forward(&moments)?;
+        }
+        let halves = moments.chunk(2, 1)?;
+        Ok(LatentDistribution {
+            mean: halves[0].contiguous()?,
+            log_variance: halves[1].clamp(-30.0, 20.0)?,
+        })
+    }
+
+    /// # Shapes
+    /// Unscaled latents `[batch, latent, h, w]` to pictures, about −1 … 1, `[batch, 3, H, W]`.
+    pub fn decode(&self, latents: &Tensor) -> Result<Tensor, EngineError> {
+        match &self.post_quant_conv {
+            Some(conv) => self.decoder.forward(&conv.forward(latents)?),
+            None => self.decoder.forward(latents),
+        }
+    }
+}
+
+fn resnet(w: &Weights, config: &VaeConfig, inputs: usize, outputs: usize) -> Result<ResnetBlock, EngineError> {
+    let size = ResnetSize { inputs, outputs, time: None, groups: config.norm_num_groups, eps: EPS };
+    ResnetBlock::new(w, size)
+}
+
+/// diffusers `Attention` in the autoencoder's middle: one head over all pixels, residual.
+#[derive(Debug)]
+struct PixelAttention {
+    group_norm: GroupNormLayer,
+    to_q: Linear,
+    to_k: Linear,
+    to_v: Linear,
+    to_out: Linear,
+}
+
+impl PixelAttention {
+    fn new(w: &Weights, channels: usize, groups: usize) -> Result<Self, EngineError> {
+        let norm = GroupNorm { groups, eps: EPS, silu: false };
+        // Checkpoints older than diffusers 0.17 hold the same layers under these names.
+        let old = w.has("query.weight");
+        let linear = |name: &str, old_name: &str| {
+            Linear::new(&w.at(if old { old_name } else { name }), channels, channels)
+        };
+        Ok(Self {
+            group_norm: GroupNormLayer::new(&w.at("group_norm"), channels, norm)?,
+            to_q: linear("to_q", "query")?,
+            to_k: linear("to_k", "key")?,
+            to_v: linear("to_v", "value")?,
+            to_out: linear("to_out.0", "proj_attn")?,
+        })
+    }
+
+    fn forward(&self, x: &Tensor) -> Result<Tensor, EngineError> {
+        let (batch, channels, height, width) = x.dims4()?;
+        let sequence = self
+            .group_norm
+            .forward(x)?
+            .reshape((batch, channels, height * width))?
+            .transpose(1, 2)?
+            .contiguous()?;
+        let (query, key, value) = (
+            self.to_q.forward(&sequence)?,
+            self.to_k.forward(&sequence)?,
+            self.to_v.forward(&sequence)?,
+        );
+        let out = self.to_out.forward(&ops::attention(&query, &key, &value, 1, None)?)?;
+        Ok((out.transpose(1, 2)?.contiguous()?.reshape(x.shape())? + x)?)
+    }
+}
+
+/// diffusers `UNetMidBlock2D`.
+#[derive(Debug)]
+struct MidBlock {
+    resnet_0: ResnetBlock,
+    attention: Option<PixelAttention>,
+    resnet_1: ResnetBlock,
+}
+
+impl MidBlock {
+    fn new(w: &Weights, config: &VaeConfig, channels: usize) -> Result<Self, EngineError> {
+        Ok(Self {
+            resnet_0: resnet(&w.at("resnets.0"), config, channels, channels)?,
+            attention: config
+                .mid_block_add_attention
+                .then(|| {
+                    PixelAttention::new(&w.at("attentions.0"), channels, config.norm_num_groups)
+                })
+                .transpose()?,
+            resnet_1: resnet(&w.at("resnets.1"), config, channels, channels)?,
+        })
+    }
+
+    fn forward(&self, x: &Tensor) -> Result<Tensor, EngineError> {
+        let mut x = self.resnet_0.forward(x, None)?;
+        if let Some(attention) = &self.attention {
+            x = attention.forward(&x)?;
+        }
+        self.resnet_1.forward(&x, None)
+    }
+}
+
+/// A level of the encoder or the decoder.
+#[derive(Debug)]
+struct Level<Resample> {
+    resnets: Vec<ResnetBlock>,
+    resample: Option<Resample>,
+}
+
+#[derive(Debug)]
+struct Encoder {
+    conv_in: Conv2d,
+    levels: Vec<Level<Downsample>>,
+    mid_block: MidBlock,
+    conv_norm_out: GroupNormLayer,
+    conv_out: Conv2d,
+}
+
+impl Encoder {
+    fn new(w: &Weights, config: &VaeConfig) -> Result<Self, EngineError> {
+        let channels = &config.block_out_channels;
+        let last = channels[channels.len() - 1];
+        let mut inputs = channels[0];
+        let mut levels = Vec::with_capacity(channels.len());
+        for (level, &outputs) in channels.iter().enumerate() {
+            let w = w.at("down_blocks").at(level);
+            let resnets = (0..config.layers_per_block).map(|layer| {
+                let inputs = if layer == 0 { inputs } else { outputs };
+                resnet(&w.at("resnets").at(layer), config, inputs, outputs)
+            });
+            levels.push(Level {
+                resnets: resnets.collect::<Result<_, _>>()?,
+                resample: (level + 1 < channels.len())
+                    .then(|| Downsample::new(&w.at("downsamplers.0"), outputs, true))
+                    .transpose()?,
+            });
+            inputs = outputs;
+        }
+        let norm = GroupNorm { groups: config.norm_num_groups, eps: EPS, silu: true };
+        let moments = config.latent_channels * 2;
+        Ok(Self {
+            conv_in: Conv2d::new(
+                &w.at("conv_in"),
+                Conv2dSize::same(config.in_channels, channels[0]),
+            )?,
+            levels,
+            mid_block: MidBlock::new(&w.at("mid_block"), config, last)?,
+            conv_norm_out: GroupNormLayer::new(&w.at("conv_norm_out"), last, norm)?,
+            conv_out: Conv2d::new(&w.at("conv_out"), Conv2dSize::same(last, moments))?,
+        })
+    }
+
+    fn forward(&self, pictures: &Tensor) -> Result<Tensor, EngineError> {
+        let mut x = self.conv_in.forward(pictures)?;
+        for level in &self.levels {
+            for resnet in &level.resnets {
+                x = resnet.forward(&x, None)?;
+            }
+            if let Some(downsample) = &level.resample {
+                x = downsample.forward(&x)?;
+            }
+        }
+        x = self.mid_block.forward(&x)?;
+        self.conv_out.forward(&self.conv_norm_out.forward(&x)?)
+    }
+}
+
+#[derive(Debug)]
+struct Decoder {
+    conv_in: Conv2d,
+    mid_block: MidBlock,
+    levels: Vec<Level<Upsample>>,
+    conv_norm_out: GroupNormLayer,
+    conv_out: Conv2d,
+}
+
+impl Decoder {
+    fn new(w: &Weights, config: &VaeConfig) -> Result<Self, EngineError> {
+        let channels = &config.block_out_channels;
+        let last = channels[channels.len() - 1];
+        let mut inputs = last;
+        let mut levels = Vec::with_capacity(channels.len());
+        for (level, &outputs) in channels.iter().rev().enumerate() {
+            let w = w.at("up_blocks").at(level);
+            let resnets = (0..=config.layers_per_block).map(|layer| {
+                let inputs = if layer == 0 { inputs } else { outputs };
+                resnet(&w.at("resnets").at(layer), config, inputs, outputs)
+            });
+            levels.push(Level {
+                resnets: resnets.collect::<Result<_, _>>()?,
+                resample: (level + 1 < channels.len())
+                    .then(|| Upsample::new(&w.at("upsamplers.0"), outputs))
+                    .transpose()?,
+            });
+            inputs = outputs;
+        }
+        let norm = GroupNorm { groups: config.norm_num_groups, eps: EPS, silu: true };
+        Ok(Self {
+            conv_in: Conv2d::new(
+                &w.at("conv_in"),
+                Conv2dSize::same(config.latent_channels, last),
+            )?,
+            mid_block: MidBlock::new(&w.at("mid_block"), config, last)?,
+            levels,
+            conv_norm_out: GroupNormLayer::new(&w.at("conv_norm_out"), channels[0], norm)?,
+            conv_out: Conv2d::new(
+                &w.at("conv_out"),
+                Conv2dSize::same(channels[0], config.out_channels),
+            )?,
+        })
+    }
+
+    fn forward(&self, latents: &Tensor) -> Result<Tensor, EngineError> {
+        let mut x = self.mid_block.forward(&self.conv_in.forward(latents)?)?;
+        for level in &self.levels {
+            for resnet in &level.resnets {
+                x = resnet.forward(&x, None)?;
+            }
+            if let Some(upsample) = &level.resample {
+                x = upsample.forward(&x)?;
+            }
+        }
+        self.conv_out.forward(&self.conv_norm_out.forward(&x)?)
+    }
+}

@@ -1,0 +1,176 @@
+//! A whole Stable Diffusion model in memory, read from a diffusers folder.
+
+use std::sync::Arc;
+
+use candle_core::{Device, Tensor};
+
+use super::{
+    EngineError,
+    checkpoint::{StoredTensors, read_component, read_text},
+    judge::Judges,
+    model::{ClipTextConfig, ClipTextModel, ClipTokenizer, Unet, UnetConfig, Vae, VaeConfig, Weights},
+    schedule::Ddim,
+};
+use crate::spec::{ModelFiles, SpecError, Vocabulary};
+
+/// The parts of diffusers' `StableDiffusionPipeline`, and what Keystep reads beside them: the
+/// vocabulary and the judges. Cloning shares every tensor.
+#[derive(Debug, Clone)]
+pub struct Pipeline {
+    /// Where it came from, for messages.
+    pub location: String,
+    /// Where the tensors lie.
+    pub device: Device,
+    /// The U-Net's weights by name.
+    pub unet_tensors: Arc<StoredTensors>,
+    /// The denoiser over `unet_tensors`.
+    pub unet: Arc<Unet>,
+    /// Between pictures and latents.
+    pub vae: Arc<Vae>,
+    /// Prompts to hidden states.
+    pub text_encoder: Arc<ClipTextModel>,
+    /// Prompts to token ids.
+    pub tokenizer: Arc<ClipTokenizer>,
+    /// The sampler.
+    pub scheduler: Arc<Ddim>,
+    /// What can judge its pictures; may be empty.
+    pub judges: Arc<Judges>,
+    /// The words it is known to draw; empty when the folder does not say.
+    pub vocabulary: Vocabulary,
+}
+
+impl Pipeline {
+    /// Reads every part. `variant` is diffusers' (such as `fp16`).
+    pub fn load(
+        files: &dyn ModelFiles,
+        variant: Option<&str>,
+        device: &Device,
+    ) -> Result<Self, EngineError> {
+        let location = files.location().to_owned();
+        let config_of = |component: &str, name: &str| {
+            let path = format!("{component}/{name}");
+            Ok::<_, EngineError>((read_text(files, &path)?, format!("{location}/{path}")))
+        };
+        // Every config is read and checked before the first weight.
+        let (json, file) = config_of("unet", "config.json")?;
+        let unet_config = UnetConfig::parse(&json, &file)?;
+        let (json, file) = config_of("vae", "config.json")?;
+        let vae_config = VaeConfig::parse(&json, &file)?;
+        let (json, file) = config_of("text_encoder", "config.json")?;
+        let text_config = ClipTextConfig::parse(&json, &file)?;
+        let (json, scheduler_file) = config_of("scheduler", "scheduler_config.json")?;
+        let scheduler = Ddim::from_config(&json, &scheduler_file)?;
+        if text_config.hidden_size != unet_config.cross_attention_dim {
+            return Err(EngineError::Config {
+                file,
+                message: format!(
+                    "hidden_size is {}, the U-Net's cross_attention_dim is {}; the parts do not \
+                     belong together",
+                    text_config.hidden_size, unet_config.cross_attention_dim
+                ),
+            });
+        }
+        if vae_config.latent_channels != unet_config.in_channels
+            || unet_config.in_channels != unet_config.out_channels
+        {
+            return Err(EngineError::Config {
+                file: format!("{location}/unet/config.json"),
+                message: format!(
+                    "in_channels is {} and out_channels {}, the autoencoder has {} latent \
+                     channels; inpainting and depth models are not supported",
+                    unet_config.in_channels, unet_config.out_channels, vae_config.latent_channels
+                ),
+            });
+        }
+        let tokenizer = ClipTokenizer::from_files(files, "tokenizer")?;
+        if tokenizer.vocabulary_size() > text_config.vocab_size {
+            return Err(EngineError::Config {
+                file,
+                message: format!(
+                    "vocab_size is {}, the tokenizer has {} entries; the parts do not belong \
+                     together",
+                    text_config.vocab_size,
+                    tokenizer.vocabulary_size()
+                ),
+            });
+        }
+        let vocabulary = read_vocabulary(files)?;
+
+        let unet_tensors = read_component(files, "unet", variant, device)?;
+        let unet = Unet::new(&Weights::frozen(&unet_tensors), &unet_config)?;
+        let vae_tensors = read_component(files, "vae", variant, device)?;
+        let vae = Vae::new(&Weights::frozen(&vae_tensors), &vae_config)?;
+        let text_tensors = read_component(files, "text_encoder", variant, device)?;
+        let text_encoder = ClipTextModel::new(&Weights::frozen(&text_tensors), &text_config)?;
+        let judges = Judges::load(files, &vocabulary, device)?;
+        Ok(Self {
+            location,
+            device: device.clone(),
+            unet_tensors: Arc::new(unet_tensors),
+            unet: Arc::new(unet),
+            vae: Arc::new(vae),
+            text_encoder: Arc::new(text_encoder),
+            tokenizer: Arc::new(tokenizer),
+            scheduler: Arc::new(scheduler),
+            judges: Arc::new(judges),
+            vocabulary,
+        })
+    }
+
+    /// The same pipeline with another U-Net of the same architecture.
+    pub fn with_unet(&self, tensors: StoredTensors) -> Result<Self, EngineError> {
+        let unet = Unet::new(&Weights::frozen(&tensors), self.unet.config())?;
+        Ok(Self { unet: Arc::new(unet), unet_tensors: Arc::new(tensors), ..self.clone() })
+    }
+
+    /// Text hidden states, `[prompts, tokens, channels]`.
+    pub fn encode_prompts<S: AsRef<str>>(&self, prompts: &[S]) -> Result<Tensor, EngineError> {
+        // A bound on the text encoder's activations; hidden states are small beside them.
+        const PROMPTS_AT_ONCE: usize = 64;
+        let mut parts = Vec::new();
+        for prompts in prompts.chunks(PROMPTS_AT_ONCE) {
+            let ids = prompts
+                .iter()
+                .map(|prompt| self.tokenizer.encode(prompt.as_ref()))
+                .collect::<Result<Vec<_>, _>>()?;
+            parts.push(self.text_encoder.forward(&ids)?);
+        }
+        Ok(Tensor::cat(&parts, 0)?)
+    }
+
+    /// `[channels, height, width]` of a latent for a picture of this size in pixels.
+    pub fn latent_shape(&self, size: Option<(usize, usize)>) -> Result<[usize; 3], EngineError> {
+        let config = self.unet.config();
+        let cells = match size {
+            None => (config.sample_size, config.sample_size),
+            Some((width, height)) => {
+                let factor = self.vae.factor();
+                // Every level of the U-Net halves; what does not divide cannot come back up.
+                let multiple = factor << (config.block_out_channels.len() - 1);
+                for (field, pixels) in [("width", width), ("height", height)] {
+                    if pixels % multiple != 0 {
+                        return Err(SpecError::one(
+                            field,
+                            format!("{pixels} is not a multiple of {multiple}, as this model needs"),
+                        )
+                        .into());
+                    }
+                }
+                (width / factor, height / factor)
+            }
+        };
+        Ok([config.in_channels, cells.1, cells.0])
+    }
+}
+
+fn read_vocabulary(files: &dyn ModelFiles) -> Result<Vocabulary, EngineError> {
+    const NAME: &str = "vocabulary.json";
+    if !files.names().iter().any(|name| name == NAME) {
+        return Ok(Vocabulary::default());
+    }
+    let file = format!("{}/{NAME}", files.location());
+    let vocabulary: Vocabulary = serde_json::from_str(&read_text(files, NAME)?)
+        .map_err(|error| EngineError::Config { file, message: error.to_string() })?;
+    vocabulary.validate()?;
+    Ok(vocabulary)
+}

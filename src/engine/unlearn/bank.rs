@@ -1,0 +1,131 @@
+//! A bank of the frozen model's trajectories: latents, and the predictions made on the way, which
+//! are the targets of training. Walking several side by side makes both nearly free.
+
+use candle_core::Tensor;
+
+use crate::{
+    engine::{
+        EngineError, RunContext,
+        denoise::{Denoiser, guide},
+    },
+    outcome::Phase,
+    spec::StepIndex,
+};
+
+/// One latent of one trajectory.
+#[derive(Debug, Clone)]
+pub(in crate::engine) struct Entry {
+    pub(in crate::engine) step: StepIndex,
+    /// `[channels, h, w]`.
+    pub(in crate::engine) z: Tensor,
+    /// The prompt's hidden states, `[tokens, channels]`.
+    pub(in crate::engine) text: Tensor,
+    /// The frozen model's prediction under that prompt.
+    pub(in crate::engine) prediction: Tensor,
+    /// Its prediction under the prompt's counterpart: a concept's anchor, or the empty prompt.
+    pub(in crate::engine) counterpart: Tensor,
+}
+
+/// Prompts to walk, `[trajectories, tokens, channels]` each.
+#[derive(Debug, Clone)]
+pub(in crate::engine) struct Walk<'a> {
+    /// Steers the trajectories.
+    pub(in crate::engine) lead: &'a Tensor,
+    /// What else is predicted at each step; the empty prompt's prediction comes with guidance.
+    pub(in crate::engine) counterpart: Option<&'a Tensor>,
+    /// One row.
+    pub(in crate::engine) empty: &'a Tensor,
+    pub(in crate::engine) guidance_scale: f64,
+    /// First noise, `[trajectories, channels, h, w]`.
+    pub(in crate::engine) latents: Tensor,
+    /// Steps to walk, from the first.
+    pub(in crate::engine) steps: usize,
+}
+
+/// What was predicted at one step, a row a trajectory.
+#[derive(Debug)]
+pub(in crate::engine) struct Footprint {
+    pub(in crate::engine) step: StepIndex,
+    pub(in crate::engine) z: Tensor,
+    pub(in crate::engine) lead: Tensor,
+    pub(in crate::engine) empty: Tensor,
+    pub(in crate::engine) counterpart: Option<Tensor>,
+}
+
+/// Walks trajectories down the schedule and keeps every footprint.
+pub(in crate::engine) fn walk(
+    denoiser: &Denoiser<'_>,
+    walk: Walk<'_>,
+    context: &mut RunContext<'_>,
+) -> Result<Vec<Footprint>, EngineError> {
+    let trajectories = walk.latents.dim(0)?;
+    let empty = walk.empty.broadcast_as(walk.lead.shape())?.contiguous()?;
+    let texts: Vec<&Tensor> = [walk.lead, &empty].into_iter().chain(walk.counterpart).collect();
+    let text = Tensor::cat(&texts, 0)?;
+    let mut z = walk.latents;
+    let mut footprints = Vec::with_capacity(walk.steps);
+    for index in 0..walk.steps {
+        context.advance(Phase::Walk, index, walk.steps)?;
+        let step = StepIndex(index);
+        let copies = Tensor::cat(&vec![&z; texts.len()], 0)?;
+        let predictions = denoiser.predict(&copies, step, &text)?;
+        let part = |index: usize| predictions.narrow(0, index * trajectories, trajectories);
+        let (lead, empty) = (part(0)?, part(1)?);
+        let next = denoiser.schedule.step(step, &guide(&lead, &empty, walk.guidance_scale)?, &z)?;
+        footprints.push(Footprint {
+            step,
+            z: std::mem::replace(&mut z, next),
+            lead,
+            empty,
+            counterpart: walk.counterpart.map(|_| part(2)).transpose()?,
+        });
+    }
+    context.advance(Phase::Walk, walk.steps, walk.steps)?;
+    Ok(footprints)
+}
+
+/// Which predictions of a footprint an [`Entry`] holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::engine) enum Pairing {
+    /// The leading prompt against the empty one.
+    LeadAgainstEmpty,
+    /// The leading prompt against its counterpart.
+    LeadAgainstCounterpart,
+    /// The counterpart against the leading prompt.
+    CounterpartAgainstLead,
+}
+
+/// Splits footprints into entries; `text` holds the prompts that the entries train.
+pub(in crate::engine) fn entries(
+    footprints: &[Footprint],
+    text: &Tensor,
+    pairing: Pairing,
+) -> Result<Vec<Entry>, EngineError> {
+    let mut entries = Vec::new();
+    for footprint in footprints {
+        let counterpart = footprint.counterpart.as_ref().unwrap_or(&footprint.empty);
+        let (prediction, against) = match pairing {
+            Pairing::LeadAgainstEmpty => (&footprint.lead, &footprint.empty),
+            Pairing::LeadAgainstCounterpart => (&footprint.lead, counterpart),
+            Pairing::CounterpartAgainstLead => (counterpart, &footprint.lead),
+        };
+        for row in 0..footprint.z.dim(0)? {
+            entries.push(Entry {
+                step: footprint.step,
+                z: footprint.z.get(row)?,
+                text: text.get(row)?,
+                prediction: prediction.get(row)?,
+                counterpart: against.get(row)?,
+            });
+        }
+    }
+    Ok(entries)
+}
+
+impl Entry {
+    /// Mean square of what the prompt changes.
+    pub(in crate::engine) fn direction_energy(&self) -> Result<f64, EngineError> {
+        let direction = (&self.prediction - &self.counterpart)?;
+        Ok(f64::from(direction.sqr()?.mean_all()?.to_scalar::<f32>()?))
+    }
+}

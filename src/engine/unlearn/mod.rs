@@ -1,0 +1,181 @@
+//! Erasing concepts: the published methods exactly, and our own.
+
+mod augmentation;
+pub(super) mod bank;
+pub(super) mod contexts;
+mod erased;
+mod esd;
+mod key_steps;
+mod keystep;
+mod kscu;
+mod objective;
+mod probe;
+pub(super) mod trainer;
+
+use candle_core::Tensor;
+
+pub use erased::ErasedCheckpoint;
+
+use super::{
+    EngineError, Pipeline, RunContext, denoise::EvaluationCounter, schedule::NoiseSource,
+    score::score_timesteps,
+};
+use crate::{
+    outcome::{TimestepScores, TrainingLog},
+    spec::{ConceptKind, KeySteps, LogSnrWindow, Method, ScoreSpec, StepIndex, UnlearnSpec},
+};
+use probe::{LEAST_ERASURE, LEAST_WEIGHT_CHANGE, MOST_DAMAGE, Probe};
+use trainer::Trainer;
+
+/// What every method works on.
+#[derive(Debug)]
+struct Run<'a> {
+    pipeline: &'a Pipeline,
+    spec: &'a UnlearnSpec,
+    /// Every draw of the run, in order.
+    noise: NoiseSource,
+    /// Evaluations of the method itself.
+    evaluations: EvaluationCounter,
+}
+
+impl Run<'_> {
+    /// The bare concepts as the published methods speak them, `[1, tokens, channels]` each.
+    fn concept_texts(&self) -> Result<Vec<Tensor>, EngineError> {
+        self.spec
+            .concepts
+            .iter()
+            .map(|concept| {
+                let text = match concept.kind {
+                    ConceptKind::Style => format!("{} style", concept.text),
+                    _ => concept.text.clone(),
+                };
+                self.pipeline.encode_prompts(&[text])
+            })
+            .collect()
+    }
+
+    /// Noise at the model's own size, `[count, channels, h, w]`.
+    fn fresh_latents(&mut self, count: usize) -> Result<Tensor, EngineError> {
+        let [channels, height, width] = self.pipeline.latent_shape(None)?;
+        Ok(self.noise.randn_tensor(&[count, channels, height, width], &self.pipeline.device)?)
+    }
+}
+
+/// Erases the spec's concepts from the pipeline's U-Net; the pipeline itself stays as it is.
+pub fn unlearn(
+    pipeline: &Pipeline,
+    spec: &UnlearnSpec,
+    context: &mut RunContext<'_>,
+) -> Result<ErasedCheckpoint, EngineError> {
+    spec.validate()?;
+    let mut run = Run {
+        pipeline,
+        spec,
+        noise: NoiseSource::new(spec.seed),
+        evaluations: EvaluationCounter::default(),
+    };
+    let probe = Probe::new(&run, context)?;
+    let mut scores = Vec::new();
+    let mut stopped_early = false;
+    let mut window = None;
+    let (trainer, learning_rate, key_steps) = match &spec.method {
+        Method::Esd(settings) => {
+            let trainer = esd::erase(&mut run, settings, context)?;
+            let steps = trained_steps(&trainer);
+            (trainer, settings.learning_rate, steps)
+        }
+        Method::Kscu(settings) => {
+            let trainer = kscu::erase(&mut run, settings, context)?;
+            let steps = trained_steps(&trainer);
+            (trainer, settings.learning_rate, steps)
+        }
+        Method::Keystep(settings) => {
+            let measured = match settings.key_steps {
+                KeySteps::Window(window) => window,
+                KeySteps::Measured => {
+                    scores = measure(&run, context)?;
+                    union(&scores)
+                }
+            };
+            window = Some(measured);
+            let finished = keystep::erase(&mut run, settings, measured, &probe, context)?;
+            stopped_early = finished.stopped_early;
+            let rate = finished.trainer.largest_rate(settings.relative_rate);
+            (finished.trainer, rate, finished.key_steps)
+        }
+    };
+
+    let found = probe.measure(&trainer.unet, window)?;
+    let erased = ErasedCheckpoint::new(pipeline, spec, &trainer.scoped)?;
+    let scoring: u64 = scores.iter().map(|scores| scores.unet_evaluations).sum();
+    let log = TrainingLog {
+        key_steps,
+        unet_evaluations: run.evaluations.get() + scoring,
+        check_evaluations: probe.evaluations.get(),
+        stopped_early,
+        erase_measure: found.erase_measure,
+        damage_measure: found.damage_measure,
+        weight_change: erased.weight_change(pipeline)?,
+        learning_rate,
+        window,
+        updates: trainer.records,
+    };
+    check(&log)?;
+    Ok(ErasedCheckpoint { log, scores, ..erased })
+}
+
+/// A run that did nothing, or too much, has failed.
+fn check(log: &TrainingLog) -> Result<(), EngineError> {
+    if log.weight_change < LEAST_WEIGHT_CHANGE {
+        return Err(EngineError::NoOp {
+            measure: "the weights' relative change",
+            value: log.weight_change,
+            limit: LEAST_WEIGHT_CHANGE,
+        });
+    }
+    // Compared so that a NaN counts as wrecked.
+    if !(log.damage_measure <= MOST_DAMAGE) {
+        return Err(EngineError::WreckedModel { value: log.damage_measure, limit: MOST_DAMAGE });
+    }
+    let erasure = 1.0 - log.erase_measure;
+    if erasure.abs() < LEAST_ERASURE {
+        return Err(EngineError::NoOp {
+            measure: "the fall of the concept's guidance",
+            value: erasure,
+            limit: LEAST_ERASURE,
+        });
+    }
+    Ok(())
+}
+
+/// Scores every concept, without the judge's switch curve: the window does not need it.
+fn measure(run: &Run<'_>, context: &mut RunContext<'_>) -> Result<Vec<TimestepScores>, EngineError> {
+    run.spec
+        .concepts
+        .iter()
+        .map(|concept| {
+            let spec = ScoreSpec {
+                switch_curve: false,
+                scope: run.spec.scope.clone(),
+                seed: run.spec.seed,
+                ..ScoreSpec::new(concept.clone(), run.spec.vocabulary.clone())
+            };
+            score_timesteps(run.pipeline, &spec, context)
+        })
+        .collect()
+}
+
+/// The band that holds every concept's window.
+fn union(scores: &[TimestepScores]) -> LogSnrWindow {
+    scores.iter().map(|scores| scores.window).fold(
+        LogSnrWindow { low: f64::INFINITY, high: f64::NEG_INFINITY },
+        |all, one| LogSnrWindow { low: all.low.min(one.low), high: all.high.max(one.high) },
+    )
+}
+
+fn trained_steps(trainer: &Trainer) -> Vec<StepIndex> {
+    let mut steps: Vec<_> = trainer.records.iter().map(|record| record.step).collect();
+    steps.sort_unstable();
+    steps.dedup();
+    steps
+}

@@ -1,0 +1,157 @@
+//! Held-out latents that tell, without a judge, whether an erasure took and what it broke.
+
+use candle_core::Tensor;
+
+use super::{
+    Run,
+    bank::{Entry, Pairing, Walk, entries, walk},
+    contexts::Contexts,
+};
+use crate::{
+    engine::{
+        EngineError, RunContext,
+        denoise::{Denoiser, EvaluationCounter},
+        model::Unet,
+        schedule::{NoiseSource, Schedule},
+    },
+    spec::LogSnrWindow,
+};
+
+/// Weights that change by less than this share of their own norm have not been trained.
+pub(super) const LEAST_WEIGHT_CHANGE: f64 = 1e-7;
+/// The concept's guidance must have fallen by at least this share.
+pub(super) const LEAST_ERASURE: f64 = 0.02;
+/// Unrelated predictions that move by as much as their own guidance draw something else.
+pub(super) const MOST_DAMAGE: f64 = 1.0;
+
+/// Trajectories of concepts, and as many of neighbours.
+const TRAJECTORIES: usize = 4;
+const STEPS: usize = 10;
+const GUIDANCE_SCALE: f64 = 5.0;
+
+/// Frozen predictions on latents that training never sees.
+#[derive(Debug)]
+pub(super) struct Probe {
+    schedule: Schedule,
+    erase: Vec<Entry>,
+    preserve: Vec<Entry>,
+    /// Evaluations spent on checking rather than on the method.
+    pub(super) evaluations: EvaluationCounter,
+}
+
+/// What a probe found.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Findings {
+    /// `⟨eps*(c) − eps(anchor), D⟩ / ‖D‖²` with `D = eps(c) − eps(anchor)`: 1 untouched, 0 neutral.
+    pub(super) erase_measure: f64,
+    /// `‖eps* − eps‖²` on neighbours over their guidance's `‖D‖²`.
+    pub(super) damage_measure: f64,
+}
+
+impl Probe {
+    /// Walks the frozen model; draws come from a generator of their own, so that probing leaves
+    /// the run's draws alone.
+    pub(super) fn new(run: &Run<'_>, context: &mut RunContext<'_>) -> Result<Self, EngineError> {
+        let pipeline = run.pipeline;
+        let schedule = pipeline.scheduler.schedule(STEPS)?;
+        let evaluations = EvaluationCounter::default();
+        let mut noise = NoiseSource::new(run.spec.seed ^ 0x5eed_0b5e);
+        let mut contexts =
+            Contexts::new(&run.spec.vocabulary, &run.spec.concepts, &run.spec.preserve);
+        let prompts: Vec<_> = (0..TRAJECTORIES.max(run.spec.concepts.len()))
+            .flat_map(|index| {
+                let concept = &run.spec.concepts[index % run.spec.concepts.len()];
+                contexts.concept(concept, 1, 0, &mut noise)
+            })
+            .collect();
+        let named: Vec<&str> = prompts.iter().map(|prompt| prompt.concept.as_str()).collect();
+        let anchors: Vec<&str> = prompts.iter().map(|prompt| prompt.anchor.as_str()).collect();
+        let neighbours = contexts.neighbours(TRAJECTORIES, &mut noise);
+        let empty = pipeline.encode_prompts(&[""])?;
+        let shape = pipeline.latent_shape(None)?;
+        let (erase, preserve) = {
+            let denoiser =
+                Denoiser { unet: &pipeline.unet, schedule: &schedule, evaluations: &evaluations };
+            let mut probe = |lead: &Tensor, counterpart: Option<&Tensor>, pairing| {
+                let [channels, height, width] = shape;
+                let latents = noise
+                    .randn_tensor(&[lead.dim(0)?, channels, height, width], &pipeline.device)?;
+                let footprints = walk(
+                    &denoiser,
+                    Walk {
+                        lead,
+                        counterpart,
+                        empty: &empty,
+                        guidance_scale: GUIDANCE_SCALE,
+                        latents,
+                        steps: STEPS,
+                    },
+                    context,
+                )?;
+                entries(&footprints, lead, pairing)
+            };
+            let (named, anchors) =
+                (pipeline.encode_prompts(&named)?, pipeline.encode_prompts(&anchors)?);
+            let neighbours = pipeline.encode_prompts(&neighbours)?;
+            (
+                probe(&named, Some(&anchors), Pairing::LeadAgainstCounterpart)?,
+                probe(&neighbours, None, Pairing::LeadAgainstEmpty)?,
+            )
+        };
+        Ok(Self { schedule, erase, preserve, evaluations })
+    }
+
+    /// Compares an edited U-Net with the frozen one; the erase measure looks inside `window` only.
+    pub(super) fn measure(
+        &self,
+        edited: &Unet,
+        window: Option<LogSnrWindow>,
+    ) -> Result<Findings, EngineError> {
+        let inside: Vec<&Entry> = self
+            .erase
+            .iter()
+            .filter(|entry| {
+                window.is_none_or(|window| window.contains(self.schedule.log_snr(entry.step)))
+            })
+            .collect();
+        // A narrow window may lie between two steps of the probe's coarser schedule.
+        let erase = if inside.is_empty() { self.erase.iter().collect() } else { inside };
+        let mut projected = 0.0;
+        let mut energy = 0.0;
+        for (entry, edited) in erase.iter().zip(self.predict(edited, &erase)?) {
+            let direction = (&entry.prediction - &entry.counterpart)?;
+            projected += dot(&(edited - &entry.counterpart)?, &direction)?;
+            energy += dot(&direction, &direction)?;
+        }
+        let preserve: Vec<&Entry> = self.preserve.iter().collect();
+        let mut moved = 0.0;
+        let mut guidance = 0.0;
+        for (entry, edited) in preserve.iter().zip(self.predict(edited, &preserve)?) {
+            let change = (edited - &entry.prediction)?;
+            let direction = (&entry.prediction - &entry.counterpart)?;
+            moved += dot(&change, &change)?;
+            guidance += dot(&direction, &direction)?;
+        }
+        Ok(Findings {
+            erase_measure: projected / energy.max(f64::MIN_POSITIVE),
+            damage_measure: moved / guidance.max(f64::MIN_POSITIVE),
+        })
+    }
+
+    fn predict(&self, unet: &Unet, entries: &[&Entry]) -> Result<Vec<Tensor>, EngineError> {
+        let denoiser =
+            Denoiser { unet, schedule: &self.schedule, evaluations: &self.evaluations };
+        let stack = |part: fn(&Entry) -> &Tensor| {
+            Tensor::stack(&entries.iter().map(|entry| part(entry)).collect::<Vec<_>>(), 0)
+        };
+        let timesteps: Vec<f64> =
+            entries.iter().map(|entry| self.schedule.timestep(entry.step).0 as f64).collect();
+        let predictions =
+            denoiser.predict_at(&stack(|e| &e.z)?, &timesteps, &stack(|e| &e.text)?)?;
+        (0..entries.len()).map(|row| Ok(predictions.get(row)?)).collect()
+    }
+}
+
+fn dot(a: &Tensor, b: &Tensor) -> Result<f64, EngineError> {
+    Ok(f64::from((a * b)?.sum_all()?.to_scalar::<f32>()?))
+}

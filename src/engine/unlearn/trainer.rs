@@ -1,0 +1,204 @@
+//! One update: predict, compare, differentiate, check, step.
+
+use std::collections::BTreeMap;
+
+use candle_core::{Tensor, Var};
+use rayon::prelude::*;
+
+use crate::{
+    engine::{
+        EngineError, Pipeline, RunContext,
+        denoise::{EvaluationCounter, SAMPLES_A_PASS},
+        model::{Scoped, Unet, Weights},
+        ops::{Adam, AdamSettings},
+    },
+    outcome::{Phase, Progress, UpdateRecord},
+    spec::{Scope, StepIndex, Timestep},
+};
+
+/// One prediction to train, and what it shall become.
+#[derive(Debug, Clone)]
+pub(super) struct Sample {
+    /// `[channels, h, w]`.
+    pub(super) z: Tensor,
+    pub(super) timestep: f64,
+    /// `[tokens, channels]`.
+    pub(super) text: Tensor,
+    /// `[channels, h, w]`.
+    pub(super) target: Tensor,
+    /// The loss is the sum over samples of weight times mean squared error.
+    pub(super) weight: f64,
+}
+
+/// How far Adam moves.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Rate {
+    /// The same for every tensor.
+    Absolute(f64),
+    /// A share of each tensor's root mean square.
+    Relative(f64),
+}
+
+/// Where an update stands, for its record.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Position {
+    pub(super) update: usize,
+    pub(super) updates: usize,
+    pub(super) step: StepIndex,
+    pub(super) timestep: Timestep,
+}
+
+/// The edited model while it is trained.
+#[derive(Debug)]
+pub(super) struct Trainer {
+    /// Shares every tensor outside the scope with the frozen one.
+    pub(super) unet: Unet,
+    pub(super) scoped: Scoped,
+    pub(super) records: Vec<UpdateRecord>,
+    adam: Adam,
+    /// Root mean square of each variable as loaded.
+    scales: BTreeMap<String, f64>,
+}
+
+impl Trainer {
+    pub(super) fn new(
+        pipeline: &Pipeline,
+        scope: &Scope,
+        adam: AdamSettings,
+    ) -> Result<Self, EngineError> {
+        let scoped = Scoped::new(&pipeline.unet_tensors, scope)?;
+        let weights = Weights::scoped(&pipeline.unet_tensors, &scoped);
+        let unet = Unet::new(&weights, pipeline.unet.config())?;
+        let scales = scoped
+            .variables
+            .iter()
+            .map(|(name, variable)| Ok((name.clone(), root_mean_square(variable)?)))
+            .collect::<Result<_, EngineError>>()?;
+        let adam = Adam::new(&scoped.variables, adam)?;
+        Ok(Self { unet, scoped, records: Vec::new(), adam, scales })
+    }
+
+    /// Takes one optimiser step on the samples and reports it.
+    pub(super) fn update(
+        &mut self,
+        samples: &[Sample],
+        rate: Rate,
+        position: Position,
+        evaluations: &EvaluationCounter,
+        context: &mut RunContext<'_>,
+    ) -> Result<(), EngineError> {
+        context.check()?;
+        evaluations.add(samples.len());
+        let (loss, gradients) =
+            loss_and_gradients(&self.unet, &self.scoped.variables, samples, position.update)?;
+        let not_finite = |what, value| EngineError::NotFinite { what, value, update: position.update };
+        if !loss.is_finite() {
+            return Err(not_finite("the loss", loss));
+        }
+        let gradient_norm = checked_norm(&gradients, position.update)?;
+        if !gradient_norm.is_finite() {
+            return Err(not_finite("the gradient's norm", gradient_norm));
+        }
+        // A tensor that starts at zero must still be able to move.
+        const LEAST_SCALE: f64 = 1e-3;
+        let scales = &self.scales;
+        self.adam.step(&self.scoped.variables, &gradients, |name| match rate {
+            Rate::Absolute(rate) => rate,
+            Rate::Relative(share) => {
+                share * scales.get(name).copied().unwrap_or(LEAST_SCALE).max(LEAST_SCALE)
+            }
+        })?;
+        let record = UpdateRecord {
+            update: position.update,
+            step: position.step,
+            timestep: position.timestep,
+            loss,
+            gradient_norm,
+            unet_evaluations: evaluations.get(),
+        };
+        self.records.push(record.clone());
+        (context.report)(Progress {
+            phase: Phase::Train,
+            done: position.update + 1,
+            total: position.updates,
+            update: Some(record),
+        });
+        Ok(())
+    }
+
+    /// The largest rate that a relative one amounts to.
+    pub(super) fn largest_rate(&self, share: f64) -> f64 {
+        self.scales.values().fold(0.0, |largest: f64, scale| largest.max(share * scale))
+    }
+}
+
+/// The loss and its gradient for every variable. Passes of a few samples each run side by side;
+/// their gradients are summed in a fixed order.
+pub(in crate::engine) fn loss_and_gradients(
+    unet: &Unet,
+    variables: &BTreeMap<String, Var>,
+    samples: &[Sample],
+    update: usize,
+) -> Result<(f64, BTreeMap<String, Tensor>), EngineError> {
+    let passes = samples
+        .par_chunks(SAMPLES_A_PASS)
+        .map(|samples| pass(unet, variables, samples))
+        .collect::<Result<Vec<_>, _>>()?;
+    let mut loss = 0.0;
+    let mut sums: BTreeMap<String, Tensor> = BTreeMap::new();
+    for (part, gradients) in passes {
+        loss += part;
+        for (name, gradient) in gradients {
+            let sum = match sums.remove(&name) {
+                Some(sum) => (sum + gradient)?,
+                None => gradient,
+            };
+            sums.insert(name, sum);
+        }
+    }
+    match variables.keys().find(|name| !sums.contains_key(*name)) {
+        Some(name) => Err(EngineError::MissingGradient { name: name.clone(), update }),
+        None => Ok((loss, sums)),
+    }
+}
+
+type Gradients = Vec<(String, Tensor)>;
+
+fn pass(
+    unet: &Unet,
+    variables: &BTreeMap<String, Var>,
+    samples: &[Sample],
+) -> Result<(f64, Gradients), EngineError> {
+    let stack = |part: fn(&Sample) -> &Tensor| {
+        Tensor::stack(&samples.iter().map(part).collect::<Vec<_>>(), 0)
+    };
+    let timesteps: Vec<f64> = samples.iter().map(|sample| sample.timestep).collect();
+    let prediction = unet.forward(&stack(|s| &s.z)?, &timesteps, &stack(|s| &s.text)?)?;
+    let weights: Vec<f32> = samples.iter().map(|sample| sample.weight as f32).collect();
+    let weights = Tensor::from_vec(weights, samples.len(), prediction.device())?;
+    let errors = (prediction - stack(|s| &s.target)?)?.sqr()?.flatten_from(1)?.mean(1)?;
+    let loss = (errors * weights)?.sum_all()?;
+    let mut store = loss.backward()?;
+    let gradients = variables
+        .iter()
+        .filter_map(|(name, variable)| Some((name.clone(), store.remove(variable)?)))
+        .collect();
+    Ok((f64::from(loss.to_scalar::<f32>()?), gradients))
+}
+
+/// The global 2-norm; refuses a gradient that is all zeros.
+fn checked_norm(gradients: &BTreeMap<String, Tensor>, update: usize) -> Result<f64, EngineError> {
+    let mut sum = 0.0;
+    for (name, gradient) in gradients {
+        let squares = f64::from(gradient.sqr()?.sum_all()?.to_scalar::<f32>()?);
+        if squares == 0.0 && f64::from(gradient.abs()?.max_all()?.to_scalar::<f32>()?) == 0.0 {
+            return Err(EngineError::ZeroGradient { name: name.clone(), update });
+        }
+        sum += squares;
+    }
+    Ok(sum.sqrt())
+}
+
+pub(super) fn root_mean_square(tensor: &Tensor) -> Result<f64, EngineError> {
+    Ok(f64::from(tensor.sqr()?.mean_all()?.to_scalar::<f32>()?).sqrt())
+}
