@@ -112,7 +112,7 @@ impl Denoiser<'_> {
                 self.predict_pair(z, step, text, &guidance.unconditional)?;
             guide(&conditional, &unconditional, guidance.scale)?
         };
-        self.schedule.step(step, &output, z)
+        Ok(self.schedule.step(step, &output, z)?)
     }
 }
 

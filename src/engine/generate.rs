@@ -28,8 +28,7 @@ pub fn generate(
     let shape = pipeline.latent_shape(spec.size)?;
     let schedule = pipeline.scheduler.schedule(spec.steps)?;
     let counter = EvaluationCounter::default();
-    let denoiser =
-        Denoiser { unet: &pipeline.unet, schedule: &schedule, evaluations: &counter };
+    let denoiser = Denoiser { unet: &pipeline.unet, schedule: &schedule, evaluations: &counter };
     let guidance = Guidance {
         unconditional: pipeline.encode_prompts(&[&spec.negative_prompt])?,
         scale: spec.guidance_scale,

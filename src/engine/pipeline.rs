@@ -8,7 +8,9 @@ use super::{
     EngineError,
     checkpoint::{StoredTensors, read_component, read_text},
     judge::Judges,
-    model::{ClipTextConfig, ClipTextModel, ClipTokenizer, Unet, UnetConfig, Vae, VaeConfig, Weights},
+    model::{
+        ClipTextConfig, ClipTextModel, ClipTokenizer, Unet, UnetConfig, Vae, VaeConfig, Weights,
+    },
     schedule::Ddim,
 };
 use crate::spec::{ModelFiles, SpecError, Vocabulary};
@@ -151,7 +153,9 @@ impl Pipeline {
                     if pixels % multiple != 0 {
                         return Err(SpecError::one(
                             field,
-                            format!("{pixels} is not a multiple of {multiple}, as this model needs"),
+                            format!(
+                                "{pixels} is not a multiple of {multiple}, as this model needs"
+                            ),
                         )
                         .into());
                     }

@@ -121,7 +121,10 @@ mod tests {
             ..Prompt::default()
         };
         assert_eq!(both.sentence("emoji"), "an apple in neon style");
-        assert_eq!(Prompt::of("neon", ConceptKind::Style).sentence("emoji"), "an emoji in neon style");
+        assert_eq!(
+            Prompt::of("neon", ConceptKind::Style).sentence("emoji"),
+            "an emoji in neon style"
+        );
         assert_eq!(Prompt::of("nudity", ConceptKind::Nudity).sentence("picture"), "nudity");
         assert_eq!(Prompt::of("Van Gogh", ConceptKind::Object).sentence("picture"), "Van Gogh");
         assert_eq!(Prompt::default().sentence("picture"), "");

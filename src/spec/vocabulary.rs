@@ -31,12 +31,20 @@ impl Default for Vocabulary {
             anything: default_anything(),
             objects: words(&[
                 "dog", "cat", "horse", "bird", "person", "car", "bicycle", "boat", "airplane",
-                "house", "church", "tree", "flower", "mountain", "chair", "table", "apple", "bottle",
-                "clock", "book",
+                "house", "church", "tree", "flower", "mountain", "chair", "table", "apple",
+                "bottle", "clock", "book",
             ]),
             styles: words(&[
-                "watercolor", "oil painting", "pencil sketch", "comic", "photographic",
-                "pixel art", "woodcut", "pop art", "impressionist", "3d render",
+                "watercolor",
+                "oil painting",
+                "pencil sketch",
+                "comic",
+                "photographic",
+                "pixel art",
+                "woodcut",
+                "pop art",
+                "impressionist",
+                "3d render",
             ]),
         }
     }

@@ -40,9 +40,11 @@ impl ClipJudge {
         let tensors = read_component(files, "clip", None, device)?;
         let name = "clip/preprocessor_config.json";
         let preprocessor: Preprocessor =
-            serde_json::from_str(&read_text(files, name)?).map_err(|error| EngineError::Config {
-                file: format!("{}/{name}", files.location()),
-                message: error.to_string(),
+            serde_json::from_str(&read_text(files, name)?).map_err(|error| {
+                EngineError::Config {
+                    file: format!("{}/{name}", files.location()),
+                    message: error.to_string(),
+                }
             })?;
         Ok(Self {
             clip: ClipModel::new(&Weights::frozen(&tensors), &config)?,
@@ -82,8 +84,7 @@ impl Judge for ClipJudge {
         let text = self.clip.text_features(&ids)?.t()?;
         let mut all = Vec::with_capacity(pictures.len());
         for pictures in pictures.chunks(PICTURES_AT_ONCE) {
-            let input =
-                pixels(pictures, self.clip.image_size(), self.normalisation, &self.device)?;
+            let input = pixels(pictures, self.clip.image_size(), self.normalisation, &self.device)?;
             let logits =
                 (self.clip.image_features(&input)?.matmul(&text)? * self.clip.logit_scale())?;
             all.extend(softmax(&logits)?);

@@ -54,10 +54,9 @@ impl CnnJudge {
     ) -> Result<Self, EngineError> {
         const FILE: &str = "judge/judge.safetensors";
         let config_file = format!("{}/judge/config.json", files.location());
-        let config: CnnConfig = serde_json::from_str(&read_text(files, "judge/config.json")?)
-            .map_err(|error| EngineError::Config {
-                file: config_file.clone(),
-                message: error.to_string(),
+        let config: CnnConfig =
+            serde_json::from_str(&read_text(files, "judge/config.json")?).map_err(|error| {
+                EngineError::Config { file: config_file.clone(), message: error.to_string() }
             })?;
         if config.objects != vocabulary.objects || config.styles != vocabulary.styles {
             return Err(EngineError::Config {

@@ -72,7 +72,9 @@ impl EncoderLayer {
 }
 
 fn encoder_layers(w: &Weights, size: TowerSize) -> Result<Vec<EncoderLayer>, EngineError> {
-    (0..size.layers).map(|layer| EncoderLayer::new(&w.at("encoder.layers").at(layer), size)).collect()
+    (0..size.layers)
+        .map(|layer| EncoderLayer::new(&w.at("encoder.layers").at(layer), size))
+        .collect()
 }
 
 /// transformers `CLIPTextModel`.
@@ -108,8 +110,10 @@ impl ClipTextModel {
         Ok(Self {
             token_embedding: embeddings
                 .take("token_embedding.weight", &[config.vocab_size, size.hidden])?,
-            position_embedding: embeddings
-                .take("position_embedding.weight", &[config.max_position_embeddings, size.hidden])?,
+            position_embedding: embeddings.take(
+                "position_embedding.weight",
+                &[config.max_position_embeddings, size.hidden],
+            )?,
             layers: encoder_layers(w, size)?,
             final_layer_norm: LayerNorm::new(&w.at("final_layer_norm"), size.hidden, size.eps)?,
             config: config.clone(),

@@ -86,11 +86,7 @@ pub(super) struct Downsample {
 }
 
 impl Downsample {
-    pub(super) fn new(
-        w: &Weights,
-        channels: usize,
-        asymmetric: bool,
-    ) -> Result<Self, EngineError> {
+    pub(super) fn new(w: &Weights, channels: usize, asymmetric: bool) -> Result<Self, EngineError> {
         let size = Conv2dSize {
             inputs: channels,
             outputs: channels,

@@ -139,9 +139,8 @@ impl Transformer {
         let to_sequence = |x: &Tensor| {
             x.reshape((batch, channels, height * width))?.transpose(1, 2)?.contiguous()
         };
-        let to_picture = |x: &Tensor| {
-            x.transpose(1, 2)?.contiguous()?.reshape((batch, channels, height, width))
-        };
+        let to_picture =
+            |x: &Tensor| x.transpose(1, 2)?.contiguous()?.reshape((batch, channels, height, width));
         let normed = self.norm.forward(x)?;
         let mut hidden = match &self.proj_in {
             Projection::Conv(conv) => to_sequence(&conv.forward(&normed)?)?,

@@ -136,7 +136,8 @@ impl Unet {
             self.config.freq_shift,
             sample.device(),
         )?;
-        let time = self.time_linear_2.forward(&ops::silu(&self.time_linear_1.forward(&embedding)?)?)?;
+        let time =
+            self.time_linear_2.forward(&ops::silu(&self.time_linear_1.forward(&embedding)?)?)?;
         let activated_time = ops::silu(&time)?;
         let conditioning = Conditioning { activated_time: &activated_time, text };
 

@@ -162,8 +162,8 @@ fn transformers(
 ) -> Result<Vec<Transformer>, EngineError> {
     match size {
         None => Ok(Vec::new()),
-        Some(size) => (0..count)
-            .map(|index| Transformer::new(&w.at("attentions").at(index), size))
-            .collect(),
+        Some(size) => {
+            (0..count).map(|index| Transformer::new(&w.at("attentions").at(index), size)).collect()
+        }
     }
 }

@@ -92,7 +92,12 @@ impl Vae {
     }
 }
 
-fn resnet(w: &Weights, config: &VaeConfig, inputs: usize, outputs: usize) -> Result<ResnetBlock, EngineError> {
+fn resnet(
+    w: &Weights,
+    config: &VaeConfig,
+    inputs: usize,
+    outputs: usize,
+) -> Result<ResnetBlock, EngineError> {
     let size = ResnetSize { inputs, outputs, time: None, groups: config.norm_num_groups, eps: EPS };
     ResnetBlock::new(w, size)
 }
@@ -269,10 +274,7 @@ impl Decoder {
         }
         let norm = GroupNorm { groups: config.norm_num_groups, eps: EPS, silu: true };
         Ok(Self {
-            conv_in: Conv2d::new(
-                &w.at("conv_in"),
-                Conv2dSize::same(config.latent_channels, last),
-            )?,
+            conv_in: Conv2d::new(&w.at("conv_in"), Conv2dSize::same(config.latent_channels, last))?,
             mid_block: MidBlock::new(&w.at("mid_block"), config, last)?,
             levels,
             conv_norm_out: GroupNormLayer::new(&w.at("conv_norm_out"), channels[0], norm)?,

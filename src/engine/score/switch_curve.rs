@@ -45,10 +45,9 @@ pub(super) fn sample(
         _ => Domain::Objects,
     };
     let words = domain.words(&spec.vocabulary);
-    let (Some(judge), Some(class)) = (
-        pipeline.judges.sharpest(),
-        words.iter().position(|word| *word == spec.concept.text),
-    ) else {
+    let (Some(judge), Some(class)) =
+        (pipeline.judges.sharpest(), words.iter().position(|word| *word == spec.concept.text))
+    else {
         // The judge does not know this concept; the other scores stand without the curve.
         return Ok(ByStep::new());
     };
@@ -56,8 +55,7 @@ pub(super) fn sample(
     let steps = denoiser.schedule.len();
     let stride = steps.div_ceil(POINTS);
     let count = SEEDS.min(spec.trajectories);
-    let seeds: Vec<u64> =
-        (0..count as u64).map(|index| spec.seed.wrapping_add(index)).collect();
+    let seeds: Vec<u64> = (0..count as u64).map(|index| spec.seed.wrapping_add(index)).collect();
     let prompt = Prompt::of(&spec.concept.text, spec.concept.kind);
     let named = pipeline.encode_prompts(&[prompt.sentence(&spec.vocabulary.anything)])?;
     let empty = pipeline.encode_prompts(&[""])?;

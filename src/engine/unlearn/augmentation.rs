@@ -71,8 +71,10 @@ const EMBEDDING_NOISE: f64 = 1e-5;
 pub(super) fn augmented(run: &mut Run<'_>, concept: usize) -> Result<Tensor, EngineError> {
     let concept = &run.spec.concepts[concept];
     let template = templates(concept.kind)[run.noise.index(10)];
-    let mut words: Vec<&str> =
-        template.split(' ').map(|word| if word == "{}" { concept.text.as_str() } else { word }).collect();
+    let mut words: Vec<&str> = template
+        .split(' ')
+        .map(|word| if word == "{}" { concept.text.as_str() } else { word })
+        .collect();
     match run.noise.index(4) {
         0 => run.noise.shuffle(&mut words),
         1 => {

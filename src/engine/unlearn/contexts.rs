@@ -67,10 +67,10 @@ impl<'a> Contexts<'a> {
         noise: &mut NoiseSource,
     ) -> ConceptPrompt {
         let mut named = Prompt::of(&concept.text, concept.kind);
-        let mut anchor =
-            concept.replacement.as_ref().map_or_else(Prompt::default, |replacement| {
-                Prompt::of(replacement, concept.kind)
-            });
+        let mut anchor = concept
+            .replacement
+            .as_ref()
+            .map_or_else(Prompt::default, |replacement| Prompt::of(replacement, concept.kind));
         if !bare {
             if concept.kind == ConceptKind::Style {
                 let object = self.objects.draw(noise);
@@ -102,7 +102,9 @@ impl<'a> Contexts<'a> {
     }
 
     fn neighbour(&mut self, index: usize, noise: &mut NoiseSource) -> String {
-        if index % 2 == 0 && let Some(given) = self.preserve.draw(noise) {
+        if index % 2 == 0
+            && let Some(given) = self.preserve.draw(noise)
+        {
             return given;
         }
         let prompt = match index % 8 {
@@ -167,10 +169,8 @@ mod tests {
     #[test]
     fn a_replacement_takes_the_concepts_place_in_the_anchor() {
         let vocabulary = vocabulary();
-        let concept = Concept {
-            replacement: Some("dog".into()),
-            ..Concept::new("cat", ConceptKind::Object)
-        };
+        let concept =
+            Concept { replacement: Some("dog".into()), ..Concept::new("cat", ConceptKind::Object) };
         let mut contexts = Contexts::new(&vocabulary, std::slice::from_ref(&concept), &[]);
         let prompts = contexts.concept(&concept, 6, 1, &mut NoiseSource::new(2));
         assert_eq!(prompts[0].anchor, "a dog");

@@ -22,16 +22,13 @@ pub(super) fn erase(
     settings: &EsdSettings,
     context: &mut RunContext<'_>,
 ) -> Result<Trainer, EngineError> {
-    let schedule = run.pipeline.scheduler.schedule(settings.schedule_steps)?;
-    let mut trainer = Trainer::new(run.pipeline, &run.spec.scope, AdamSettings::default())?;
+    let (pipeline, evaluations) = (run.pipeline, run.evaluations);
+    let schedule = pipeline.scheduler.schedule(settings.schedule_steps)?;
+    let mut trainer = Trainer::new(pipeline, &run.spec.scope, AdamSettings::default())?;
     let texts = run.concept_texts()?;
-    let empty = run.pipeline.encode_prompts(&[""])?;
+    let empty = pipeline.encode_prompts(&[""])?;
     let guidance = Guidance { unconditional: empty.clone(), scale: settings.guidance_scale };
-    let frozen = Denoiser {
-        unet: &run.pipeline.unet,
-        schedule: &schedule,
-        evaluations: &run.evaluations,
-    };
+    let frozen = Denoiser { unet: &pipeline.unet, schedule: &schedule, evaluations };
     for update in 0..settings.updates {
         let text = &texts[run.noise.index(texts.len())];
         let step = StepIndex(run.noise.index(schedule.len()));
@@ -52,14 +49,10 @@ pub(super) fn erase(
             target: row(&target)?,
             weight: 1.0,
         };
-        let position = Position {
-            update,
-            updates: settings.updates,
-            step,
-            timestep: schedule.timestep(step),
-        };
+        let position =
+            Position { update, updates: settings.updates, step, timestep: schedule.timestep(step) };
         let rate = Rate::Absolute(settings.learning_rate);
-        trainer.update(&[sample], rate, position, &run.evaluations, context)?;
+        trainer.update(&[sample], rate, position, evaluations, context)?;
     }
     Ok(trainer)
 }

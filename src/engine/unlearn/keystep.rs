@@ -63,7 +63,7 @@ pub(super) fn erase(
         };
         let samples: Vec<Sample> = samples.into_iter().map(|drawn| drawn.sample).collect();
         let rate = Rate::Relative(settings.relative_rate * rate_at(update, settings.updates));
-        trainer.update(&samples, rate, position, &run.evaluations, context)?;
+        trainer.update(&samples, rate, position, run.evaluations, context)?;
         let more = update + 1 < settings.updates;
         if more && (update + 1) % LOOK_EVERY == 0 && update + 1 > settings.updates / 2 {
             let found = probe.measure(&trainer.unet, Some(window))?;
@@ -86,8 +86,7 @@ fn rate_at(update: usize, updates: usize) -> f64 {
 /// The steps whose noise level lies in a window; the nearest one when none does.
 pub(super) fn steps_inside(schedule: &Schedule, window: LogSnrWindow) -> Vec<StepIndex> {
     let steps = || (0..schedule.len()).map(StepIndex);
-    let inside: Vec<_> =
-        steps().filter(|step| window.contains(schedule.log_snr(*step))).collect();
+    let inside: Vec<_> = steps().filter(|step| window.contains(schedule.log_snr(*step))).collect();
     if !inside.is_empty() {
         return inside;
     }
@@ -155,11 +154,8 @@ impl Bank {
                     latents: run.fresh_latents(count)?,
                     steps: last,
                 };
-                let frozen = Denoiser {
-                    unet: &pipeline.unet,
-                    schedule,
-                    evaluations: &run.evaluations,
-                };
+                let frozen =
+                    Denoiser { unet: &pipeline.unet, schedule, evaluations: run.evaluations };
                 erase.extend(entries(&walk(&frozen, walked, context)?, &named, pairing)?);
             }
         }
@@ -175,10 +171,8 @@ impl Bank {
             latents: run.fresh_latents(settings.preserve_trajectories)?,
             steps: schedule.len(),
         };
-        let frozen =
-            Denoiser { unet: &pipeline.unet, schedule, evaluations: &run.evaluations };
-        let preserve =
-            entries(&walk(&frozen, walked, context)?, &text, Pairing::LeadAgainstEmpty)?;
+        let frozen = Denoiser { unet: &pipeline.unet, schedule, evaluations: run.evaluations };
+        let preserve = entries(&walk(&frozen, walked, context)?, &text, Pairing::LeadAgainstEmpty)?;
         let step_weights = step_weights(&preserve, schedule.len())?;
         let (inside, outside) =
             preserve.into_iter().partition(|entry| key_steps.contains(&entry.step));
@@ -199,27 +193,31 @@ impl Bank {
         noise: &mut NoiseSource,
     ) -> Result<Vec<Drawn>, EngineError> {
         let mut drawn = Vec::with_capacity(settings.erase_batch + settings.preserve_batch);
-        let mut push = |entry: &Entry, text: &Tensor, target: Tensor, weight: f64, noise: &mut NoiseSource| {
-            let text = if settings.embedding_noise > 0.0 {
-                let scale = super::trainer::root_mean_square(text)? * settings.embedding_noise;
-                (text + (noise.randn_tensor(text.dims(), text.device())? * scale)?)?
-            } else {
-                text.clone()
+        let mut push =
+            |entry: &Entry, text: &Tensor, target: Tensor, weight: f64, noise: &mut NoiseSource| {
+                let text = if settings.embedding_noise > 0.0 {
+                    let scale = super::trainer::root_mean_square(text)? * settings.embedding_noise;
+                    (text + (noise.randn_tensor(text.dims(), text.device())? * scale)?)?
+                } else {
+                    text.clone()
+                };
+                let sample = Sample {
+                    z: entry.z.clone(),
+                    timestep: schedule.timestep(entry.step).0 as f64,
+                    text,
+                    target,
+                    weight: weight * self.step_weights[entry.step.0],
+                };
+                drawn.push(Drawn { sample, step: entry.step });
+                Ok::<_, EngineError>(())
             };
-            let sample = Sample {
-                z: entry.z.clone(),
-                timestep: schedule.timestep(entry.step).0 as f64,
-                text,
-                target,
-                weight: weight * self.step_weights[entry.step.0],
-            };
-            drawn.push(Drawn { sample, step: entry.step });
-            Ok::<_, EngineError>(())
-        };
         for _ in 0..settings.erase_batch {
             if let Some(entry) = self.erase.draw(noise) {
-                let target =
-                    erase_target(&entry.prediction, &entry.counterpart, settings.negative_guidance)?;
+                let target = erase_target(
+                    &entry.prediction,
+                    &entry.counterpart,
+                    settings.negative_guidance,
+                )?;
                 push(&entry, &entry.text, target, 1.0 / settings.erase_batch as f64, noise)?;
             }
         }

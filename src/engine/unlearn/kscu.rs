@@ -25,16 +25,13 @@ pub(super) fn erase(
     settings: &KscuSettings,
     context: &mut RunContext<'_>,
 ) -> Result<Trainer, EngineError> {
-    let schedule = run.pipeline.scheduler.schedule(settings.schedule_steps)?;
-    let mut trainer = Trainer::new(run.pipeline, &run.spec.scope, AdamSettings::default())?;
+    let (pipeline, evaluations) = (run.pipeline, run.evaluations);
+    let schedule = pipeline.scheduler.schedule(settings.schedule_steps)?;
+    let mut trainer = Trainer::new(pipeline, &run.spec.scope, AdamSettings::default())?;
     let texts = run.concept_texts()?;
-    let empty = run.pipeline.encode_prompts(&[""])?;
+    let empty = pipeline.encode_prompts(&[""])?;
     let guidance = Guidance { unconditional: empty.clone(), scale: settings.guidance_scale };
-    let frozen = Denoiser {
-        unet: &run.pipeline.unet,
-        schedule: &schedule,
-        evaluations: &run.evaluations,
-    };
+    let frozen = Denoiser { unet: &pipeline.unet, schedule: &schedule, evaluations };
     let augmented_from = settings.updates as f64 * (1.0 - settings.augmented_share);
     let mut latent: Option<(KeyStep, Tensor)> = None;
 
@@ -71,10 +68,9 @@ pub(super) fn erase(
             sample(&spoken, settings.negative_guidance, 1.0)?,
             sample(&empty, shift, settings.unconditional_weight)?,
         ];
-        let position =
-            Position { update, updates: settings.updates, step: entry.step, timestep };
+        let position = Position { update, updates: settings.updates, step: entry.step, timestep };
         let rate = Rate::Absolute(settings.learning_rate);
-        trainer.update(&samples, rate, position, &run.evaluations, context)?;
+        trainer.update(&samples, rate, position, evaluations, context)?;
         latent = Some((entry, z));
     }
     Ok(trainer)

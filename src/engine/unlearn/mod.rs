@@ -35,7 +35,7 @@ struct Run<'a> {
     /// Every draw of the run, in order.
     noise: NoiseSource,
     /// Evaluations of the method itself.
-    evaluations: EvaluationCounter,
+    evaluations: &'a EvaluationCounter,
 }
 
 impl Run<'_> {
@@ -68,12 +68,9 @@ pub fn unlearn(
     context: &mut RunContext<'_>,
 ) -> Result<ErasedCheckpoint, EngineError> {
     spec.validate()?;
-    let mut run = Run {
-        pipeline,
-        spec,
-        noise: NoiseSource::new(spec.seed),
-        evaluations: EvaluationCounter::default(),
-    };
+    let evaluations = EvaluationCounter::default();
+    let mut run =
+        Run { pipeline, spec, noise: NoiseSource::new(spec.seed), evaluations: &evaluations };
     let probe = Probe::new(&run, context)?;
     let mut scores = Vec::new();
     let mut stopped_early = false;
@@ -110,7 +107,7 @@ pub fn unlearn(
     let scoring: u64 = scores.iter().map(|scores| scores.unet_evaluations).sum();
     let log = TrainingLog {
         key_steps,
-        unet_evaluations: run.evaluations.get() + scoring,
+        unet_evaluations: evaluations.get() + scoring,
         check_evaluations: probe.evaluations.get(),
         stopped_early,
         erase_measure: found.erase_measure,
@@ -149,7 +146,10 @@ fn check(log: &TrainingLog) -> Result<(), EngineError> {
 }
 
 /// Scores every concept, without the judge's switch curve: the window does not need it.
-fn measure(run: &Run<'_>, context: &mut RunContext<'_>) -> Result<Vec<TimestepScores>, EngineError> {
+fn measure(
+    run: &Run<'_>,
+    context: &mut RunContext<'_>,
+) -> Result<Vec<TimestepScores>, EngineError> {
     run.spec
         .concepts
         .iter()
@@ -167,10 +167,12 @@ fn measure(run: &Run<'_>, context: &mut RunContext<'_>) -> Result<Vec<TimestepSc
 
 /// The band that holds every concept's window.
 fn union(scores: &[TimestepScores]) -> LogSnrWindow {
-    scores.iter().map(|scores| scores.window).fold(
-        LogSnrWindow { low: f64::INFINITY, high: f64::NEG_INFINITY },
-        |all, one| LogSnrWindow { low: all.low.min(one.low), high: all.high.max(one.high) },
-    )
+    scores
+        .iter()
+        .map(|scores| scores.window)
+        .fold(LogSnrWindow { low: f64::INFINITY, high: f64::NEG_INFINITY }, |all, one| {
+            LogSnrWindow { low: all.low.min(one.low), high: all.high.max(one.high) }
+        })
 }
 
 fn trained_steps(trainer: &Trainer) -> Vec<StepIndex> {

@@ -139,8 +139,7 @@ impl Probe {
     }
 
     fn predict(&self, unet: &Unet, entries: &[&Entry]) -> Result<Vec<Tensor>, EngineError> {
-        let denoiser =
-            Denoiser { unet, schedule: &self.schedule, evaluations: &self.evaluations };
+        let denoiser = Denoiser { unet, schedule: &self.schedule, evaluations: &self.evaluations };
         let stack = |part: fn(&Entry) -> &Tensor| {
             Tensor::stack(&entries.iter().map(|entry| part(entry)).collect::<Vec<_>>(), 0)
         };

@@ -18,16 +18,16 @@ use crate::{
 
 /// One prediction to train, and what it shall become.
 #[derive(Debug, Clone)]
-pub(super) struct Sample {
+pub(in crate::engine) struct Sample {
     /// `[channels, h, w]`.
-    pub(super) z: Tensor,
-    pub(super) timestep: f64,
+    pub(in crate::engine) z: Tensor,
+    pub(in crate::engine) timestep: f64,
     /// `[tokens, channels]`.
-    pub(super) text: Tensor,
+    pub(in crate::engine) text: Tensor,
     /// `[channels, h, w]`.
-    pub(super) target: Tensor,
+    pub(in crate::engine) target: Tensor,
     /// The loss is the sum over samples of weight times mean squared error.
-    pub(super) weight: f64,
+    pub(in crate::engine) weight: f64,
 }
 
 /// How far Adam moves.
@@ -91,7 +91,8 @@ impl Trainer {
         evaluations.add(samples.len());
         let (loss, gradients) =
             loss_and_gradients(&self.unet, &self.scoped.variables, samples, position.update)?;
-        let not_finite = |what, value| EngineError::NotFinite { what, value, update: position.update };
+        let not_finite =
+            |what, value| EngineError::NotFinite { what, value, update: position.update };
         if !loss.is_finite() {
             return Err(not_finite("the loss", loss));
         }
