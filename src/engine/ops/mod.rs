@@ -1,15 +1,27 @@
 //! The differentiable operations that the models are made of, each with a forward, a backward and
-//! a finite-difference test. They stand behind these functions so that their fast forms can come
-//! without touching a model.
+//! a finite-difference test.
+//!
+//! For `f32` in host memory each has a fast form, a candle custom operation whose backward pass
+//! computes gradients for the arguments that track and no others; elsewhere it is composed of
+//! tensor operations, against which the fast form is tested.
 
 mod activation;
 mod attention;
+mod columns;
 mod convolution;
+mod cpu;
+mod exponential;
+mod layer_norm;
 mod linear;
 mod norm;
+#[cfg(test)]
+mod testing;
+mod upsample;
 
 pub use activation::{geglu, gelu_erf, quick_gelu, silu};
 pub use attention::attention;
-pub use convolution::{Convolution, conv2d, upsample_nearest_2x};
+pub use convolution::{Convolution, conv2d};
+pub use layer_norm::layer_norm;
 pub use linear::linear;
-pub use norm::{GroupNorm, group_norm, layer_norm};
+pub use norm::{GroupNorm, group_norm};
+pub use upsample::upsample_nearest_2x;

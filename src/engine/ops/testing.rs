@@ -1,0 +1,155 @@
+//! How the operations' tests compare a fast form with its reference, and with finite differences.
+
+use candle_core::{DType, Device, Result, Tensor, Var};
+
+/// Reproducible values, about uniform in -1.5 to 1.5.
+pub(super) fn values(shape: &[usize], seed: u64) -> Tensor {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let values: Vec<f32> = (0..shape.iter().product())
+        .map(|_| {
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
+            ((state >> 40) as f32 / (1 << 24) as f32 - 0.5) * 3.0
+        })
+        .collect();
+    Tensor::from_vec(values, shape, &Device::Cpu).unwrap()
+}
+
+/// The arguments of an operation.
+pub(super) struct Case {
+    arguments: Vec<Tensor>,
+}
+
+impl Case {
+    pub(super) fn new<const N: usize>(arguments: [Tensor; N]) -> Self {
+        Self { arguments: arguments.into() }
+    }
+
+    /// As [`Self::check_with`], without constants.
+    pub(super) fn check(
+        &self,
+        fast: impl Fn(&[Tensor]) -> Result<Tensor>,
+        reference: impl Fn(&[Tensor]) -> Result<Tensor>,
+    ) {
+        self.check_with(&[], fast, reference);
+    }
+
+    /// Compares results and gradients with the reference's, and gradients with finite differences
+    /// in `f64`; and checks that only arguments that track get a gradient, that nothing is kept
+    /// where none tracks, and that the same bytes come from one thread and from many.
+    ///
+    /// The `constants` follow the arguments and never track.
+    pub(super) fn check_with(
+        &self,
+        constants: &[Tensor],
+        fast: impl Fn(&[Tensor]) -> Result<Tensor>,
+        reference: impl Fn(&[Tensor]) -> Result<Tensor>,
+    ) {
+        let all: Vec<bool> = vec![true; self.arguments.len()];
+        let expected = self.run(constants, &all, &reference);
+        let got = self.run(constants, &all, &fast);
+        for (got, expected) in got.iter().zip(&expected) {
+            let (got, expected) = (got.as_ref().unwrap(), expected.as_ref().unwrap());
+            assert_close(got, expected, 1e-5);
+        }
+        self.check_differences(constants, &got, &reference);
+
+        for index in 0..all.len() {
+            let mut tracks = vec![false; all.len()];
+            tracks[index] = true;
+            let alone = self.run(constants, &tracks, &fast);
+            for (argument, gradient) in alone[1..].iter().enumerate() {
+                assert_eq!(gradient.is_some(), argument == index, "gradient of a frozen argument");
+            }
+            let (alone, together) = (alone[index + 1].as_ref(), got[index + 1].as_ref());
+            assert_eq!(bytes(alone.unwrap()), bytes(together.unwrap()));
+        }
+        let inputs: Vec<Tensor> = self.arguments.iter().chain(constants).cloned().collect();
+        assert!(!fast(&inputs).unwrap().track_op(), "a graph is kept though nothing tracks");
+    }
+
+    /// The result, then the arguments' gradients.
+    fn run(
+        &self,
+        constants: &[Tensor],
+        tracks: &[bool],
+        operation: impl Fn(&[Tensor]) -> Result<Tensor>,
+    ) -> Vec<Option<Tensor>> {
+        let mut inputs: Vec<Tensor> = Vec::new();
+        for (argument, &tracks) in self.arguments.iter().zip(tracks) {
+            let leaf = || Var::from_tensor(argument).unwrap().as_tensor().clone();
+            inputs.push(if tracks { leaf() } else { argument.clone() });
+        }
+        inputs.extend_from_slice(constants);
+        let y = operation(&inputs).unwrap();
+        let loss = (&y * weighting(&y)).unwrap().sum_all().unwrap();
+        let gradients = loss.backward().unwrap();
+        let arguments = inputs[..tracks.len()].iter();
+        let gradients = arguments.map(|input| gradients.get(input).cloned());
+        std::iter::once(Some(y)).chain(gradients).collect()
+    }
+
+    /// Compares gradients along a direction with the reference's central difference in `f64`.
+    fn check_differences(
+        &self,
+        constants: &[Tensor],
+        got: &[Option<Tensor>],
+        reference: impl Fn(&[Tensor]) -> Result<Tensor>,
+    ) {
+        let double = |t: &Tensor| t.to_dtype(DType::F64).unwrap();
+        let number = |t: Tensor| t.sum_all().unwrap().to_scalar::<f64>().unwrap();
+        for (index, argument) in self.arguments.iter().enumerate() {
+            let gradient = double(got[index + 1].as_ref().unwrap());
+            for seed in 11..14 {
+                let direction = double(&values(argument.dims(), seed));
+                let loss = |step: f64| {
+                    let mut inputs: Vec<Tensor> =
+                        self.arguments.iter().chain(constants).map(double).collect();
+                    inputs[index] = (&inputs[index] + (&direction * step).unwrap()).unwrap();
+                    let y = reference(&inputs).unwrap();
+                    number((&y * weighting(&y)).unwrap())
+                };
+                let step = 1e-5;
+                let difference = (loss(step) - loss(-step)) / (2.0 * step);
+                let along = number((&gradient * &direction).unwrap());
+                let size =
+                    gradient.sqr().unwrap().sum_all().unwrap().to_scalar::<f64>().unwrap().sqrt()
+                        * direction
+                            .sqr()
+                            .unwrap()
+                            .sum_all()
+                            .unwrap()
+                            .to_scalar::<f64>()
+                            .unwrap()
+                            .sqrt();
+                assert!(
+                    (along - difference).abs() < 1e-6 + 2e-6 * size,
+                    "argument {index}: {along} along a direction, {difference} by differences"
+                );
+            }
+        }
+    }
+}
+
+/// The loss's weights of an operation's result, so that its gradient is of no special form.
+fn weighting(y: &Tensor) -> Tensor {
+    values(y.dims(), 99).to_dtype(y.dtype()).unwrap()
+}
+
+pub(super) fn bytes(t: &Tensor) -> Vec<u32> {
+    let values = t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+    values.into_iter().map(f32::to_bits).collect()
+}
+
+/// Checks values within `tolerance` of the largest.
+pub(super) fn assert_close(got: &Tensor, expected: &Tensor, tolerance: f32) {
+    assert_eq!(got.dims(), expected.dims());
+    let [got, expected] =
+        [got, expected].map(|t| t.flatten_all().unwrap().to_vec1::<f32>().unwrap());
+    let largest = expected.iter().fold(0.0_f32, |most, x| most.max(x.abs()));
+    for (index, (got, expected)) in got.iter().zip(&expected).enumerate() {
+        let fits = (got - expected).abs() <= tolerance * largest.max(1e-3);
+        assert!(fits, "value {index}: {got}, expected {expected} (largest {largest})");
+    }
+}
