@@ -273,8 +273,8 @@ fn the_emoji_canvas_draws_what_diffusers_draws() {
             .unwrap()
             .iter()
             .map(|picture| {
-                let prompt = picture["prompt"].as_str().unwrap().to_owned();
-                (prompt, picture["seed"].as_u64().unwrap())
+                let prompt = picture[0].as_str().unwrap().to_owned();
+                (prompt, picture[1].as_u64().unwrap())
             })
             .collect(),
         negative_prompt: String::new(),

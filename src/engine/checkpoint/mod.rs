@@ -3,8 +3,6 @@
 use std::collections::BTreeMap;
 
 use candle_core::Tensor;
-mod stub;
-pub use stub::*;
 
 /// A tensor, with what is needed to name it in an error and to write it back as it was.
 #[derive(Debug, Clone)]

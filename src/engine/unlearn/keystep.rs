@@ -49,7 +49,7 @@ pub(super) fn erase(
     let schedule = run.pipeline.scheduler.schedule(settings.schedule_steps)?;
     let key_steps = steps_inside(&schedule, window);
     let mut bank = Bank::walk(run, settings, &schedule, &key_steps, context)?;
-    let adam = AdamSettings { beta2: 0.99, ..AdamSettings::default() };
+    let adam = AdamSettings { square_decay: 0.99, ..AdamSettings::default() };
     let mut trainer = Trainer::new(run.pipeline, &run.spec.scope, adam)?;
     let mut stopped_early = false;
     for update in 0..settings.updates {
