@@ -3,6 +3,9 @@
 //! Shared by the tests that compare with them: `#[path = "golden/mod.rs"] mod golden;`
 
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses a part of this module")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail as tests do")]
+#![allow(clippy::print_stdout, reason = "measured errors are worth reading when a test fails")]
+#![allow(missing_debug_implementations, reason = "nobody prints a whole golden file")]
 
 use std::{collections::HashMap, path::PathBuf};
 
