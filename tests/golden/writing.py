@@ -14,10 +14,13 @@ def generator(seed):
 @torch.no_grad()
 def jitter(net, seed, spread=0.0):
     """Moves every bias and norm away from zeros and ones, so that leaving one out shows; matrices
-    by `spread`, for classes whose own start is too small to matter."""
+    by `spread`, for classes whose own start is too small to matter. Queries and keys grow, or each
+    softmax would be nearly flat and hide a wrong scale or number of heads."""
     g = generator(seed)
-    for p in net.parameters():
+    for name, p in net.named_parameters():
         p.add_(torch.randn(p.shape, generator=g) * (0.2 if p.ndim <= 1 else spread))
+        if any(part in name for part in ("to_q.weight", "to_k.weight", "q_proj.weight", "k_proj.weight")):
+            p.mul_(3)
     return net
 
 

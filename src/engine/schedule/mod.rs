@@ -1,7 +1,7 @@
 //! Samplers and the noise they start from.
 
-mod ddim;
-mod noise;
+pub mod ddim;
+pub mod noise;
 
 pub use ddim::{Ddim, PredictionType, Schedule};
 pub use noise::NoiseSource;

@@ -1,11 +1,11 @@
 //! All randomness of the engine: one seeded generator that draws what torch's CPU generator
 //! draws, so that the same prompt and seed give the picture that diffusers gives.
 
+mod box_muller;
+
+use box_muller::{BLOCK, box_muller};
 use candle_core::{Device, Result, Shape, Tensor};
 use rand_mt::Mt;
-
-/// Values of one Box-Muller block: eight pairs.
-const BLOCK: usize = 16;
 
 /// The generator behind every draw (`torch.Generator("cpu").manual_seed(seed)`: MT19937).
 ///
@@ -27,6 +27,8 @@ impl NoiseSource {
     }
 
     /// Standard normal values, those of `torch.randn(count, generator=generator)` in f32.
+    ///
+    /// The values are equal bit for bit to those of torch on a processor with AVX2.
     ///
     /// Draws of 16 and more fill blocks of 16 in single precision (`at::native::normal_fill`), shorter
     /// ones go pair by pair in double precision (`at::normal_distribution<double>`).
@@ -108,23 +110,6 @@ impl NoiseSource {
         let theta = std::f64::consts::TAU * first;
         self.pending = Some(radius * theta.sin());
         radius * theta.cos()
-    }
-}
-
-/// Turns 16 uniform values into 16 normal ones (`at::native::NormalFill16`).
-///
-/// Torch's logarithm, sine and cosine are single precision polynomials that depend on the
-/// processor (AVX2 or not). Here they come from double precision and are rounded once, the same on
-/// every platform; the values lie within three units in the last place of torch's on AVX2.
-fn box_muller(block: &mut [f32]) {
-    let (cosines, sines) = block.split_at_mut(BLOCK / 2);
-    for (cosine, sine) in cosines.iter_mut().zip(sines) {
-        // From [0, 1) to (0, 1]: the logarithm stays finite.
-        let first = 1.0 - *cosine;
-        let radius = (-2.0 * f64::from(first).ln() as f32).sqrt();
-        let theta = f64::from(std::f32::consts::TAU * *sine);
-        *cosine = radius * theta.cos() as f32;
-        *sine = radius * theta.sin() as f32;
     }
 }
 
