@@ -430,7 +430,7 @@ mod tests {
 
             let mut file = StagedFile::create(&place.path().join("report.html")).unwrap();
             file.disk = Box::new(SmallDisk(Arc::new(AtomicUsize::new(room))));
-            let error = file.write(|out| out.write_all(&[0; 200_000])).unwrap_err();
+            let error = file.write(|out| out.write_all(&vec![0; 200_000])).unwrap_err();
             assert!(matches!(error, ArtifactError::DiskFull { .. }), "{error}");
             drop(file);
             assert_eq!(entries(place.path()), 0);
