@@ -95,6 +95,18 @@ pub enum EngineError {
         /// The value.
         value: f32,
     },
+    /// A weight is stored in a type that we do not compute with.
+    #[error(
+        "{file}: tensor \"{name}\" is stored as {dtype}, which is not supported; save the model in F32, F16 or BF16"
+    )]
+    UnsupportedDtype {
+        /// The file.
+        file: String,
+        /// The tensor.
+        name: String,
+        /// How it is stored.
+        dtype: safetensors::Dtype,
+    },
     /// The prompt has more tokens than the text encoder reads.
     #[error("the prompt has {tokens} tokens, the text encoder reads {limit}; shorten it")]
     PromptTooLong {

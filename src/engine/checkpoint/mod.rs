@@ -1,5 +1,15 @@
 //! Tensors out of and into safetensors bytes.
 
+mod header;
+mod locate;
+mod read;
+#[cfg(test)]
+mod tests;
+mod write;
+
+pub use read::{read_component, read_single};
+pub use write::{CheckpointWriteError, write_safetensors};
+
 use std::collections::BTreeMap;
 
 use candle_core::Tensor;

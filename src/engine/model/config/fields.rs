@@ -20,7 +20,7 @@ pub(super) fn refuse(file: &str, message: impl Into<String>) -> EngineError {
 }
 
 /// Refuses a value outside of a range.
-pub(super) fn within<T: PartialOrd + Display>(
+pub(super) fn within<T: PartialOrd + Display + Copy>(
     file: &str,
     field: &str,
     value: T,

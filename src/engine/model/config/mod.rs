@@ -4,6 +4,8 @@
 
 mod clip;
 mod fields;
+#[cfg(test)]
+mod tests;
 mod unet;
 mod vae;
 

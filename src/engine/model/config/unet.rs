@@ -227,7 +227,7 @@ impl UnetConfig {
     }
 
     /// About how many weights the network has. Floating point, since hostile sizes overflow.
-    fn parameters(&self) -> f64 {
+    pub(super) fn parameters(&self) -> f64 {
         let context = self.cross_attention_dim as f64;
         let first = self.block_out_channels[0] as f64;
         let time = 4.0 * first;

@@ -1,0 +1,150 @@
+//! The header of a safetensors file, checked against the file's length before any tensor is read.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    fmt,
+    io::{self, Read},
+};
+
+use safetensors::{
+    SafeTensorError,
+    tensor::{Metadata, TensorInfo},
+};
+use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, Visitor};
+
+use crate::{
+    engine::EngineError,
+    spec::{FileError, ModelFiles, ReadSeek},
+};
+
+/// The format's own limit.
+const MAX_HEADER_BYTES: u64 = 100_000_000;
+/// The eight bytes that hold the header's length.
+const LENGTH_BYTES: u64 = 8;
+
+/// A safetensors file that is open and whose header is sound.
+pub(super) struct OpenWeights {
+    /// How messages name the file.
+    pub(super) file: String,
+    pub(super) reader: Box<dyn ReadSeek>,
+    /// Where the tensors' data begins.
+    pub(super) data_start: u64,
+    /// Every tensor, by name.
+    pub(super) tensors: BTreeMap<String, TensorInfo>,
+}
+
+impl OpenWeights {
+    /// Opens a file and reads its header.
+    pub(super) fn open(files: &dyn ModelFiles, name: &str) -> Result<Self, EngineError> {
+        let file = format!("{}/{name}", files.location());
+        let damaged = |message: String| EngineError::DamagedWeights { file: file.clone(), message };
+        let (mut reader, length) = files.open(name)?;
+        let mut read = |bytes: &mut [u8]| match reader.read_exact(bytes) {
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                Err(damaged("it ends within its header; fetch it again".to_owned()))
+            }
+            Err(source) => Err(unreadable(files, name, source)),
+            Ok(()) => Ok(()),
+        };
+
+        let mut length_bytes = [0; LENGTH_BYTES as usize];
+        read(&mut length_bytes)?;
+        if &length_bytes == b"version " {
+            return Err(damaged(
+                "it is a Git LFS pointer in place of the file; run `git lfs pull` where it came from"
+                    .to_owned(),
+            ));
+        }
+        let header_length = u64::from_le_bytes(length_bytes);
+        if header_length > MAX_HEADER_BYTES || header_length > length.saturating_sub(LENGTH_BYTES) {
+            return Err(damaged(format!(
+                "its header claims {header_length} bytes, the file has {length} and the limit is {MAX_HEADER_BYTES}; fetch it again"
+            )));
+        }
+        let mut header = vec![0; header_length as usize];
+        read(&mut header)?;
+        let metadata =
+            parse(&header).map_err(|message| damaged(format!("{message}; fetch it again")))?;
+
+        let data_start = LENGTH_BYTES + header_length;
+        let described = data_start.saturating_add(metadata.data_len() as u64);
+        if described != length {
+            return Err(damaged(format!(
+                "it has {length} bytes, its header describes {described}; fetch it again"
+            )));
+        }
+        let tensors =
+            metadata.tensors().into_iter().map(|(name, info)| (name, info.clone())).collect();
+        Ok(Self { file, reader, data_start, tensors })
+    }
+}
+
+/// A read that failed for another reason than the file's contents.
+pub(super) fn unreadable(files: &dyn ModelFiles, name: &str, source: io::Error) -> EngineError {
+    EngineError::File(FileError::Unreadable {
+        location: files.location().to_owned(),
+        name: name.to_owned(),
+        source,
+    })
+}
+
+fn parse(header: &[u8]) -> Result<Metadata, String> {
+    let Entries { metadata, mut tensors } = serde_json::from_slice(header)
+        .map_err(|error| format!("its header is damaged: {error}"))?;
+    // The checks of `Metadata` want the tensors in the order of their data.
+    tensors.sort_by(|(left_name, left), (right_name, right)| {
+        (left.data_offsets, left_name).cmp(&(right.data_offsets, right_name))
+    });
+    Metadata::new(metadata, tensors).map_err(|error| match error {
+        SafeTensorError::InvalidOffset(name) => {
+            format!("the data of tensor \"{name}\" overlaps another's, leaves a gap or ends before it begins")
+        }
+        SafeTensorError::TensorInvalidInfo => {
+            "a tensor's shape and type do not give the length of its data".to_owned()
+        }
+        SafeTensorError::ValidationOverflow => {
+            "a tensor's shape multiplies to more than a machine can address".to_owned()
+        }
+        other => format!("its header is unsound: {other}"),
+    })
+}
+
+/// The header's entries, read by hand because a map would let a name that stands twice pass.
+struct Entries {
+    metadata: Option<HashMap<String, String>>,
+    tensors: Vec<(String, TensorInfo)>,
+}
+
+impl<'de> Deserialize<'de> for Entries {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(EntriesVisitor)
+    }
+}
+
+struct EntriesVisitor;
+
+impl<'de> Visitor<'de> for EntriesVisitor {
+    type Value = Entries;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("an object of tensors")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Entries, A::Error> {
+        let mut metadata = None;
+        let mut tensors = Vec::new();
+        let mut names = HashSet::new();
+        while let Some(name) = map.next_key::<String>()? {
+            if !names.insert(name.clone()) {
+                return Err(A::Error::custom(format!("the name \"{name}\" stands twice")));
+            }
+            if name == "__metadata__" {
+                metadata = map.next_value()?;
+            } else {
+                let info = map.next_value()?;
+                tensors.push((name, info));
+            }
+        }
+        Ok(Entries { metadata, tensors })
+    }
+}

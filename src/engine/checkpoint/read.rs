@@ -1,0 +1,193 @@
+//! Weights out of safetensors files: whatever is wrong with a file ends in an error that names it.
+
+use std::io::{self, Read, Seek, SeekFrom};
+
+use candle_core::{Device, Tensor};
+use half::{bf16, f16};
+use safetensors::{Dtype, tensor::TensorInfo};
+
+use super::{
+    StoredTensor, StoredTensors,
+    header::{OpenWeights, unreadable},
+    locate::{Located, Shards, locate},
+};
+use crate::{engine::EngineError, spec::ModelFiles};
+
+/// Bytes read at once; a whole number of elements of every type.
+const CHUNK_BYTES: usize = 1 << 20;
+
+/// Reads the weights of a component, such as `unet`, as f32.
+///
+/// Looks for `diffusion_pytorch_model[.variant].safetensors` and `model[.variant].safetensors`, in
+/// one file or in shards with their index. Without a variant, the only one that there is will do.
+/// Integer tensors (`position_ids`, `num_batches_tracked`) are no weights and are left out.
+pub fn read_component(
+    files: &dyn ModelFiles,
+    component: &str,
+    variant: Option<&str>,
+    device: &Device,
+) -> Result<StoredTensors, EngineError> {
+    let mut stored = StoredTensors {
+        location: format!("{}/{component}", files.location()),
+        ..StoredTensors::default()
+    };
+    match locate(files, component, variant)? {
+        Located::Single(name) => {
+            let open = OpenWeights::open(files, &name)?;
+            read_all(files, &name, open, device, &mut stored)?;
+        }
+        Located::Sharded(shards) => {
+            for name in shards.files() {
+                let open = OpenWeights::open(files, name)?;
+                agree(&shards, name, &open)?;
+                read_all(files, name, open, device, &mut stored)?;
+            }
+        }
+    }
+    Ok(stored)
+}
+
+/// Reads one file, such as a judge's, as f32; integer tensors are left out.
+pub fn read_single(
+    files: &dyn ModelFiles,
+    path: &str,
+    device: &Device,
+) -> Result<StoredTensors, EngineError> {
+    let mut stored = StoredTensors {
+        location: format!("{}/{path}", files.location()),
+        ..StoredTensors::default()
+    };
+    let open = OpenWeights::open(files, path)?;
+    read_all(files, path, open, device, &mut stored)?;
+    Ok(stored)
+}
+
+/// Refuses a shard that holds other tensors than the index says.
+fn agree(shards: &Shards, name: &str, open: &OpenWeights) -> Result<(), EngineError> {
+    let damaged = |message| Err(EngineError::DamagedWeights { file: open.file.clone(), message });
+    for (tensor, shard) in &shards.shard_of {
+        let is_here = open.tensors.contains_key(tensor);
+        if shard == name && !is_here {
+            return damaged(format!(
+                "it lacks the tensor \"{tensor}\" that {} places in it; fetch both again",
+                shards.index
+            ));
+        }
+        if shard != name && is_here {
+            return damaged(format!(
+                "it holds the tensor \"{tensor}\" that {} places in {shard}; fetch both again",
+                shards.index
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// Reads every tensor of an open file, one by one, so that never more than one lies in memory
+/// beside the result.
+fn read_all(
+    files: &dyn ModelFiles,
+    name: &str,
+    mut open: OpenWeights,
+    device: &Device,
+    stored: &mut StoredTensors,
+) -> Result<(), EngineError> {
+    let mut by_position: Vec<_> = open.tensors.iter().collect();
+    by_position.sort_by_key(|(_, info)| info.data_offsets);
+    let mut buffer = vec![0; CHUNK_BYTES];
+    for (tensor_name, info) in by_position {
+        if is_bookkeeping(info.dtype) {
+            continue;
+        }
+        let start = open.data_start + info.data_offsets.0 as u64;
+        open.reader
+            .seek(SeekFrom::Start(start))
+            .map_err(|source| unreadable(files, name, source))?;
+        let mut values = Values::new(&open.file, tensor_name, info)?;
+        let mut left = info.data_offsets.1 - info.data_offsets.0;
+        while left > 0 {
+            let chunk = &mut buffer[..left.min(CHUNK_BYTES)];
+            open.reader.read_exact(chunk).map_err(|error| match error.kind() {
+                // It had its whole length when it was opened.
+                io::ErrorKind::UnexpectedEof => EngineError::DamagedWeights {
+                    file: open.file.clone(),
+                    message: format!("it ends within the tensor \"{tensor_name}\"; fetch it again"),
+                },
+                _ => unreadable(files, name, error),
+            })?;
+            values.extend(chunk)?;
+            left -= chunk.len();
+        }
+        let tensor = Tensor::from_vec(values.numbers, info.shape.as_slice(), device)?;
+        stored.tensors.insert(
+            tensor_name.clone(),
+            StoredTensor { tensor, file: open.file.clone(), dtype: info.dtype },
+        );
+    }
+    Ok(())
+}
+
+/// Whether tensors of this type are counters, indices or masks rather than weights.
+fn is_bookkeeping(dtype: Dtype) -> bool {
+    matches!(dtype, Dtype::I64 | Dtype::U64 | Dtype::I32 | Dtype::U32 | Dtype::BOOL)
+}
+
+/// One tensor's values while they are read.
+struct Values<'a> {
+    file: &'a str,
+    name: &'a str,
+    dtype: Dtype,
+    numbers: Vec<f32>,
+}
+
+impl<'a> Values<'a> {
+    fn new(file: &'a str, name: &'a str, info: &TensorInfo) -> Result<Self, EngineError> {
+        if !matches!(info.dtype, Dtype::F64 | Dtype::F32 | Dtype::F16 | Dtype::BF16) {
+            return Err(EngineError::UnsupportedDtype {
+                file: file.to_owned(),
+                name: name.to_owned(),
+                dtype: info.dtype,
+            });
+        }
+        // The header has been checked: the product is no larger than the file.
+        let count = info.shape.iter().product();
+        let mut numbers = Vec::new();
+        numbers.try_reserve_exact(count).map_err(|_| EngineError::DamagedWeights {
+            file: file.to_owned(),
+            message: format!(
+                "the tensor \"{name}\" of shape {:?} does not fit into memory",
+                info.shape
+            ),
+        })?;
+        Ok(Self { file, name, dtype: info.dtype, numbers })
+    }
+
+    /// Converts a chunk of whole elements.
+    fn extend(&mut self, bytes: &[u8]) -> Result<(), EngineError> {
+        let done = self.numbers.len();
+        match self.dtype {
+            Dtype::F64 => {
+                self.numbers
+                    .extend(bytes.as_chunks().0.iter().map(|&b| f64::from_le_bytes(b) as f32));
+            }
+            Dtype::F16 => {
+                self.numbers
+                    .extend(bytes.as_chunks().0.iter().map(|&b| f16::from_le_bytes(b).to_f32()));
+            }
+            Dtype::BF16 => {
+                self.numbers
+                    .extend(bytes.as_chunks().0.iter().map(|&b| bf16::from_le_bytes(b).to_f32()));
+            }
+            _ => self.numbers.extend(bytes.as_chunks().0.iter().map(|&b| f32::from_le_bytes(b))),
+        }
+        match self.numbers[done..].iter().position(|value| !value.is_finite()) {
+            None => Ok(()),
+            Some(index) => Err(EngineError::NonFiniteWeight {
+                file: self.file.to_owned(),
+                name: self.name.to_owned(),
+                element: done + index,
+                value: self.numbers[done + index],
+            }),
+        }
+    }
+}
