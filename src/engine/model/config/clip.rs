@@ -1,0 +1,250 @@
+//! `text_encoder/config.json` (transformers `CLIPTextModel`) and `clip/config.json` (`CLIPModel`).
+
+use super::fields::{Fields, MAX_CHANNELS, MAX_LAYERS, affordable, divisible, refuse, within};
+use crate::engine::EngineError;
+
+/// CLIP's activation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ClipActivation {
+    /// `x · sigmoid(1.702 x)`: `OpenAI`'s models, Stable Diffusion 1.x.
+    QuickGelu,
+    /// `x · Φ(x)`: `OpenCLIP`'s models, Stable Diffusion 2.x.
+    Gelu,
+}
+
+impl ClipActivation {
+    const NAMES: [(&'static str, Self); 2] =
+        [("quick_gelu", Self::QuickGelu), ("gelu", Self::Gelu)];
+}
+
+/// The shape of a text encoder.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ClipTextConfig {
+    /// Tokens of the vocabulary.
+    pub vocab_size: usize,
+    /// Width of the states.
+    pub hidden_size: usize,
+    /// Width inside the feed-forward layers.
+    pub intermediate_size: usize,
+    /// Layers.
+    pub num_hidden_layers: usize,
+    /// Attention heads.
+    pub num_attention_heads: usize,
+    /// Tokens of a prompt, with begin and end.
+    pub max_position_embeddings: usize,
+    /// Epsilon of every layer norm.
+    pub layer_norm_eps: f64,
+    /// Inside the feed-forward layers.
+    pub activation: ClipActivation,
+    /// The token that ends a prompt, whose state is the pooled one; 2 in configs older than
+    /// transformers 4.31, which then pool at the largest token instead.
+    pub eos_token_id: u32,
+    /// Width of the common space with pictures.
+    pub projection_dim: usize,
+}
+
+impl ClipTextConfig {
+    /// Reads and checks a `config.json`; `file` names it in errors.
+    pub fn parse(json: &str, file: &str) -> Result<Self, EngineError> {
+        let fields = Fields::parse(json, file)?;
+        // A whole CLIPModel's config is one that `CLIPTextModel.from_pretrained` reads as well.
+        let config = if fields.text("model_type")? == Some("clip") {
+            Self::read(&nested(&fields, "text_config", file)?, file)?
+        } else {
+            fields.expect_class("model_type", "clip_text_model")?;
+            Self::read(&fields, file)?
+        };
+        config.validate(file)?;
+        Ok(config)
+    }
+
+    fn read(fields: &Fields<'_>, file: &str) -> Result<Self, EngineError> {
+        let end = fields.uniform_size("eos_token_id", 49_407)?;
+        Ok(Self {
+            vocab_size: fields.size("vocab_size", 49_408)?,
+            hidden_size: fields.size("hidden_size", 512)?,
+            intermediate_size: fields.size("intermediate_size", 2_048)?,
+            num_hidden_layers: fields.size("num_hidden_layers", 12)?,
+            num_attention_heads: fields.size("num_attention_heads", 8)?,
+            max_position_embeddings: fields.size("max_position_embeddings", 77)?,
+            layer_norm_eps: fields.number("layer_norm_eps", 1e-5)?,
+            activation: fields.choice(
+                "hidden_act",
+                ClipActivation::QuickGelu,
+                &ClipActivation::NAMES,
+            )?,
+            eos_token_id: u32::try_from(end)
+                .map_err(|_| refuse(file, format!("eos_token_id is {end}, which is no token")))?,
+            projection_dim: fields.optional_size("projection_dim")?.unwrap_or(512),
+        })
+    }
+
+    /// Refuses sizes that do not fit together or that no machine can hold, before any of them is
+    /// allocated.
+    pub fn validate(&self, file: &str) -> Result<(), EngineError> {
+        within(file, "vocab_size", self.vocab_size, 1..=10_000_000)?;
+        within(file, "max_position_embeddings", self.max_position_embeddings, 2..=MAX_CHANNELS)?;
+        let end = self.eos_token_id as usize;
+        if end >= self.vocab_size {
+            return Err(refuse(
+                file,
+                format!("eos_token_id is {end}, vocab_size is only {}", self.vocab_size),
+            ));
+        }
+        Tower {
+            hidden_size: self.hidden_size,
+            intermediate_size: self.intermediate_size,
+            num_hidden_layers: self.num_hidden_layers,
+            num_attention_heads: self.num_attention_heads,
+            layer_norm_eps: self.layer_norm_eps,
+            projection_dim: self.projection_dim,
+            embeddings: self.vocab_size + self.max_position_embeddings,
+        }
+        .validate(file)
+    }
+}
+
+/// The shape of a picture encoder.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ClipVisionConfig {
+    /// Width of the states.
+    pub hidden_size: usize,
+    /// Width inside the feed-forward layers.
+    pub intermediate_size: usize,
+    /// Layers.
+    pub num_hidden_layers: usize,
+    /// Attention heads.
+    pub num_attention_heads: usize,
+    /// Width and height of the pictures.
+    pub image_size: usize,
+    /// Width and height of a patch.
+    pub patch_size: usize,
+    /// Channels of the pictures.
+    pub num_channels: usize,
+    /// Epsilon of every layer norm.
+    pub layer_norm_eps: f64,
+    /// Inside the feed-forward layers.
+    pub activation: ClipActivation,
+    /// Width of the common space with texts.
+    pub projection_dim: usize,
+}
+
+impl ClipVisionConfig {
+    fn read(fields: &Fields<'_>) -> Result<Self, EngineError> {
+        Ok(Self {
+            hidden_size: fields.size("hidden_size", 768)?,
+            intermediate_size: fields.size("intermediate_size", 3_072)?,
+            num_hidden_layers: fields.size("num_hidden_layers", 12)?,
+            num_attention_heads: fields.size("num_attention_heads", 12)?,
+            image_size: fields.uniform_size("image_size", 224)?,
+            patch_size: fields.uniform_size("patch_size", 32)?,
+            num_channels: fields.size("num_channels", 3)?,
+            layer_norm_eps: fields.number("layer_norm_eps", 1e-5)?,
+            activation: fields.choice(
+                "hidden_act",
+                ClipActivation::QuickGelu,
+                &ClipActivation::NAMES,
+            )?,
+            projection_dim: fields.optional_size("projection_dim")?.unwrap_or(512),
+        })
+    }
+
+    /// Refuses sizes that do not fit together or that no machine can hold, before any of them is
+    /// allocated.
+    pub fn validate(&self, file: &str) -> Result<(), EngineError> {
+        within(file, "image_size", self.image_size, 1..=16_384)?;
+        within(file, "patch_size", self.patch_size, 1..=self.image_size)?;
+        within(file, "num_channels", self.num_channels, 3..=3)?;
+        // The convolution of patches would drop the rest of the picture.
+        divisible(file, "image_size", self.image_size, "patch_size", self.patch_size)?;
+        let side = self.image_size / self.patch_size;
+        let positions = side * side + 1;
+        within(file, "the number of patches", positions, 2..=MAX_CHANNELS)?;
+        Tower {
+            hidden_size: self.hidden_size,
+            intermediate_size: self.intermediate_size,
+            num_hidden_layers: self.num_hidden_layers,
+            num_attention_heads: self.num_attention_heads,
+            layer_norm_eps: self.layer_norm_eps,
+            projection_dim: self.projection_dim,
+            embeddings: positions + self.num_channels * self.patch_size * self.patch_size,
+        }
+        .validate(file)
+    }
+}
+
+/// The shape of a CLIP model: both encoders.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ClipConfig {
+    /// The text encoder.
+    pub text: ClipTextConfig,
+    /// The picture encoder.
+    pub vision: ClipVisionConfig,
+    /// Width of the common space; counts over those of the encoders.
+    pub projection_dim: usize,
+}
+
+impl ClipConfig {
+    /// Reads and checks a `config.json`; `file` names it in errors.
+    pub fn parse(json: &str, file: &str) -> Result<Self, EngineError> {
+        let fields = Fields::parse(json, file)?;
+        fields.expect_class("model_type", "clip")?;
+        let config = Self {
+            text: ClipTextConfig::read(&nested(&fields, "text_config", file)?, file)?,
+            vision: ClipVisionConfig::read(&nested(&fields, "vision_config", file)?)?,
+            projection_dim: fields.optional_size("projection_dim")?.unwrap_or(512),
+        };
+        config.validate(file)?;
+        Ok(config)
+    }
+
+    /// Refuses sizes that do not fit together or that no machine can hold, before any of them is
+    /// allocated.
+    pub fn validate(&self, file: &str) -> Result<(), EngineError> {
+        within(file, "projection_dim", self.projection_dim, 1..=MAX_CHANNELS)?;
+        self.text.validate(file)?;
+        self.vision.validate(file)
+    }
+}
+
+/// The config of one encoder within a `CLIPModel`'s. Old files have a `text_config_dict` beside
+/// `text_config`; as in transformers, it then stands for the whole.
+fn nested<'a>(fields: &Fields<'a>, name: &str, file: &'a str) -> Result<Fields<'a>, EngineError> {
+    if let Some(old) = fields.nested(&format!("{name}_dict"))? {
+        return Ok(old);
+    }
+    Ok(fields.nested(name)?.unwrap_or_else(|| Fields::empty(file)))
+}
+
+/// What both encoders have in common.
+struct Tower {
+    hidden_size: usize,
+    intermediate_size: usize,
+    num_hidden_layers: usize,
+    num_attention_heads: usize,
+    layer_norm_eps: f64,
+    projection_dim: usize,
+    embeddings: usize,
+}
+
+impl Tower {
+    fn validate(&self, file: &str) -> Result<(), EngineError> {
+        within(file, "hidden_size", self.hidden_size, 1..=MAX_CHANNELS)?;
+        within(file, "intermediate_size", self.intermediate_size, 1..=4 * MAX_CHANNELS)?;
+        within(file, "num_hidden_layers", self.num_hidden_layers, 1..=MAX_LAYERS)?;
+        within(file, "num_attention_heads", self.num_attention_heads, 1..=self.hidden_size)?;
+        within(file, "layer_norm_eps", self.layer_norm_eps, 1e-12..=1.0)?;
+        within(file, "projection_dim", self.projection_dim, 1..=MAX_CHANNELS)?;
+        divisible(
+            file,
+            "hidden_size",
+            self.hidden_size,
+            "num_attention_heads",
+            self.num_attention_heads,
+        )?;
+        let hidden = self.hidden_size as f64;
+        let layer = 4.0 * hidden * hidden + 2.0 * hidden * self.intermediate_size as f64;
+        let ends = hidden * (self.embeddings + self.projection_dim) as f64;
+        affordable(file, self.num_hidden_layers as f64 * layer + ends)
+    }
+}
