@@ -216,8 +216,8 @@ fn an_output_that_cannot_be_written_is_told_before_the_work() {
         keystep(line)
             .current_dir(folder.path())
             .assert()
-            .code(1)
-            .stderr(contains("error: cannot").and(contains("caused by:")));
+            .code(2)
+            .stderr(contains("error: ").and(contains("does not exist; create that first")));
     }
 }
 

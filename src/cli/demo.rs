@@ -7,10 +7,11 @@ use clap::Args;
 use super::{
     CliError,
     arguments::{MethodArguments, QuietArguments, kind_parser},
-    files::{name_part, refuse_existing},
-    local::{BUILTIN_MODEL, LocalEngine, StagedFolder},
-    result_folder::{CHECKPOINT, Evidence, verdict_table, write_model},
+    files::name_part,
+    local::{BUILTIN_MODEL, LocalEngine, LocalModel},
+    result_folder::{CHECKPOINT, EXPECTED, Evidence, verdict_table, write_model},
     session::{Session, cost, print_result},
+    staging::Staging,
 };
 use crate::{
     report::{Cost, RunReport},
@@ -69,7 +70,6 @@ pub(super) fn run<E: LocalEngine>(
     let out = arguments.out.clone().unwrap_or_else(|| {
         PathBuf::from(format!("keystep-demo-{}", name_part(&arguments.concept)))
     });
-    refuse_existing(&out)?;
     let concept = Concept {
         text: arguments.concept.clone(),
         kind: arguments.kind,
@@ -78,12 +78,12 @@ pub(super) fn run<E: LocalEngine>(
     concept.validate("concept")?;
     let (method, scope) = arguments.method.preset(arguments.kind, false);
     method.validate()?;
-    let staged = StagedFolder::create(&out, &session.interrupt)?;
+    let mut staging = Staging::create(&out, &EXPECTED, &session.interrupt)?;
     let name = method.name().name();
     session.note(&format!("forgetting \"{}\" with {name}, seed {}", concept.text, arguments.seed));
 
-    let mut base = E::open(BUILTIN_MODEL, None)?;
-    let vocabulary = base.vocabulary().clone();
+    let mut base = LocalModel::<E>::open(BUILTIN_MODEL, None)?;
+    let vocabulary = base.engine.vocabulary().clone();
     let mut spec = UnlearnSpec {
         concepts: vec![concept.clone()],
         method,
@@ -103,23 +103,25 @@ pub(super) fn run<E: LocalEngine>(
     score_spec.validate()?;
     judge_spec.validate()?;
 
-    let (scores, seconds) = session.work(|context| base.score_timesteps(&score_spec, context))?;
+    let (scores, seconds) =
+        session.work(|context| base.engine.score_timesteps(&score_spec, context))?;
     let scoring = cost(scores.unet_evaluations, seconds);
     if let Method::Keystep(settings) = &mut spec.method {
         settings.key_steps = KeySteps::Window(scores.window);
     }
-    let (erased, seconds) = session.work(|context| base.unlearn(&spec, context))?;
+    let (erased, seconds) = session.work(|context| base.engine.unlearn(&spec, context))?;
     let erasing = cost(E::log(&erased).unet_evaluations, seconds);
 
-    write_model(&base, &erased, &spec, staged.path())?;
+    write_model(&base, &erased, &spec, &mut staging)?;
     // The model is judged as it was written: read back from its folder.
-    let checkpoint = staged.path().join(CHECKPOINT);
-    let edited = E::open(&checkpoint.to_string_lossy(), None)?;
-    let (judged, seconds) = session.work(|context| base.judge(&judge_spec, &edited, context))?;
+    let checkpoint = staging.path().join(CHECKPOINT);
+    let edited = LocalModel::<E>::open(&checkpoint.to_string_lossy(), None)?;
+    let (judged, seconds) =
+        session.work(|context| base.engine.judge(&judge_spec, &edited.engine, context))?;
     let judging = cost(judged.unet_evaluations, seconds);
 
     let report = Evidence {
-        base: base.files(),
+        base: base.files.as_ref(),
         spec: &spec,
         log: E::log(&erased),
         scores: std::slice::from_ref(&scores),
@@ -127,8 +129,8 @@ pub(super) fn run<E: LocalEngine>(
         cost: Cost { scoring, erasing, judging },
         seconds: session.seconds(),
     }
-    .write(staged.path())?;
-    staged.commit()?;
+    .write(&mut staging)?;
+    staging.commit()?;
     print_result(&summary(&report, &out));
     Ok(())
 }

@@ -7,8 +7,8 @@ use clap::Args;
 use super::{
     CliError,
     arguments::{LocalArguments, ModelArguments, QuietArguments, VocabularyArguments, kind_parser},
-    files::{check_writable, write_whole},
-    local::LocalEngine,
+    files::{check_target, write_whole},
+    local::{LocalEngine, LocalModel},
     memory::peak_rss_bytes,
     result_folder::{verdict_table, versions},
     session::{Session, print_result},
@@ -57,10 +57,10 @@ pub(super) struct EvaluateArguments {
     /// Denoising steps, 1 to 1000 [default: 20].
     #[arg(long, value_name = "N")]
     pub(super) steps: Option<usize>,
-    /// JSON file to write; replaced when it exists.
+    /// JSON file to write; must not exist.
     #[arg(long, value_name = "FILE.json")]
     pub(super) out: PathBuf,
-    /// Also write a contact sheet, before above after; replaced when it exists.
+    /// Also write a contact sheet, before above after; must not exist.
     #[arg(long, value_name = "FILE.png")]
     pub(super) sheet: Option<PathBuf>,
     #[command(flatten)]
@@ -79,9 +79,9 @@ pub(super) fn run<E: LocalEngine>(
         return Err(CliError::Usage("--out and --sheet name the same file".to_owned()));
     }
     for file in std::iter::once(&arguments.out).chain(&arguments.sheet) {
-        check_writable(file)?;
+        check_target(file)?;
     }
-    let mut base = E::open(&arguments.base, None)?;
+    let mut base = LocalModel::<E>::open(&arguments.base, None)?.engine;
     let vocabulary = arguments.vocabulary.words(base.vocabulary())?;
     let mut spec = JudgeSpec::new(concept, vocabulary);
     spec.seed = arguments.seed;
@@ -89,7 +89,8 @@ pub(super) fn run<E: LocalEngine>(
     spec.retain_seeds = arguments.retain_seeds.unwrap_or(spec.retain_seeds);
     spec.steps = arguments.steps.unwrap_or(spec.steps);
     spec.validate()?;
-    let edited = E::open(&arguments.model.model, arguments.model.variant.as_deref())?;
+    let edited =
+        LocalModel::<E>::open(&arguments.model.model, arguments.model.variant.as_deref())?.engine;
     let (judged, _) = session.work(|context| base.judge(&spec, &edited, context))?;
     let report = EvaluationReport {
         headline: Headline::of(&judged.verdicts),
@@ -110,11 +111,9 @@ pub(super) fn run<E: LocalEngine>(
         })
         .transpose()?;
     let json = report.to_json()?;
-    session.interrupt.check()?;
-    if let Some((path, png)) = sheet {
-        write_whole(path, &png)?;
-    }
-    write_whole(&arguments.out, &json)?;
+    let mut files = vec![(arguments.out.as_path(), json.as_slice())];
+    files.extend(sheet.as_ref().map(|(path, png)| (path.as_path(), png.as_slice())));
+    write_whole(&files, &session.interrupt)?;
     print_result(&verdict_table(&report.judges));
     Ok(())
 }

@@ -2,7 +2,7 @@
 
 use std::{error::Error, io::Write, path::PathBuf};
 
-use crate::{engine::EngineError, report::ReportError, spec::SpecError};
+use crate::{artifacts::ArtifactError, engine::EngineError, report::ReportError, spec::SpecError};
 
 /// Why a verb did not do its work.
 #[derive(Debug, thiserror::Error)]
@@ -17,16 +17,14 @@ pub(super) enum CliError {
     #[error(transparent)]
     Engine(EngineError),
     /// A model folder could not be opened or written.
-    #[error("{0}")]
-    Artifact(#[source] Box<dyn Error + Send + Sync>),
+    #[error(transparent)]
+    Artifact(#[from] ArtifactError),
     /// A plot, sheet or report could not be made.
     #[error(transparent)]
     Report(#[from] ReportError),
-    /// A file could not be read or written.
-    #[error("cannot {action} {}", .path.display())]
+    /// A file that the user named could not be read.
+    #[error("cannot read {}", .path.display())]
     File {
-        /// What was tried, such as "write".
-        action: &'static str,
         /// Where.
         path: PathBuf,
         /// What the system said.
@@ -65,7 +63,16 @@ impl CliError {
     pub(super) fn exit_code(&self) -> u8 {
         match self {
             // How many tokens a prompt has is known to the model alone, and still wrong use.
-            Self::Usage(_) | Self::Spec(_) | Self::Engine(EngineError::PromptTooLong { .. }) => 2,
+            Self::Usage(_)
+            | Self::Spec(_)
+            | Self::Engine(EngineError::PromptTooLong { .. })
+            | Self::Artifact(
+                ArtifactError::TargetExists { .. }
+                | ArtifactError::BadTarget { .. }
+                | ArtifactError::UnknownBuiltin { .. }
+                | ArtifactError::UnsupportedScheme { .. }
+                | ArtifactError::BadUrl { .. },
+            ) => 2,
             Self::Interrupted => 130,
             _ => 1,
         }
@@ -116,17 +123,23 @@ mod tests {
     #[test]
     fn the_whole_chain_is_told_once() {
         let error = CliError::File {
-            action: "write",
-            path: PathBuf::from("out/x.png"),
-            source: std::io::Error::other("the disk\nis full"),
+            path: PathBuf::from("out/x.json"),
+            source: std::io::Error::other("the disk\nis gone"),
         };
         assert_eq!(
             error.lines(),
-            ["error: cannot write out/x.png", "  caused by: the disk is full"]
+            ["error: cannot read out/x.json", "  caused by: the disk is gone"]
         );
         assert_eq!(error.exit_code(), 1);
-        let quoted = CliError::Artifact(Box::new(std::io::Error::other("gone")));
-        assert_eq!(quoted.lines(), ["error: gone"]);
+        // This message quotes its source itself.
+        let quoted = CliError::from(ArtifactError::DiskFull {
+            path: PathBuf::from("out"),
+            source: std::io::Error::other("no space left"),
+        });
+        assert_eq!(quoted.lines().len(), 1);
+        assert_eq!(quoted.exit_code(), 1);
+        let taken = ArtifactError::TargetExists { path: PathBuf::from("out") };
+        assert_eq!(CliError::from(taken).exit_code(), 2);
     }
 
     #[test]

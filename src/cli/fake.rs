@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    io::{self, Write},
     path::{Path, PathBuf},
 };
 
@@ -20,29 +21,13 @@ use crate::{
         TrainingLog, UpdateRecord, Verdict,
     },
     spec::{
-        FileError, GenerateSpec, JudgeSpec, LogSnrWindow, ModelFiles, Prompt, ReadSeek, ScoreSpec,
-        StepIndex, Timestep, UnlearnSpec, Vocabulary,
+        GenerateSpec, JudgeSpec, LogSnrWindow, ModelFiles, Prompt, ScoreSpec, StepIndex, Timestep,
+        UnlearnSpec, Vocabulary,
     },
 };
 
 #[derive(Debug)]
-struct FakeFiles(Vec<String>);
-
-impl ModelFiles for FakeFiles {
-    fn location(&self) -> &'static str {
-        BUILTIN_MODEL
-    }
-    fn names(&self) -> &[String] {
-        &self.0
-    }
-    fn open(&self, _: &str) -> Result<(Box<dyn ReadSeek>, u64), FileError> {
-        Ok((Box::new(std::io::Cursor::new(b"abc")), 3))
-    }
-}
-
-#[derive(Debug)]
 struct FakeEngine {
-    files: FakeFiles,
     vocabulary: Vocabulary,
 }
 
@@ -53,22 +38,14 @@ fn picture() -> Picture {
 impl LocalEngine for FakeEngine {
     type Erased = (TrainingLog, Vec<TimestepScores>);
 
-    fn open(model: &str, _: Option<&str>) -> Result<Self, CliError> {
-        if model != BUILTIN_MODEL && !Path::new(model).join("model_index.json").exists() {
-            return Err(CliError::Artifact(format!("no model at {model}").into()));
-        }
+    fn load(_: &dyn ModelFiles, _: Option<&str>) -> Result<Self, EngineError> {
         Ok(Self {
-            files: FakeFiles(vec!["unet/diffusion_pytorch_model.safetensors".to_owned()]),
             vocabulary: Vocabulary {
                 anything: "emoji".to_owned(),
                 objects: vec!["cat".to_owned(), "dog".to_owned()],
                 styles: vec!["neon".to_owned()],
             },
         })
-    }
-
-    fn files(&self) -> &dyn ModelFiles {
-        &self.files
     }
 
     fn vocabulary(&self) -> &Vocabulary {
@@ -178,21 +155,16 @@ impl LocalEngine for FakeEngine {
         &erased.1
     }
 
-    fn write_checkpoint(&self, _: &Self::Erased, folder: &Path) -> Result<(), CliError> {
-        std::fs::create_dir_all(folder.join("unet")).unwrap();
-        std::fs::write(folder.join("model_index.json"), "{}").unwrap();
-        std::fs::write(folder.join("unet/diffusion_pytorch_model.safetensors"), "x").unwrap();
-        Ok(())
+    fn write_unet(_: &Self::Erased, out: &mut dyn Write) -> io::Result<()> {
+        out.write_all(b"edited")
     }
 
     fn write_delta(
-        &self,
         _: &Self::Erased,
         metadata: &BTreeMap<String, String>,
-        file: &Path,
-    ) -> Result<(), CliError> {
-        std::fs::write(file, format!("{metadata:?}")).unwrap();
-        Ok(())
+        out: &mut dyn Write,
+    ) -> io::Result<()> {
+        write!(out, "{metadata:?}")
     }
 }
 
@@ -255,7 +227,7 @@ fn the_demo_writes_all_of_its_files() {
     assert!(delta.contains("keystep.spec"));
     assert!(matches!(
         run(&["demo", "--out", out.to_str().unwrap()]),
-        Err(CliError::Usage(message)) if message.contains("exists")
+        Err(error) if error.exit_code() == 2 && error.to_string().contains("exists")
     ));
 }
 

@@ -7,8 +7,8 @@ use clap::Args;
 use super::{
     CliError,
     arguments::{LocalArguments, ModelArguments, QuietArguments},
-    files::{check_writable, write_whole},
-    local::LocalEngine,
+    files::{check_target, write_whole},
+    local::{LocalEngine, LocalModel},
     session::{Session, print_result},
 };
 use crate::{
@@ -56,7 +56,7 @@ pub(super) struct GenerateArguments {
     /// Height in pixels, a multiple of 8 [default: the model's].
     #[arg(long, value_name = "PIXELS", requires = "width")]
     pub(super) height: Option<usize>,
-    /// PNG file to write; replaced when it exists.
+    /// PNG file to write; must not exist.
     #[arg(long, value_name = "FILE.png")]
     pub(super) out: PathBuf,
     #[command(flatten)]
@@ -80,8 +80,9 @@ pub(super) fn run<E: LocalEngine>(
         size: arguments.width.zip(arguments.height),
     };
     spec.validate()?;
-    check_writable(&arguments.out)?;
-    let mut engine = E::open(&arguments.model.model, arguments.model.variant.as_deref())?;
+    check_target(&arguments.out)?;
+    let mut engine =
+        LocalModel::<E>::open(&arguments.model.model, arguments.model.variant.as_deref())?.engine;
     let (pictures, seconds) = session.work(|context| engine.generate(&spec, context))?;
     let mut notes = PictureNotes::drawn(&arguments.prompt, arguments.seed);
     if !arguments.negative_prompt.is_empty() {
@@ -90,8 +91,7 @@ pub(super) fn run<E: LocalEngine>(
     notes.entries.push(("steps", arguments.steps.to_string()));
     notes.entries.push(("guidance scale", arguments.guidance_scale.to_string()));
     let png = encode_png(&picture_grid(&pictures)?, &notes)?;
-    session.interrupt.check()?;
-    write_whole(&arguments.out, &png)?;
+    write_whole(&[(&arguments.out, &png)], &session.interrupt)?;
     print_result(&format!("{} ({seconds:.1} s)\n", arguments.out.display()));
     Ok(())
 }

@@ -3,11 +3,12 @@
 
 use std::{
     collections::BTreeMap,
-    path::{Path, PathBuf},
+    io::{self, Write},
 };
 
-use super::{CliError, interrupt::Interrupt};
+use super::CliError;
 use crate::{
+    artifacts::open_model,
     engine::{EngineError, RunContext},
     outcome::{JudgeReport, Picture, TimestepScores, TrainingLog},
     spec::{GenerateSpec, JudgeSpec, ModelFiles, ScoreSpec, UnlearnSpec, Vocabulary},
@@ -16,15 +17,29 @@ use crate::{
 /// The model that comes with the program.
 pub(super) const BUILTIN_MODEL: &str = "builtin:emoji-canvas";
 
-/// A model in this process.
+/// A model that is loaded in this process, and where it came from.
+#[derive(Debug)]
+pub(super) struct LocalModel<E> {
+    pub(super) files: Box<dyn ModelFiles>,
+    pub(super) engine: E,
+}
+
+impl<E: LocalEngine> LocalModel<E> {
+    /// Opens and loads a folder or a built-in model.
+    pub(super) fn open(location: &str, variant: Option<&str>) -> Result<Self, CliError> {
+        let files = open_model(location)?;
+        let engine = E::load(files.as_ref(), variant)?;
+        Ok(Self { files, engine })
+    }
+}
+
+/// What the verbs ask of an engine; the methods are `engine::CandleEngine`'s.
 pub(super) trait LocalEngine: Sized {
-    /// An erased model, not yet written.
+    /// An erased model, not yet written; `engine::ErasedCheckpoint`.
     type Erased;
 
-    /// Opens a folder or a built-in model by name.
-    fn open(model: &str, variant: Option<&str>) -> Result<Self, CliError>;
-    /// The folder it was opened from.
-    fn files(&self) -> &dyn ModelFiles;
+    /// Reads the weights.
+    fn load(files: &dyn ModelFiles, variant: Option<&str>) -> Result<Self, EngineError>;
     /// The words that the model is known to draw.
     fn vocabulary(&self) -> &Vocabulary;
     /// Measures which steps decide a concept.
@@ -57,37 +72,31 @@ pub(super) trait LocalEngine: Sized {
     fn log(erased: &Self::Erased) -> &TrainingLog;
     /// The scores that were measured on the way, one a concept.
     fn scores(erased: &Self::Erased) -> &[TimestepScores];
-    /// Writes a whole diffusers folder with the edited U-Net.
-    fn write_checkpoint(&self, erased: &Self::Erased, folder: &Path) -> Result<(), CliError>;
-    /// Writes a safetensors file of the edited tensors alone.
+    /// Writes the edited U-Net as safetensors.
+    fn write_unet(erased: &Self::Erased, out: &mut dyn Write) -> io::Result<()>;
+    /// Writes the edited tensors alone as safetensors.
     fn write_delta(
-        &self,
         erased: &Self::Erased,
         metadata: &BTreeMap<String, String>,
-        file: &Path,
-    ) -> Result<(), CliError>;
+        out: &mut dyn Write,
+    ) -> io::Result<()>;
 }
 
-/// PLACEHOLDER: stands for `engine::CandleEngine` over `artifacts::open_model` until both are
-/// here. Every call says so; nothing else in `cli` has to change.
+/// PLACEHOLDER: stands for `engine::CandleEngine` until that is here. Loading says so; nothing
+/// else in `cli` has to change.
 #[derive(Debug)]
-pub(super) struct CandleLocal {
-    never: std::convert::Infallible,
-}
+pub(super) enum NoEngine {}
 
-impl LocalEngine for CandleLocal {
+impl LocalEngine for NoEngine {
     type Erased = std::convert::Infallible;
 
-    fn open(model: &str, _variant: Option<&str>) -> Result<Self, CliError> {
-        Err(CliError::Artifact(format!("cannot open {model}: the engine is not wired yet").into()))
-    }
-
-    fn files(&self) -> &dyn ModelFiles {
-        match self.never {}
+    fn load(files: &dyn ModelFiles, _: Option<&str>) -> Result<Self, EngineError> {
+        let file = files.location().to_owned();
+        Err(EngineError::Config { file, message: "the engine is not wired yet".to_owned() })
     }
 
     fn vocabulary(&self) -> &Vocabulary {
-        match self.never {}
+        match *self {}
     }
 
     fn score_timesteps(
@@ -95,7 +104,7 @@ impl LocalEngine for CandleLocal {
         _: &ScoreSpec,
         _: &mut RunContext<'_>,
     ) -> Result<TimestepScores, EngineError> {
-        match self.never {}
+        match *self {}
     }
 
     fn unlearn(
@@ -103,7 +112,7 @@ impl LocalEngine for CandleLocal {
         _: &UnlearnSpec,
         _: &mut RunContext<'_>,
     ) -> Result<Self::Erased, EngineError> {
-        match self.never {}
+        match *self {}
     }
 
     fn generate(
@@ -111,7 +120,7 @@ impl LocalEngine for CandleLocal {
         _: &GenerateSpec,
         _: &mut RunContext<'_>,
     ) -> Result<Vec<Picture>, EngineError> {
-        match self.never {}
+        match *self {}
     }
 
     fn judge(
@@ -120,7 +129,7 @@ impl LocalEngine for CandleLocal {
         _: &Self,
         _: &mut RunContext<'_>,
     ) -> Result<JudgeReport, EngineError> {
-        match self.never {}
+        match *self {}
     }
 
     fn log(erased: &Self::Erased) -> &TrainingLog {
@@ -131,93 +140,15 @@ impl LocalEngine for CandleLocal {
         match *erased {}
     }
 
-    fn write_checkpoint(&self, _: &Self::Erased, _: &Path) -> Result<(), CliError> {
-        match self.never {}
+    fn write_unet(erased: &Self::Erased, _: &mut dyn Write) -> io::Result<()> {
+        match *erased {}
     }
 
     fn write_delta(
-        &self,
-        _: &Self::Erased,
+        erased: &Self::Erased,
         _: &BTreeMap<String, String>,
-        _: &Path,
-    ) -> Result<(), CliError> {
-        match self.never {}
-    }
-}
-
-/// A folder that appears under its name when it is complete, and else never.
-///
-/// PLACEHOLDER: the staging itself goes to `artifacts::StagedFolder`; what stays here is that an
-/// interrupt removes it.
-#[derive(Debug)]
-pub(super) struct StagedFolder {
-    folder: tempfile::TempDir,
-    out: PathBuf,
-    interrupt: Interrupt,
-}
-
-impl StagedFolder {
-    /// Makes an unfinished folder beside the final one, on the same disk.
-    pub(super) fn create(out: &Path, interrupt: &Interrupt) -> Result<Self, CliError> {
-        super::files::refuse_existing(out)?;
-        let mut builder = tempfile::Builder::new();
-        builder.prefix(".keystep-unfinished-");
-        #[cfg(unix)]
-        builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o777));
-        let folder = builder.tempdir_in(super::files::parent_of(out)).map_err(|source| {
-            CliError::File { action: "make the folder", path: out.to_owned(), source }
-        })?;
-        interrupt.guard(folder.path());
-        Ok(Self { folder, out: out.to_owned(), interrupt: interrupt.clone() })
-    }
-
-    /// Where to write until it is complete.
-    pub(super) fn path(&self) -> &Path {
-        self.folder.path()
-    }
-
-    /// Gives the folder its name, unless a signal came or another took the name meanwhile.
-    pub(super) fn commit(self) -> Result<(), CliError> {
-        self.interrupt.check()?;
-        super::files::refuse_existing(&self.out)?;
-        std::fs::rename(self.folder.path(), &self.out).map_err(|source| CliError::File {
-            action: "make the folder",
-            path: self.out.clone(),
-            source,
-        })
-    }
-}
-
-impl Drop for StagedFolder {
-    fn drop(&mut self) {
-        self.interrupt.release(self.folder.path());
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_folder_appears_when_it_is_complete() {
-        let parent = tempfile::tempdir().unwrap();
-        let out = parent.path().join("out");
-        let interrupt = Interrupt::default();
-        let staged = StagedFolder::create(&out, &interrupt).unwrap();
-        std::fs::write(staged.path().join("a"), "1").unwrap();
-        assert!(!out.exists());
-        staged.commit().unwrap();
-        assert_eq!(std::fs::read(out.join("a")).unwrap(), b"1");
-        assert_eq!(std::fs::read_dir(parent.path()).unwrap().count(), 1);
-    }
-
-    #[test]
-    fn nothing_is_left_of_an_interrupted_folder() {
-        let parent = tempfile::tempdir().unwrap();
-        let interrupt = Interrupt::default();
-        let staged = StagedFolder::create(&parent.path().join("out"), &interrupt).unwrap();
-        interrupt.cancel.cancel();
-        assert!(matches!(staged.commit(), Err(CliError::Interrupted)));
-        assert_eq!(std::fs::read_dir(parent.path()).unwrap().count(), 0);
+        _: &mut dyn Write,
+    ) -> io::Result<()> {
+        match *erased {}
     }
 }

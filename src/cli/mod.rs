@@ -16,6 +16,7 @@ mod progress;
 mod result_folder;
 mod score;
 mod session;
+mod staging;
 mod stopwatch;
 mod unlearn;
 
@@ -24,7 +25,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use failure::CliError;
-use local::CandleLocal;
+use local::NoEngine;
 use session::Session;
 
 /// Makes text-to-image diffusion models forget a concept.
@@ -68,11 +69,11 @@ impl Verb {
 
     fn run(&self, session: &mut Session) -> Result<(), CliError> {
         match self {
-            Self::Demo(arguments) => demo::run::<CandleLocal>(arguments, session),
-            Self::Unlearn(arguments) => unlearn::run::<CandleLocal>(arguments, session),
-            Self::Score(arguments) => score::run::<CandleLocal>(arguments, session),
-            Self::Generate(arguments) => generate::run::<CandleLocal>(arguments, session),
-            Self::Evaluate(arguments) => evaluate::run::<CandleLocal>(arguments, session),
+            Self::Demo(arguments) => demo::run::<NoEngine>(arguments, session),
+            Self::Unlearn(arguments) => unlearn::run::<NoEngine>(arguments, session),
+            Self::Score(arguments) => score::run::<NoEngine>(arguments, session),
+            Self::Generate(arguments) => generate::run::<NoEngine>(arguments, session),
+            Self::Evaluate(arguments) => evaluate::run::<NoEngine>(arguments, session),
         }
     }
 }

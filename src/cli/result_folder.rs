@@ -1,20 +1,26 @@
 //! What an erasure leaves: the folder of `demo` and `unlearn`.
 
-use std::{collections::BTreeMap, path::Path};
+use std::collections::BTreeMap;
 
 use super::{
     CliError,
-    files::{file_digest, sha256_hex},
-    local::LocalEngine,
+    files::json_bytes,
+    local::{LocalEngine, LocalModel},
     memory::peak_rss_bytes,
+    staging::Staging,
 };
 use crate::{
+    artifacts::{
+        diffusers::write_checkpoint,
+        digest::{digest_bytes, digest_file},
+        open_model,
+    },
     outcome::{JudgeReport, TimestepScores, TrainingLog, Verdict},
     report::{
         Cost, Headline, ReportError, ReportPage, RunReport, Seeds, TrainingSummary, contact_sheet,
         score_plot, training_plot,
     },
-    spec::{FileError, KeySteps, Method, ModelFiles, UnlearnSpec},
+    spec::{KeySteps, Method, ModelFiles, UnlearnSpec},
 };
 
 /// The model's folder inside the result.
@@ -22,21 +28,35 @@ pub(super) const CHECKPOINT: &str = "checkpoint";
 /// The edited tensors inside the result.
 pub(super) const DELTA: &str = "delta.safetensors";
 
+/// What a result must hold to be one.
+pub(super) const EXPECTED: [&str; 5] = [
+    "checkpoint/model_index.json",
+    "checkpoint/unet/diffusion_pytorch_model.safetensors",
+    DELTA,
+    "report.json",
+    "report.html",
+];
+
 /// Writes the edited model, whole and as a delta.
 pub(super) fn write_model<E: LocalEngine>(
-    base: &E,
+    base: &LocalModel<E>,
     erased: &E::Erased,
     spec: &UnlearnSpec,
-    folder: &Path,
+    staging: &mut Staging,
 ) -> Result<(), CliError> {
-    base.write_checkpoint(erased, &folder.join(CHECKPOINT))?;
+    let files = base.files.as_ref();
+    staging.fill(|folder| {
+        folder.within(CHECKPOINT, |folder| {
+            write_checkpoint(folder, files, |out| E::write_unet(erased, out))
+        })
+    })?;
     let spec = serde_json::to_string(spec).map_err(ReportError::Json)?;
     let metadata = BTreeMap::from([
-        ("keystep.base".to_owned(), base.files().location().to_owned()),
+        ("keystep.base".to_owned(), files.location().to_owned()),
         ("keystep.spec".to_owned(), spec),
         ("keystep.version".to_owned(), env!("CARGO_PKG_VERSION").to_owned()),
     ]);
-    base.write_delta(erased, &metadata, &folder.join(DELTA))
+    staging.fill(|folder| folder.write(DELTA, |out| E::write_delta(erased, &metadata, out)))
 }
 
 /// What the evidence is made of.
@@ -54,7 +74,7 @@ pub(super) struct Evidence<'a> {
 
 impl Evidence<'_> {
     /// Writes scores, plots, sheet, log, report and page into the folder.
-    pub(super) fn write(&self, folder: &Path) -> Result<RunReport, CliError> {
+    pub(super) fn write(&self, staging: &mut Staging) -> Result<RunReport, CliError> {
         let mut plots = Vec::new();
         for (index, scores) in self.scores.iter().enumerate() {
             let name = match self.scores.len() {
@@ -62,9 +82,9 @@ impl Evidence<'_> {
                 _ => format!("scores-{}", index + 1),
             };
             let json = json_bytes(scores)?;
-            write(folder, &format!("{name}.json"), &json)?;
+            staging.write(&format!("{name}.json"), &json)?;
             let plot = score_plot(scores)?;
-            write(folder, &format!("{name}.png"), &plot)?;
+            staging.write(&format!("{name}.png"), &plot)?;
             plots.push(plot);
         }
         let sheet = self
@@ -75,12 +95,12 @@ impl Evidence<'_> {
             })
             .transpose()?;
         if let Some(sheet) = &sheet {
-            write(folder, "before-after.png", sheet)?;
+            staging.write("before-after.png", sheet)?;
         }
-        write(folder, "training.json", &json_bytes(self.log)?)?;
+        staging.write("training.json", &json_bytes(self.log)?)?;
         let training = training_plot(self.log)?;
-        let report = self.report(folder)?;
-        write(folder, "report.json", &report.to_json()?)?;
+        let report = self.report(staging)?;
+        staging.write("report.json", &report.to_json()?)?;
         let page = ReportPage {
             report: &report,
             log: self.log,
@@ -89,11 +109,11 @@ impl Evidence<'_> {
             score_plot_png: plots.first().map(Vec::as_slice),
             training_plot_png: Some(&training),
         };
-        write(folder, "report.html", page.render()?.as_bytes())?;
+        staging.write("report.html", page.render()?.as_bytes())?;
         Ok(report)
     }
 
-    fn report(&self, folder: &Path) -> Result<RunReport, CliError> {
+    fn report(&self, staging: &Staging) -> Result<RunReport, CliError> {
         let judges: Vec<Verdict> =
             self.judged.map_or_else(Vec::new, |judged| judged.verdicts.clone());
         let window = match &self.spec.method {
@@ -127,45 +147,27 @@ impl Evidence<'_> {
                 judge: self.judged.map(|judged| judged.spec.seed),
             },
             versions: versions(),
-            digests: self.digests(folder)?,
+            digests: self.digests(staging)?,
         })
     }
 
-    fn digests(&self, folder: &Path) -> Result<BTreeMap<String, String>, CliError> {
-        let is_weights = |name: &str| name.starts_with("unet/") && name.ends_with(".safetensors");
+    fn digests(&self, staging: &Staging) -> Result<BTreeMap<String, String>, CliError> {
         let mut digests = BTreeMap::new();
         let spec = serde_json::to_vec(self.spec).map_err(ReportError::Json)?;
-        let digest = sha256_hex(spec.as_slice()).map_err(|source| CliError::File {
-            action: "digest",
-            path: "spec".into(),
-            source,
-        })?;
-        digests.insert("spec".to_owned(), digest);
-        for name in self.base.names().iter().filter(|name| is_weights(name)) {
-            let unreadable = |source| {
-                let location = self.base.location().to_owned();
-                FileError::Unreadable { location, name: name.clone(), source }
-            };
-            let digest = self
-                .base
-                .open(name)
-                .and_then(|(reader, _)| sha256_hex(reader).map_err(unreadable))
-                .map_err(|error| CliError::Artifact(Box::new(error)))?;
-            digests.insert(format!("base {name}"), digest);
-        }
-        let edited = folder.join(CHECKPOINT).join("unet");
-        let entries = std::fs::read_dir(&edited).map_err(|source| CliError::File {
-            action: "read",
-            path: edited.clone(),
-            source,
-        })?;
-        for entry in entries.flatten() {
-            let name = format!("unet/{}", entry.file_name().to_string_lossy());
-            if is_weights(&name) {
-                digests.insert(format!("edited {name}"), file_digest(&entry.path())?);
+        digests.insert("spec".to_owned(), digest_bytes(&spec));
+        let edited = open_model(&staging.path().join(CHECKPOINT).to_string_lossy())?;
+        for (which, files) in [("base", self.base), ("edited", edited.as_ref())] {
+            let weights = files
+                .names()
+                .iter()
+                .filter(|name| name.starts_with("unet/") && name.ends_with(".safetensors"));
+            for name in weights {
+                digests.insert(format!("{which} {name}"), digest_file(files, name)?);
             }
         }
-        digests.insert(DELTA.to_owned(), file_digest(&folder.join(DELTA))?);
+        let path = staging.path().join(DELTA);
+        let delta = std::fs::read(&path).map_err(|source| CliError::File { path, source })?;
+        digests.insert(DELTA.to_owned(), digest_bytes(&delta));
         Ok(digests)
     }
 }
@@ -195,17 +197,4 @@ pub(super) fn verdict_table(verdicts: &[Verdict]) -> String {
         )
     }));
     lines.join("\n") + "\n"
-}
-
-/// Pretty JSON with a line end.
-pub(super) fn json_bytes(value: &impl serde::Serialize) -> Result<Vec<u8>, CliError> {
-    let mut bytes = serde_json::to_vec_pretty(value).map_err(ReportError::Json)?;
-    bytes.push(b'\n');
-    Ok(bytes)
-}
-
-/// Writes a file into an unfinished folder.
-pub(super) fn write(folder: &Path, name: &str, bytes: &[u8]) -> Result<(), CliError> {
-    let path = folder.join(name);
-    std::fs::write(&path, bytes).map_err(|source| CliError::File { action: "write", path, source })
 }

@@ -7,10 +7,10 @@ use clap::Args;
 use super::{
     CliError,
     arguments::{LocalArguments, ModelArguments, QuietArguments, VocabularyArguments, kind_parser},
-    files::refuse_existing,
-    local::{LocalEngine, StagedFolder},
-    result_folder::{json_bytes, write},
+    files::json_bytes,
+    local::{LocalEngine, LocalModel},
     session::{Session, print_result},
+    staging::Staging,
 };
 use crate::{
     report::score_plot,
@@ -67,7 +67,6 @@ pub(super) fn run<E: LocalEngine>(
     session: &mut Session,
 ) -> Result<(), CliError> {
     arguments.local.check()?;
-    refuse_existing(&arguments.out)?;
     let mut spec = ScoreSpec {
         steps: arguments.steps,
         trajectories: arguments.trajectories,
@@ -80,14 +79,16 @@ pub(super) fn run<E: LocalEngine>(
         )
     };
     spec.validate()?;
-    let staged = StagedFolder::create(&arguments.out, &session.interrupt)?;
-    let mut engine = E::open(&arguments.model.model, arguments.model.variant.as_deref())?;
+    let expected = ["scores.json", "scores.png"];
+    let mut staging = Staging::create(&arguments.out, &expected, &session.interrupt)?;
+    let mut engine =
+        LocalModel::<E>::open(&arguments.model.model, arguments.model.variant.as_deref())?.engine;
     spec.vocabulary = arguments.vocabulary.words(engine.vocabulary())?;
     spec.validate()?;
     let (scores, _) = session.work(|context| engine.score_timesteps(&spec, context))?;
-    write(staged.path(), "scores.json", &json_bytes(&scores)?)?;
-    write(staged.path(), "scores.png", &score_plot(&scores)?)?;
-    staged.commit()?;
+    staging.write("scores.json", &json_bytes(&scores)?)?;
+    staging.write("scores.png", &score_plot(&scores)?)?;
+    staging.commit()?;
     print_result(&format!(
         "Recommended window: log-SNR {:.3}:{:.3}, steps {} to {} of {}\n{}\nLook at {}\n",
         scores.window.low,

@@ -10,10 +10,10 @@ use super::{
         LocalArguments, MethodArguments, ModelArguments, QuietArguments, VocabularyArguments,
         WindowArguments, kind_parser,
     },
-    files::refuse_existing,
-    local::{LocalEngine, StagedFolder},
-    result_folder::{CHECKPOINT, Evidence, write_model},
+    local::{LocalEngine, LocalModel},
+    result_folder::{CHECKPOINT, EXPECTED, Evidence, write_model},
     session::{Session, cost, print_result},
+    staging::Staging,
 };
 use crate::{
     report::Cost,
@@ -90,7 +90,6 @@ pub(super) fn run<E: LocalEngine>(
     session: &mut Session,
 ) -> Result<(), CliError> {
     arguments.local.check()?;
-    refuse_existing(&arguments.out)?;
     let concepts = arguments.concepts();
     let (mut method, preset_scope) = arguments.method.preset(arguments.kind, concepts.len() > 1);
     let given = arguments.window.apply(&mut method, &concepts)?;
@@ -104,20 +103,21 @@ pub(super) fn run<E: LocalEngine>(
     };
     // Once before the model is opened, so that a slip is told at once.
     spec.validate()?;
-    let staged = StagedFolder::create(&arguments.out, &session.interrupt)?;
-    let mut base = E::open(&arguments.model.model, arguments.model.variant.as_deref())?;
-    spec.vocabulary = arguments.vocabulary.words(base.vocabulary())?;
+    let mut staging = Staging::create(&arguments.out, &EXPECTED, &session.interrupt)?;
+    let mut base =
+        LocalModel::<E>::open(&arguments.model.model, arguments.model.variant.as_deref())?;
+    spec.vocabulary = arguments.vocabulary.words(base.engine.vocabulary())?;
     spec.validate()?;
 
-    let (erased, seconds) = session.work(|context| base.unlearn(&spec, context))?;
-    write_model(&base, &erased, &spec, staged.path())?;
+    let (erased, seconds) = session.work(|context| base.engine.unlearn(&spec, context))?;
+    write_model(&base, &erased, &spec, &mut staging)?;
     let measured = E::scores(&erased);
     let scoring = cost(measured.iter().map(|scores| scores.unet_evaluations).sum(), 0.0);
     let scores: Vec<_> =
         if measured.is_empty() { given.into_iter().collect() } else { measured.to_vec() };
     let log = E::log(&erased);
     let report = Evidence {
-        base: base.files(),
+        base: base.files.as_ref(),
         spec: &spec,
         log,
         scores: &scores,
@@ -125,8 +125,8 @@ pub(super) fn run<E: LocalEngine>(
         cost: Cost { scoring, erasing: cost(log.unet_evaluations, seconds), judging: cost(0, 0.0) },
         seconds: session.seconds(),
     }
-    .write(staged.path())?;
-    staged.commit()?;
+    .write(&mut staging)?;
+    staging.commit()?;
     print_result(&format!(
         "{} updates, {} U-Net evaluations, {:.0} s; of the concept's guidance {:.2} is left\n\
          The edited model: {}\nThe report: {}\n",
