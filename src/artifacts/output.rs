@@ -34,6 +34,8 @@ pub struct StagedFolder {
     target: PathBuf,
     parent: PathBuf,
     temporary: TempDir,
+    /// What names are relative to within the folder: empty, or a path that ends in `/`.
+    inside: String,
     expected: Vec<String>,
     disk: Box<dyn Disk>,
 }
@@ -67,6 +69,7 @@ impl StagedFolder {
             target: target.to_owned(),
             parent,
             temporary,
+            inside: String::new(),
             expected: expected.iter().map(|&name| name.to_owned()).collect(),
             disk: Box::new(LocalDisk),
         })
@@ -77,15 +80,34 @@ impl StagedFolder {
         &self.target
     }
 
+    /// Where the folder is until it is committed, for reading back what was written.
+    pub fn unfinished(&self) -> &Path {
+        self.temporary.path()
+    }
+
+    /// Puts what `fill` writes into a folder within this one.
+    pub fn within<T>(
+        &mut self,
+        folder: &str,
+        fill: impl FnOnce(&mut Self) -> Result<T, ArtifactError>,
+    ) -> Result<T, ArtifactError> {
+        let inside = format!("{}{folder}/", self.inside);
+        let outside = std::mem::replace(&mut self.inside, inside);
+        let result = fill(self);
+        self.inside = outside;
+        result
+    }
+
     /// Writes one file, named by its path with `/` relative to the folder.
     pub fn write(
         &mut self,
         name: &str,
         write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
     ) -> Result<(), ArtifactError> {
+        let name = &format!("{}{name}", self.inside);
         let shown = self.target.join(name);
         let plain = Path::new(name).components().all(|part| matches!(part, Component::Normal(_)));
-        if name.is_empty() || !plain {
+        if name.is_empty() || name.ends_with('/') || !plain {
             return Err(ArtifactError::BadTarget {
                 path: shown,
                 message: "a result's files lie within its folder".to_owned(),
@@ -393,6 +415,22 @@ mod tests {
         assert_eq!(entries(place.path()), 2);
         drop((staged, file));
         assert_eq!(entries(place.path()), 0);
+    }
+
+    #[test]
+    fn a_folder_within_the_folder_keeps_its_files_together() {
+        let place = tempfile::tempdir().unwrap();
+        let target = place.path().join("erased");
+        let mut staged = StagedFolder::create(&target, &["checkpoint/unet/a"]).unwrap();
+        staged
+            .within("checkpoint", |staged| staged.write("unet/a", |out| out.write_all(b"one")))
+            .unwrap();
+        assert_eq!(fs::read(staged.unfinished().join("checkpoint/unet/a")).unwrap(), b"one");
+        let outside = staged.within("..", |staged| staged.write("a", |_| Ok(())));
+        assert!(matches!(outside, Err(ArtifactError::BadTarget { .. })));
+        staged.write("b", |out| out.write_all(b"two")).unwrap();
+        staged.commit().unwrap();
+        assert_eq!(fs::read(target.join("b")).unwrap(), b"two");
     }
 
     #[test]

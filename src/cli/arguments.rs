@@ -1,0 +1,221 @@
+//! Arguments that several verbs share, and the specs that are made of them.
+
+use std::path::{Path, PathBuf};
+
+use clap::{
+    Args,
+    builder::{PossibleValuesParser, TypedValueParser},
+};
+
+use super::{CliError, files::read_json};
+use crate::{
+    outcome::TimestepScores,
+    spec::{Concept, ConceptKind, KeySteps, LogSnrWindow, Method, MethodName, Scope, Vocabulary},
+};
+
+/// Where the work is done.
+#[derive(Debug, Clone, Copy, Args)]
+pub(super) struct LocalArguments {
+    /// Do the work in this process. Required for now: remote calls come with the server.
+    #[arg(long)]
+    pub(super) local: bool,
+}
+
+impl LocalArguments {
+    pub(super) fn check(self) -> Result<(), CliError> {
+        if self.local {
+            Ok(())
+        } else {
+            Err(CliError::Usage(
+                "remote calls come with the server; use --local to work in this process".to_owned(),
+            ))
+        }
+    }
+}
+
+/// How much is said.
+#[derive(Debug, Clone, Copy, Args)]
+pub(super) struct QuietArguments {
+    /// Show no progress; errors and results are still printed.
+    #[arg(long, short)]
+    pub(super) quiet: bool,
+}
+
+/// Which model.
+#[derive(Debug, Clone, Args)]
+pub(super) struct ModelArguments {
+    /// The model: a diffusers folder, or builtin:emoji-canvas.
+    #[arg(long, value_name = "DIR|NAME")]
+    pub(super) model: String,
+    /// Read the weights of a variant, such as fp16 for `diffusion_pytorch_model.fp16.safetensors`
+    /// [default: the files without a variant].
+    #[arg(long, value_name = "NAME")]
+    pub(super) variant: Option<String>,
+}
+
+/// The words of contexts and neighbours.
+#[derive(Debug, Clone, Args)]
+pub(super) struct VocabularyArguments {
+    /// JSON file with the words that the model is known to draw: {"anything": "picture",
+    /// "objects": […], "styles": […]} [default: vocabulary.json of the model].
+    #[arg(long, value_name = "FILE")]
+    pub(super) vocabulary: Option<PathBuf>,
+}
+
+impl VocabularyArguments {
+    /// The words given, or else the model's own.
+    pub(super) fn words(&self, of_model: &Vocabulary) -> Result<Vocabulary, CliError> {
+        let words = match &self.vocabulary {
+            Some(path) => read_json(path, "a vocabulary with objects and styles")?,
+            None => of_model.clone(),
+        };
+        words.validate()?;
+        Ok(words)
+    }
+}
+
+/// How to erase.
+#[derive(Debug, Clone, Args)]
+pub(super) struct MethodArguments {
+    /// The method: keystep (ours, window measured), kscu or esd (both as published).
+    #[arg(long, value_name = "METHOD", default_value = "keystep", value_parser = method_parser())]
+    pub(super) method: MethodName,
+    /// Adam's learning rate. For keystep: the step of each tensor as a share of the tensor's root
+    /// mean square [default: keystep 3e-3; kscu and esd 1e-5, as published].
+    #[arg(long, value_name = "RATE")]
+    pub(super) learning_rate: Option<f64>,
+    /// Most updates; keystep stops earlier once the concept is gone [default: keystep 300, esd
+    /// 1000, kscu 200 to 750 by kind].
+    #[arg(long, value_name = "N")]
+    pub(super) updates: Option<usize>,
+}
+
+impl MethodArguments {
+    /// The preset for a kind with what was given put in.
+    pub(super) fn preset(&self, kind: ConceptKind, several: bool) -> (Method, Scope) {
+        let (mut method, scope) = Method::preset(self.method, kind, several);
+        let (updates, rate) = match &mut method {
+            Method::Keystep(settings) => (&mut settings.updates, &mut settings.relative_rate),
+            Method::Kscu(settings) => (&mut settings.updates, &mut settings.learning_rate),
+            Method::Esd(settings) => (&mut settings.updates, &mut settings.learning_rate),
+        };
+        *updates = self.updates.unwrap_or(*updates);
+        *rate = self.learning_rate.unwrap_or(*rate);
+        (method, scope)
+    }
+}
+
+/// Where on the denoising path keystep trains.
+#[derive(Debug, Clone, Args)]
+#[group(multiple = false)]
+pub(super) struct WindowArguments {
+    /// Train between these noise levels, in natural log-SNR, such as -4.2:-0.5 (method keystep
+    /// only) [default: measured first].
+    #[arg(long, value_name = "LOW:HIGH", allow_hyphen_values = true, value_parser = parse_window)]
+    pub(super) window: Option<LogSnrWindow>,
+    /// Take the window from a scores.json of `keystep score` (method keystep only).
+    #[arg(long, value_name = "FILE")]
+    pub(super) scores: Option<PathBuf>,
+}
+
+impl WindowArguments {
+    /// Puts a given window into the method; gives the scores that it came from.
+    pub(super) fn apply(
+        &self,
+        method: &mut Method,
+        concepts: &[Concept],
+    ) -> Result<Option<TimestepScores>, CliError> {
+        let scores = self.scores.as_deref().map(|path| read_scores(path, concepts)).transpose()?;
+        let Some(window) = self.window.or(scores.as_ref().map(|scores| scores.window)) else {
+            return Ok(None);
+        };
+        let Method::Keystep(settings) = method else {
+            return Err(CliError::Usage(format!(
+                "the method {} has its own key steps; --window and --scores are for keystep",
+                method.name().name()
+            )));
+        };
+        settings.key_steps = KeySteps::Window(window);
+        Ok(scores)
+    }
+}
+
+fn read_scores(path: &Path, concepts: &[Concept]) -> Result<TimestepScores, CliError> {
+    let scores: TimestepScores = read_json(path, "a scores.json of `keystep score`")?;
+    if concepts.iter().any(|concept| concept.text == scores.spec.concept.text) {
+        Ok(scores)
+    } else {
+        Err(CliError::Usage(format!(
+            "{} scores \"{}\", which is not to be erased; score the concept itself or give --window",
+            path.display(),
+            scores.spec.concept.text
+        )))
+    }
+}
+
+/// Parses `--kind`, with the kinds listed in the help.
+pub(super) fn kind_parser() -> impl TypedValueParser<Value = ConceptKind> {
+    PossibleValuesParser::new(ConceptKind::ALL.map(ConceptKind::name))
+        .try_map(|text| text.parse::<ConceptKind>())
+}
+
+fn method_parser() -> impl TypedValueParser<Value = MethodName> {
+    let names = [MethodName::Keystep, MethodName::Kscu, MethodName::Esd].map(MethodName::name);
+    PossibleValuesParser::new(names).try_map(|text| text.parse::<MethodName>())
+}
+
+fn parse_window(text: &str) -> Result<LogSnrWindow, String> {
+    let (low, high) =
+        text.split_once(':').ok_or("give two noise levels as LOW:HIGH, such as -4.2:-0.5")?;
+    let number = |part: &str| {
+        part.trim()
+            .parse::<f64>()
+            .ok()
+            .filter(|level| level.is_finite())
+            .ok_or_else(|| format!("\"{part}\" is not a number"))
+    };
+    let window = LogSnrWindow { low: number(low)?, high: number(high)? };
+    if window.low > window.high {
+        return Err("LOW is above HIGH; low log-SNR is noisy, high is clean".to_owned());
+    }
+    Ok(window)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn windows_are_two_numbers_in_order() {
+        assert_eq!(parse_window("-4.2:-0.5"), Ok(LogSnrWindow { low: -4.2, high: -0.5 }));
+        for wrong in ["", "1", "2:1", "a:b", "nan:1", "0:inf"] {
+            assert!(parse_window(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_window_is_for_keystep_alone() {
+        let window = Some(LogSnrWindow { low: -1.0, high: 1.0 });
+        let arguments = WindowArguments { window, scores: None };
+        let preset = |name| Method::preset(name, ConceptKind::Object, false).0;
+        assert!(arguments.apply(&mut preset(MethodName::Keystep), &[]).is_ok());
+        assert!(matches!(
+            arguments.apply(&mut preset(MethodName::Esd), &[]),
+            Err(CliError::Usage(_))
+        ));
+    }
+
+    #[test]
+    fn given_knobs_replace_the_presets() {
+        let arguments = MethodArguments {
+            method: MethodName::Kscu,
+            learning_rate: Some(3e-4),
+            updates: Some(7),
+        };
+        let (Method::Kscu(settings), _) = arguments.preset(ConceptKind::Style, false) else {
+            panic!("another method")
+        };
+        assert_eq!((settings.updates, settings.first_key_step), (7, 24));
+        assert!((settings.learning_rate - 3e-4).abs() < 1e-12);
+    }
+}

@@ -1,0 +1,156 @@
+//! Everything that ends a verb, with its exit code and its lines on stderr.
+
+use std::{error::Error, io::Write, path::PathBuf};
+
+use crate::{artifacts::ArtifactError, engine::EngineError, report::ReportError, spec::SpecError};
+
+/// Why a verb did not do its work.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum CliError {
+    /// Asked for something that cannot be; says what to ask for instead.
+    #[error("{0}")]
+    Usage(String),
+    /// The request breaks rules.
+    #[error(transparent)]
+    Spec(#[from] SpecError),
+    /// The engine could not do it.
+    #[error(transparent)]
+    Engine(EngineError),
+    /// A model folder could not be opened or written.
+    #[error(transparent)]
+    Artifact(#[from] ArtifactError),
+    /// A plot, sheet or report could not be made.
+    #[error(transparent)]
+    Report(#[from] ReportError),
+    /// A file that the user named could not be read.
+    #[error("cannot read {}", .path.display())]
+    File {
+        /// Where.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// A JSON file does not say what it should.
+    #[error("{} is not {expected}", .path.display())]
+    Json {
+        /// The file.
+        path: PathBuf,
+        /// What it should be.
+        expected: &'static str,
+        /// Where it goes wrong.
+        source: serde_json::Error,
+    },
+    /// The signal handler could not be set.
+    #[error("cannot listen for Ctrl-C")]
+    Signals(#[source] ctrlc::Error),
+    /// Stopped by a signal.
+    #[error("interrupted; nothing was written")]
+    Interrupted,
+}
+
+impl From<EngineError> for CliError {
+    fn from(error: EngineError) -> Self {
+        match error {
+            EngineError::Spec(error) => Self::Spec(error),
+            EngineError::Cancelled => Self::Interrupted,
+            error => Self::Engine(error),
+        }
+    }
+}
+
+impl CliError {
+    /// 1 the work failed, 2 wrong use, 130 interrupted (128 and SIGINT's number).
+    pub(super) fn exit_code(&self) -> u8 {
+        match self {
+            // How many tokens a prompt has is known to the model alone, and still wrong use.
+            Self::Usage(_)
+            | Self::Spec(_)
+            | Self::Engine(EngineError::PromptTooLong { .. })
+            | Self::Artifact(
+                ArtifactError::TargetExists { .. }
+                | ArtifactError::BadTarget { .. }
+                | ArtifactError::UnknownBuiltin { .. }
+                | ArtifactError::UnsupportedScheme { .. }
+                | ArtifactError::BadUrl { .. },
+            ) => 2,
+            Self::Interrupted => 130,
+            _ => 1,
+        }
+    }
+
+    /// The lines of the message: each violation of a spec, else the error and its sources.
+    fn lines(&self) -> Vec<String> {
+        if let Self::Spec(error) = self {
+            return error
+                .violations
+                .iter()
+                .map(|violation| format!("error: {}: {}", violation.field, violation.message))
+                .collect();
+        }
+        let mut said = one_line(&self.to_string());
+        let mut lines = vec![format!("error: {said}")];
+        let mut source = self.source();
+        while let Some(error) = source {
+            let text = one_line(&error.to_string());
+            // Some messages quote their source already.
+            if !said.contains(&text) {
+                lines.push(format!("  caused by: {text}"));
+                said = text;
+            }
+            source = error.source();
+        }
+        lines
+    }
+
+    /// Says it on stderr.
+    pub(super) fn print(&self) {
+        let mut stderr = std::io::stderr().lock();
+        for line in self.lines() {
+            // Nobody is left to tell when stderr is closed.
+            let _ = writeln!(stderr, "{line}");
+        }
+    }
+}
+
+fn one_line(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_whole_chain_is_told_once() {
+        let error = CliError::File {
+            path: PathBuf::from("out/x.json"),
+            source: std::io::Error::other("the disk\nis gone"),
+        };
+        assert_eq!(
+            error.lines(),
+            ["error: cannot read out/x.json", "  caused by: the disk is gone"]
+        );
+        assert_eq!(error.exit_code(), 1);
+        // This message quotes its source itself.
+        let quoted = CliError::from(ArtifactError::DiskFull {
+            path: PathBuf::from("out"),
+            source: std::io::Error::other("no space left"),
+        });
+        assert_eq!(quoted.lines().len(), 1);
+        assert_eq!(quoted.exit_code(), 1);
+        let taken = ArtifactError::TargetExists { path: PathBuf::from("out") };
+        assert_eq!(CliError::from(taken).exit_code(), 2);
+    }
+
+    #[test]
+    fn wrong_use_and_interruption_have_their_codes() {
+        let spec = SpecError::one("seed", "is odd");
+        let error = CliError::from(EngineError::Spec(spec));
+        assert_eq!((error.lines(), error.exit_code()), (vec!["error: seed: is odd".to_owned()], 2));
+        assert_eq!(CliError::from(EngineError::Cancelled).exit_code(), 130);
+        let long = EngineError::PromptTooLong { tokens: 90, limit: 77 };
+        assert_eq!(CliError::from(long).exit_code(), 2);
+        let damage = EngineError::WreckedModel { value: 2.0, limit: 1.0 };
+        assert_eq!(CliError::from(damage).exit_code(), 1);
+    }
+}

@@ -1,0 +1,92 @@
+//! Single files in and out.
+
+use std::path::Path;
+
+use serde::{Serialize, de::DeserializeOwned};
+
+use super::{CliError, interrupt::Interrupt};
+use crate::{artifacts::StagedFile, report::ReportError};
+
+/// Refuses an output file that exists or could not be written, before any work is done.
+pub(super) fn check_target(out: &Path) -> Result<(), CliError> {
+    // Nothing is left of it during the work, where a second signal would leave it behind.
+    StagedFile::create(out)?;
+    Ok(())
+}
+
+/// Writes files whole or not at all, and none after a signal.
+pub(super) fn write_whole(files: &[(&Path, &[u8])], interrupt: &Interrupt) -> Result<(), CliError> {
+    let mut staged = Vec::new();
+    for (out, bytes) in files {
+        let mut file = StagedFile::create(out)?;
+        file.write(|writer| writer.write_all(bytes))?;
+        staged.push(file);
+    }
+    interrupt.check()?;
+    for file in staged {
+        file.commit()?;
+    }
+    Ok(())
+}
+
+/// Reads a JSON file that the user named.
+pub(super) fn read_json<T: DeserializeOwned>(
+    path: &Path,
+    expected: &'static str,
+) -> Result<T, CliError> {
+    let bytes =
+        std::fs::read(path).map_err(|source| CliError::File { path: path.to_owned(), source })?;
+    serde_json::from_slice(&bytes).map_err(|source| CliError::Json {
+        path: path.to_owned(),
+        expected,
+        source,
+    })
+}
+
+/// Pretty JSON with a line end.
+pub(super) fn json_bytes(value: &impl Serialize) -> Result<Vec<u8>, CliError> {
+    let mut bytes = serde_json::to_vec_pretty(value).map_err(ReportError::Json)?;
+    bytes.push(b'\n');
+    Ok(bytes)
+}
+
+/// A concept as a part of a file name: lower-case letters and digits of any script, and hyphens.
+pub(super) fn name_part(text: &str) -> String {
+    let mut part = String::new();
+    for letter in text.chars().flat_map(char::to_lowercase).take(60) {
+        if letter.is_alphanumeric() {
+            part.push(letter);
+        } else if !part.is_empty() && !part.ends_with('-') {
+            part.push('-');
+        }
+    }
+    let part = part.trim_end_matches('-');
+    if part.is_empty() { "concept".to_owned() } else { part.to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_safe() {
+        let parts = ["cat", "Van Gogh", "../../etc", "  ", "Ängel №5!"].map(name_part);
+        assert_eq!(parts, ["cat", "van-gogh", "etc", "concept", "ängel-5"]);
+    }
+
+    #[test]
+    fn a_file_is_written_once_and_not_after_a_signal() {
+        let folder = tempfile::tempdir().unwrap();
+        let out = folder.path().join("x.json");
+        let interrupt = Interrupt::default();
+        check_target(&out).unwrap();
+        write_whole(&[(&out, b"1")], &interrupt).unwrap();
+        assert!(matches!(check_target(&out), Err(CliError::Artifact(_))));
+        interrupt.cancel.cancel();
+        let other = folder.path().join("y.json");
+        let result = write_whole(&[(&other, b"2")], &interrupt);
+        assert!(matches!(result, Err(CliError::Interrupted)));
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+        assert_eq!(std::fs::read(&out).unwrap(), b"1");
+    }
+}

@@ -1,0 +1,154 @@
+//! The seam between the verbs and the engine in this process. The verbs are generic over
+//! [`LocalEngine`], so that their tests run with a made-up engine in milliseconds.
+
+use std::{
+    collections::BTreeMap,
+    io::{self, Write},
+};
+
+use super::CliError;
+use crate::{
+    artifacts::open_model,
+    engine::{EngineError, RunContext},
+    outcome::{JudgeReport, Picture, TimestepScores, TrainingLog},
+    spec::{GenerateSpec, JudgeSpec, ModelFiles, ScoreSpec, UnlearnSpec, Vocabulary},
+};
+
+/// The model that comes with the program.
+pub(super) const BUILTIN_MODEL: &str = "builtin:emoji-canvas";
+
+/// A model that is loaded in this process, and where it came from.
+#[derive(Debug)]
+pub(super) struct LocalModel<E> {
+    pub(super) files: Box<dyn ModelFiles>,
+    pub(super) engine: E,
+}
+
+impl<E: LocalEngine> LocalModel<E> {
+    /// Opens and loads a folder or a built-in model.
+    pub(super) fn open(location: &str, variant: Option<&str>) -> Result<Self, CliError> {
+        let files = open_model(location)?;
+        let engine = E::load(files.as_ref(), variant)?;
+        Ok(Self { files, engine })
+    }
+}
+
+/// What the verbs ask of an engine; the methods are `engine::CandleEngine`'s.
+pub(super) trait LocalEngine: Sized {
+    /// An erased model, not yet written; `engine::ErasedCheckpoint`.
+    type Erased;
+
+    /// Reads the weights.
+    fn load(files: &dyn ModelFiles, variant: Option<&str>) -> Result<Self, EngineError>;
+    /// The words that the model is known to draw.
+    fn vocabulary(&self) -> &Vocabulary;
+    /// Measures which steps decide a concept.
+    fn score_timesteps(
+        &mut self,
+        spec: &ScoreSpec,
+        context: &mut RunContext<'_>,
+    ) -> Result<TimestepScores, EngineError>;
+    /// Erases concepts.
+    fn unlearn(
+        &mut self,
+        spec: &UnlearnSpec,
+        context: &mut RunContext<'_>,
+    ) -> Result<Self::Erased, EngineError>;
+    /// Draws pictures.
+    fn generate(
+        &mut self,
+        spec: &GenerateSpec,
+        context: &mut RunContext<'_>,
+    ) -> Result<Vec<Picture>, EngineError>;
+    /// Judges an edited model; called on the base model.
+    fn judge(
+        &mut self,
+        spec: &JudgeSpec,
+        edited: &Self,
+        context: &mut RunContext<'_>,
+    ) -> Result<JudgeReport, EngineError>;
+
+    /// What the optimisation measured.
+    fn log(erased: &Self::Erased) -> &TrainingLog;
+    /// The scores that were measured on the way, one a concept.
+    fn scores(erased: &Self::Erased) -> &[TimestepScores];
+    /// Writes the edited U-Net as safetensors.
+    fn write_unet(erased: &Self::Erased, out: &mut dyn Write) -> io::Result<()>;
+    /// Writes the edited tensors alone as safetensors.
+    fn write_delta(
+        erased: &Self::Erased,
+        metadata: &BTreeMap<String, String>,
+        out: &mut dyn Write,
+    ) -> io::Result<()>;
+}
+
+/// PLACEHOLDER: stands for `engine::CandleEngine` until that is here. Loading says so; nothing
+/// else in `cli` has to change.
+#[derive(Debug)]
+pub(super) enum NoEngine {}
+
+impl LocalEngine for NoEngine {
+    type Erased = std::convert::Infallible;
+
+    fn load(files: &dyn ModelFiles, _: Option<&str>) -> Result<Self, EngineError> {
+        let file = files.location().to_owned();
+        Err(EngineError::Config { file, message: "the engine is not wired yet".to_owned() })
+    }
+
+    fn vocabulary(&self) -> &Vocabulary {
+        match *self {}
+    }
+
+    fn score_timesteps(
+        &mut self,
+        _: &ScoreSpec,
+        _: &mut RunContext<'_>,
+    ) -> Result<TimestepScores, EngineError> {
+        match *self {}
+    }
+
+    fn unlearn(
+        &mut self,
+        _: &UnlearnSpec,
+        _: &mut RunContext<'_>,
+    ) -> Result<Self::Erased, EngineError> {
+        match *self {}
+    }
+
+    fn generate(
+        &mut self,
+        _: &GenerateSpec,
+        _: &mut RunContext<'_>,
+    ) -> Result<Vec<Picture>, EngineError> {
+        match *self {}
+    }
+
+    fn judge(
+        &mut self,
+        _: &JudgeSpec,
+        _: &Self,
+        _: &mut RunContext<'_>,
+    ) -> Result<JudgeReport, EngineError> {
+        match *self {}
+    }
+
+    fn log(erased: &Self::Erased) -> &TrainingLog {
+        match *erased {}
+    }
+
+    fn scores(erased: &Self::Erased) -> &[TimestepScores] {
+        match *erased {}
+    }
+
+    fn write_unet(erased: &Self::Erased, _: &mut dyn Write) -> io::Result<()> {
+        match *erased {}
+    }
+
+    fn write_delta(
+        erased: &Self::Erased,
+        _: &BTreeMap<String, String>,
+        _: &mut dyn Write,
+    ) -> io::Result<()> {
+        match *erased {}
+    }
+}

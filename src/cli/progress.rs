@@ -1,0 +1,179 @@
+//! Progress on stderr: bars on a terminal, a line now and then elsewhere.
+
+use std::{
+    io::{IsTerminal, Write},
+    time::Duration,
+};
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use super::stopwatch::Stopwatch;
+use crate::outcome::{Phase, Progress};
+
+/// Between two plain lines of one phase.
+const LINE_INTERVAL: Duration = Duration::from_secs(10);
+const BAR: &str = "{prefix:<22} {bar:32} {pos:>5}/{len:<5} {per_sec:>9}  {eta:>4} left  {msg}";
+
+/// Where progress is shown.
+#[derive(Debug)]
+pub(super) struct ProgressDisplay {
+    mode: Mode,
+    current: Option<Current>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Mode {
+    Quiet,
+    Lines,
+    Bars,
+}
+
+#[derive(Debug)]
+struct Current {
+    phase: Phase,
+    started: Stopwatch,
+    last_line: Stopwatch,
+    bar: Option<ProgressBar>,
+    latest: Progress,
+}
+
+impl ProgressDisplay {
+    pub(super) fn new(quiet: bool) -> Self {
+        let mode = if quiet {
+            Mode::Quiet
+        } else if std::io::stderr().is_terminal() {
+            Mode::Bars
+        } else {
+            Mode::Lines
+        };
+        Self { mode, current: None }
+    }
+
+    /// Shows one report of the engine.
+    pub(super) fn show(&mut self, progress: &Progress) {
+        if self.mode == Mode::Quiet {
+            return;
+        }
+        if self.current.as_ref().is_none_or(|current| current.phase != progress.phase) {
+            self.finish();
+            self.begin(progress);
+        }
+        let Some(current) = &mut self.current else { return };
+        current.latest = progress.clone();
+        if let Some(bar) = &current.bar {
+            bar.set_length(progress.total as u64);
+            bar.set_position(progress.done as u64);
+            if let Some(update) = &progress.update {
+                bar.set_message(format!("loss {:.4}", update.loss));
+            }
+        } else if current.last_line.elapsed() >= LINE_INTERVAL {
+            current.last_line = Stopwatch::start();
+            say(&plain_line(progress, current.started.seconds()));
+        }
+    }
+
+    /// Ends the phase that is shown.
+    pub(super) fn finish(&mut self) {
+        let Some(current) = self.current.take() else { return };
+        if let Some(bar) = &current.bar {
+            // Stays on the screen as it is, finished or cut short.
+            bar.abandon();
+        } else {
+            say(&plain_line(&current.latest, current.started.seconds()));
+        }
+    }
+
+    /// A line of its own.
+    pub(super) fn note(&mut self, text: &str) {
+        self.finish();
+        if self.mode != Mode::Quiet {
+            say(text);
+        }
+    }
+
+    fn begin(&mut self, progress: &Progress) {
+        let bar = (self.mode == Mode::Bars).then(|| {
+            let target = ProgressDrawTarget::stderr_with_hz(8);
+            let bar = ProgressBar::with_draw_target(Some(progress.total as u64), target);
+            if let Ok(style) = ProgressStyle::with_template(BAR) {
+                bar.set_style(style.progress_chars("━━╌"));
+            }
+            bar.set_prefix(phase_name(progress.phase));
+            bar
+        });
+        let now = Stopwatch::start();
+        self.current = Some(Current {
+            phase: progress.phase,
+            started: now,
+            last_line: now,
+            bar,
+            latest: progress.clone(),
+        });
+    }
+}
+
+fn phase_name(phase: Phase) -> &'static str {
+    match phase {
+        Phase::Score => "scoring steps",
+        Phase::SwitchCurve => "sampling switch curve",
+        Phase::Walk => "walking trajectories",
+        Phase::Train => "training",
+        Phase::Draw => "drawing pictures",
+        Phase::Judge => "judging pictures",
+    }
+}
+
+fn plain_line(progress: &Progress, seconds: f64) -> String {
+    let Progress { done, total, .. } = *progress;
+    let mut parts = vec![format!("{}: {done}/{total}", phase_name(progress.phase))];
+    if done > 0 && seconds > 0.0 {
+        let rate = done as f64 / seconds;
+        parts.push(format!("{rate:.2}/s"));
+        if done < total {
+            parts.push(format!("{:.0} s left", (total - done) as f64 / rate));
+        }
+    }
+    if let Some(update) = &progress.update {
+        parts.push(format!("loss {:.4}", update.loss));
+    }
+    parts.join(", ")
+}
+
+fn say(text: &str) {
+    // Progress that nobody reads is no failure.
+    let _ = writeln!(std::io::stderr().lock(), "{text}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        outcome::UpdateRecord,
+        spec::{StepIndex, Timestep},
+    };
+
+    #[test]
+    fn a_line_tells_rate_time_left_and_loss() {
+        let update = UpdateRecord {
+            update: 119,
+            step: StepIndex(3),
+            timestep: Timestep(801),
+            loss: 0.012_34,
+            gradient_norm: 1.0,
+            unet_evaluations: 10,
+        };
+        let progress =
+            Progress { phase: Phase::Train, done: 120, total: 300, update: Some(update) };
+        assert_eq!(
+            plain_line(&progress, 60.0),
+            "training: 120/300, 2.00/s, 90 s left, loss 0.0123"
+        );
+        let nothing = Progress { phase: Phase::Draw, done: 0, total: 0, update: None };
+        assert_eq!(plain_line(&nothing, 0.0), "drawing pictures: 0/0");
+    }
+
+    #[test]
+    fn the_bar_is_well_formed() {
+        assert!(ProgressStyle::with_template(BAR).is_ok());
+    }
+}

@@ -1,0 +1,61 @@
+//! One run of a verb: its progress, its cancel flag, its clock.
+
+use std::io::Write;
+
+use super::{CliError, interrupt::Interrupt, progress::ProgressDisplay, stopwatch::Stopwatch};
+use crate::{
+    engine::{EngineError, RunContext},
+    report::PhaseCost,
+};
+
+/// What every verb is handed.
+#[derive(Debug)]
+pub(super) struct Session {
+    pub(super) interrupt: Interrupt,
+    stopwatch: Stopwatch,
+    progress: ProgressDisplay,
+}
+
+impl Session {
+    pub(super) fn new(quiet: bool, interrupt: Interrupt) -> Self {
+        Self { interrupt, stopwatch: Stopwatch::start(), progress: ProgressDisplay::new(quiet) }
+    }
+
+    /// Seconds since the verb began.
+    pub(super) fn seconds(&self) -> f64 {
+        self.stopwatch.seconds()
+    }
+
+    /// Lets the engine work, with progress shown and the signals watched. Gives the result and the
+    /// seconds it took.
+    pub(super) fn work<T>(
+        &mut self,
+        work: impl FnOnce(&mut RunContext<'_>) -> Result<T, EngineError>,
+    ) -> Result<(T, f64), CliError> {
+        self.interrupt.check()?;
+        let stopwatch = Stopwatch::start();
+        let progress = &mut self.progress;
+        let mut report = |event| progress.show(&event);
+        let mut context = RunContext { report: &mut report, cancel: self.interrupt.cancel.clone() };
+        let result = work(&mut context);
+        self.progress.finish();
+        Ok((result?, stopwatch.seconds()))
+    }
+
+    /// A line on what is done now, on stderr.
+    pub(super) fn note(&mut self, text: &str) {
+        self.progress.note(text);
+    }
+}
+
+/// The cost of a part.
+pub(super) fn cost(unet_evaluations: u64, seconds: f64) -> PhaseCost {
+    PhaseCost { unet_evaluations, seconds }
+}
+
+/// A result on stdout. A reader that has gone away, such as `head`, is no failure of ours.
+pub(super) fn print_result(text: &str) {
+    let mut stdout = std::io::stdout().lock();
+    let _ = stdout.write_all(text.as_bytes());
+    let _ = stdout.flush();
+}

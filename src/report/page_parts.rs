@@ -1,0 +1,199 @@
+//! Sections of the page: figures, words and tables.
+
+use super::{
+    PhaseCost, ReportError, RunReport, TrainingSummary,
+    embed::{duration, escaped, grouped, memory, signed},
+    plot::short_number,
+};
+use crate::{
+    outcome::{TimestepScores, TrainingLog, Verdict},
+    spec::StepIndex,
+};
+
+/// Who forgot what, by which method, at what seed.
+pub(super) fn lead(report: &RunReport) -> String {
+    let scope = serde_json::to_value(&report.spec.scope)
+        .ok()
+        .and_then(|value| value.as_str().map(|name| name.replace('_', " ")))
+        .unwrap_or_else(|| "named tensors".to_owned());
+    format!(
+        "<p class=\"lead\">Model <b>{}</b>, method <b>{}</b>, scope <b>{}</b>, seed <b>{}</b></p>\n",
+        escaped(&report.model),
+        report.spec.method.name().name(),
+        escaped(&scope),
+        report.spec.seed
+    )
+}
+
+/// The three figures in large, and every judge's table.
+pub(super) fn figures_section(report: &RunReport) -> String {
+    let Some(headline) = &report.headline else { return String::new() };
+    let tiles = [
+        ("Forgotten", "UA", headline.ua, headline.base_ua),
+        ("Kept, same domain", "IRA", headline.ira, headline.base_ira),
+        ("Kept, other domain", "CRA", headline.cra, headline.base_cra),
+    ];
+    let tiles = tiles.map(|(name, short, edited, base)| {
+        format!(
+            "<div class=\"tile\"><span>{name}</span><strong>{edited:.3}</strong>\
+             <small>{short} by {}; base {base:.3}</small></div>\n",
+            escaped(&headline.judge)
+        )
+    });
+    let heads =
+        ["UA", "IRA", "CRA"].map(|short| format!("<th>{short}</th><th>base</th><th>change</th>"));
+    let rows: Vec<String> = report.judges.iter().map(verdict_row).collect();
+    format!(
+        "<section>\n<div class=\"tiles\">\n{}</div>\n<div class=\"scroll\"><table>\n\
+         <thead><tr><th>Judge</th>{}</tr></thead>\n<tbody>\n{}</tbody></table></div>\n\
+         <p class=\"note\">UA: share of the concept\u{2019}s pictures that the judge does not take \
+         for the concept. IRA and CRA: the judge\u{2019}s accuracy on the other words of the same \
+         domain and on the other domain. Both models drew the same prompts from the same seeds; \
+         higher is better for all three, and the base model\u{2019}s IRA and CRA are what there was \
+         to keep.</p>\n</section>\n",
+        tiles.concat(),
+        heads.concat(),
+        rows.concat(),
+    )
+}
+
+fn verdict_row(verdict: &Verdict) -> String {
+    let (edited, base) = (verdict.edited, verdict.base);
+    let cells =
+        [(edited.ua, base.ua), (edited.ira, base.ira), (edited.cra, base.cra)].map(|pair| {
+            format!(
+                "<td><b>{:.3}</b></td><td class=\"soft\">{:.3}</td><td class=\"soft\">{}</td>",
+                pair.0,
+                pair.1,
+                signed(pair.0 - pair.1)
+            )
+        });
+    format!("<tr><th>{}</th>{}</tr>\n", escaped(&verdict.judge), cells.concat())
+}
+
+/// The window and how it was chosen.
+pub(super) fn score_words(scores: &TimestepScores) -> String {
+    let (first, last) = scores.window_steps;
+    let levels = format!("{:.2} to {:.2}", scores.window.low, scores.window.high);
+    format!(
+        "<p>Recommended window: steps <b>{} to {}</b> of {}, log-SNR {}. \
+         How it was chosen: {}.</p>\n",
+        first.0,
+        last.0,
+        scores.steps.len(),
+        levels.replace('-', "\u{2212}"),
+        escaped(scores.rule.trim_end_matches('.'))
+    )
+}
+
+/// What the training measured, in sentences.
+pub(super) fn training_words(summary: &TrainingSummary, log: &TrainingLog) -> String {
+    let ended = if summary.stopped_early {
+        "It stopped early, because the concept was gone."
+    } else {
+        "It ran to its last update."
+    };
+    format!(
+        "<p><b>{}</b> updates at {} (learning rate {}). {ended} Of the concept\u{2019}s guidance \
+         <b>{:.2}</b> is left (1 untouched, 0 neutral, below 0 steered away); unrelated predictions \
+         moved by <b>{}</b> of it; the trained weights changed by <b>{} %</b>.</p>\n",
+        summary.updates,
+        key_step_words(&log.key_steps),
+        short_number(summary.learning_rate),
+        summary.erase_measure,
+        short_number(summary.damage_measure),
+        short_number(summary.weight_change * 100.0),
+    )
+    .replace(">-", ">\u{2212}")
+}
+
+/// "steps 2 to 9" where they are contiguous, else all of them.
+fn key_step_words(steps: &[StepIndex]) -> String {
+    let contiguous = steps.windows(2).all(|pair| pair[1].0 == pair[0].0 + 1);
+    match steps {
+        [] => "no step".to_owned(),
+        [only] => format!("step {}", only.0),
+        [first, .., last] if contiguous => format!("steps {} to {}", first.0, last.0),
+        _ => {
+            let named: Vec<String> = steps.iter().map(|step| step.0.to_string()).collect();
+            format!("steps {}", named.join(", "))
+        }
+    }
+}
+
+/// What the run cost, part by part.
+pub(super) fn cost_section(report: &RunReport) -> String {
+    let row = |name: &str, cost: PhaseCost| {
+        format!(
+            "<tr><th>{name}</th><td>{}</td><td>{}</td></tr>\n",
+            grouped(cost.unet_evaluations),
+            unbroken(&duration(cost.seconds))
+        )
+    };
+    let peak = report.peak_rss_bytes.map_or_else(String::new, |bytes| {
+        format!(" Peak memory: <b>{}</b>.", unbroken(&memory(bytes)))
+    });
+    let rows = [
+        ("Scoring", report.cost.scoring),
+        ("Erasing", report.cost.erasing),
+        ("Judging", report.cost.judging),
+    ]
+    .into_iter()
+    .filter(|(_, cost)| *cost != PhaseCost::default())
+    .map(|(name, cost)| row(name, cost))
+    .collect::<String>();
+    format!(
+        "<section>\n<h2>Cost</h2>\n<p>The erasure took <b>{}</b> single-sample U-Net evaluations; \
+         the whole run, judging included, <b>{}</b>.{peak}</p>\n<div class=\"scroll\"><table \
+         class=\"narrow\">\n<thead><tr><th>Part</th><th>U-Net evaluations</th><th>time</th></tr>\
+         </thead>\n<tbody>\n{rows}</tbody></table></div>\n</section>\n",
+        grouped(report.unet_evaluations),
+        unbroken(&duration(report.seconds)),
+    )
+}
+
+/// Spec, seeds, digests and versions: what another needs to get the same bytes.
+pub(super) fn facts_section(report: &RunReport) -> Result<String, ReportError> {
+    let spec = serde_json::to_string_pretty(&report.spec)?;
+    let seeds = serde_json::to_string(&report.seeds)?;
+    let list = |entries: &std::collections::BTreeMap<String, String>| {
+        entries
+            .iter()
+            .map(|(name, text)| {
+                format!("<dt>{}</dt><dd><code>{}</code></dd>\n", escaped(name), escaped(text))
+            })
+            .collect::<Vec<_>>()
+            .concat()
+    };
+    Ok(format!(
+        "<section>\n<h2>To repeat it</h2>\n<p>The same spec, seed and device give the same \
+         bytes.</p>\n<details><summary>Spec</summary><pre>{}</pre></details>\n<dl>\n\
+         <dt>seeds</dt><dd><code>{}</code></dd>\n{}</dl>\n<h3>Digests (SHA-256)</h3>\n<dl>\n{}\
+         </dl>\n</section>\n",
+        escaped(&spec),
+        escaped(&seeds),
+        list(&report.versions),
+        list(&report.digests),
+    ))
+}
+
+/// A number and its unit stay on one line.
+fn unbroken(text: &str) -> String {
+    text.replace(' ', "\u{a0}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn key_steps_are_named_shortly() {
+        let words = |steps: &[usize]| {
+            key_step_words(&steps.iter().copied().map(StepIndex).collect::<Vec<_>>())
+        };
+        assert_eq!(
+            [words(&[]), words(&[4]), words(&[2, 3, 4]), words(&[2, 4])],
+            ["no step", "step 4", "steps 2 to 4", "steps 2, 4"]
+        );
+    }
+}
