@@ -63,6 +63,12 @@ fn the_map_names_every_module() {
 }
 
 #[test]
+fn the_map_explains_every_error_of_the_engine() {
+    let errors = Source::new("src/engine/error.rs", &read("src/engine/error.rs"));
+    finish(&unexplained_errors(&errors, &read("ARCHITECTURE.md")));
+}
+
+#[test]
 fn the_map_names_no_file_that_is_gone() {
     let exists = |path: &str| Path::new(ROOT).join(path).exists();
     finish(&stale_paths("ARCHITECTURE.md", &read("ARCHITECTURE.md"), exists));
@@ -237,6 +243,27 @@ fn unmapped(lib: &str, architecture: &str) -> Vec<String> {
     found
 }
 
+/// Variants of the first enum of a file that the map's table of errors leaves out.
+fn unexplained_errors(source: &Source, architecture: &str) -> Vec<String> {
+    let start = source.code.find("pub enum ").unwrap_or(source.code.len());
+    let first = line_of(&source.code, start);
+    let variants = source.code[start..].lines().skip(1).take_while(|line| *line != "}");
+    let name = |line: &str| {
+        // Fields stand deeper, attributes begin with another character.
+        let line = line.strip_prefix("    ")?;
+        let name = line.split(|c: char| !c.is_alphanumeric()).next()?;
+        name.starts_with(|c: char| c.is_uppercase()).then(|| name.to_owned())
+    };
+    variants
+        .enumerate()
+        .filter_map(|(index, line)| Some((first + 1 + index, name(line)?)))
+        .filter(|(_, name)| !architecture.contains(&format!("`{name}`")))
+        .map(|(line, name)| {
+            format!("{}:{line}: ARCHITECTURE.md's table of errors lacks {name}", source.path)
+        })
+        .collect()
+}
+
 /// Paths between backticks that lead nowhere.
 fn stale_paths(file: &str, text: &str, exists: impl Fn(&str) -> bool) -> Vec<String> {
     let mut found = Vec::new();
@@ -396,6 +423,10 @@ fn a_module_without_a_place_on_the_map_is_found() {
     assert_eq!(unmapped(LIB, &table.replace("| all |", "| `spec` |")).len(), 1);
     assert_eq!(unmapped(LIB, "").len(), 4);
     assert_eq!(unmapped(&LIB.replace("pub mod spec;\n", ""), &table).len(), 1);
+
+    let errors = "/// Why.\npub enum E {\n    #[error(\"{a}\")]\n    A { a: u8 },\n    B(u8),\n}\n";
+    let found = unexplained_errors(&Source::new("src/e.rs", errors), "| `A` | is known |");
+    assert_eq!(found, ["src/e.rs:5: ARCHITECTURE.md's table of errors lacks B"]);
 
     let found = stale_paths("MAP.md", "see `src/a.rs`\nand `src/b.rs`", |path| path == "src/a.rs");
     assert_eq!(found, ["MAP.md:2: src/b.rs does not exist"]);

@@ -2,9 +2,7 @@
 
 #![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used, reason = "tests fail by panics")]
 
-use std::{collections::BTreeMap, fs, path::Path};
-
-use assert_cmd::Command;
+use std::{collections::BTreeMap, fs, path::Path, process::Command};
 
 /// A `keystep` command line, with the line of the file that it begins on.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -85,15 +83,14 @@ fn examples(markdown: &str) -> Vec<Example> {
         if command.is_empty() {
             begins = index + 1;
         }
-        match line.strip_suffix('\\') {
-            Some(part) => command.push_str(part),
-            None => {
-                command.push_str(line);
-                let words = arguments(&words(&command));
-                found.extend(words.map(|words| Example { line: begins, words }));
-                command.clear();
-            }
+        if let Some(part) = line.strip_suffix('\\') {
+            command.push_str(part);
+            continue;
         }
+        command.push_str(line);
+        let words = arguments(&words(&command));
+        found.extend(words.map(|words| Example { line: begins, words }));
+        command.clear();
     }
     found
 }
@@ -119,14 +116,13 @@ fn words(line: &str) -> Vec<String> {
     for c in line.chars() {
         match (quote, c) {
             (Some(open), _) if open == c => quote = None,
-            (Some(_), _) => word.get_or_insert_default().push(c),
             (None, '"' | '\'') => {
                 quote = Some(c);
                 word.get_or_insert_default();
             }
             (None, '#') if word.is_none() => break,
             (None, _) if c.is_whitespace() => words.extend(word.take()),
-            (None, _) => word.get_or_insert_default().push(c),
+            _ => word.get_or_insert_default().push(c),
         }
     }
     words.extend(word);
