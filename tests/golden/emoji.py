@@ -27,7 +27,7 @@ def features(output):
 @torch.no_grad()
 def emoji_canvas():
     sys.path.insert(0, os.path.join(CANVAS, "recipe"))
-    common, judge = importlib.import_module("common"), importlib.import_module("04_train_judge")
+    canvas, judge = importlib.import_module("canvas"), importlib.import_module("04_train_judge")
     pipe = StableDiffusionPipeline.from_pretrained(MODEL, safety_checker=None, torch_dtype=torch.float32)
     pipe.set_progress_bar_config(disable=True)
     assert all(p.dtype == torch.float32 for part in (pipe.unet, pipe.vae, pipe.text_encoder) for p in part.parameters())
@@ -57,7 +57,7 @@ def emoji_canvas():
             "vae.decode": pipe.vae.decode(out["pictures.latents"][:2] / pipe.vae.config.scaling_factor).sample}
 
     clip, tokenizer = CLIPModel.from_pretrained(os.path.join(MODEL, "clip")).eval(), CLIPTokenizer.from_pretrained(os.path.join(MODEL, "clip"))
-    texts = prompts + [common.canonical(o=o) for o in common.OBJECT_NAMES] + [common.canonical(s=s) for s in common.STYLE_NAMES]
+    texts = prompts + [canvas.canonical(o=o) for o in canvas.OBJECT_NAMES] + [canvas.canonical(s=s) for s in canvas.STYLE_NAMES]
     clip_ids = torch.tensor([tokenizer(t, padding="max_length").input_ids for t in texts])
     out |= {"clip.input_ids": clip_ids, "clip.text_features": features(clip.get_text_features(input_ids=clip_ids)),
             "clip.image_features": features(clip.get_image_features(pixel_values=pixels)),
@@ -65,7 +65,7 @@ def emoji_canvas():
     cnn = judge.Judge().eval()
     cnn.load_state_dict(load_file(os.path.join(MODEL, "judge/judge.safetensors")))
     out["judge.object_logits"], out["judge.style_logits"] = cnn(pixels)
-    print("judge:", [(common.OBJECT_NAMES[o], common.STYLE_NAMES[s]) for o, s in zip(
+    print("judge:", [(canvas.OBJECT_NAMES[o], canvas.STYLE_NAMES[s]) for o, s in zip(
         out["judge.object_logits"].argmax(1).tolist(), out["judge.style_logits"].argmax(1).tolist())])
     save("emoji_canvas/expected.safetensors", out)
     with open(path("emoji_canvas/inputs.json"), "w") as f:
