@@ -1,5 +1,10 @@
 //! Activations.
 
+#![allow(
+    clippy::inline_always,
+    reason = "a call within a loop would keep the loop from being vectorised"
+)]
+
 use candle_core::{CpuStorage, CustomOp1, D, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
@@ -39,7 +44,7 @@ fn apply(x: &Tensor, activation: Activation) -> Result<Tensor> {
     x.contiguous()?.apply_op1(activation)
 }
 
-fn geglu_reference(x: &Tensor) -> Result<Tensor> {
+pub(super) fn geglu_reference(x: &Tensor) -> Result<Tensor> {
     let halves = x.chunk(2, D::Minus1)?;
     &halves[0] * halves[1].gelu_erf()?
 }
@@ -66,33 +71,60 @@ impl Activation {
 
     fn forward(self, x: &[f32]) -> Vec<f32> {
         match self {
-            Self::Silu => cpu::map(x, |x| x * sigmoid(x)),
-            Self::GeluErf => cpu::map(x, |x| x * normal(x)),
-            Self::QuickGelu => cpu::map(x, |x| x * sigmoid(QUICK * x)),
+            Self::Silu => cpu::map(
+                x,
+                #[inline(always)]
+                |x| x * sigmoid(x),
+            ),
+            Self::GeluErf => cpu::map(
+                x,
+                #[inline(always)]
+                |x| x * normal(x),
+            ),
+            Self::QuickGelu => cpu::map(
+                x,
+                #[inline(always)]
+                |x| x * sigmoid(QUICK * x),
+            ),
         }
     }
 
     fn backward(self, x: &[f32], gradient: &[f32]) -> Vec<f32> {
         match self {
-            Self::Silu => cpu::map_pairs(x, gradient, |x, g| g * silu_slope(x)),
-            Self::GeluErf => cpu::map_pairs(x, gradient, |x, g| g * gelu_slope(x)),
-            Self::QuickGelu => cpu::map_pairs(x, gradient, |x, g| {
-                let s = sigmoid(QUICK * x);
-                g * s * (QUICK * x).mul_add(1.0 - s, 1.0)
-            }),
+            Self::Silu => cpu::map_pairs(
+                x,
+                gradient,
+                #[inline(always)]
+                |x, g| g * silu_slope(x),
+            ),
+            Self::GeluErf => cpu::map_pairs(
+                x,
+                gradient,
+                #[inline(always)]
+                |x, g| g * gelu_slope(x),
+            ),
+            Self::QuickGelu => cpu::map_pairs(
+                x,
+                gradient,
+                #[inline(always)]
+                |x, g| {
+                    let s = sigmoid(QUICK * x);
+                    g * s * (QUICK * x).mul_add(1.0 - s, 1.0)
+                },
+            ),
         }
     }
 }
 
 /// The derivative of `SiLU`.
-#[inline]
+#[inline(always)]
 pub(super) fn silu_slope(x: f32) -> f32 {
     let s = sigmoid(x);
     s * x.mul_add(1.0 - s, 1.0)
 }
 
 /// The derivative of the exact GELU.
-#[inline]
+#[inline(always)]
 fn gelu_slope(x: f32) -> f32 {
     x.mul_add(normal_density(x), normal(x))
 }
@@ -139,14 +171,17 @@ impl CustomOp1 for Geglu {
         if half > 0 {
             let rows = cpu::rows_per_task(half);
             y.par_chunks_mut(rows * half).zip(x.par_chunks(rows * half * 2)).for_each(|(y, x)| {
-                cpu::vectorised(|| {
-                    for (y, x) in y.chunks_exact_mut(half).zip(x.chunks_exact(2 * half)) {
-                        let (a, b) = x.split_at(half);
-                        for ((y, &a), &b) in y.iter_mut().zip(a).zip(b) {
-                            *y = a * b * normal(b);
+                cpu::vectorised(
+                    #[inline(always)]
+                    || {
+                        for (y, x) in y.chunks_exact_mut(half).zip(x.chunks_exact(2 * half)) {
+                            let (a, b) = x.split_at(half);
+                            for ((y, &a), &b) in y.iter_mut().zip(a).zip(b) {
+                                *y = a * b * normal(b);
+                            }
                         }
-                    }
-                });
+                    },
+                );
             });
         }
         Ok((CpuStorage::F32(y), Shape::from(dims)))
@@ -164,19 +199,22 @@ impl CustomOp1 for Geglu {
             let rows = cpu::rows_per_task(half);
             let inputs = values.par_chunks(rows * half * 2).zip(gradient.par_chunks(rows * half));
             dx.par_chunks_mut(rows * half * 2).zip(inputs).for_each(|(dx, (x, g))| {
-                cpu::vectorised(|| {
-                    let rows = dx.chunks_exact_mut(2 * half).zip(x.chunks_exact(2 * half));
-                    for ((dx, x), g) in rows.zip(g.chunks_exact(half)) {
-                        geglu_row_backward(dx, x, g);
-                    }
-                });
+                cpu::vectorised(
+                    #[inline(always)]
+                    || {
+                        let rows = dx.chunks_exact_mut(2 * half).zip(x.chunks_exact(2 * half));
+                        for ((dx, x), g) in rows.zip(g.chunks_exact(half)) {
+                            geglu_row_backward(dx, x, g);
+                        }
+                    },
+                );
             });
         }
         Ok(Some(cpu::tensor(dx, x.shape())?))
     }
 }
 
-#[inline]
+#[inline(always)]
 fn geglu_row_backward(dx: &mut [f32], x: &[f32], gradient: &[f32]) {
     let half = gradient.len();
     let (da, db) = dx.split_at_mut(half);

@@ -1,5 +1,10 @@
 //! Scaled dot-product attention.
 
+#![allow(
+    clippy::inline_always,
+    reason = "a call within a loop would keep the loop from being vectorised"
+)]
+
 use std::ops::Range;
 
 use candle_core::{CpuStorage, CustomOp3, D, Layout, Result, Shape, Tensor, bail};
@@ -31,7 +36,7 @@ pub fn attention(
     query.contiguous()?.apply_op3(&key.contiguous()?, &value.contiguous()?, operation)
 }
 
-fn attention_reference(
+pub(super) fn attention_reference(
     query: &Tensor,
     key: &Tensor,
     value: &Tensor,
@@ -185,20 +190,23 @@ impl Task {
         // Each row's task is small, so rows are taken together.
         let rows_per_task = cpu::rows_per_task(keys);
         scores.par_chunks_mut(keys * rows_per_task).enumerate().for_each(|(index, rows)| {
-            cpu::vectorised(|| {
-                for (row, scores) in rows.chunks_exact_mut(keys).enumerate() {
-                    if let Some(mask) = operands.mask {
-                        let row = (index * rows_per_task + row) % self.queries.len();
-                        let mask = &mask[(self.queries.start + row) * keys..][..keys];
-                        for (score, mask) in scores.iter_mut().zip(mask) {
-                            *score = score.mul_add(scale, *mask);
+            cpu::vectorised(
+                #[inline(always)]
+                || {
+                    for (row, scores) in rows.chunks_exact_mut(keys).enumerate() {
+                        if let Some(mask) = operands.mask {
+                            let row = (index * rows_per_task + row) % self.queries.len();
+                            let mask = &mask[(self.queries.start + row) * keys..][..keys];
+                            for (score, mask) in scores.iter_mut().zip(mask) {
+                                *score = score.mul_add(scale, *mask);
+                            }
+                            soften(scores, 1.0);
+                        } else {
+                            soften(scores, scale);
                         }
-                        soften(scores, 1.0);
-                    } else {
-                        soften(scores, scale);
                     }
-                }
-            });
+                },
+            );
         });
         Ok(scores)
     }
@@ -241,15 +249,18 @@ impl Task {
         let length = keys * cpu::rows_per_task(keys);
         dscores.par_chunks_mut(length).zip(weights.values.par_chunks(length)).for_each(
             |(dscores, weights)| {
-                cpu::vectorised(|| {
-                    let rows = dscores.chunks_exact_mut(keys).zip(weights.chunks_exact(keys));
-                    for (dscores, weights) in rows {
-                        let level = sum_pairs(dscores, weights, |g, p| g * p);
-                        for (dscore, &weight) in dscores.iter_mut().zip(weights) {
-                            *dscore = (*dscore - level) * weight * scale;
+                cpu::vectorised(
+                    #[inline(always)]
+                    || {
+                        let rows = dscores.chunks_exact_mut(keys).zip(weights.chunks_exact(keys));
+                        for (dscores, weights) in rows {
+                            let level = sum_pairs(dscores, weights, |g, p| g * p);
+                            for (dscore, &weight) in dscores.iter_mut().zip(weights) {
+                                *dscore = (*dscore - level) * weight * scale;
+                            }
                         }
-                    }
-                });
+                    },
+                );
             },
         );
         let dscores = CpuStorage::F32(dscores);
@@ -273,7 +284,7 @@ impl Task {
 }
 
 /// The softmax of `scale · scores`, in place.
-#[inline]
+#[inline(always)]
 fn soften(scores: &mut [f32], scale: f32) {
     let offset = scale * largest(scores);
     for score in scores.iter_mut() {

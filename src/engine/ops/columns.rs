@@ -211,21 +211,29 @@ impl Extents {
                 .with_min_len(cpu::rows_per_task(plane * elements))
                 .enumerate()
                 .for_each(|(input, dx)| {
-                    cpu::vectorised(|| {
-                        for index in input * elements..(input + 1) * elements {
-                            let row = &matrix[index * span.length..][..span.length][part.start..];
-                            self.runs(self.element(index), &part.rows, |first, target, count| {
-                                let row = &row[first..first + count];
-                                if self.stride == 1 {
-                                    let dx = &mut dx[target..target + count];
-                                    dx.iter_mut().zip(row).for_each(|(dx, g)| *dx += g);
-                                } else {
-                                    let dx = dx[target..].iter_mut().step_by(self.stride);
-                                    dx.zip(row).for_each(|(dx, g)| *dx += g);
-                                }
-                            });
-                        }
-                    });
+                    cpu::vectorised(
+                        #[inline(always)]
+                        || {
+                            for index in input * elements..(input + 1) * elements {
+                                let row =
+                                    &matrix[index * span.length..][..span.length][part.start..];
+                                self.runs(
+                                    self.element(index),
+                                    &part.rows,
+                                    |first, target, count| {
+                                        let row = &row[first..first + count];
+                                        if self.stride == 1 {
+                                            let dx = &mut dx[target..target + count];
+                                            dx.iter_mut().zip(row).for_each(|(dx, g)| *dx += g);
+                                        } else {
+                                            let dx = dx[target..].iter_mut().step_by(self.stride);
+                                            dx.zip(row).for_each(|(dx, g)| *dx += g);
+                                        }
+                                    },
+                                );
+                            }
+                        },
+                    );
                 });
         }
     }

@@ -36,7 +36,7 @@ pub fn conv2d(
     }
 }
 
-fn conv2d_reference(
+pub(super) fn conv2d_reference(
     x: &Tensor,
     weight: &Tensor,
     bias: Option<&Tensor>,
@@ -221,7 +221,12 @@ fn channel_sums(gradient: &Tensor) -> Result<Vec<f32>> {
     let values = Dense::locked(&guard, layout)?.values;
     let sums: Vec<f32> = values
         .par_chunks(height * width)
-        .map(|plane| cpu::vectorised(|| super::exponential::sum(plane, |g| g)))
+        .map(|plane| {
+            cpu::vectorised(
+                #[inline(always)]
+                || super::exponential::sum(plane, |g| g),
+            )
+        })
         .collect();
     Ok(cpu::column_sums(&sums, channels))
 }

@@ -17,6 +17,9 @@ pub(super) fn applies(tensors: &[&Tensor]) -> bool {
 }
 
 /// Runs `work` compiled for the widest vectors that the machine has.
+///
+/// The closure and what it calls must be `#[inline(always)]`: code that is not inlined is compiled
+/// for the least of machines, where a fused multiply-add is a slow function call.
 pub(super) fn vectorised<R>(work: impl FnOnce() -> R) -> R {
     pulp::Arch::new().dispatch(work)
 }
@@ -113,11 +116,14 @@ pub(super) fn tensor(values: Vec<f32>, shape: &Shape) -> Result<Tensor> {
 pub(super) fn map(x: &[f32], function: impl Fn(f32) -> f32 + Sync) -> Vec<f32> {
     let mut y = vec![0.0; x.len()];
     y.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK)).for_each(|(y, x)| {
-        vectorised(|| {
-            for (y, &x) in y.iter_mut().zip(x) {
-                *y = function(x);
-            }
-        });
+        vectorised(
+            #[inline(always)]
+            || {
+                for (y, &x) in y.iter_mut().zip(x) {
+                    *y = function(x);
+                }
+            },
+        );
     });
     y
 }
@@ -131,11 +137,14 @@ pub(super) fn map_pairs(
     let mut y = vec![0.0; a.len()];
     let inputs = a.par_chunks(CHUNK).zip(b.par_chunks(CHUNK));
     y.par_chunks_mut(CHUNK).zip(inputs).for_each(|(y, (a, b))| {
-        vectorised(|| {
-            for ((y, &a), &b) in y.iter_mut().zip(a).zip(b) {
-                *y = function(a, b);
-            }
-        });
+        vectorised(
+            #[inline(always)]
+            || {
+                for ((y, &a), &b) in y.iter_mut().zip(a).zip(b) {
+                    *y = function(a, b);
+                }
+            },
+        );
     });
     y
 }
@@ -168,9 +177,12 @@ pub(super) fn add_up(vectors: Vec<Vec<f32>>, length: usize) -> Vec<f32> {
 
 /// Adds `values` to `sums`.
 pub(super) fn add(sums: &mut [f32], values: &[f32]) {
-    vectorised(|| {
-        for (sum, value) in sums.iter_mut().zip(values) {
-            *sum += value;
-        }
-    });
+    vectorised(
+        #[inline(always)]
+        || {
+            for (sum, value) in sums.iter_mut().zip(values) {
+                *sum += value;
+            }
+        },
+    );
 }

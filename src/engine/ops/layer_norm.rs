@@ -20,7 +20,12 @@ pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Resul
     x.contiguous()?.apply_op3(&weight.contiguous()?, &bias.contiguous()?, operation)
 }
 
-fn layer_norm_reference(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Result<Tensor> {
+pub(super) fn layer_norm_reference(
+    x: &Tensor,
+    weight: &Tensor,
+    bias: &Tensor,
+    eps: f64,
+) -> Result<Tensor> {
     let centred = x.broadcast_sub(&x.mean_keepdim(D::Minus1)?)?;
     let variance = centred.sqr()?.mean_keepdim(D::Minus1)?;
     centred.broadcast_div(&(variance + eps)?.sqrt()?)?.broadcast_mul(weight)?.broadcast_add(bias)
@@ -43,21 +48,24 @@ impl LayerNorm {
         let inputs = x.par_chunks(rows * channels).zip(gradient.par_chunks(rows * channels));
         dx.par_chunks_mut(rows * channels).zip(inputs).zip(statistics.par_chunks(rows)).for_each(
             |((dx, (x, gradient)), statistics)| {
-                cpu::vectorised(|| {
-                    let inputs = x.chunks_exact(channels).zip(gradient.chunks_exact(channels));
-                    let rows = dx.chunks_exact_mut(channels).zip(inputs);
-                    for ((dx, (x, gradient)), &(mean, rate)) in rows.zip(statistics) {
-                        for ((dx, &g), &w) in dx.iter_mut().zip(gradient).zip(weight) {
-                            *dx = g * w;
+                cpu::vectorised(
+                    #[inline(always)]
+                    || {
+                        let inputs = x.chunks_exact(channels).zip(gradient.chunks_exact(channels));
+                        let rows = dx.chunks_exact_mut(channels).zip(inputs);
+                        for ((dx, (x, gradient)), &(mean, rate)) in rows.zip(statistics) {
+                            for ((dx, &g), &w) in dx.iter_mut().zip(gradient).zip(weight) {
+                                *dx = g * w;
+                            }
+                            let level = sum_pairs(dx, x, |h, _| h) / channels as f32;
+                            let slope =
+                                rate * sum_pairs(dx, x, |h, x| h * (x - mean)) / channels as f32;
+                            for (dx, &x) in dx.iter_mut().zip(x) {
+                                *dx = rate * (*dx - level - (x - mean) * rate * slope);
+                            }
                         }
-                        let level = sum_pairs(dx, x, |h, _| h) / channels as f32;
-                        let slope =
-                            rate * sum_pairs(dx, x, |h, x| h * (x - mean)) / channels as f32;
-                        for (dx, &x) in dx.iter_mut().zip(x) {
-                            *dx = rate * (*dx - level - (x - mean) * rate * slope);
-                        }
-                    }
-                });
+                    },
+                );
             },
         );
         dx
@@ -71,14 +79,17 @@ impl LayerNorm {
             .zip(statistics.par_chunks(rows))
             .map(|((x, gradient), statistics)| {
                 let mut sums = vec![0.0; channels];
-                cpu::vectorised(|| {
-                    let rows = x.chunks_exact(channels).zip(gradient.chunks_exact(channels));
-                    for ((x, gradient), &(mean, rate)) in rows.zip(statistics) {
-                        for ((sum, &x), &g) in sums.iter_mut().zip(x).zip(gradient) {
-                            *sum += g * ((x - mean) * rate);
+                cpu::vectorised(
+                    #[inline(always)]
+                    || {
+                        let rows = x.chunks_exact(channels).zip(gradient.chunks_exact(channels));
+                        for ((x, gradient), &(mean, rate)) in rows.zip(statistics) {
+                            for ((sum, &x), &g) in sums.iter_mut().zip(x).zip(gradient) {
+                                *sum += g * ((x - mean) * rate);
+                            }
                         }
-                    }
-                });
+                    },
+                );
                 sums
             })
             .collect();
@@ -114,17 +125,20 @@ impl CustomOp3 for LayerNorm {
             .zip(x.par_chunks(rows * channels))
             .zip(statistics.par_chunks_mut(rows))
             .for_each(|((y, x), statistics)| {
-                cpu::vectorised(|| {
-                    let rows = y.chunks_exact_mut(channels).zip(x.chunks_exact(channels));
-                    for ((y, x), statistics) in rows.zip(statistics) {
-                        let (mean, rate) = moments(x, self.eps as f32);
-                        *statistics = (mean, rate);
-                        let affine = weight.iter().zip(bias);
-                        for ((y, &x), (&weight, &bias)) in y.iter_mut().zip(x).zip(affine) {
-                            *y = ((x - mean) * rate).mul_add(weight, bias);
+                cpu::vectorised(
+                    #[inline(always)]
+                    || {
+                        let rows = y.chunks_exact_mut(channels).zip(x.chunks_exact(channels));
+                        for ((y, x), statistics) in rows.zip(statistics) {
+                            let (mean, rate) = moments(x, self.eps as f32);
+                            *statistics = (mean, rate);
+                            let affine = weight.iter().zip(bias);
+                            for ((y, &x), (&weight, &bias)) in y.iter_mut().zip(x).zip(affine) {
+                                *y = ((x - mean) * rate).mul_add(weight, bias);
+                            }
                         }
-                    }
-                });
+                    },
+                );
             });
         // A second forward of the same operation would find the same statistics.
         let _ = self.statistics.set(statistics);

@@ -6,6 +6,7 @@
 //! tensor operations, against which the fast form is tested.
 
 mod activation;
+mod adam;
 mod attention;
 mod columns;
 mod convolution;
@@ -19,6 +20,7 @@ mod testing;
 mod upsample;
 
 pub use activation::{geglu, gelu_erf, quick_gelu, silu};
+pub use adam::{Adam, AdamSettings, Moments};
 pub use attention::attention;
 pub use convolution::{Convolution, conv2d};
 pub use layer_norm::layer_norm;

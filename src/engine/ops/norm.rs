@@ -37,7 +37,7 @@ pub fn group_norm(
     x.contiguous()?.apply_op3(&weight.contiguous()?, &bias.contiguous()?, operation)
 }
 
-fn group_norm_reference(
+pub(super) fn group_norm_reference(
     x: &Tensor,
     weight: &Tensor,
     bias: &Tensor,
@@ -102,25 +102,28 @@ impl GroupNormOperation {
             .enumerate()
             .map(|(index, (y, x))| {
                 let first = index % self.settings.groups * members;
-                cpu::vectorised(|| {
-                    let (mean, rate) = moments(x, eps);
-                    let channels = y.chunks_exact_mut(plane).zip(x.chunks_exact(plane));
-                    for (channel, (y, x)) in channels.enumerate() {
-                        let scale = rate * affine[0][first + channel];
-                        let shift = affine[1][first + channel];
-                        if self.settings.silu {
-                            for (y, &x) in y.iter_mut().zip(x) {
-                                let z = (x - mean).mul_add(scale, shift);
-                                *y = z * sigmoid(z);
-                            }
-                        } else {
-                            for (y, &x) in y.iter_mut().zip(x) {
-                                *y = (x - mean).mul_add(scale, shift);
+                cpu::vectorised(
+                    #[inline(always)]
+                    || {
+                        let (mean, rate) = moments(x, eps);
+                        let channels = y.chunks_exact_mut(plane).zip(x.chunks_exact(plane));
+                        for (channel, (y, x)) in channels.enumerate() {
+                            let scale = rate * affine[0][first + channel];
+                            let shift = affine[1][first + channel];
+                            if self.settings.silu {
+                                for (y, &x) in y.iter_mut().zip(x) {
+                                    let z = (x - mean).mul_add(scale, shift);
+                                    *y = z * sigmoid(z);
+                                }
+                            } else {
+                                for (y, &x) in y.iter_mut().zip(x) {
+                                    *y = (x - mean).mul_add(scale, shift);
+                                }
                             }
                         }
-                    }
-                    (mean, rate)
-                })
+                        (mean, rate)
+                    },
+                )
             })
             .collect();
         // A second forward of the same operation would find the same statistics.
@@ -144,32 +147,36 @@ impl GroupNormOperation {
         sums.par_chunks_mut(members).zip(groups).enumerate().for_each(
             |(index, (sums, ((dx, x), &(mean, rate))))| {
                 let first = index % self.settings.groups * members;
-                cpu::vectorised(|| {
-                    let weights = &affine[0][first..first + members];
-                    let mut totals = [0.0; 2];
-                    for (channel, sums) in sums.iter_mut().enumerate() {
-                        let range = channel * plane..(channel + 1) * plane;
-                        let (dx, x) = (&mut dx[range.clone()], &x[range]);
-                        let weight = weights[channel];
-                        if self.settings.silu {
-                            let (scale, shift) = (rate * weight, affine[1][first + channel]);
-                            for (dx, &x) in dx.iter_mut().zip(x) {
-                                *dx *= silu_slope((x - mean).mul_add(scale, shift));
+                cpu::vectorised(
+                    #[inline(always)]
+                    || {
+                        let weights = &affine[0][first..first + members];
+                        let mut totals = [0.0; 2];
+                        for (channel, sums) in sums.iter_mut().enumerate() {
+                            let range = channel * plane..(channel + 1) * plane;
+                            let (dx, x) = (&mut dx[range.clone()], &x[range]);
+                            let weight = weights[channel];
+                            if self.settings.silu {
+                                let (scale, shift) = (rate * weight, affine[1][first + channel]);
+                                for (dx, &x) in dx.iter_mut().zip(x) {
+                                    *dx *= silu_slope((x - mean).mul_add(scale, shift));
+                                }
+                            }
+                            *sums =
+                                [rate * sum_pairs(dx, x, |g, x| g * (x - mean)), sum(dx, |g| g)];
+                            totals[0] += weight * sums[0];
+                            totals[1] += weight * sums[1];
+                        }
+                        let [slope, level] = totals.map(|total| total / length as f32);
+                        for (channel, &weight) in weights.iter().enumerate() {
+                            let range = channel * plane..(channel + 1) * plane;
+                            for (dx, &x) in dx[range.clone()].iter_mut().zip(&x[range]) {
+                                let normed = (x - mean) * rate;
+                                *dx = rate * (weight * *dx - level - normed * slope);
                             }
                         }
-                        *sums = [rate * sum_pairs(dx, x, |g, x| g * (x - mean)), sum(dx, |g| g)];
-                        totals[0] += weight * sums[0];
-                        totals[1] += weight * sums[1];
-                    }
-                    let [slope, level] = totals.map(|total| total / length as f32);
-                    for (channel, &weight) in weights.iter().enumerate() {
-                        let range = channel * plane..(channel + 1) * plane;
-                        for (dx, &x) in dx[range.clone()].iter_mut().zip(&x[range]) {
-                            let normed = (x - mean) * rate;
-                            *dx = rate * (weight * *dx - level - normed * slope);
-                        }
-                    }
-                });
+                    },
+                );
             },
         );
         sums

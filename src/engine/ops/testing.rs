@@ -29,7 +29,7 @@ impl Case {
     /// As [`Self::check_with`], without constants.
     pub(super) fn check(
         &self,
-        fast: impl Fn(&[Tensor]) -> Result<Tensor>,
+        fast: impl Fn(&[Tensor]) -> Result<Tensor> + Sync,
         reference: impl Fn(&[Tensor]) -> Result<Tensor>,
     ) {
         self.check_with(&[], fast, reference);
@@ -43,7 +43,7 @@ impl Case {
     pub(super) fn check_with(
         &self,
         constants: &[Tensor],
-        fast: impl Fn(&[Tensor]) -> Result<Tensor>,
+        fast: impl Fn(&[Tensor]) -> Result<Tensor> + Sync,
         reference: impl Fn(&[Tensor]) -> Result<Tensor>,
     ) {
         let all: Vec<bool> = vec![true; self.arguments.len()];
@@ -54,6 +54,14 @@ impl Case {
             assert_close(got, expected, 1e-5);
         }
         self.check_differences(constants, &got, &reference);
+
+        for threads in [1, 3] {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            let again = pool.install(|| self.run(constants, &all, &fast));
+            for (again, got) in again.iter().zip(&got) {
+                assert_eq!(bytes(again.as_ref().unwrap()), bytes(got.as_ref().unwrap()));
+            }
+        }
 
         for index in 0..all.len() {
             let mut tracks = vec![false; all.len()];

@@ -13,7 +13,7 @@ pub fn upsample_nearest_2x(x: &Tensor) -> Result<Tensor> {
     x.contiguous()?.apply_op1(Upsample)
 }
 
-fn upsample_nearest_2x_reference(x: &Tensor) -> Result<Tensor> {
+pub(super) fn upsample_nearest_2x_reference(x: &Tensor) -> Result<Tensor> {
     let (batch, channels, height, width) = x.dims4()?;
     x.reshape((batch, channels, height, 1, width, 1))?
         .broadcast_as((batch, channels, height, 2, width, 2))?
