@@ -129,7 +129,8 @@ fn main() -> Result<(), Box<dyn Error>> {
                 base.ira,
                 edited.cra,
                 base.cra,
-                erased.log.unet_evaluations,
+                erased.log.unet_evaluations
+                    + erased.scores.iter().map(|scores| scores.unet_evaluations).sum::<u64>(),
             )?;
         }
     }

@@ -79,8 +79,7 @@ fn the_unet_is_diffusers() {
             let text = golden.get(&format!("batch{batch}.context"));
             for timestep in [1, 500, 981] {
                 let key = format!("batch{batch}.t{timestep}");
-                let got =
-                    unet.forward(&sample, &vec![f64::from(timestep); batch], &text).unwrap();
+                let got = unet.forward(&sample, &vec![f64::from(timestep); batch], &text).unwrap();
                 assert_close(&format!("{folder} {key}"), &got, &golden.get(&key), Tolerance::LIMIT);
             }
         }
@@ -142,7 +141,12 @@ fn the_gradients_and_adam_are_pytorchs() {
     assert_close("losses", &losses, &golden.get("adam.losses"), Tolerance::LIMIT);
     for key in golden.keys() {
         if let Some(name) = key.strip_prefix("adam.final.") {
-            assert_close(key, scoped.variables[name].as_tensor(), &golden.get(key), Tolerance::LIMIT);
+            assert_close(
+                key,
+                scoped.variables[name].as_tensor(),
+                &golden.get(key),
+                Tolerance::LIMIT,
+            );
         }
     }
 }

@@ -107,6 +107,7 @@ impl LocalEngine for FakeEngine {
             damage_measure: 0.01,
             weight_change: 0.02,
             learning_rate: 1e-4,
+            ..TrainingLog::default()
         };
         Ok((log, Vec::new()))
     }
@@ -129,7 +130,7 @@ impl LocalEngine for FakeEngine {
         context.advance(Phase::Judge, 1, 1)?;
         let figures = |ua| Figures { ua, ira: 0.9, cra: 0.95 };
         let judged = JudgedPicture {
-            prompt: Prompt::bare(&spec.concept.text, spec.concept.kind),
+            prompt: Prompt::of(&spec.concept.text, spec.concept.kind),
             seed: spec.seed,
             is_target: true,
             before: picture(),

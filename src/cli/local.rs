@@ -9,7 +9,7 @@ use std::{
 use super::CliError;
 use crate::{
     artifacts::open_model,
-    engine::{EngineError, RunContext},
+    engine::{CandleEngine, Engine, EngineError, ErasedCheckpoint, RunContext},
     outcome::{JudgeReport, Picture, TimestepScores, TrainingLog},
     spec::{GenerateSpec, JudgeSpec, ModelFiles, ScoreSpec, UnlearnSpec, Vocabulary},
 };
@@ -82,73 +82,67 @@ pub(super) trait LocalEngine: Sized {
     ) -> io::Result<()>;
 }
 
-/// PLACEHOLDER: stands for `engine::CandleEngine` until that is here. Loading says so; nothing
-/// else in `cli` has to change.
-#[derive(Debug)]
-pub(super) enum NoEngine {}
+impl LocalEngine for CandleEngine {
+    type Erased = ErasedCheckpoint;
 
-impl LocalEngine for NoEngine {
-    type Erased = std::convert::Infallible;
-
-    fn load(files: &dyn ModelFiles, _: Option<&str>) -> Result<Self, EngineError> {
-        let file = files.location().to_owned();
-        Err(EngineError::Config { file, message: "the engine is not wired yet".to_owned() })
+    fn load(files: &dyn ModelFiles, variant: Option<&str>) -> Result<Self, EngineError> {
+        Self::load(files, variant)
     }
 
     fn vocabulary(&self) -> &Vocabulary {
-        match *self {}
+        self.vocabulary()
     }
 
     fn score_timesteps(
         &mut self,
-        _: &ScoreSpec,
-        _: &mut RunContext<'_>,
+        spec: &ScoreSpec,
+        context: &mut RunContext<'_>,
     ) -> Result<TimestepScores, EngineError> {
-        match *self {}
+        Engine::score_timesteps(self, spec, context)
     }
 
     fn unlearn(
         &mut self,
-        _: &UnlearnSpec,
-        _: &mut RunContext<'_>,
+        spec: &UnlearnSpec,
+        context: &mut RunContext<'_>,
     ) -> Result<Self::Erased, EngineError> {
-        match *self {}
+        Engine::unlearn(self, spec, context)
     }
 
     fn generate(
         &mut self,
-        _: &GenerateSpec,
-        _: &mut RunContext<'_>,
+        spec: &GenerateSpec,
+        context: &mut RunContext<'_>,
     ) -> Result<Vec<Picture>, EngineError> {
-        match *self {}
+        Engine::generate(self, spec, context)
     }
 
     fn judge(
         &mut self,
-        _: &JudgeSpec,
-        _: &Self,
-        _: &mut RunContext<'_>,
+        spec: &JudgeSpec,
+        edited: &Self,
+        context: &mut RunContext<'_>,
     ) -> Result<JudgeReport, EngineError> {
-        match *self {}
+        Self::judge(self, spec, edited, context)
     }
 
     fn log(erased: &Self::Erased) -> &TrainingLog {
-        match *erased {}
+        &erased.log
     }
 
     fn scores(erased: &Self::Erased) -> &[TimestepScores] {
-        match *erased {}
+        &erased.scores
     }
 
-    fn write_unet(erased: &Self::Erased, _: &mut dyn Write) -> io::Result<()> {
-        match *erased {}
+    fn write_unet(erased: &Self::Erased, out: &mut dyn Write) -> io::Result<()> {
+        Ok(erased.write_unet(out)?)
     }
 
     fn write_delta(
         erased: &Self::Erased,
-        _: &BTreeMap<String, String>,
-        _: &mut dyn Write,
+        metadata: &BTreeMap<String, String>,
+        out: &mut dyn Write,
     ) -> io::Result<()> {
-        match *erased {}
+        Ok(erased.write_delta(metadata, out)?)
     }
 }

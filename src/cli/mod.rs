@@ -24,8 +24,8 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use crate::engine::CandleEngine;
 use failure::CliError;
-use local::NoEngine;
 use session::Session;
 
 /// Makes text-to-image diffusion models forget a concept.
@@ -69,11 +69,11 @@ impl Verb {
 
     fn run(&self, session: &mut Session) -> Result<(), CliError> {
         match self {
-            Self::Demo(arguments) => demo::run::<NoEngine>(arguments, session),
-            Self::Unlearn(arguments) => unlearn::run::<NoEngine>(arguments, session),
-            Self::Score(arguments) => score::run::<NoEngine>(arguments, session),
-            Self::Generate(arguments) => generate::run::<NoEngine>(arguments, session),
-            Self::Evaluate(arguments) => evaluate::run::<NoEngine>(arguments, session),
+            Self::Demo(arguments) => demo::run::<CandleEngine>(arguments, session),
+            Self::Unlearn(arguments) => unlearn::run::<CandleEngine>(arguments, session),
+            Self::Score(arguments) => score::run::<CandleEngine>(arguments, session),
+            Self::Generate(arguments) => generate::run::<CandleEngine>(arguments, session),
+            Self::Evaluate(arguments) => evaluate::run::<CandleEngine>(arguments, session),
         }
     }
 }

@@ -20,7 +20,7 @@ use crate::{
         Cost, Headline, ReportError, ReportPage, RunReport, Seeds, TrainingSummary, contact_sheet,
         score_plot, training_plot,
     },
-    spec::{KeySteps, Method, ModelFiles, UnlearnSpec},
+    spec::{Method, ModelFiles, UnlearnSpec},
 };
 
 /// The model's folder inside the result.
@@ -116,13 +116,6 @@ impl Evidence<'_> {
     fn report(&self, staging: &Staging) -> Result<RunReport, CliError> {
         let judges: Vec<Verdict> =
             self.judged.map_or_else(Vec::new, |judged| judged.verdicts.clone());
-        let window = match &self.spec.method {
-            Method::Keystep(settings) => match settings.key_steps {
-                KeySteps::Window(window) => Some(window),
-                KeySteps::Measured => self.scores.first().map(|scores| scores.window),
-            },
-            Method::Kscu(_) | Method::Esd(_) => None,
-        };
         // The published methods read no scores; where `demo` measures them all the same, they are
         // for the eye and no cost of the erasure.
         let scoring = match self.spec.method {
@@ -136,7 +129,7 @@ impl Evidence<'_> {
             seconds: self.seconds,
             peak_rss_bytes: peak_rss_bytes(),
             key_steps: self.log.key_steps.clone(),
-            window,
+            window: self.log.window,
             cost: self.cost,
             training: TrainingSummary::from(self.log),
             model: self.base.location().to_owned(),

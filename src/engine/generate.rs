@@ -19,7 +19,7 @@ use crate::{
 const CELLS_AT_ONCE: usize = 64 * 64 * 2;
 
 /// Draws every picture of the spec; also says how many single-sample evaluations that took.
-pub fn generate(
+pub(super) fn generate(
     pipeline: &Pipeline,
     spec: &GenerateSpec,
     context: &mut RunContext<'_>,

@@ -31,8 +31,8 @@ pub struct TrainingLog {
     /// The band of noise levels that was trained in, where the method has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub window: Option<LogSnrWindow>,
-    /// Single-sample U-Net evaluations that the method spent, scoring included; a guided pair
-    /// counts two, and a pass with gradient one.
+    /// Single-sample U-Net evaluations that the method spent, beside those of scoring; a
+    /// guided pair counts two, and a pass with gradient one.
     pub unet_evaluations: u64,
     /// Those spent on checking the run against held-out latents.
     pub check_evaluations: u64,

@@ -276,7 +276,11 @@ mod tests {
     fn judged(object: Option<&str>, style: Option<&str>, is_target: bool) -> JudgedPicture {
         let picture = |value| Picture { width: 16, height: 16, rgb: vec![value; 16 * 16 * 3] };
         JudgedPicture {
-            prompt: Prompt { object: object.map(str::to_owned), style: style.map(str::to_owned) },
+            prompt: Prompt {
+                object: object.map(str::to_owned),
+                style: style.map(str::to_owned),
+                ..Prompt::default()
+            },
             seed: 1,
             is_target,
             before: picture(40),

@@ -34,6 +34,7 @@ fn grid(vocabulary: &Vocabulary, side: usize) -> Vec<JudgedPicture> {
                 prompt: Prompt {
                     object: Some(object_name.clone()),
                     style: Some(style_name.clone()),
+                    ..Prompt::default()
                 },
                 seed: 500_000,
                 is_target,

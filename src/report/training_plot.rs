@@ -140,6 +140,7 @@ pub(super) mod tests {
             damage_measure: 0.031,
             weight_change: 0.043,
             learning_rate: 2.4e-4,
+            ..TrainingLog::default()
         }
     }
 

@@ -1,17 +1,11 @@
 //! Which files hold a component's weights: one file, or shards and their index; of one variant.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    io::Read,
-};
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Deserialize;
 
-use super::header::unreadable;
+use super::read_text;
 use crate::{engine::EngineError, spec::ModelFiles};
-
-/// Largest index that is read; that of a model of billions of parameters has less than one MB.
-const MAX_INDEX_BYTES: u64 = 64 << 20;
 
 /// Formats that hold pickled Python objects or another framework's tensors.
 const OTHER_FORMATS: [&str; 7] = [".bin", ".ckpt", ".pt", ".pth", ".msgpack", ".h5", ".onnx"];
@@ -163,16 +157,8 @@ struct Index {
 fn read_index(files: &dyn ModelFiles, component: &str, name: &str) -> Result<Shards, EngineError> {
     let index = format!("{}/{name}", files.location());
     let refuse = |message: String| EngineError::Config { file: index.clone(), message };
-    let (reader, length) = files.open(name)?;
-    if length > MAX_INDEX_BYTES {
-        return Err(refuse(format!("has {length} bytes, the limit is {MAX_INDEX_BYTES}")));
-    }
-    let mut json = Vec::new();
-    reader
-        .take(MAX_INDEX_BYTES)
-        .read_to_end(&mut json)
-        .map_err(|source| unreadable(files, name, source))?;
-    let parsed: Index = serde_json::from_slice(&json)
+    let json = read_text(files, name)?;
+    let parsed: Index = serde_json::from_str(&json)
         .map_err(|error| refuse(format!("is not an index of shards: {error}; fetch it again")))?;
 
     let mut shard_of = BTreeMap::new();

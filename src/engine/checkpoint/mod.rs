@@ -5,9 +5,11 @@ mod locate;
 mod read;
 #[cfg(test)]
 mod tests;
+mod text;
 mod write;
 
 pub use read::{read_component, read_single};
+pub use text::read_text;
 pub use write::{CheckpointWriteError, write_safetensors};
 
 use std::collections::BTreeMap;

@@ -1,17 +1,13 @@
 //! From prompts to token ids: CLIP's byte-level BPE.
 
-use std::io::Read;
-
 use serde_json::{Map, Value, json};
 use tokenizers::{AddedToken, Tokenizer};
 
 use crate::{
-    engine::EngineError,
+    engine::{EngineError, checkpoint::read_text},
     spec::{FileError, ModelFiles},
 };
 
-/// Longest file that is read; the one of Stable Diffusion has 2.2 MB.
-const MAX_BYTES: u64 = 64 << 20;
 /// The limit of Stable Diffusion's text encoders, where no config names one.
 const DEFAULT_LENGTH: usize = 77;
 const BEGIN: &str = "<|startoftext|>";
@@ -354,20 +350,10 @@ impl Folder<'_> {
     }
 
     fn text(&self, name: &str) -> Result<Option<String>, EngineError> {
-        let (reader, bytes) = match self.files.open(&self.name(name)) {
-            Err(FileError::Missing { .. }) => return Ok(None),
-            opened => opened?,
-        };
-        if bytes > MAX_BYTES {
-            let message = format!("has {bytes} bytes; at most {MAX_BYTES} are read");
-            return Err(refuse(&self.shown(name), message));
+        match read_text(self.files, &self.name(name)) {
+            Err(EngineError::File(FileError::Missing { .. })) => Ok(None),
+            read => read.map(Some),
         }
-        let mut text = String::new();
-        reader
-            .take(MAX_BYTES)
-            .read_to_string(&mut text)
-            .map_err(|error| refuse(&self.shown(name), format!("cannot be read: {error}")))?;
-        Ok(Some(text))
     }
 
     fn required_text(&self, name: &str) -> Result<String, EngineError> {

@@ -60,11 +60,7 @@ impl Adam {
     /// An optimiser that goes on from saved state.
     ///
     /// The tensors become the optimiser's own and are changed in place by its steps.
-    pub fn resume(
-        settings: AdamSettings,
-        moments: BTreeMap<String, Moments>,
-        steps: u32,
-    ) -> Self {
+    pub fn resume(settings: AdamSettings, moments: BTreeMap<String, Moments>, steps: u32) -> Self {
         Self { settings, moments, steps }
     }
 
@@ -294,7 +290,8 @@ mod tests {
             let mut adam = Adam::new(&variables, AdamSettings::default()).unwrap();
             for step in 0..5 {
                 if step == 3 {
-                    adam = Adam::resume(AdamSettings::default(), adam.moments().clone(), adam.steps());
+                    adam =
+                        Adam::resume(AdamSettings::default(), adam.moments().clone(), adam.steps());
                 }
                 adam.step(&variables, &gradients(&variables, step), rates).unwrap();
             }

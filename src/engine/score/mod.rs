@@ -22,7 +22,7 @@ use crate::{
 
 /// Scores every step of the schedule on trajectories of the frozen model under the concept's
 /// prompts, each in another context.
-pub fn score_timesteps(
+pub(super) fn score_timesteps(
     pipeline: &Pipeline,
     spec: &ScoreSpec,
     context: &mut RunContext<'_>,

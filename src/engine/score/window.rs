@@ -3,10 +3,10 @@
 use crate::{outcome::StepScore, spec::StepIndex};
 
 /// Share of the guidance's effect that the window holds.
-const SHARE: f64 = 0.9;
+const SHARE: f64 = 0.7;
 
 /// The rule in words, for reports.
-pub(super) const RULE: &str = "the shortest band of steps that holds 90 % of the concept's effect \
+pub(super) const RULE: &str = "the shortest band of steps that holds 70 % of the concept's effect \
 on the picture (guidance energy times the sampler's coefficient)";
 
 /// First and last step of the shortest band that holds [`SHARE`] of the effect; of several equally

@@ -2,12 +2,13 @@
 
 use std::{collections::BTreeMap, io::Write};
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Tensor, Var};
+use safetensors::Dtype;
 
 use crate::{
     engine::{
         EngineError, Pipeline,
-        checkpoint::{StoredTensors, round_to, write_safetensors},
+        checkpoint::{CheckpointWriteError, StoredTensors, write_safetensors},
         model::Scoped,
     },
     outcome::{TimestepScores, TrainingLog},
@@ -39,7 +40,7 @@ impl ErasedCheckpoint {
         let mut tensors = StoredTensors::clone(&pipeline.unet_tensors);
         for (name, variable) in &scoped.variables {
             if let Some(stored) = tensors.tensors.get_mut(name) {
-                stored.tensor = round_to(&variable.as_detached_tensor().copy()?, stored.dtype)?;
+                stored.tensor = rounded(variable, stored.dtype)?;
             }
         }
         Ok(Self {
@@ -70,7 +71,7 @@ impl ErasedCheckpoint {
     }
 
     /// The whole U-Net as safetensors.
-    pub fn write_unet(&self, out: &mut dyn Write) -> Result<(), EngineError> {
+    pub fn write_unet(&self, out: &mut dyn Write) -> Result<(), CheckpointWriteError> {
         // What PyTorch's own writer says of itself; transformers refuses files without it.
         let metadata = BTreeMap::from([("format".to_owned(), "pt".to_owned())]);
         self.write(self.tensors.tensors.keys(), &metadata, out)
@@ -81,7 +82,7 @@ impl ErasedCheckpoint {
         &self,
         metadata: &BTreeMap<String, String>,
         out: &mut dyn Write,
-    ) -> Result<(), EngineError> {
+    ) -> Result<(), CheckpointWriteError> {
         self.write(self.edited.iter(), metadata, out)
     }
 
@@ -90,14 +91,22 @@ impl ErasedCheckpoint {
         names: impl Iterator<Item = &'a String>,
         metadata: &BTreeMap<String, String>,
         out: &mut dyn Write,
-    ) -> Result<(), EngineError> {
+    ) -> Result<(), CheckpointWriteError> {
         let tensors = names
             .filter_map(|name| self.tensors.tensors.get(name).map(|stored| (name, stored)))
-            .map(|(name, stored)| {
-                let tensor = stored.tensor.to_device(&Device::Cpu)?.to_dtype(DType::F32)?;
-                Ok((name.clone(), (tensor, stored.dtype)))
-            })
-            .collect::<Result<_, EngineError>>()?;
+            .map(|(name, stored)| (name.clone(), (stored.tensor.clone(), stored.dtype)))
+            .collect();
         write_safetensors(&tensors, metadata, out)
     }
+}
+
+/// The variable's values as they will be read back from a file of this format.
+fn rounded(variable: &Var, dtype: Dtype) -> Result<Tensor, EngineError> {
+    let stored = match dtype {
+        Dtype::F16 => DType::F16,
+        Dtype::BF16 => DType::BF16,
+        _ => DType::F32,
+    };
+    // A copy even where nothing is rounded: training may go on in the variable's own memory.
+    Ok(variable.as_detached_tensor().copy()?.to_dtype(stored)?.to_dtype(DType::F32)?)
 }

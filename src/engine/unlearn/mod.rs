@@ -62,7 +62,7 @@ impl Run<'_> {
 }
 
 /// Erases the spec's concepts from the pipeline's U-Net; the pipeline itself stays as it is.
-pub fn unlearn(
+pub(super) fn unlearn(
     pipeline: &Pipeline,
     spec: &UnlearnSpec,
     context: &mut RunContext<'_>,
@@ -104,10 +104,9 @@ pub fn unlearn(
 
     let found = probe.measure(&trainer.unet, window)?;
     let erased = ErasedCheckpoint::new(pipeline, spec, &trainer.scoped)?;
-    let scoring: u64 = scores.iter().map(|scores| scores.unet_evaluations).sum();
     let log = TrainingLog {
         key_steps,
-        unet_evaluations: evaluations.get() + scoring,
+        unet_evaluations: evaluations.get(),
         check_evaluations: probe.evaluations.get(),
         stopped_early,
         erase_measure: found.erase_measure,
