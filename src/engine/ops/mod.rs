@@ -4,6 +4,11 @@
 //! For `f32` in host memory each has a fast form, a candle custom operation whose backward pass
 //! computes gradients for the arguments that track and no others; elsewhere it is composed of
 //! tensor operations, against which the fast form is tested.
+//!
+//! Two environment variables matter to speed, and to no result. With `CANDLE_NUM_THREADS=1` candle
+//! adds and multiplies large tensors on the calling thread; otherwise it hands them to a pool that
+//! spins, and that concurrent callers wait for. With `RAYON_NUM_THREADS` set, a product of matrices
+//! does not first ask the system for its cores.
 
 mod activation;
 mod adam;
