@@ -3,6 +3,7 @@
 
 mod arguments;
 mod demo;
+mod environment;
 mod evaluate;
 mod failure;
 #[cfg(test)]
@@ -82,6 +83,7 @@ impl Verb {
 pub fn run() -> ExitCode {
     // Wrong use ends here, with clap's own message and code 2.
     let cli = Cli::parse();
+    environment::settle();
     let outcome = interrupt::install()
         .and_then(|interrupt| cli.verb.run(&mut Session::new(cli.verb.quiet(), interrupt)));
     match outcome {

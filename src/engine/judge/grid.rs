@@ -78,11 +78,11 @@ fn grid(spec: &JudgeSpec) -> Vec<Cell> {
     let (objects, styles) = (&spec.vocabulary.objects, &spec.vocabulary.styles);
     let mut cells = Vec::new();
     for round in 0..spec.target_seeds.max(spec.retain_seeds) {
-        for style in 0..styles.len() {
-            for object in 0..objects.len() {
+        for (style, style_word) in styles.iter().enumerate() {
+            for (object, object_word) in objects.iter().enumerate() {
                 let word = match spec.concept.kind {
-                    ConceptKind::Style => &styles[style],
-                    _ => &objects[object],
+                    ConceptKind::Style => style_word,
+                    _ => object_word,
                 };
                 let is_target = *word == spec.concept.text;
                 let seeds = if is_target { spec.target_seeds } else { spec.retain_seeds };

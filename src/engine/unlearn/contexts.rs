@@ -102,7 +102,7 @@ impl<'a> Contexts<'a> {
     }
 
     fn neighbour(&mut self, index: usize, noise: &mut NoiseSource) -> String {
-        if index % 2 == 0
+        if index.is_multiple_of(2)
             && let Some(given) = self.preserve.draw(noise)
         {
             return given;

@@ -129,8 +129,7 @@ fn check(log: &TrainingLog) -> Result<(), EngineError> {
             limit: LEAST_WEIGHT_CHANGE,
         });
     }
-    // Compared so that a NaN counts as wrecked.
-    if !(log.damage_measure <= MOST_DAMAGE) {
+    if log.damage_measure.is_nan() || log.damage_measure > MOST_DAMAGE {
         return Err(EngineError::WreckedModel { value: log.damage_measure, limit: MOST_DAMAGE });
     }
     let erasure = 1.0 - log.erase_measure;

@@ -30,6 +30,9 @@ pub(in crate::engine) struct Sample {
     pub(in crate::engine) weight: f64,
 }
 
+/// A tensor that starts at zero must still be able to move.
+const LEAST_SCALE: f64 = 1e-3;
+
 /// How far Adam moves.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Rate {
@@ -100,8 +103,6 @@ impl Trainer {
         if !gradient_norm.is_finite() {
             return Err(not_finite("the gradient's norm", gradient_norm));
         }
-        // A tensor that starts at zero must still be able to move.
-        const LEAST_SCALE: f64 = 1e-3;
         let scales = &self.scales;
         self.adam.step(&self.scoped.variables, &gradients, |name| match rate {
             Rate::Absolute(rate) => rate,
