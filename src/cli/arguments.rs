@@ -81,10 +81,11 @@ pub(super) struct MethodArguments {
     #[arg(long, value_name = "METHOD", default_value = "keystep", value_parser = method_parser())]
     pub(super) method: MethodName,
     /// Adam's learning rate. For keystep: the step of each tensor as a share of the tensor's root
-    /// mean square [default: keystep 3e-3; kscu and esd 1e-5, as published].
+    /// mean square [default: keystep 3e-2; kscu and esd 1e-5, as published; in `demo` their best
+    /// rates on the built-in model].
     #[arg(long, value_name = "RATE")]
     pub(super) learning_rate: Option<f64>,
-    /// Most updates; keystep stops earlier once the concept is gone [default: keystep 300, esd
+    /// Most updates; keystep stops earlier once the concept is gone [default: keystep 100, esd
     /// 1000, kscu 200 to 750 by kind].
     #[arg(long, value_name = "N")]
     pub(super) updates: Option<usize>,

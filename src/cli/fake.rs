@@ -67,7 +67,7 @@ impl LocalEngine for FakeEngine {
             guidance_effect: estimate,
             concept_until: None,
             concept_from: None,
-            gradient_share: estimate,
+            gradient_share: Some(estimate),
         });
         Ok(TimestepScores {
             spec: spec.clone(),

@@ -33,8 +33,10 @@ pub struct StepScore {
     /// The reverse: when the prompt holds it from this step on only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub concept_from: Option<Estimate>,
-    /// Norm of the erase loss's gradient in scope over that of the preserve loss.
-    pub gradient_share: Estimate,
+    /// Norm of the erase loss's gradient in scope over that of the preserve loss; absent when it was
+    /// not asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gradient_share: Option<Estimate>,
 }
 
 /// The result of scoring; citable by a later job.

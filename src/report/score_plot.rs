@@ -73,10 +73,10 @@ fn panels(scores: &TimestepScores) -> Vec<Panel> {
     if !switch.is_empty() {
         groups.push((PROBABILITY, switch));
     }
-    groups.push((
-        "Gradient of erasing over gradient of preserving",
-        vec![curve("gradient share".to_owned(), BLUE, steps, |step| Some(step.gradient_share))],
-    ));
+    let share = curve("gradient share".to_owned(), BLUE, steps, |step| step.gradient_share);
+    if !share.points.is_empty() {
+        groups.push(("Gradient of erasing over gradient of preserving", vec![share]));
+    }
     let (first, last) = scores.window_steps;
     groups
         .into_iter()
@@ -203,7 +203,7 @@ pub(super) mod tests {
                     guidance_effect: estimate(1.4 * (-place / 5.0).exp()),
                     concept_until: switch_curve.then(|| estimate(until)),
                     concept_from: switch_curve.then(|| estimate(1.0 - until)),
-                    gradient_share: estimate(2.4 * (-(place - 5.0).powi(2) / 30.0).exp()),
+                    gradient_share: Some(estimate(2.4 * (-(place - 5.0).powi(2) / 30.0).exp())),
                 }
             })
             .collect();
@@ -230,8 +230,12 @@ pub(super) mod tests {
     fn numbers_out_of_this_world_do_not_panic() {
         let mut scores = sample_scores(true);
         scores.steps[3].guidance_energy.mean = f64::NAN;
-        scores.steps[4].gradient_share.standard_error = f64::INFINITY;
-        scores.steps[5].gradient_share.mean = 1e300;
+        if let Some(share) = &mut scores.steps[4].gradient_share {
+            share.standard_error = f64::INFINITY;
+        }
+        if let Some(share) = &mut scores.steps[5].gradient_share {
+            share.mean = 1e300;
+        }
         scores.spec.concept.text = "long ".repeat(100);
         assert!(score_plot(&scores).is_ok());
         scores.steps.clear();

@@ -243,6 +243,9 @@ pub struct KeystepSettings {
     pub negative_guidance: f64,
     /// Weight of the preserve term.
     pub preserve_weight: f64,
+    /// How far the loss leans towards the steps that move the picture most: each step's weight is
+    /// multiplied by its share of the neighbours' guidance effect to this power.
+    pub effect_exponent: f64,
     /// Length of the noise on embeddings, as a share of the embedding's root mean square.
     pub embedding_noise: f64,
     /// Adam's largest step for each tensor, as a share of the tensor's root mean square.
@@ -259,18 +262,19 @@ impl Default for KeystepSettings {
             schedule_steps: 20,
             guidance_scale: 5.0,
             concept_trajectories: 12,
-            anchor_trajectories: 12,
+            anchor_trajectories: 6,
             preserve_trajectories: 24,
             erase_batch: 8,
             preserve_batch: 8,
             preserve_inside: 0.7,
             bare_share: 0.2,
             empty_share: 0.1,
-            negative_guidance: 0.7,
+            negative_guidance: 0.5,
             preserve_weight: 3.0,
-            embedding_noise: 0.05,
+            effect_exponent: 0.5,
+            embedding_noise: 0.02,
             relative_rate: 3e-2,
-            stop_below: -0.6,
+            stop_below: -0.4,
         }
     }
 }
@@ -290,6 +294,7 @@ impl KeystepSettings {
         found.within("method.empty_share", self.empty_share, 0.0..=1.0);
         found.within("method.negative_guidance", self.negative_guidance, 0.0..=100.0);
         found.within("method.preserve_weight", self.preserve_weight, 0.0..=1e6);
+        found.within("method.effect_exponent", self.effect_exponent, 0.0..=4.0);
         found.within("method.embedding_noise", self.embedding_noise, 0.0..=1.0);
         found.within("method.relative_rate", self.relative_rate, RATES);
         found.within("method.stop_below", self.stop_below, -100.0..=1.0);

@@ -18,6 +18,8 @@ pub struct ScoreSpec {
     pub guidance_scale: f64,
     /// Trajectories, and so seeds, that are averaged over.
     pub trajectories: usize,
+    /// Whether to compare gradients, which costs as much as the rest.
+    pub gradient_share: bool,
     /// Whether to sample the switch curve, which needs a judge.
     pub switch_curve: bool,
     /// The scope whose gradients are compared.
@@ -35,6 +37,7 @@ impl ScoreSpec {
             steps: 20,
             guidance_scale: 5.0,
             trajectories: 8,
+            gradient_share: true,
             switch_curve: true,
             scope: Scope::CrossAttention,
             seed: 0,

@@ -60,19 +60,17 @@ pub(super) fn score_timesteps(
     let (named, anchors) = (pipeline.encode_prompts(&named)?, pipeline.encode_prompts(&anchors)?);
     let neighbours = pipeline.encode_prompts(&neighbours)?;
     let concept_path = follow(&named, Some(&anchors))?;
-    let neighbour_path = follow(&neighbours, None)?;
-
-    let shares = gradient_share::measure(
-        pipeline,
-        spec,
-        &gradient_share::Paths {
+    let shares = if spec.gradient_share {
+        let neighbour_path = follow(&neighbours, None)?;
+        let paths = gradient_share::Paths {
             schedule: &schedule,
             concept: (&concept_path, &named),
             neighbour: (&neighbour_path, &neighbours),
-        },
-        &evaluations,
-        context,
-    )?;
+        };
+        Some(gradient_share::measure(pipeline, spec, &paths, &evaluations, context)?)
+    } else {
+        None
+    };
     let curves = if spec.switch_curve {
         Some(switch_curve::sample(pipeline, spec, &denoiser, context)?)
     } else {
@@ -80,7 +78,7 @@ pub(super) fn score_timesteps(
     };
 
     let mut steps = Vec::with_capacity(schedule.len());
-    for (footprint, gradient_share) in concept_path.iter().zip(shares) {
+    for footprint in &concept_path {
         let step = footprint.step;
         let (energy, effect) = guidance(footprint, &schedule, spec.guidance_scale)?;
         let curve = curves.as_ref().and_then(|curves| curves.get(&step));
@@ -92,7 +90,7 @@ pub(super) fn score_timesteps(
             guidance_effect: estimate(&effect),
             concept_until: curve.map(|(until, _)| estimate(until)),
             concept_from: curve.map(|(_, from)| estimate(from)),
-            gradient_share: estimate(&gradient_share),
+            gradient_share: shares.as_ref().map(|shares| estimate(&shares[step.0])),
         });
     }
     let (first, last) = window::recommend(&steps);
@@ -116,17 +114,10 @@ fn guidance(
     let anchor = footprint.counterpart.as_ref().unwrap_or(&footprint.empty);
     let direction = root_mean_squares(&(&footprint.lead - anchor)?)?;
     let unconditional = root_mean_squares(&footprint.empty)?;
-    // DDIM is Euler's method in x / √ᾱ over σ = √((1 − ᾱ) / ᾱ): what a step adds to the prediction
-    // of the final picture is the noise times the fall of σ.
-    let fall = sigma(schedule.alpha_bar(footprint.step))
-        - sigma(schedule.previous_alpha_bar(footprint.step));
+    let fall = schedule.noise_fall(footprint.step);
     let energy = direction.iter().zip(unconditional).map(|(d, u)| d / u).collect();
     let effect = direction.iter().map(|d| d * scale * fall).collect();
     Ok((energy, effect))
-}
-
-fn sigma(alpha_bar: f64) -> f64 {
-    ((1.0 - alpha_bar) / alpha_bar).sqrt()
 }
 
 /// One a row of the batch.

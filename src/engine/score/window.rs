@@ -46,7 +46,7 @@ mod tests {
                 guidance_effect: estimate(*effect),
                 concept_until: None,
                 concept_from: None,
-                gradient_share: estimate(0.0),
+                gradient_share: None,
             })
             .collect()
     }

@@ -102,8 +102,8 @@ struct Bank {
     preserve_inside: Pile,
     preserve_outside: Pile,
     empty: Tensor,
-    /// Over the mean square of the neighbours' guidance at each step: a unit that makes errors at
-    /// all steps comparable.
+    /// One over the mean square of the neighbours' guidance at each step, a unit that makes errors at
+    /// all steps comparable; leaning towards the steps that move the picture most.
     step_weights: Vec<f64>,
 }
 
@@ -173,7 +173,7 @@ impl Bank {
         };
         let frozen = Denoiser { unet: &pipeline.unet, schedule, evaluations: run.evaluations };
         let preserve = entries(&walk(&frozen, walked, context)?, &text, Pairing::LeadAgainstEmpty)?;
-        let step_weights = step_weights(&preserve, schedule.len())?;
+        let step_weights = step_weights(&preserve, schedule, settings.effect_exponent)?;
         let (inside, outside) =
             preserve.into_iter().partition(|entry| key_steps.contains(&entry.step));
         Ok(Self {
@@ -240,15 +240,29 @@ impl Bank {
     }
 }
 
-fn step_weights(preserve: &[Entry], steps: usize) -> Result<Vec<f64>, EngineError> {
-    let mut sums = vec![(0.0, 0_usize); steps];
+fn step_weights(
+    preserve: &[Entry],
+    schedule: &Schedule,
+    exponent: f64,
+) -> Result<Vec<f64>, EngineError> {
+    let mut energies = vec![(0.0, 0_usize); schedule.len()];
     for entry in preserve {
-        let (sum, count) = &mut sums[entry.step.0];
+        let (sum, count) = &mut energies[entry.step.0];
         *sum += entry.direction_energy()?;
         *count += 1;
     }
-    // Without guidance (all neighbours empty) the unit is one.
-    Ok(sums.iter().map(|(sum, count)| if *sum > 0.0 { *count as f64 / sum } else { 1.0 }).collect())
+    let energies: Vec<f64> =
+        energies.into_iter().map(|(sum, count)| sum / count.max(1) as f64).collect();
+    let effects: Vec<f64> = energies
+        .iter()
+        .zip(schedule.steps())
+        .map(|(energy, step)| energy.sqrt() * schedule.noise_fall(step))
+        .collect();
+    let mean = effects.iter().sum::<f64>() / effects.len() as f64;
+    let weight = |(energy, effect): (&f64, &f64)| (effect / mean).powf(exponent) / energy;
+    // Without guidance (all neighbours empty) every step weighs the same.
+    let weight = |pair| Some(weight(pair)).filter(|weight| weight.is_finite()).unwrap_or(1.0);
+    Ok(energies.iter().zip(&effects).map(weight).collect())
 }
 
 #[derive(Debug)]

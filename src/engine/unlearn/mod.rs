@@ -143,7 +143,7 @@ fn check(log: &TrainingLog) -> Result<(), EngineError> {
     Ok(())
 }
 
-/// Scores every concept, without the judge's switch curve: the window does not need it.
+/// Scores every concept by its guidance alone: the window needs no more.
 fn measure(
     run: &Run<'_>,
     context: &mut RunContext<'_>,
@@ -153,6 +153,7 @@ fn measure(
         .iter()
         .map(|concept| {
             let spec = ScoreSpec {
+                gradient_share: false,
                 switch_curve: false,
                 scope: run.spec.scope.clone(),
                 seed: run.spec.seed,

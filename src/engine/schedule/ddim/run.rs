@@ -53,6 +53,15 @@ impl Schedule {
         self.previous_alpha_bars[step.0]
     }
 
+    /// How far a step moves the final picture for each unit of predicted noise.
+    ///
+    /// DDIM is Euler's method in `x / √ᾱ` over `σ = √((1 − ᾱ) / ᾱ)` (Song et al. 2021, equation 14),
+    /// so this is the fall of `σ`.
+    pub fn noise_fall(&self, step: StepIndex) -> f64 {
+        let sigma = |alpha_bar: f64| ((1.0 - alpha_bar) / alpha_bar).sqrt();
+        sigma(self.alpha_bar(step)) - sigma(self.previous_alpha_bar(step))
+    }
+
     /// Noise level of the latents that a step takes: the natural logarithm of signal over noise
     /// power, comparable across samplers and step counts.
     pub fn log_snr(&self, step: StepIndex) -> f64 {
