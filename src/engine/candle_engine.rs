@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     outcome::{JudgeReport, Picture, TimestepScores},
-    spec::{GenerateSpec, JudgeSpec, ModelFiles, ScoreSpec, UnlearnSpec, Vocabulary},
+    spec::{GenerateSpec, JudgeSpec, ModelFiles, ScoreSpec, SpecError, UnlearnSpec, Vocabulary},
 };
 
 /// What can be done with a model. Blocking.
@@ -72,6 +72,32 @@ impl CandleEngine {
         context: &mut RunContext<'_>,
     ) -> Result<JudgeReport, EngineError> {
         judge::judge(&self.pipeline, &edited.pipeline, spec, context)
+    }
+
+    /// What [`CandleEngine::judge`] draws with each model, for callers that keep the base model's
+    /// pictures from one judgement to the next.
+    pub fn judged_pictures(spec: &JudgeSpec) -> Result<GenerateSpec, EngineError> {
+        spec.validate()?;
+        Ok(judge::drawing(spec))
+    }
+
+    /// Judges pictures that were drawn to [`CandleEngine::judged_pictures`] by this model and by an
+    /// edited one.
+    pub fn judge_drawn(
+        &self,
+        spec: &JudgeSpec,
+        before: Vec<Picture>,
+        after: Vec<Picture>,
+        context: &mut RunContext<'_>,
+    ) -> Result<JudgeReport, EngineError> {
+        let wanted = Self::judged_pictures(spec)?.pictures.len();
+        for (field, drawn) in [("before", before.len()), ("after", after.len())] {
+            if drawn != wanted {
+                let message = format!("{drawn} pictures were given, the grid has {wanted}");
+                return Err(SpecError::one(field, message).into());
+            }
+        }
+        judge::compare(&self.pipeline, spec, before, after, context)
     }
 }
 

@@ -17,30 +17,46 @@ struct Cell {
 }
 
 /// Draws the grid with both models and has every judge of the base model name the pictures.
-pub fn judge(
+pub(in crate::engine) fn judge(
     base: &Pipeline,
     edited: &Pipeline,
     spec: &JudgeSpec,
     context: &mut RunContext<'_>,
 ) -> Result<JudgeReport, EngineError> {
     spec.validate()?;
-    let judges = base.judges.all()?;
-    let cells = grid(spec);
-    let prompts: Vec<Prompt> = cells.iter().map(|cell| prompt(spec, cell)).collect();
-    let drawing = GenerateSpec {
-        pictures: prompts
+    base.judges.all()?;
+    let drawing = drawing(spec);
+    let (before, base_evaluations) = generate(base, &drawing, context)?;
+    let (after, edited_evaluations) = generate(edited, &drawing, context)?;
+    let report = compare(base, spec, before, after, context)?;
+    Ok(JudgeReport { unet_evaluations: base_evaluations + edited_evaluations, ..report })
+}
+
+/// The pictures of the grid, in the order in which [`compare`] takes them.
+pub(in crate::engine) fn drawing(spec: &JudgeSpec) -> GenerateSpec {
+    let anything = &spec.vocabulary.anything;
+    GenerateSpec {
+        pictures: grid(spec)
             .iter()
-            .zip(&cells)
-            .map(|(prompt, cell)| (prompt.sentence(&spec.vocabulary.anything), cell.seed))
+            .map(|cell| (prompt(spec, cell).sentence(anything), cell.seed))
             .collect(),
         negative_prompt: String::new(),
         steps: spec.steps,
         guidance_scale: spec.guidance_scale,
         size: None,
-    };
-    let (before, base_evaluations) = generate(base, &drawing, context)?;
-    let (after, edited_evaluations) = generate(edited, &drawing, context)?;
+    }
+}
 
+/// Has every judge of the base model name both models' pictures of [`drawing`].
+pub(in crate::engine) fn compare(
+    base: &Pipeline,
+    spec: &JudgeSpec,
+    before: Vec<Picture>,
+    after: Vec<Picture>,
+    context: &mut RunContext<'_>,
+) -> Result<JudgeReport, EngineError> {
+    let judges = base.judges.all()?;
+    let cells = grid(spec);
     let mut verdicts = Vec::with_capacity(judges.len());
     for (index, judge) in judges.iter().enumerate() {
         context.advance(Phase::Judge, index, judges.len())?;
@@ -51,24 +67,18 @@ pub fn judge(
         });
     }
     context.advance(Phase::Judge, judges.len(), judges.len())?;
-    let pictures = prompts
-        .into_iter()
-        .zip(&cells)
+    let pictures = cells
+        .iter()
         .zip(before.into_iter().zip(after))
-        .map(|((prompt, cell), (before, after))| JudgedPicture {
-            prompt,
+        .map(|(cell, (before, after))| JudgedPicture {
+            prompt: prompt(spec, cell),
             seed: cell.seed,
             is_target: cell.is_target,
             before,
             after,
         })
         .collect();
-    Ok(JudgeReport {
-        spec: spec.clone(),
-        verdicts,
-        pictures,
-        unet_evaluations: base_evaluations + edited_evaluations,
-    })
+    Ok(JudgeReport { spec: spec.clone(), verdicts, pictures, unet_evaluations: 0 })
 }
 
 /// Every object in every style; the concept's own row or column with more seeds.

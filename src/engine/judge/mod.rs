@@ -8,7 +8,7 @@ mod pixels;
 
 use candle_core::Device;
 
-pub use grid::judge;
+pub(super) use grid::{compare, drawing, judge};
 
 use super::EngineError;
 use crate::{
