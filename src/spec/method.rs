@@ -269,12 +269,12 @@ impl Default for KeystepSettings {
             preserve_inside: 0.7,
             bare_share: 0.2,
             empty_share: 0.1,
-            negative_guidance: 0.5,
+            negative_guidance: 0.6,
             preserve_weight: 3.0,
             effect_exponent: 0.5,
-            embedding_noise: 0.02,
+            embedding_noise: 0.005,
             relative_rate: 3e-2,
-            stop_below: -0.4,
+            stop_below: -0.5,
         }
     }
 }

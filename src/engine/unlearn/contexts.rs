@@ -82,7 +82,7 @@ impl<'a> Contexts<'a> {
                 anchor.style = style;
             }
         }
-        let wording = noise.index(named.wordings());
+        let wording = wording(&named, noise);
         let anything = &self.vocabulary.anything;
         ConceptPrompt {
             concept: named.wording(wording, anything),
@@ -116,8 +116,15 @@ impl<'a> Contexts<'a> {
                 ..Prompt::default()
             },
         };
-        prompt.wording(noise.index(prompt.wordings()), &self.vocabulary.anything)
+        prompt.wording(wording(&prompt, noise), &self.vocabulary.anything)
     }
+}
+
+/// A way to word a prompt; the canonical one comes up three times as often as any other, for it is
+/// how people speak.
+fn wording(prompt: &Prompt, noise: &mut NoiseSource) -> usize {
+    const CANONICAL_WEIGHT: usize = 3;
+    noise.index(prompt.wordings() + CANONICAL_WEIGHT - 1).saturating_sub(CANONICAL_WEIGHT - 1)
 }
 
 /// Words that are drawn without replacement and shuffled anew when they are used up.
