@@ -262,7 +262,7 @@ impl Default for KeystepSettings {
             schedule_steps: 20,
             guidance_scale: 5.0,
             concept_trajectories: 12,
-            anchor_trajectories: 6,
+            anchor_trajectories: 12,
             preserve_trajectories: 24,
             erase_batch: 8,
             preserve_batch: 8,
