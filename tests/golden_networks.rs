@@ -1,5 +1,7 @@
 //! Networks, gradients and whole pictures against diffusers and transformers.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
+
 use std::{collections::BTreeMap, fs::File, path::PathBuf};
 
 use candle_core::{DType, Device, Tensor};
@@ -28,19 +30,19 @@ use golden::{Golden, Tolerance, assert_close, path};
 #[derive(Debug)]
 struct Component {
     folder: PathBuf,
-    component: &'static str,
+    prefix: String,
     names: Vec<String>,
 }
 
 impl Component {
-    fn new(folder: &str, component: &'static str) -> Self {
+    fn new(folder: &str, component: &str) -> Self {
         let folder = path(folder);
         let mut names: Vec<String> = std::fs::read_dir(&folder)
             .unwrap()
             .map(|entry| format!("{component}/{}", entry.unwrap().file_name().to_str().unwrap()))
             .collect();
         names.sort();
-        Self { folder, component, names }
+        Self { folder, prefix: format!("{component}/"), names }
     }
 
     fn config(&self) -> String {
@@ -49,7 +51,7 @@ impl Component {
 }
 
 impl ModelFiles for Component {
-    fn location(&self) -> &str {
+    fn location(&self) -> &'static str {
         "golden"
     }
 
@@ -58,7 +60,7 @@ impl ModelFiles for Component {
     }
 
     fn open(&self, name: &str) -> Result<(Box<dyn ReadSeek>, u64), FileError> {
-        let file = name.strip_prefix(self.component).unwrap().trim_start_matches('/');
+        let file = name.strip_prefix(&self.prefix).unwrap();
         let file = File::open(self.folder.join(file)).unwrap();
         let length = file.metadata().unwrap().len();
         Ok((Box::new(file), length))
