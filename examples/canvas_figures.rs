@@ -6,6 +6,8 @@
 //! cargo run --release --example canvas_figures -- kscu --learning-rate 1e-4 cat
 //! ```
 
+#![allow(clippy::disallowed_methods, reason = "a measurement reads the clock")]
+
 use std::{collections::BTreeMap, error::Error, io::Write, time::Instant};
 
 use clap::Parser;
