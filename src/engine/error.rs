@@ -132,7 +132,7 @@ pub enum EngineError {
     },
     /// A trainable tensor's gradient is all zeros.
     #[error(
-        "the trainable tensor \"{name}\" received a zero gradient in update {update}; the loss does not depend on it, choose a narrower scope"
+        "the trainable tensor \"{name}\" received a zero gradient in update {update}; the loss does not depend on it: choose a narrower scope, or lower the learning rate if earlier updates went well"
     )]
     ZeroGradient {
         /// The tensor.

@@ -16,7 +16,7 @@ use crate::{
         ops::{self, Convolution},
     },
     outcome::Picture,
-    spec::{ModelFiles, Vocabulary},
+    spec::{ModelFiles, SpecError, Vocabulary},
 };
 
 /// `judge/config.json`.
@@ -33,9 +33,41 @@ struct CnnConfig {
 pub(super) struct CnnJudge {
     image_size: usize,
     layers: Vec<ConvNormRelu>,
-    object: (Tensor, Tensor),
-    style: (Tensor, Tensor),
+    object: Head,
+    style: Head,
     device: Device,
+}
+
+/// A linear layer with a row a word.
+#[derive(Debug)]
+struct Head {
+    words: Vec<String>,
+    weight: Tensor,
+    bias: Tensor,
+}
+
+impl Head {
+    /// The rows of these words alone, in their order, which may be others than the head's own.
+    fn rows(&self, words: &[String], field: &str) -> Result<(Tensor, Tensor), EngineError> {
+        let rows = words
+            .iter()
+            .map(|word| {
+                self.words.iter().position(|known| known == word).map(|row| row as u32).ok_or_else(
+                    || {
+                        SpecError::one(
+                            field,
+                            format!(
+                                "the model's judge/ does not know \"{word}\"; leave the word out, \
+                                 or take judge/ out of the model to judge by CLIP alone"
+                            ),
+                        )
+                    },
+                )
+            })
+            .collect::<Result<Vec<_>, _>>()?;
+        let rows = Tensor::from_vec(rows, words.len(), self.weight.device())?;
+        Ok((self.weight.index_select(&rows, 0)?, self.bias.index_select(&rows, 0)?))
+    }
 }
 
 /// The batch norm is folded into the convolution.
@@ -72,23 +104,23 @@ impl CnnJudge {
         while stored.tensors.contains_key(&format!("body.{}.weight", layers.len() * 3)) {
             layers.push(ConvNormRelu::new(&stored, layers.len() * 3)?);
         }
-        let head = |name: &str, classes: usize| {
+        let head = |name: &str, words: Vec<String>| {
             let weight = tensor(&stored, &format!("{name}.weight"))?;
             let bias = tensor(&stored, &format!("{name}.bias"))?;
-            if bias.dims() != [classes] {
+            if bias.dims() != [words.len()] {
                 return Err(EngineError::MisshapenTensor {
                     file: stored.location.clone(),
                     name: format!("{name}.bias"),
-                    expected: vec![classes],
+                    expected: vec![words.len()],
                     found: bias.dims().to_vec(),
                 });
             }
-            Ok((weight, bias))
+            Ok(Head { words, weight, bias })
         };
         Ok(Self {
             image_size: config.image_size,
-            object: head("object", config.objects.len())?,
-            style: head("style", config.styles.len())?,
+            object: head("object", config.objects)?,
+            style: head("style", config.styles)?,
             layers,
             device: device.clone(),
         })
@@ -113,17 +145,18 @@ impl Judge for CnnJudge {
         &self,
         pictures: &[Picture],
         domain: Domain,
-        _vocabulary: &Vocabulary,
+        vocabulary: &Vocabulary,
     ) -> Result<Vec<Vec<f64>>, EngineError> {
         const PICTURES_AT_ONCE: usize = 64;
-        let (weight, bias) = match domain {
-            Domain::Objects => &self.object,
-            Domain::Styles => &self.style,
+        let (head, field) = match domain {
+            Domain::Objects => (&self.object, "vocabulary.objects"),
+            Domain::Styles => (&self.style, "vocabulary.styles"),
         };
+        let (weight, bias) = head.rows(domain.words(vocabulary), field)?;
         let mut all = Vec::with_capacity(pictures.len());
         for pictures in pictures.chunks(PICTURES_AT_ONCE) {
             let input = pixels(pictures, self.image_size, Normalisation::UNIT, &self.device)?;
-            all.extend(softmax(&ops::linear(&self.features(&input)?, weight, Some(bias))?)?);
+            all.extend(softmax(&ops::linear(&self.features(&input)?, &weight, Some(&bias))?)?);
         }
         Ok(all)
     }

@@ -119,17 +119,24 @@ pub struct Scoped {
 }
 
 impl Scoped {
+    /// Whether a scope names any tensor: [`Scoped::new`] without the copies.
+    pub fn check(stored: &StoredTensors, scope: &Scope) -> Result<(), EngineError> {
+        if stored.tensors.keys().any(|name| scope.contains(name)) {
+            Ok(())
+        } else {
+            Err(EngineError::EmptyScope { scope: format!("{scope:?}") })
+        }
+    }
+
     /// Copies every tensor in scope into a variable of its own.
     pub fn new(stored: &StoredTensors, scope: &Scope) -> Result<Self, EngineError> {
+        Self::check(stored, scope)?;
         let mut variables = BTreeMap::new();
         for (name, stored) in &stored.tensors {
             if scope.contains(name) {
                 let copy = stored.tensor.to_dtype(DType::F32)?.copy()?;
                 variables.insert(name.clone(), Var::from_tensor(&copy)?);
             }
-        }
-        if variables.is_empty() {
-            return Err(EngineError::EmptyScope { scope: format!("{scope:?}") });
         }
         Ok(Self { variables })
     }

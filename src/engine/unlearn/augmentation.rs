@@ -4,7 +4,10 @@
 use candle_core::Tensor;
 
 use super::Run;
-use crate::{engine::EngineError, spec::ConceptKind};
+use crate::{
+    engine::EngineError,
+    spec::{Concept, ConceptKind},
+};
 
 /// Ten sentences a kind; `{}` is the concept.
 fn templates(kind: ConceptKind) -> [&'static str; 10] {
@@ -66,6 +69,16 @@ const SUFFIXES: [&str; 5] =
 
 /// Length of the noise on the embedding, as published.
 const EMBEDDING_NOISE: f64 = 1e-5;
+
+/// The longest prompts that [`augmented`] makes of a concept: its other edits add no words.
+pub(super) fn longest(concept: &Concept) -> impl Iterator<Item = String> + '_ {
+    templates(concept.kind).into_iter().flat_map(|template| {
+        let sentence = template.replace("{}", &concept.text);
+        let prefixed = PREFIXES.map(|prefix| format!("{prefix} {sentence}"));
+        let suffixed = SUFFIXES.map(|suffix| format!("{sentence} {suffix}"));
+        prefixed.into_iter().chain(suffixed)
+    })
+}
 
 /// Hidden states, `[1, tokens, channels]`, of a freshly augmented prompt of a concept.
 pub(super) fn augmented(run: &mut Run<'_>, concept: usize) -> Result<Tensor, EngineError> {

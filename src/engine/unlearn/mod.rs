@@ -17,8 +17,8 @@ use candle_core::Tensor;
 pub use erased::ErasedCheckpoint;
 
 use super::{
-    EngineError, Pipeline, RunContext, denoise::EvaluationCounter, schedule::NoiseSource,
-    score::score_timesteps,
+    EngineError, Pipeline, RunContext, denoise::EvaluationCounter, model::Scoped,
+    schedule::NoiseSource, score::score_timesteps,
 };
 use crate::{
     outcome::{TimestepScores, TrainingLog},
@@ -68,6 +68,7 @@ pub(super) fn unlearn(
     context: &mut RunContext<'_>,
 ) -> Result<ErasedCheckpoint, EngineError> {
     spec.validate()?;
+    check_against(pipeline, spec)?;
     let evaluations = EvaluationCounter::default();
     let mut run =
         Run { pipeline, spec, noise: NoiseSource::new(spec.seed), evaluations: &evaluations };
@@ -118,6 +119,27 @@ pub(super) fn unlearn(
     };
     check(&log)?;
     Ok(ErasedCheckpoint { log, scores, ..erased })
+}
+
+/// What only the model can tell of a request, before any work: a slip must not cost the hour in
+/// which its turn would come.
+fn check_against(pipeline: &Pipeline, spec: &UnlearnSpec) -> Result<(), EngineError> {
+    Scoped::check(&pipeline.unet_tensors, &spec.scope)?;
+    for concept in &spec.concepts {
+        pipeline.tokenizer.encode(&concept.text)?;
+        if let Some(replacement) = &concept.replacement {
+            pipeline.tokenizer.encode(replacement)?;
+        }
+        if let Method::Kscu(_) = &spec.method {
+            for prompt in augmentation::longest(concept) {
+                pipeline.tokenizer.encode(&prompt)?;
+            }
+        }
+    }
+    for prompt in &spec.preserve {
+        pipeline.tokenizer.encode(prompt)?;
+    }
+    Ok(())
 }
 
 /// A run that did nothing, or too much, has failed.
