@@ -1,5 +1,4 @@
-//! UA, IRA and CRA of a method over several concepts of the emoji canvas, as a Markdown table and
-//! one line of JSON a concept:
+//! UA, IRA and CRA of a method over several concepts of the emoji canvas, as a Markdown table:
 //!
 //! ```sh
 //! cargo run --release --example canvas_figures -- keystep cat dog neon sketch
