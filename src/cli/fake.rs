@@ -48,6 +48,10 @@ impl LocalEngine for FakeEngine {
         })
     }
 
+    fn unet_digest(&self) -> Result<String, EngineError> {
+        Ok(String::new())
+    }
+
     fn vocabulary(&self) -> &Vocabulary {
         &self.vocabulary
     }

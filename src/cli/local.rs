@@ -42,6 +42,8 @@ pub(super) trait LocalEngine: Sized {
     fn load(files: &dyn ModelFiles, variant: Option<&str>) -> Result<Self, EngineError>;
     /// The words that the model is known to draw.
     fn vocabulary(&self) -> &Vocabulary;
+    /// Digest of the U-Net's weights, as scores cite it.
+    fn unet_digest(&self) -> Result<String, EngineError>;
     /// Measures which steps decide a concept.
     fn score_timesteps(
         &mut self,
@@ -91,6 +93,10 @@ impl LocalEngine for CandleEngine {
 
     fn vocabulary(&self) -> &Vocabulary {
         self.vocabulary()
+    }
+
+    fn unet_digest(&self) -> Result<String, EngineError> {
+        Ok(self.pipeline().unet_tensors.digest()?)
     }
 
     fn score_timesteps(

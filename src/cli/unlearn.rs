@@ -108,6 +108,14 @@ pub(super) fn run<E: LocalEngine>(
         LocalModel::<E>::open(&arguments.model.model, arguments.model.variant.as_deref())?;
     spec.vocabulary = arguments.vocabulary.words(base.engine.vocabulary())?;
     spec.validate()?;
+    if let Some(scores) = &given
+        && scores.model_digest != base.engine.unet_digest()?
+    {
+        return Err(CliError::Usage(format!(
+            "the scores are of another model than {}; score this one",
+            arguments.model.model
+        )));
+    }
 
     let (erased, seconds) = session.work(|context| base.engine.unlearn(&spec, context))?;
     write_model(&base, &erased, &spec, &mut staging)?;

@@ -44,7 +44,7 @@ pub struct StepScore {
 pub struct TimestepScores {
     /// What was asked.
     pub spec: ScoreSpec,
-    /// SHA-256 of the base U-Net's weights, hexadecimal.
+    /// SHA-256 of the scored U-Net's weights, hexadecimal (`StoredTensors::digest`).
     pub model_digest: String,
     /// One record a step, in step order.
     pub steps: Vec<StepScore>,

@@ -14,7 +14,8 @@ pub use write::{CheckpointWriteError, write_safetensors};
 
 use std::collections::BTreeMap;
 
-use candle_core::Tensor;
+use candle_core::{DType, Tensor};
+use sha2::{Digest, Sha256};
 
 /// A tensor, with what is needed to name it in an error and to write it back as it was.
 #[derive(Debug, Clone)]
@@ -34,4 +35,19 @@ pub struct StoredTensors {
     pub location: String,
     /// By name.
     pub tensors: BTreeMap<String, StoredTensor>,
+}
+
+impl StoredTensors {
+    /// SHA-256, hexadecimal, of every tensor's name, shape and values as little-endian f32, in order
+    /// of their names: the same for the same weights, however they are spread over files.
+    pub fn digest(&self) -> candle_core::Result<String> {
+        let mut hasher = Sha256::new();
+        for (name, stored) in &self.tensors {
+            hasher.update(format!("{name}{:?}", stored.tensor.dims()));
+            let values = stored.tensor.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
+            let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+            hasher.update(bytes);
+        }
+        Ok(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+    }
 }

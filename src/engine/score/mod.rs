@@ -96,7 +96,7 @@ pub(super) fn score_timesteps(
     let (first, last) = window::recommend(&steps);
     Ok(TimestepScores {
         spec: spec.clone(),
-        model_digest: String::new(),
+        model_digest: pipeline.unet_tensors.digest()?,
         window: LogSnrWindow { low: schedule.log_snr(first), high: schedule.log_snr(last) },
         window_steps: (first, last),
         rule: window::RULE.to_owned(),
