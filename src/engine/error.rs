@@ -166,7 +166,7 @@ pub enum EngineError {
     },
     /// The run changed what it should not.
     #[error(
-        "the erasure wrecked the model: unrelated predictions moved by {value:.2} of the concept's own guidance, the limit is {limit:.2}; lower the learning rate or raise the preserve weight"
+        "the erasure wrecked the model: the squared change of unrelated predictions is {value:.1} times that of their own guidance, the limit is {limit:.1}; lower the learning rate or raise the preserve weight"
     )]
     WreckedModel {
         /// The damage measure.
