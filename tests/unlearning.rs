@@ -206,7 +206,7 @@ fn every_update_is_reported_once_and_in_order() {
         }
         let evaluations = || log.updates.iter().map(|update| update.unet_evaluations);
         assert!(evaluations().is_sorted_by(|before, after| before < after));
-        assert_eq!(evaluations().last(), Some(log.unet_evaluations));
+        assert_eq!(evaluations().next_back(), Some(log.unet_evaluations));
         assert!(run.progress.iter().all(|progress| progress.done <= progress.total));
         assert!(!log.key_steps.is_empty());
         assert!(log.key_steps.is_sorted_by(|before, after| before < after));
