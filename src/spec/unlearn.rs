@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Concept, LogSnrWindow, Method, SpecError, Vocabulary, prompts::check_prompt,
+    Concept, LogSnrWindow, Method, MethodName, SpecError, Vocabulary, prompts::check_prompt,
     violation::Violations,
 };
 
@@ -120,9 +120,58 @@ impl UnlearnSpec {
         for (index, prompt) in self.preserve.iter().enumerate() {
             found.absorb(check_prompt(&format!("preserve[{index}]"), prompt));
         }
+        // What a method would pass over in silence is refused.
+        let name = self.method.name();
+        if name != MethodName::Keystep && !self.preserve.is_empty() {
+            found.add(
+                "preserve",
+                format!("{} has no preserve term; use keystep or leave it out", name.name()),
+            );
+        }
+        if name == MethodName::Kscu && self.concepts.iter().any(|c| c.replacement.is_some()) {
+            found.add(
+                "concepts[].replacement",
+                "kscu as published replaces nothing; use keystep or esd, or leave it out",
+            );
+        }
         found.absorb(self.vocabulary.validate());
         found.absorb(self.scope.validate("scope"));
         found.absorb(self.method.validate());
         found.finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::spec::ConceptKind;
+
+    fn spec(name: MethodName) -> UnlearnSpec {
+        let (method, scope) = Method::preset(name, ConceptKind::Object, false);
+        UnlearnSpec {
+            concepts: vec![Concept::new("cat", ConceptKind::Object)],
+            method,
+            scope,
+            preserve: Vec::new(),
+            vocabulary: Vocabulary::default(),
+            seed: 0,
+        }
+    }
+
+    #[test]
+    fn presets_are_valid() {
+        for name in [MethodName::Keystep, MethodName::Kscu, MethodName::Esd] {
+            assert_eq!(spec(name).validate(), Ok(()));
+        }
+    }
+
+    #[test]
+    fn what_a_method_would_ignore_is_refused_all_at_once() {
+        let mut asked = spec(MethodName::Kscu);
+        asked.preserve = vec!["a dog".to_owned()];
+        asked.concepts[0].replacement = Some("dog".to_owned());
+        assert_eq!(asked.validate().unwrap_err().violations.len(), 2);
+        asked.method = spec(MethodName::Keystep).method;
+        assert_eq!(asked.validate(), Ok(()));
     }
 }

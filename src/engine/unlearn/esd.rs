@@ -4,7 +4,7 @@ use candle_core::Tensor;
 
 use super::{
     Run,
-    objective::erase_target,
+    objective::{erase_target, replacing_target},
     trainer::{Position, Rate, Sample, Trainer},
 };
 use crate::{
@@ -26,11 +26,13 @@ pub(super) fn erase(
     let schedule = pipeline.scheduler.schedule(settings.schedule_steps)?;
     let mut trainer = Trainer::new(pipeline, &run.spec.scope, AdamSettings::default())?;
     let texts = run.concept_texts()?;
+    let replacements = run.replacement_texts()?;
     let empty = pipeline.encode_prompts(&[""])?;
     let guidance = Guidance { unconditional: empty.clone(), scale: settings.guidance_scale };
     let frozen = Denoiser { unet: &pipeline.unet, schedule: &schedule, evaluations };
     for update in 0..settings.updates {
-        let text = &texts[run.noise.index(texts.len())];
+        let concept_index = run.noise.index(texts.len());
+        let text = &texts[concept_index];
         let step = StepIndex(run.noise.index(schedule.len()));
         let mut z = run.fresh_latents(1)?;
         {
@@ -41,7 +43,14 @@ pub(super) fn erase(
             }
         }
         let (concept, unconditional) = frozen.predict_pair(&z, step, text, &empty)?;
-        let target = erase_target(&concept, &unconditional, settings.negative_guidance)?;
+        let strength = settings.negative_guidance;
+        let target = match &replacements[concept_index] {
+            None => erase_target(&concept, &unconditional, strength)?,
+            Some(replacement) => {
+                let replacement = frozen.predict(&z, step, replacement)?;
+                replacing_target(&replacement, &concept, &unconditional, strength)?
+            }
+        };
         let sample = Sample {
             z: row(&z)?,
             timestep: schedule.timestep(step).0 as f64,

@@ -41,17 +41,25 @@ struct Run<'a> {
 impl Run<'_> {
     /// The bare concepts as the published methods speak them, `[1, tokens, channels]` each.
     fn concept_texts(&self) -> Result<Vec<Tensor>, EngineError> {
-        self.spec
-            .concepts
-            .iter()
-            .map(|concept| {
-                let text = match concept.kind {
-                    ConceptKind::Style => format!("{} style", concept.text),
-                    _ => concept.text.clone(),
-                };
-                self.pipeline.encode_prompts(&[text])
-            })
-            .collect()
+        let each = self.spec.concepts.iter();
+        each.map(|concept| self.bare_text(&concept.text, concept.kind)).collect()
+    }
+
+    /// What shall appear in each concept's place, spoken alike.
+    fn replacement_texts(&self) -> Result<Vec<Option<Tensor>>, EngineError> {
+        let each = self.spec.concepts.iter();
+        each.map(|concept| {
+            let replacement = concept.replacement.as_ref();
+            replacement.map(|text| self.bare_text(text, concept.kind)).transpose()
+        })
+        .collect()
+    }
+
+    fn bare_text(&self, text: &str, kind: ConceptKind) -> Result<Tensor, EngineError> {
+        self.pipeline.encode_prompts(&[match kind {
+            ConceptKind::Style => format!("{text} style"),
+            _ => text.to_owned(),
+        }])
     }
 
     /// Noise at the model's own size, `[count, channels, h, w]`.

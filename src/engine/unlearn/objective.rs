@@ -14,7 +14,18 @@ pub(super) fn erase_target(
     anchor: &Tensor,
     strength: f64,
 ) -> Result<Tensor, EngineError> {
-    Ok((anchor - ((concept - anchor)? * strength)?)?)
+    replacing_target(anchor, concept, anchor, strength)
+}
+
+/// ESD's target with a concept that shall appear instead: its prediction, and `strength` times the
+/// erased concept's direction away, `replacement − strength · (concept − unconditional)`.
+pub(super) fn replacing_target(
+    replacement: &Tensor,
+    concept: &Tensor,
+    unconditional: &Tensor,
+    strength: f64,
+) -> Result<Tensor, EngineError> {
+    Ok((replacement - ((concept - unconditional)? * strength)?)?)
 }
 
 /// KSCU's weight of the unconditional term's shift, `λ1(t) = (1000 − t) · slope`.
@@ -36,6 +47,13 @@ mod tests {
         assert_eq!(target.to_vec1::<f32>().unwrap(), [-1.0, 3.0]);
         let neutral = erase_target(&concept, &anchor, 0.0).unwrap();
         assert_eq!(neutral.to_vec1::<f32>().unwrap(), [1.0, 2.0]);
+    }
+
+    #[test]
+    fn a_replacement_is_drawn_towards() {
+        let tensor = |value: f32| Tensor::new(&[value], &Device::Cpu).unwrap();
+        let target = replacing_target(&tensor(5.0), &tensor(3.0), &tensor(1.0), 0.5).unwrap();
+        assert_eq!(target.to_vec1::<f32>().unwrap(), [4.0]);
     }
 
     #[test]
