@@ -12,7 +12,7 @@ pub use read::{read_component, read_single};
 pub use text::read_text;
 pub use write::{CheckpointWriteError, write_safetensors};
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt::Write};
 
 use candle_core::{DType, Tensor};
 use sha2::{Digest, Sha256};
@@ -48,6 +48,11 @@ impl StoredTensors {
             let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
             hasher.update(bytes);
         }
-        Ok(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+        let mut digest = String::new();
+        for byte in hasher.finalize() {
+            // Writing to a string cannot fail.
+            let _ = write!(digest, "{byte:02x}");
+        }
+        Ok(digest)
     }
 }
