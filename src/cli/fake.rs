@@ -21,8 +21,8 @@ use crate::{
         TrainingLog, UpdateRecord, Verdict,
     },
     spec::{
-        GenerateSpec, JudgeSpec, LogSnrWindow, ModelFiles, Prompt, ScoreSpec, StepIndex, Timestep,
-        UnlearnSpec, Vocabulary,
+        GenerateSpec, JudgeSpec, KeySteps, KeystepSettings, LogSnrWindow, Method, ModelFiles,
+        Prompt, ScoreSpec, StepIndex, Timestep, UnlearnSpec, Vocabulary,
     },
 };
 
@@ -33,6 +33,15 @@ struct FakeEngine {
 
 fn picture() -> Picture {
     Picture { width: 8, height: 8, rgb: vec![120; 192] }
+}
+
+fn given_window(spec: &UnlearnSpec) -> Option<LogSnrWindow> {
+    match &spec.method {
+        Method::Keystep(KeystepSettings { key_steps: KeySteps::Window(window), .. }) => {
+            Some(*window)
+        }
+        _ => None,
+    }
 }
 
 impl LocalEngine for FakeEngine {
@@ -111,6 +120,7 @@ impl LocalEngine for FakeEngine {
             damage_measure: 0.01,
             weight_change: 0.02,
             learning_rate: 1e-4,
+            window: given_window(spec),
             ..TrainingLog::default()
         };
         Ok((log, Vec::new()))
