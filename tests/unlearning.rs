@@ -304,7 +304,8 @@ fn a_short_run_of_keystep_learns_without_wrecking() {
         schedule_steps: 8,
         concept_trajectories: 6,
         anchor_trajectories: 3,
-        preserve_trajectories: 8,
+        preserve_trajectories: 12,
+        preserve_batch: 6,
         stop_below: -100.0,
         ..keystep_settings()
     };
