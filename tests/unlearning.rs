@@ -300,12 +300,12 @@ fn replacement_and_preserve_list_are_heeded() {
 #[test]
 fn a_short_run_of_keystep_learns_without_wrecking() {
     let settings = KeystepSettings {
-        updates: 24,
+        updates: 40,
         schedule_steps: 8,
         concept_trajectories: 6,
         anchor_trajectories: 3,
         preserve_trajectories: 12,
-        preserve_batch: 6,
+        preserve_batch: 8,
         stop_below: -100.0,
         ..keystep_settings()
     };
