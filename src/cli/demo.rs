@@ -39,7 +39,7 @@ Examples:
   keystep demo
   keystep demo --concept neon --kind style
   keystep demo --concept cat --replace-with dog --out cat-to-dog
-  keystep demo --method kscu --learning-rate 1e-4")]
+  keystep demo --method kscu")]
 pub(super) struct DemoArguments {
     /// The word to forget, one of the model's.
     #[arg(long, value_name = "TEXT", default_value = "cat")]
@@ -144,9 +144,11 @@ fn set_canvas_rate(method: &mut Method, kind: ConceptKind) {
     match method {
         Method::Keystep(_) => {}
         Method::Kscu(settings) => {
-            settings.learning_rate = if kind == ConceptKind::Style { 3e-4 } else { 1e-4 };
+            settings.learning_rate = if kind == ConceptKind::Style { 3e-4 } else { 3e-5 };
         }
-        Method::Esd(settings) => settings.learning_rate = 3e-4,
+        Method::Esd(settings) => {
+            settings.learning_rate = if kind == ConceptKind::Style { 1e-3 } else { 3e-4 };
+        }
     }
 }
 

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Concept, SpecError, Vocabulary, violation::Violations};
 
-/// A request to judge a model after an erasure (`method.md` section 6, UnlearnCanvas).
+/// A request to judge a model after an erasure (UnlearnCanvas, arXiv 2402.11846).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct JudgeSpec {

@@ -101,7 +101,7 @@ impl Method {
 const UPDATES: std::ops::RangeInclusive<usize> = 1..=100_000;
 const RATES: std::ops::RangeInclusive<f64> = 1e-9..=1.0;
 
-/// KSCU's knobs (paper section 4; `method.md` section 3).
+/// KSCU's knobs (paper section 4; authors' code KSCU-Quick).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct KscuSettings {
@@ -173,7 +173,7 @@ impl KscuSettings {
     }
 }
 
-/// ESD's knobs (paper section 4.2; `method.md` section 2).
+/// ESD's knobs (paper section 4.2).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EsdSettings {

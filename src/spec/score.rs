@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Concept, Scope, SpecError, Vocabulary, violation::Violations};
 
-/// A request for timestep scores (`method.md` section 5).
+/// A request for timestep scores.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ScoreSpec {
