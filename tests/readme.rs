@@ -150,12 +150,12 @@ keystep not --a-block
 ";
     let found = examples(text);
     assert_eq!(found.len(), 2, "{found:?}");
-    assert_eq!((found[0].line, found[0].verb()), (4, "demo"));
+    assert_eq!((found[0].line, found[0].verb()), (5, "demo"));
     assert_eq!(found[0].flags().collect::<Vec<_>>(), ["--concept"]);
-    assert_eq!(found[1].line, 5);
+    assert_eq!(found[1].line, 6);
     assert_eq!(found[1].flags().collect::<Vec<_>>(), ["--prompt", "--seed"]);
 
     let help = "Usage: keystep generate [OPTIONS] --prompt <PROMPT>\n  --seeds <N>";
     let wrong = unknown_flags(&found[1], help);
-    assert_eq!(wrong, ["README.md:5: keystep generate has no --seed"]);
+    assert_eq!(wrong, ["README.md:6: keystep generate has no --seed"]);
 }
