@@ -17,6 +17,7 @@ mod unlearn;
 
 pub use candle_engine::{CandleEngine, Engine};
 pub use error::EngineError;
+pub use generate::Drawn;
 pub use pipeline::Pipeline;
 pub use run::{CancelFlag, PauseFlag, RunContext};
 pub use state::{Saving, StateError, StatePart, StateStore};

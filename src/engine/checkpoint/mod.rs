@@ -9,7 +9,7 @@ mod tests;
 mod text;
 mod write;
 
-pub use read::{read_component, read_single};
+pub use read::{read_component, read_edited, read_single};
 pub(in crate::engine) use saved::SavedFile;
 pub use text::read_text;
 pub use write::{CheckpointWriteError, write_safetensors};
