@@ -2,7 +2,7 @@
 
 use std::num::NonZeroUsize;
 
-use candle_core::Device;
+use candle_core::{DType, Device, Tensor};
 
 use super::{
     Drawn, EngineError, Pipeline, RunContext,
@@ -13,7 +13,8 @@ use super::{
 use crate::{
     outcome::{JudgeReport, Picture, TimestepScores},
     spec::{
-        GenerateSpec, JudgeSpec, ModelFiles, ReadSeek, ScoreSpec, SpecError, UnlearnSpec, Vocabulary,
+        GenerateSpec, JudgeSpec, ModelFiles, ReadSeek, ScoreSpec, SpecError, UnlearnSpec,
+        Vocabulary,
     },
 };
 
@@ -53,6 +54,14 @@ impl CandleEngine {
     pub fn load(files: &dyn ModelFiles, variant: Option<&str>) -> Result<Self, EngineError> {
         let device = Device::cuda_if_available(0)?;
         Ok(Self { pipeline: Pipeline::load(files, variant, &device)? })
+    }
+
+    /// Adds two numbers on the device that [`CandleEngine::load`] would take: whether it works.
+    pub fn check_device() -> Result<(), EngineError> {
+        let device = Device::cuda_if_available(0)?;
+        let one = Tensor::ones(1, DType::F32, &device)?;
+        (&one + &one)?.to_vec1::<f32>()?;
+        Ok(())
     }
 
     /// The words that the model is known to draw.
