@@ -1,14 +1,23 @@
 //! The worker: claims jobs, owns the device thread, saves and resumes training, publishes results,
 //! and serves the calls that are bound to their caller in between.
 
+mod desk;
+mod device;
+mod device_job;
 mod direct;
+mod direct_queue;
 mod engine;
 mod failure;
 mod models;
+mod progress;
 mod publishing;
+mod result_files;
+mod serving;
 mod state_files;
 
+pub use device::{Device, DeviceHealth, DeviceSettings};
 pub use direct::{DirectCall, DirectQueueFull, DirectStream, DirectUpdate, PlanEstimate};
+pub use direct_queue::DirectCalls;
 pub use engine::{CandleSource, DeviceEngine, EngineSource};
 pub use failure::{artifact_failure, disk_failure, engine_failure, report_failure, spec_failure};
 pub use models::{EditedTensors, ModelProvider, OpenedModel};
