@@ -1,6 +1,8 @@
 //! The worker: claims jobs, owns the device thread, saves and resumes training, publishes results,
 //! and serves the calls that are bound to their caller in between.
 
+mod claiming;
+mod context;
 mod desk;
 mod device;
 mod device_job;
@@ -8,13 +10,18 @@ mod direct;
 mod direct_queue;
 mod engine;
 mod failure;
+mod heartbeat;
 mod models;
 mod progress;
 mod publishing;
 mod result_files;
+mod run;
 mod serving;
 mod state_files;
+mod stop;
 
+pub use claiming::{Worker, WorkerState};
+pub use context::{WorkerParts, WorkerSettings, WorkerSignals};
 pub use device::{Device, DeviceHealth, DeviceSettings};
 pub use direct::{DirectCall, DirectQueueFull, DirectStream, DirectUpdate, PlanEstimate};
 pub use direct_queue::DirectCalls;
