@@ -95,7 +95,8 @@ fn main() -> Result<(), Box<dyn Error>> {
                 eprintln!("  {} loss {:.4}", update.update, update.loss);
             }
         };
-        let mut context = RunContext { report: &mut report, cancel: CancelFlag::default() };
+        let mut context =
+            RunContext { report: &mut report, cancel: CancelFlag::default(), saving: None };
         let start = Instant::now();
         let erased = match engine.unlearn(&spec, &mut context) {
             Ok(erased) => erased,

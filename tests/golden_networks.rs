@@ -358,7 +358,8 @@ fn guided_latents_are_diffusers() {
 fn the_emoji_canvas_draws_what_diffusers_draws() {
     let canvas = Canvas::load();
     let mut ignore = |_| {};
-    let mut context = RunContext { report: &mut ignore, cancel: CancelFlag::default() };
+    let mut context =
+        RunContext { report: &mut ignore, cancel: CancelFlag::default(), saving: None };
     let drawn = canvas.engine.generate(&canvas.drawing(), &mut context).unwrap();
     let pictures = canvas.pictures();
     assert_eq!(drawn.len(), pictures.len());

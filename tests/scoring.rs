@@ -22,7 +22,8 @@ static CURVE: LazyLock<TimestepScores> = LazyLock::new(|| score(&curve_spec()));
 
 fn try_score(spec: &ScoreSpec) -> Result<TimestepScores, EngineError> {
     let mut report = |_| {};
-    let mut context = RunContext { report: &mut report, cancel: CancelFlag::default() };
+    let mut context =
+        RunContext { report: &mut report, cancel: CancelFlag::default(), saving: None };
     ENGINE.score_timesteps(spec, &mut context)
 }
 
@@ -192,7 +193,7 @@ fn a_cancelled_scoring_stops_wherever_it_is() {
                 seen.cancel();
             }
         };
-        let mut context = RunContext { report: &mut report, cancel };
+        let mut context = RunContext { report: &mut report, cancel, saving: None };
         let result = ENGINE.score_timesteps(&spec, &mut context);
         assert!(matches!(result, Err(EngineError::Cancelled)), "in {phase:?}");
     }

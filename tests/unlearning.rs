@@ -60,7 +60,8 @@ fn load() -> CandleEngine {
 fn try_run(spec: &UnlearnSpec) -> Result<Run, EngineError> {
     let mut progress = Vec::new();
     let mut report = |event| progress.push(event);
-    let mut context = RunContext { report: &mut report, cancel: CancelFlag::default() };
+    let mut context =
+        RunContext { report: &mut report, cancel: CancelFlag::default(), saving: None };
     let erased = ENGINE.unlearn(spec, &mut context)?;
     Ok(Run { erased, progress })
 }
@@ -354,7 +355,8 @@ fn a_run_that_wrecked_the_model_is_an_error() {
 fn a_scope_without_a_tensor_is_told_before_any_work() {
     let mut reports = 0;
     let mut report = |_| reports += 1;
-    let mut context = RunContext { report: &mut report, cancel: CancelFlag::default() };
+    let mut context =
+        RunContext { report: &mut report, cancel: CancelFlag::default(), saving: None };
     let spec = UnlearnSpec { scope: Scope::NameContains("no_such_layer".into()), ..keystep() };
     let error = ENGINE.unlearn(&spec, &mut context).unwrap_err();
     assert!(matches!(error, EngineError::EmptyScope { .. }), "{error}");
@@ -379,7 +381,8 @@ fn texts_that_are_too_long_are_told_before_any_work() {
     for spec in [spec, replaced, preserve, augmented] {
         let mut reports = 0;
         let mut report = |_| reports += 1;
-        let mut context = RunContext { report: &mut report, cancel: CancelFlag::default() };
+        let mut context =
+            RunContext { report: &mut report, cancel: CancelFlag::default(), saving: None };
         let error = ENGINE.unlearn(&spec, &mut context).unwrap_err();
         assert!(matches!(error, EngineError::PromptTooLong { limit: 32, .. }), "{error}");
         assert_eq!(reports, 0);
@@ -391,7 +394,7 @@ fn a_cancelled_run_stops_wherever_it_is() {
     let cancel = CancelFlag::default();
     cancel.cancel();
     let mut report = |progress: Progress| assert_eq!(progress.done, 0, "work after the flag");
-    let mut context = RunContext { report: &mut report, cancel };
+    let mut context = RunContext { report: &mut report, cancel, saving: None };
     assert!(matches!(ENGINE.unlearn(&esd(), &mut context), Err(EngineError::Cancelled)));
 
     for (phase, spec) in
@@ -406,7 +409,7 @@ fn a_cancelled_run_stops_wherever_it_is() {
                 seen.cancel();
             }
         };
-        let mut context = RunContext { report: &mut report, cancel };
+        let mut context = RunContext { report: &mut report, cancel, saving: None };
         let result = ENGINE.unlearn(&spec, &mut context);
         assert!(matches!(result, Err(EngineError::Cancelled)), "in {phase:?}");
         assert_eq!(after, 0, "work after the flag in {phase:?}");

@@ -36,7 +36,8 @@ impl Session {
         let stopwatch = Stopwatch::start();
         let progress = &mut self.progress;
         let mut report = |event| progress.show(&event);
-        let mut context = RunContext { report: &mut report, cancel: self.interrupt.cancel.clone() };
+        let mut context =
+            RunContext { report: &mut report, cancel: self.interrupt.cancel.clone(), saving: None };
         let result = work(&mut context);
         self.progress.finish();
         Ok((result?, stopwatch.seconds()))

@@ -28,6 +28,11 @@ impl EvaluationCounter {
     pub(super) fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
+
+    /// Goes on from a count, when a run is resumed.
+    pub(super) fn set(&self, samples: u64) {
+        self.0.store(samples, Ordering::Relaxed);
+    }
 }
 
 /// A U-Net with the schedule that it is sampled on.

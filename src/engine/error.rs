@@ -1,5 +1,6 @@
 //! What can go wrong with tensors, by meaning for the caller.
 
+use super::state::StateError;
 use crate::spec::{FileError, SpecError};
 
 /// Why the engine could not do its work.
@@ -120,6 +121,12 @@ pub enum EngineError {
     /// Asked to stop.
     #[error("cancelled")]
     Cancelled,
+    /// Asked to make room; the run goes on from its saved state when it is started again.
+    #[error("paused; start the run again with its saved state to go on")]
+    Paused,
+    /// A run that was to pause, or that failed to save time and again, has nowhere to save.
+    #[error(transparent)]
+    State(#[from] StateError),
     /// A trainable tensor got no gradient: a fault of ours.
     #[error(
         "the trainable tensor \"{name}\" received no gradient in update {update}; this is a fault of Keystep"

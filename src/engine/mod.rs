@@ -12,10 +12,12 @@ mod pipeline;
 mod run;
 pub mod schedule;
 mod score;
+mod state;
 mod unlearn;
 
 pub use candle_engine::{CandleEngine, Engine};
 pub use error::EngineError;
 pub use pipeline::Pipeline;
-pub use run::{CancelFlag, RunContext};
+pub use run::{CancelFlag, PauseFlag, RunContext};
+pub use state::{Saving, StateError, StatePart, StateStore};
 pub use unlearn::ErasedCheckpoint;

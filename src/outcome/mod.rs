@@ -1,12 +1,14 @@
 //! What a job yields: plain, serializable data. Computed by `engine`, shown by `report`.
 
 mod figures;
+mod notice;
 mod picture;
 mod progress;
 mod scores;
 mod training;
 
 pub use figures::{Figures, JudgeReport, JudgedPicture, Verdict};
+pub use notice::Notice;
 pub use picture::Picture;
 pub use progress::{Phase, Progress};
 pub use scores::{Estimate, StepScore, TimestepScores};

@@ -29,53 +29,78 @@ pub(super) struct OpenWeights {
     pub(super) reader: Box<dyn ReadSeek>,
     /// Where the tensors' data begins.
     pub(super) data_start: u64,
+    /// What the file says of itself.
+    pub(super) metadata: BTreeMap<String, String>,
     /// Every tensor, by name.
     pub(super) tensors: BTreeMap<String, TensorInfo>,
 }
 
+/// Why a header cannot be used.
+pub(super) enum HeaderFault {
+    /// It contradicts itself or its file, in words.
+    Damaged(String),
+    /// What Git LFS leaves in a file's place.
+    LfsPointer,
+    /// The bytes could not be read.
+    Unreadable(io::Error),
+}
+
 impl OpenWeights {
-    /// Opens a file and reads its header.
+    /// Opens a file of a model and reads its header.
     pub(super) fn open(files: &dyn ModelFiles, name: &str) -> Result<Self, EngineError> {
         let file = format!("{}/{name}", files.location());
-        let damaged = |message: String| EngineError::DamagedWeights { file: file.clone(), message };
-        let (mut reader, length) = files.open(name)?;
+        let (reader, length) = files.open(name)?;
+        let damaged = |message| EngineError::DamagedWeights { file: file.clone(), message };
+        Self::read(file.clone(), reader, length).map_err(|fault| match fault {
+            HeaderFault::Damaged(message) => damaged(format!("{message}; fetch it again")),
+            HeaderFault::LfsPointer => damaged(
+                "it is a Git LFS pointer in place of the file; run `git lfs pull` where it came from"
+                    .to_owned(),
+            ),
+            HeaderFault::Unreadable(source) => unreadable(files, name, source),
+        })
+    }
+
+    /// Reads the header of a file of `length` bytes.
+    pub(super) fn read(
+        file: String,
+        mut reader: Box<dyn ReadSeek>,
+        length: u64,
+    ) -> Result<Self, HeaderFault> {
         let mut read = |bytes: &mut [u8]| match reader.read_exact(bytes) {
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
-                Err(damaged("it ends within its header; fetch it again".to_owned()))
+                Err(HeaderFault::Damaged("it ends within its header".to_owned()))
             }
-            Err(source) => Err(unreadable(files, name, source)),
+            Err(source) => Err(HeaderFault::Unreadable(source)),
             Ok(()) => Ok(()),
         };
 
         let mut length_bytes = [0; LENGTH_BYTES as usize];
         read(&mut length_bytes)?;
         if &length_bytes == b"version " {
-            return Err(damaged(
-                "it is a Git LFS pointer in place of the file; run `git lfs pull` where it came from"
-                    .to_owned(),
-            ));
+            return Err(HeaderFault::LfsPointer);
         }
         let header_length = u64::from_le_bytes(length_bytes);
         if header_length > MAX_HEADER_BYTES || header_length > length.saturating_sub(LENGTH_BYTES) {
-            return Err(damaged(format!(
-                "its header claims {header_length} bytes, the file has {length} and the limit is {MAX_HEADER_BYTES}; fetch it again"
+            return Err(HeaderFault::Damaged(format!(
+                "its header claims {header_length} bytes, the file has {length} and the limit is {MAX_HEADER_BYTES}"
             )));
         }
         let mut header = vec![0; header_length as usize];
         read(&mut header)?;
-        let metadata =
-            parse(&header).map_err(|message| damaged(format!("{message}; fetch it again")))?;
+        let described = parse(&header).map_err(HeaderFault::Damaged)?;
 
         let data_start = LENGTH_BYTES + header_length;
-        let described = data_start.saturating_add(metadata.data_len() as u64);
-        if described != length {
-            return Err(damaged(format!(
-                "it has {length} bytes, its header describes {described}; fetch it again"
+        let end = data_start.saturating_add(described.data_len() as u64);
+        if end != length {
+            return Err(HeaderFault::Damaged(format!(
+                "it has {length} bytes, its header describes {end}"
             )));
         }
+        let metadata = described.metadata().clone().unwrap_or_default().into_iter().collect();
         let tensors =
-            metadata.tensors().into_iter().map(|(name, info)| (name, info.clone())).collect();
-        Ok(Self { file, reader, data_start, tensors })
+            described.tensors().into_iter().map(|(name, info)| (name, info.clone())).collect();
+        Ok(Self { file, reader, data_start, metadata, tensors })
     }
 }
 

@@ -3,12 +3,14 @@
 mod header;
 mod locate;
 mod read;
+mod saved;
 #[cfg(test)]
 mod tests;
 mod text;
 mod write;
 
 pub use read::{read_component, read_single};
+pub(in crate::engine) use saved::SavedFile;
 pub use text::read_text;
 pub use write::{CheckpointWriteError, write_safetensors};
 
@@ -48,11 +50,16 @@ impl StoredTensors {
             let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
             hasher.update(bytes);
         }
-        let mut digest = String::new();
-        for byte in hasher.finalize() {
-            // Writing to a string cannot fail.
-            let _ = write!(digest, "{byte:02x}");
-        }
-        Ok(digest)
+        Ok(hexadecimal(&hasher.finalize()))
     }
+}
+
+/// A digest as it is written.
+pub(in crate::engine) fn hexadecimal(bytes: &[u8]) -> String {
+    let mut text = String::new();
+    for byte in bytes {
+        // Writing to a string cannot fail.
+        let _ = write!(text, "{byte:02x}");
+    }
+    text
 }

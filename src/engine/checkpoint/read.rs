@@ -92,43 +92,77 @@ fn read_all(
     device: &Device,
     stored: &mut StoredTensors,
 ) -> Result<(), EngineError> {
-    let mut by_position: Vec<_> = open.tensors.iter().collect();
+    let mut by_position: Vec<_> =
+        open.tensors.iter().map(|(name, info)| (name.clone(), info.clone())).collect();
     by_position.sort_by_key(|(_, info)| info.data_offsets);
-    let mut buffer = vec![0; CHUNK_BYTES];
+    let mut buffer = Vec::new();
     for (tensor_name, info) in by_position {
         if is_bookkeeping(info.dtype) {
             continue;
         }
-        let start = open.data_start + info.data_offsets.0 as u64;
-        open.reader
-            .seek(SeekFrom::Start(start))
-            .map_err(|source| unreadable(files, name, source))?;
-        let mut values = Values::new(&open.file, tensor_name, info)?;
-        let mut left = info.data_offsets.1 - info.data_offsets.0;
-        while left > 0 {
-            let chunk = &mut buffer[..left.min(CHUNK_BYTES)];
-            open.reader.read_exact(chunk).map_err(|error| match error.kind() {
-                // It had its whole length when it was opened.
-                io::ErrorKind::UnexpectedEof => EngineError::DamagedWeights {
-                    file: open.file.clone(),
-                    message: format!("it ends within the tensor \"{tensor_name}\"; fetch it again"),
-                },
-                _ => unreadable(files, name, error),
-            })?;
-            values.extend(chunk)?;
-            left -= chunk.len();
-        }
-        let tensor = Tensor::from_vec(values.numbers, info.shape.as_slice(), device)?;
+        let tensor = read_tensor(&mut open, &tensor_name, &info, device, &mut buffer)
+            .map_err(|fault| fault.in_model(files, name))?;
         stored.tensors.insert(
-            tensor_name.clone(),
+            tensor_name,
             StoredTensor { tensor, file: open.file.clone(), dtype: info.dtype },
         );
     }
     Ok(())
 }
 
+/// Why a tensor could not be read.
+pub(super) enum ReadFault {
+    Io(io::Error),
+    Other(EngineError),
+}
+
+impl ReadFault {
+    fn in_model(self, files: &dyn ModelFiles, name: &str) -> EngineError {
+        match self {
+            Self::Io(source) => unreadable(files, name, source),
+            Self::Other(error) => error,
+        }
+    }
+}
+
+impl From<EngineError> for ReadFault {
+    fn from(error: EngineError) -> Self {
+        Self::Other(error)
+    }
+}
+
+/// Reads one tensor of an open file; `buffer` is for its bytes, chunk by chunk.
+pub(super) fn read_tensor(
+    open: &mut OpenWeights,
+    name: &str,
+    info: &TensorInfo,
+    device: &Device,
+    buffer: &mut Vec<u8>,
+) -> Result<Tensor, ReadFault> {
+    let start = open.data_start + info.data_offsets.0 as u64;
+    open.reader.seek(SeekFrom::Start(start)).map_err(ReadFault::Io)?;
+    let mut values = Values::new(&open.file, name, info)?;
+    let mut left = info.data_offsets.1 - info.data_offsets.0;
+    buffer.resize(CHUNK_BYTES, 0);
+    while left > 0 {
+        let chunk = &mut buffer[..left.min(CHUNK_BYTES)];
+        open.reader.read_exact(chunk).map_err(|error| match error.kind() {
+            // It had its whole length when it was opened.
+            io::ErrorKind::UnexpectedEof => ReadFault::Other(EngineError::DamagedWeights {
+                file: open.file.clone(),
+                message: format!("it ends within the tensor \"{name}\"; fetch it again"),
+            }),
+            _ => ReadFault::Io(error),
+        })?;
+        values.extend(chunk)?;
+        left -= chunk.len();
+    }
+    let tensor = Tensor::from_vec(values.numbers, info.shape.as_slice(), device);
+    Ok(tensor.map_err(EngineError::from)?)
+}
+
 /// Whether tensors of this type are counters, indices or masks rather than weights.
-fn is_bookkeeping(dtype: Dtype) -> bool {
+pub(super) fn is_bookkeeping(dtype: Dtype) -> bool {
     matches!(dtype, Dtype::I64 | Dtype::U64 | Dtype::I32 | Dtype::U32 | Dtype::BOOL)
 }
 

@@ -4,4 +4,4 @@ pub mod ddim;
 pub mod noise;
 
 pub use ddim::{Ddim, PredictionType, Schedule};
-pub use noise::NoiseSource;
+pub use noise::{NoiseSource, NoiseState};

@@ -84,7 +84,7 @@ pub(in crate::engine) fn walk(
     Ok(footprints)
 }
 
-/// Which predictions of a footprint an [`Entry`] holds.
+/// Which predictions of a footprint a [`Track`] holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::engine) enum Pairing {
     /// The leading prompt against the empty one.
@@ -95,31 +95,59 @@ pub(in crate::engine) enum Pairing {
     CounterpartAgainstLead,
 }
 
-/// Splits footprints into entries; `text` holds the prompts that the entries train.
-pub(in crate::engine) fn entries(
-    footprints: &[Footprint],
-    text: &Tensor,
-    pairing: Pairing,
-) -> Result<Vec<Entry>, EngineError> {
-    let mut entries = Vec::new();
-    for footprint in footprints {
-        let counterpart = footprint.counterpart.as_ref().unwrap_or(&footprint.empty);
-        let (prediction, against) = match pairing {
-            Pairing::LeadAgainstEmpty => (&footprint.lead, &footprint.empty),
-            Pairing::LeadAgainstCounterpart => (&footprint.lead, counterpart),
-            Pairing::CounterpartAgainstLead => (counterpart, &footprint.lead),
-        };
-        for row in 0..footprint.z.dim(0)? {
-            entries.push(Entry {
-                step: footprint.step,
-                z: footprint.z.get(row)?,
-                text: text.get(row)?,
-                prediction: prediction.get(row)?,
-                counterpart: against.get(row)?,
-            });
-        }
+/// What training takes from a walk, before it is split into entries.
+#[derive(Debug, Clone)]
+pub(in crate::engine) struct Track {
+    /// The prompts that the entries train, `[trajectories, tokens, channels]`.
+    pub(in crate::engine) text: Tensor,
+    pub(in crate::engine) stretches: Vec<Stretch>,
+}
+
+/// A step of a track, a row a trajectory.
+#[derive(Debug, Clone)]
+pub(in crate::engine) struct Stretch {
+    pub(in crate::engine) step: StepIndex,
+    pub(in crate::engine) z: Tensor,
+    pub(in crate::engine) prediction: Tensor,
+    pub(in crate::engine) counterpart: Tensor,
+}
+
+impl Track {
+    /// Keeps what a pairing asks for.
+    pub(in crate::engine) fn new(
+        footprints: Vec<Footprint>,
+        text: Tensor,
+        pairing: Pairing,
+    ) -> Self {
+        let stretches = footprints.into_iter().map(|footprint| {
+            let Footprint { step, z, lead, empty, counterpart } = footprint;
+            let counterpart = counterpart.unwrap_or_else(|| empty.clone());
+            let (prediction, counterpart) = match pairing {
+                Pairing::LeadAgainstEmpty => (lead, empty),
+                Pairing::LeadAgainstCounterpart => (lead, counterpart),
+                Pairing::CounterpartAgainstLead => (counterpart, lead),
+            };
+            Stretch { step, z, prediction, counterpart }
+        });
+        Self { text, stretches: stretches.collect() }
     }
-    Ok(entries)
+
+    /// Splits the track, step by step and row by row.
+    pub(in crate::engine) fn entries(&self) -> Result<Vec<Entry>, EngineError> {
+        let mut entries = Vec::new();
+        for Stretch { step, z, prediction, counterpart } in &self.stretches {
+            for row in 0..z.dim(0)? {
+                entries.push(Entry {
+                    step: *step,
+                    z: z.get(row)?,
+                    text: self.text.get(row)?,
+                    prediction: prediction.get(row)?,
+                    counterpart: counterpart.get(row)?,
+                });
+            }
+        }
+        Ok(entries)
+    }
 }
 
 impl Entry {

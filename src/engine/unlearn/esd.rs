@@ -6,12 +6,14 @@ use super::{
     Run,
     objective::{erase_target, replacing_target},
     trainer::{Position, Rate, Sample, Trainer},
+    training::{Recipe, train},
 };
 use crate::{
     engine::{
         EngineError, RunContext,
         denoise::{Denoiser, Guidance},
         ops::AdamSettings,
+        schedule::Schedule,
     },
     spec::{EsdSettings, StepIndex},
 };
@@ -22,15 +24,38 @@ pub(super) fn erase(
     settings: &EsdSettings,
     context: &mut RunContext<'_>,
 ) -> Result<Trainer, EngineError> {
-    let (pipeline, evaluations) = (run.pipeline, run.evaluations);
-    let schedule = pipeline.scheduler.schedule(settings.schedule_steps)?;
-    let mut trainer = Trainer::new(pipeline, &run.spec.scope, AdamSettings::default())?;
-    let texts = run.concept_texts()?;
-    let replacements = run.replacement_texts()?;
-    let empty = pipeline.encode_prompts(&[""])?;
-    let guidance = Guidance { unconditional: empty.clone(), scale: settings.guidance_scale };
-    let frozen = Denoiser { unet: &pipeline.unet, schedule: &schedule, evaluations };
-    for update in 0..settings.updates {
+    let empty = run.pipeline.encode_prompts(&[""])?;
+    let mut recipe = Esd {
+        settings,
+        schedule: run.pipeline.scheduler.schedule(settings.schedule_steps)?,
+        texts: run.concept_texts()?,
+        replacements: run.replacement_texts()?,
+        guidance: Guidance { unconditional: empty.clone(), scale: settings.guidance_scale },
+        empty,
+    };
+    let adam = AdamSettings::default();
+    Ok(train(run, &mut recipe, adam, settings.updates, context)?.trainer)
+}
+
+struct Esd<'a> {
+    settings: &'a EsdSettings,
+    schedule: Schedule,
+    texts: Vec<Tensor>,
+    replacements: Vec<Option<Tensor>>,
+    empty: Tensor,
+    guidance: Guidance,
+}
+
+impl Recipe for Esd<'_> {
+    fn update(
+        &mut self,
+        update: usize,
+        run: &mut Run<'_>,
+        trainer: &mut Trainer,
+        context: &mut RunContext<'_>,
+    ) -> Result<bool, EngineError> {
+        let Self { settings, schedule, texts, replacements, empty, guidance } = self;
+        let frozen = Denoiser { unet: &run.pipeline.unet, schedule, evaluations: run.evaluations };
         let concept_index = run.noise.index(texts.len());
         let text = &texts[concept_index];
         let step = StepIndex(run.noise.index(schedule.len()));
@@ -39,10 +64,10 @@ pub(super) fn erase(
             let edited = Denoiser { unet: &trainer.unet, ..frozen };
             for earlier in 0..step.0 {
                 context.check()?;
-                z = edited.guided_step(&z, StepIndex(earlier), text, &guidance)?;
+                z = edited.guided_step(&z, StepIndex(earlier), text, guidance)?;
             }
         }
-        let (concept, unconditional) = frozen.predict_pair(&z, step, text, &empty)?;
+        let (concept, unconditional) = frozen.predict_pair(&z, step, text, empty)?;
         let strength = settings.negative_guidance;
         let target = match &replacements[concept_index] {
             None => erase_target(&concept, &unconditional, strength)?,
@@ -51,19 +76,19 @@ pub(super) fn erase(
                 replacing_target(&replacement, &concept, &unconditional, strength)?
             }
         };
+        let timestep = schedule.timestep(step);
         let sample = Sample {
             z: row(&z)?,
-            timestep: schedule.timestep(step).0 as f64,
+            timestep: timestep.0 as f64,
             text: row(text)?,
             target: row(&target)?,
             weight: 1.0,
         };
-        let position =
-            Position { update, updates: settings.updates, step, timestep: schedule.timestep(step) };
+        let position = Position { update, updates: settings.updates, step, timestep };
         let rate = Rate::Absolute(settings.learning_rate);
-        trainer.update(&[sample], rate, position, evaluations, context)?;
+        trainer.update(&[sample], rate, position, run.evaluations, context)?;
+        Ok(false)
     }
-    Ok(trainer)
 }
 
 /// The only row of a batch of one.

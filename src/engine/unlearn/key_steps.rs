@@ -1,9 +1,11 @@
 //! KSCU's Key Step Table (arXiv 2507.06526, section 4.1; authors' code `gen_steps`).
 
+use serde::{Deserialize, Serialize};
+
 use crate::spec::{KscuSettings, StepIndex};
 
 /// One entry of the table: which concept, at which step.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct KeyStep {
     pub(super) concept: usize,
     pub(super) step: StepIndex,

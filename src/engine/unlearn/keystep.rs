@@ -9,16 +9,16 @@ use candle_core::Tensor;
 
 use super::{
     Run,
-    bank::{Entry, Pairing, Walk, entries, walk},
-    contexts::{ConceptPrompt, Contexts},
+    bank::Entry,
     objective::erase_target,
     probe::Probe,
+    stock::{Stock, Walking},
     trainer::{Position, Rate, Sample, Trainer},
+    training::{Place, Recipe, Trained, train},
 };
 use crate::{
     engine::{
         EngineError, RunContext,
-        denoise::Denoiser,
         ops::AdamSettings,
         schedule::{NoiseSource, Schedule},
     },
@@ -33,8 +33,6 @@ pub(super) struct Finished {
     pub(super) key_steps: Vec<StepIndex>,
 }
 
-/// Updates between two looks at the erase measure.
-const LOOK_EVERY: usize = 20;
 /// Updates over which the rate rises to its full height.
 const WARM_UP: usize = 5;
 
@@ -43,17 +41,48 @@ pub(super) fn erase(
     run: &mut Run<'_>,
     settings: &KeystepSettings,
     window: LogSnrWindow,
-    probe: &Probe,
+    probe: &Probe<'_>,
     context: &mut RunContext<'_>,
 ) -> Result<Finished, EngineError> {
     let schedule = run.pipeline.scheduler.schedule(settings.schedule_steps)?;
     let key_steps = steps_inside(&schedule, window);
-    let mut bank = Bank::walk(run, settings, &schedule, &key_steps, context)?;
+    let empty = run.pipeline.encode_prompts(&[""])?;
+    let walking = Walking { settings, schedule: &schedule, key_steps: &key_steps, empty: &empty };
+    let stock = Stock::get(run, walking, context)?;
+    let bank = Bank::new(&stock, walking)?;
+    drop(stock);
+    let mut recipe = Keystep { settings, schedule, window, probe, bank };
     let adam = AdamSettings { square_decay: 0.99, ..AdamSettings::default() };
-    let mut trainer = Trainer::new(run.pipeline, &run.spec.scope, adam)?;
-    let mut stopped_early = false;
-    for update in 0..settings.updates {
-        let samples = bank.draw(settings, &schedule, &mut run.noise)?;
+    let Trained { trainer, stopped_early } =
+        train(run, &mut recipe, adam, settings.updates, context)?;
+    Ok(Finished { trainer, stopped_early, key_steps })
+}
+
+/// Whether the erase measure is looked at after so many updates: every now and then, in the second
+/// half of a run.
+pub(super) fn looks_after(done: usize, updates: usize) -> bool {
+    const EVERY: usize = 20;
+    done < updates && done.is_multiple_of(EVERY) && done > updates / 2
+}
+
+struct Keystep<'a> {
+    settings: &'a KeystepSettings,
+    schedule: Schedule,
+    window: LogSnrWindow,
+    probe: &'a Probe<'a>,
+    bank: Bank,
+}
+
+impl Recipe for Keystep<'_> {
+    fn update(
+        &mut self,
+        update: usize,
+        run: &mut Run<'_>,
+        trainer: &mut Trainer,
+        context: &mut RunContext<'_>,
+    ) -> Result<bool, EngineError> {
+        let Self { settings, schedule, window, probe, bank } = self;
+        let samples = bank.draw(settings, schedule, &mut run.noise)?;
         let noisiest = samples.iter().map(|sample| sample.step).min().unwrap_or(StepIndex(0));
         let position = Position {
             update,
@@ -64,16 +93,34 @@ pub(super) fn erase(
         let samples: Vec<Sample> = samples.into_iter().map(|drawn| drawn.sample).collect();
         let rate = Rate::Relative(settings.relative_rate * rate_at(update, settings.updates));
         trainer.update(&samples, rate, position, run.evaluations, context)?;
-        let more = update + 1 < settings.updates;
-        if more && (update + 1) % LOOK_EVERY == 0 && update + 1 > settings.updates / 2 {
-            let found = probe.measure(&trainer.unet, Some(window))?;
-            if found.erase_measure <= settings.stop_below {
-                stopped_early = true;
-                break;
-            }
+        if !looks_after(update + 1, settings.updates) {
+            return Ok(false);
         }
+        let found = probe.measure(&trainer.unet, Some(*window))?;
+        Ok(found.erase_measure <= settings.stop_below)
     }
-    Ok(Finished { trainer, stopped_early, key_steps })
+
+    fn place(&self) -> Place {
+        let piles = self.bank.piles();
+        Place { piles: piles.map(|pile| pile.order.clone()).to_vec(), latent: None }
+    }
+
+    fn resume(&mut self, place: Place) -> Result<(), String> {
+        let Ok(orders) = <[Vec<usize>; 3]>::try_from(place.piles) else {
+            return Err("it does not hold three piles".to_owned());
+        };
+        let fits = |(pile, order): (&Pile, &Vec<usize>)| {
+            order.iter().all(|index| *index < pile.entries.len())
+        };
+        if place.latent.is_some() || !self.bank.piles().into_iter().zip(&orders).all(fits) {
+            return Err("its piles are not those of this bank".to_owned());
+        }
+        let [erase, inside, outside] = orders;
+        self.bank.erase.order = erase;
+        self.bank.preserve_inside.order = inside;
+        self.bank.preserve_outside.order = outside;
+        Ok(())
+    }
 }
 
 /// Warm-up, then half a cosine down to nothing.
@@ -114,65 +161,13 @@ struct Drawn {
 }
 
 impl Bank {
-    fn walk(
-        run: &mut Run<'_>,
-        settings: &KeystepSettings,
-        schedule: &Schedule,
-        key_steps: &[StepIndex],
-        context: &mut RunContext<'_>,
-    ) -> Result<Self, EngineError> {
-        let pipeline = run.pipeline;
-        let spec = run.spec;
-        let mut contexts = Contexts::new(&spec.vocabulary, &spec.concepts, &spec.preserve);
-        let empty = pipeline.encode_prompts(&[""])?;
-        let last = key_steps.last().map_or(0, |step| step.0 + 1);
-        let bare = |count: usize| (settings.bare_share * count as f64).round() as usize;
-
+    fn new(stock: &Stock, walking: Walking<'_>) -> Result<Self, EngineError> {
+        let Walking { settings, schedule, key_steps, empty } = walking;
         let mut erase = Vec::new();
-        for concept in &spec.concepts {
-            for (count, concept_leads) in
-                [(settings.concept_trajectories, true), (settings.anchor_trajectories, false)]
-            {
-                if count == 0 {
-                    continue;
-                }
-                let prompts = contexts.concept(concept, count, bare(count), &mut run.noise);
-                let text = |part: fn(&ConceptPrompt) -> &str| {
-                    pipeline.encode_prompts(&prompts.iter().map(part).collect::<Vec<_>>())
-                };
-                let (named, anchors) = (text(|p| &p.concept)?, text(|p| &p.anchor)?);
-                let (lead, counterpart, pairing) = if concept_leads {
-                    (&named, &anchors, Pairing::LeadAgainstCounterpart)
-                } else {
-                    (&anchors, &named, Pairing::CounterpartAgainstLead)
-                };
-                let walked = Walk {
-                    lead,
-                    counterpart: Some(counterpart),
-                    empty: &empty,
-                    guidance_scale: settings.guidance_scale,
-                    latents: run.fresh_latents(count)?,
-                    steps: last,
-                };
-                let frozen =
-                    Denoiser { unet: &pipeline.unet, schedule, evaluations: run.evaluations };
-                erase.extend(entries(&walk(&frozen, walked, context)?, &named, pairing)?);
-            }
+        for track in &stock.erase {
+            erase.extend(track.entries()?);
         }
-        erase.retain(|entry| key_steps.contains(&entry.step));
-
-        let prompts = contexts.neighbours(settings.preserve_trajectories, &mut run.noise);
-        let text = pipeline.encode_prompts(&prompts)?;
-        let walked = Walk {
-            lead: &text,
-            counterpart: None,
-            empty: &empty,
-            guidance_scale: settings.guidance_scale,
-            latents: run.fresh_latents(settings.preserve_trajectories)?,
-            steps: schedule.len(),
-        };
-        let frozen = Denoiser { unet: &pipeline.unet, schedule, evaluations: run.evaluations };
-        let preserve = entries(&walk(&frozen, walked, context)?, &text, Pairing::LeadAgainstEmpty)?;
+        let preserve = stock.preserve.entries()?;
         let step_weights = step_weights(&preserve, schedule, settings.effect_exponent)?;
         let (inside, outside) =
             preserve.into_iter().partition(|entry| key_steps.contains(&entry.step));
@@ -183,6 +178,10 @@ impl Bank {
             empty: empty.squeeze(0)?,
             step_weights,
         })
+    }
+
+    fn piles(&self) -> [&Pile; 3] {
+        [&self.erase, &self.preserve_inside, &self.preserve_outside]
     }
 
     /// One update's samples.

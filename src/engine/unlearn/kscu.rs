@@ -9,12 +9,14 @@ use super::{
     key_steps::{KeyStep, key_step_table},
     objective::{erase_target, unconditional_strength},
     trainer::{Position, Rate, Sample, Trainer},
+    training::{Place, Recipe, train},
 };
 use crate::{
     engine::{
         EngineError, RunContext,
         denoise::{Denoiser, Guidance},
         ops::AdamSettings,
+        schedule::Schedule,
     },
     spec::{KscuSettings, StepIndex},
 };
@@ -25,30 +27,60 @@ pub(super) fn erase(
     settings: &KscuSettings,
     context: &mut RunContext<'_>,
 ) -> Result<Trainer, EngineError> {
-    let (pipeline, evaluations) = (run.pipeline, run.evaluations);
-    let schedule = pipeline.scheduler.schedule(settings.schedule_steps)?;
-    let mut trainer = Trainer::new(pipeline, &run.spec.scope, AdamSettings::default())?;
     let texts = run.concept_texts()?;
-    let empty = pipeline.encode_prompts(&[""])?;
-    let guidance = Guidance { unconditional: empty.clone(), scale: settings.guidance_scale };
-    let frozen = Denoiser { unet: &pipeline.unet, schedule: &schedule, evaluations };
-    let augmented_from = settings.updates as f64 * (1.0 - settings.augmented_share);
-    let mut latent: Option<(KeyStep, Tensor)> = None;
+    let empty = run.pipeline.encode_prompts(&[""])?;
+    let mut recipe = Kscu {
+        settings,
+        schedule: run.pipeline.scheduler.schedule(settings.schedule_steps)?,
+        table: key_step_table(settings, texts.len()).collect(),
+        texts,
+        guidance: Guidance { unconditional: empty.clone(), scale: settings.guidance_scale },
+        empty,
+        latent: None,
+    };
+    let adam = AdamSettings::default();
+    Ok(train(run, &mut recipe, adam, settings.updates, context)?.trainer)
+}
 
-    for (update, entry) in key_step_table(settings, texts.len()).enumerate() {
+struct Kscu<'a> {
+    settings: &'a KscuSettings,
+    schedule: Schedule,
+    /// An entry an update.
+    table: Vec<KeyStep>,
+    texts: Vec<Tensor>,
+    empty: Tensor,
+    guidance: Guidance,
+    /// That of the last update, where it was trained.
+    latent: Option<(KeyStep, Tensor)>,
+}
+
+impl Recipe for Kscu<'_> {
+    fn update(
+        &mut self,
+        update: usize,
+        run: &mut Run<'_>,
+        trainer: &mut Trainer,
+        context: &mut RunContext<'_>,
+    ) -> Result<bool, EngineError> {
+        let Self { settings, schedule, table, texts, empty, guidance, latent } = self;
+        let Some(&entry) = table.get(update) else { return Ok(true) };
+        let frozen = Denoiser { unet: &run.pipeline.unet, schedule, evaluations: run.evaluations };
         let text = &texts[entry.concept];
-        let edited = Denoiser { unet: &trainer.unet, ..frozen };
         let (mut z, from) = match latent.take() {
             Some((at, z)) if at.leads_to(entry) => (z, at.step.0),
             _ => (run.fresh_latents(1)?, 0),
         };
-        for step in from..entry.step.0 {
-            context.check()?;
-            z = edited.guided_step(&z, StepIndex(step), text, &guidance)?;
+        {
+            let edited = Denoiser { unet: &trainer.unet, ..frozen };
+            for step in from..entry.step.0 {
+                context.check()?;
+                z = edited.guided_step(&z, StepIndex(step), text, guidance)?;
+            }
         }
 
-        let (concept, unconditional) = frozen.predict_pair(&z, entry.step, text, &empty)?;
+        let (concept, unconditional) = frozen.predict_pair(&z, entry.step, text, empty)?;
         let timestep = schedule.timestep(entry.step);
+        let augmented_from = settings.updates as f64 * (1.0 - settings.augmented_share);
         let spoken = if update as f64 >= augmented_from {
             augmented(run, entry.concept)?
         } else {
@@ -66,12 +98,24 @@ pub(super) fn erase(
         let shift = unconditional_strength(timestep.0, settings.timestep_slope);
         let samples = [
             sample(&spoken, settings.negative_guidance, 1.0)?,
-            sample(&empty, shift, settings.unconditional_weight)?,
+            sample(empty, shift, settings.unconditional_weight)?,
         ];
         let position = Position { update, updates: settings.updates, step: entry.step, timestep };
         let rate = Rate::Absolute(settings.learning_rate);
-        trainer.update(&samples, rate, position, evaluations, context)?;
-        latent = Some((entry, z));
+        trainer.update(&samples, rate, position, run.evaluations, context)?;
+        *latent = Some((entry, z));
+        Ok(false)
     }
-    Ok(trainer)
+
+    fn place(&self) -> Place {
+        Place { piles: Vec::new(), latent: self.latent.clone() }
+    }
+
+    fn resume(&mut self, place: Place) -> Result<(), String> {
+        if !place.piles.is_empty() {
+            return Err("it holds piles, which kscu has none of".to_owned());
+        }
+        self.latent = place.latent;
+        Ok(())
+    }
 }

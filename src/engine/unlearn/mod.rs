@@ -10,19 +10,29 @@ mod keystep;
 mod kscu;
 mod objective;
 mod probe;
+mod stock;
 pub(super) mod trainer;
+mod training;
+
+use std::collections::BTreeMap;
 
 use candle_core::Tensor;
 
 pub use erased::ErasedCheckpoint;
 
 use super::{
-    EngineError, Pipeline, RunContext, denoise::EvaluationCounter, model::Scoped,
-    schedule::NoiseSource, score::score_timesteps,
+    EngineError, Pipeline, RunContext, StatePart,
+    denoise::EvaluationCounter,
+    model::Scoped,
+    schedule::NoiseSource,
+    score::score_timesteps,
+    state::{Contents, Identity, Keeper, ignore},
 };
 use crate::{
     outcome::{TimestepScores, TrainingLog},
-    spec::{ConceptKind, KeySteps, LogSnrWindow, Method, ScoreSpec, StepIndex, UnlearnSpec},
+    spec::{
+        Concept, ConceptKind, KeySteps, LogSnrWindow, Method, ScoreSpec, StepIndex, UnlearnSpec,
+    },
 };
 use probe::{LEAST_ERASURE, LEAST_WEIGHT_CHANGE, MOST_DAMAGE, Probe};
 use trainer::Trainer;
@@ -36,6 +46,10 @@ struct Run<'a> {
     noise: NoiseSource,
     /// Evaluations of the method itself.
     evaluations: &'a EvaluationCounter,
+    /// Evaluations of the probe.
+    checks: &'a EvaluationCounter,
+    /// Where the run's state goes.
+    keeper: Keeper,
 }
 
 impl Run<'_> {
@@ -77,9 +91,15 @@ pub(super) fn unlearn(
 ) -> Result<ErasedCheckpoint, EngineError> {
     spec.validate()?;
     check_against(pipeline, spec)?;
-    let evaluations = EvaluationCounter::default();
-    let mut run =
-        Run { pipeline, spec, noise: NoiseSource::new(spec.seed), evaluations: &evaluations };
+    let (evaluations, checks) = (EvaluationCounter::default(), EvaluationCounter::default());
+    let mut run = Run {
+        pipeline,
+        spec,
+        noise: NoiseSource::new(spec.seed),
+        evaluations: &evaluations,
+        checks: &checks,
+        keeper: Keeper::new(context, || Identity::of(pipeline, spec))?,
+    };
     let probe = Probe::new(&run, context)?;
     let mut scores = Vec::new();
     let mut stopped_early = false;
@@ -99,7 +119,7 @@ pub(super) fn unlearn(
             let measured = match settings.key_steps {
                 KeySteps::Window(window) => window,
                 KeySteps::Measured => {
-                    scores = measure(&run, context)?;
+                    scores = measure(&mut run, context)?;
                     union(&scores)
                 }
             };
@@ -111,12 +131,14 @@ pub(super) fn unlearn(
         }
     };
 
+    // Training is over: a pause would gain nothing any more, a cancelled run still ends as one.
     let found = probe.measure(&trainer.unet, window)?;
+    context.check_cancelled()?;
     let erased = ErasedCheckpoint::new(pipeline, spec, &trainer.scoped)?;
     let log = TrainingLog {
         key_steps,
         unet_evaluations: evaluations.get(),
-        check_evaluations: probe.evaluations.get(),
+        check_evaluations: checks.get(),
         stopped_early,
         erase_measure: found.erase_measure,
         damage_measure: found.damage_measure,
@@ -126,6 +148,7 @@ pub(super) fn unlearn(
         updates: trainer.records,
     };
     check(&log)?;
+    context.check_cancelled()?;
     Ok(ErasedCheckpoint { log, scores, ..erased })
 }
 
@@ -173,25 +196,45 @@ fn check(log: &TrainingLog) -> Result<(), EngineError> {
     Ok(())
 }
 
-/// Scores every concept by its guidance alone: the window needs no more.
+/// Scores every concept by its guidance alone: the window needs no more. Saved after each.
 fn measure(
-    run: &Run<'_>,
+    run: &mut Run<'_>,
     context: &mut RunContext<'_>,
 ) -> Result<Vec<TimestepScores>, EngineError> {
-    run.spec
-        .concepts
-        .iter()
-        .map(|concept| {
-            let spec = ScoreSpec {
-                gradient_share: false,
-                switch_curve: false,
-                scope: run.spec.scope.clone(),
-                seed: run.spec.seed,
-                ..ScoreSpec::new(concept.clone(), run.spec.vocabulary.clone())
-            };
-            score_timesteps(run.pipeline, &spec, context)
-        })
-        .collect()
+    let wanted: Vec<ScoreSpec> =
+        run.spec.concepts.iter().map(|concept| window_scores(run.spec, concept)).collect();
+    let mut scores: Vec<TimestepScores> = Vec::new();
+    if let Some(saved) = run.keeper.find(StatePart::Scores, context) {
+        let taken = saved.expect(&BTreeMap::new()).and_then(|()| saved.body());
+        let taken = taken.and_then(|found: Vec<TimestepScores>| {
+            let wanted = wanted.iter().take(found.len());
+            if found.iter().map(|scores| &scores.spec).eq(wanted) {
+                Ok(found)
+            } else {
+                Err("it holds scores of other concepts".to_owned())
+            }
+        });
+        match taken {
+            Ok(found) => scores = found,
+            Err(reason) => ignore(StatePart::Scores, reason, context),
+        }
+    }
+    for spec in &wanted[scores.len()..] {
+        scores.push(score_timesteps(run.pipeline, spec, context)?);
+        run.keeper.save(StatePart::Scores, false, &Contents::new(&scores, []), context)?;
+    }
+    Ok(scores)
+}
+
+/// What is asked of the scores that a window is chosen by.
+pub(super) fn window_scores(spec: &UnlearnSpec, concept: &Concept) -> ScoreSpec {
+    ScoreSpec {
+        gradient_share: false,
+        switch_curve: false,
+        scope: spec.scope.clone(),
+        seed: spec.seed,
+        ..ScoreSpec::new(concept.clone(), spec.vocabulary.clone())
+    }
 }
 
 /// The band that holds every concept's window.

@@ -4,7 +4,7 @@ use candle_core::Tensor;
 
 use super::{
     Run,
-    bank::{Entry, Pairing, Walk, entries, walk},
+    bank::{Entry, Pairing, Track, Walk, walk},
     contexts::Contexts,
 };
 use crate::{
@@ -27,18 +27,19 @@ pub(super) const LEAST_ERASURE: f64 = 0.02;
 pub(super) const MOST_DAMAGE: f64 = GUIDANCE_SCALE * GUIDANCE_SCALE;
 
 /// Trajectories of concepts, and as many of neighbours.
-const TRAJECTORIES: usize = 4;
-const STEPS: usize = 10;
+pub(super) const TRAJECTORIES: usize = 4;
+/// Steps of each.
+pub(super) const STEPS: usize = 10;
 const GUIDANCE_SCALE: f64 = 5.0;
 
 /// Frozen predictions on latents that training never sees.
 #[derive(Debug)]
-pub(super) struct Probe {
+pub(super) struct Probe<'a> {
     schedule: Schedule,
     erase: Vec<Entry>,
     preserve: Vec<Entry>,
     /// Evaluations spent on checking rather than on the method.
-    pub(super) evaluations: EvaluationCounter,
+    evaluations: &'a EvaluationCounter,
 }
 
 /// What a probe found.
@@ -50,13 +51,13 @@ pub(super) struct Findings {
     pub(super) damage_measure: f64,
 }
 
-impl Probe {
+impl<'a> Probe<'a> {
     /// Walks the frozen model; draws come from a generator of their own, so that probing leaves
     /// the run's draws alone.
-    pub(super) fn new(run: &Run<'_>, context: &mut RunContext<'_>) -> Result<Self, EngineError> {
+    pub(super) fn new(run: &Run<'a>, context: &mut RunContext<'_>) -> Result<Self, EngineError> {
         let pipeline = run.pipeline;
         let schedule = pipeline.scheduler.schedule(STEPS)?;
-        let evaluations = EvaluationCounter::default();
+        let evaluations = run.checks;
         let mut noise = NoiseSource::new(run.spec.seed ^ 0x5eed_0b5e);
         let mut contexts =
             Contexts::new(&run.spec.vocabulary, &run.spec.concepts, &run.spec.preserve);
@@ -72,8 +73,7 @@ impl Probe {
         let empty = pipeline.encode_prompts(&[""])?;
         let shape = pipeline.latent_shape(None)?;
         let (erase, preserve) = {
-            let denoiser =
-                Denoiser { unet: &pipeline.unet, schedule: &schedule, evaluations: &evaluations };
+            let denoiser = Denoiser { unet: &pipeline.unet, schedule: &schedule, evaluations };
             let mut probe = |lead: &Tensor, counterpart: Option<&Tensor>, pairing| {
                 let [channels, height, width] = shape;
                 let latents = noise
@@ -90,7 +90,7 @@ impl Probe {
                     },
                     context,
                 )?;
-                entries(&footprints, lead, pairing)
+                Track::new(footprints, lead.clone(), pairing).entries()
             };
             let (named, anchors) =
                 (pipeline.encode_prompts(&named)?, pipeline.encode_prompts(&anchors)?);
@@ -141,7 +141,7 @@ impl Probe {
     }
 
     fn predict(&self, unet: &Unet, entries: &[&Entry]) -> Result<Vec<Tensor>, EngineError> {
-        let denoiser = Denoiser { unet, schedule: &self.schedule, evaluations: &self.evaluations };
+        let denoiser = Denoiser { unet, schedule: &self.schedule, evaluations: self.evaluations };
         let stack = |part: fn(&Entry) -> &Tensor| {
             Tensor::stack(&entries.iter().map(|entry| part(entry)).collect::<Vec<_>>(), 0)
         };

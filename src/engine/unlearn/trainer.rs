@@ -10,7 +10,7 @@ use crate::{
         EngineError, Pipeline, RunContext,
         denoise::{EvaluationCounter, SAMPLES_A_PASS},
         model::{Scoped, Unet, Weights},
-        ops::{Adam, AdamSettings},
+        ops::{Adam, AdamSettings, Moments},
     },
     outcome::{Phase, Progress, UpdateRecord},
     spec::{Scope, StepIndex, Timestep},
@@ -128,10 +128,60 @@ impl Trainer {
         Ok(())
     }
 
+    /// Optimiser steps taken.
+    pub(super) fn optimiser_steps(&self) -> u32 {
+        self.adam.steps()
+    }
+
+    /// Every tensor that an update changes, by a name of its own: the weights in scope and the
+    /// optimiser's moments. Handles, not copies: the next update changes them in place.
+    pub(super) fn tensors(&self) -> impl Iterator<Item = (String, Tensor)> + '_ {
+        let weights = self.scoped.variables.iter();
+        let weights =
+            weights.map(|(name, variable)| (weight_name(name), variable.as_detached_tensor()));
+        let moments = self.adam.moments().iter().flat_map(|(name, moments)| {
+            [(mean_name(name), &moments.mean), (square_name(name), &moments.square)]
+        });
+        weights.chain(moments.map(|(name, tensor)| (name, tensor.clone())))
+    }
+
+    /// Goes on from tensors that [`Trainer::tensors`] gave, read one by one. Half done when it
+    /// fails: the trainer is then of no more use.
+    pub(super) fn restore(
+        &mut self,
+        adam: AdamSettings,
+        optimiser_steps: u32,
+        records: Vec<UpdateRecord>,
+        mut read: impl FnMut(&str) -> Result<Tensor, String>,
+    ) -> Result<(), String> {
+        let mut moments = BTreeMap::new();
+        for (name, variable) in &self.scoped.variables {
+            let weights = read(&weight_name(name))?;
+            variable.set(&weights).map_err(|error| error.to_string())?;
+            let (mean, square) = (read(&mean_name(name))?, read(&square_name(name))?);
+            moments.insert(name.clone(), Moments { mean, square });
+        }
+        self.adam = Adam::resume(adam, moments, optimiser_steps);
+        self.records = records;
+        Ok(())
+    }
+
     /// The largest rate that a relative one amounts to.
     pub(super) fn largest_rate(&self, share: f64) -> f64 {
         self.scales.values().fold(0.0, |largest: f64, scale| largest.max(share * scale))
     }
+}
+
+fn weight_name(variable: &str) -> String {
+    format!("weight/{variable}")
+}
+
+fn mean_name(variable: &str) -> String {
+    format!("mean/{variable}")
+}
+
+fn square_name(variable: &str) -> String {
+    format!("square/{variable}")
 }
 
 /// The loss and its gradient for every variable. Passes of a few samples each run side by side;

@@ -1,0 +1,243 @@
+//! The loop of every method, an update at a time, and how it goes on after an interruption.
+
+use std::collections::BTreeMap;
+
+use candle_core::Tensor;
+use serde::{Deserialize, Serialize};
+
+use super::{Run, key_steps::KeyStep, trainer::Trainer};
+use crate::{
+    engine::{
+        EngineError, RunContext, StatePart,
+        ops::AdamSettings,
+        schedule::{NoiseSource, NoiseState},
+        state::{Contents, SavedPart, ignore, tell},
+    },
+    outcome::{Notice, UpdateRecord},
+};
+
+/// What a method does in each update.
+pub(super) trait Recipe {
+    /// Takes an update; says whether training may stop here.
+    ///
+    /// Nothing of the trainer changes before the last unit of work that a pause can be seen in.
+    fn update(
+        &mut self,
+        update: usize,
+        run: &mut Run<'_>,
+        trainer: &mut Trainer,
+        context: &mut RunContext<'_>,
+    ) -> Result<bool, EngineError>;
+
+    /// Where the recipe stands between two updates.
+    fn place(&self) -> Place {
+        Place::default()
+    }
+
+    /// Takes up a place that was saved, or says why it cannot be one of this recipe's.
+    fn resume(&mut self, place: Place) -> Result<(), String> {
+        let Place { piles, latent } = place;
+        if piles.is_empty() && latent.is_none() {
+            Ok(())
+        } else {
+            Err("it holds piles or a latent, which this method has none of".to_owned())
+        }
+    }
+}
+
+/// What a recipe carries from one update to the next.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Place {
+    /// What is left of each pile of samples, in the order of drawing.
+    pub(super) piles: Vec<Vec<usize>>,
+    /// A latent on its way down, and the key step that it was trained at last.
+    pub(super) latent: Option<(KeyStep, Tensor)>,
+}
+
+/// A finished training.
+#[derive(Debug)]
+pub(super) struct Trained {
+    pub(super) trainer: Trainer,
+    pub(super) stopped_early: bool,
+}
+
+/// Where a run stands between two updates, beside the trainer's own tensors.
+#[derive(Debug)]
+struct Standing {
+    /// The update that comes next.
+    next: usize,
+    noise: NoiseSource,
+    evaluations: u64,
+    checks: u64,
+    stopped_early: bool,
+    place: Place,
+}
+
+/// [`StatePart::Training`] without its tensors.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Body {
+    next: usize,
+    noise: NoiseState,
+    evaluations: u64,
+    checks: u64,
+    stopped_early: bool,
+    optimiser_steps: u32,
+    piles: Vec<Vec<usize>>,
+    latent: Option<KeyStep>,
+    records: Vec<UpdateRecord>,
+}
+
+/// The tensor of [`Place::latent`].
+const LATENT: &str = "latent";
+
+/// Trains for so many updates, from the beginning or from where the run's saved state stands.
+pub(super) fn train(
+    run: &mut Run<'_>,
+    recipe: &mut dyn Recipe,
+    adam: AdamSettings,
+    updates: usize,
+    context: &mut RunContext<'_>,
+) -> Result<Trained, EngineError> {
+    let mut trainer = Trainer::new(run.pipeline, &run.spec.scope, adam)?;
+    let mut stopped_early = false;
+    let mut next = 0;
+    if let Some(saved) = run.keeper.find(StatePart::Training, context) {
+        match restore(run, recipe, &mut trainer, saved, (adam, updates)) {
+            Ok(standing) => {
+                (next, stopped_early) = (standing.next, standing.stopped_early);
+                tell(Notice::Resumed { update: next }, context);
+            }
+            Err(reason) => {
+                ignore(StatePart::Training, reason, context);
+                trainer = Trainer::new(run.pipeline, &run.spec.scope, adam)?;
+            }
+        }
+    }
+    let mut saved_at = next;
+    loop {
+        let standing = run.standing(next, stopped_early, recipe, context);
+        if let Some(standing) = &standing {
+            save(run, &trainer, standing, &mut saved_at, context)?;
+        }
+        // The last look at the flags comes after the last update.
+        context.check()?;
+        if stopped_early || next >= updates {
+            return Ok(Trained { trainer, stopped_early });
+        }
+        match (recipe.update(next, run, &mut trainer, context), standing) {
+            (Ok(stop), _) => stopped_early = stop,
+            // On the way to the update: the weights are still those of its beginning.
+            (Err(EngineError::Paused), Some(standing)) => {
+                save(run, &trainer, &standing, &mut saved_at, context)?;
+                return Err(EngineError::Paused);
+            }
+            (Err(error), _) => return Err(error),
+        }
+        next += 1;
+    }
+}
+
+impl Run<'_> {
+    /// None where nothing is saved.
+    fn standing(
+        &self,
+        next: usize,
+        stopped_early: bool,
+        recipe: &dyn Recipe,
+        context: &RunContext<'_>,
+    ) -> Option<Standing> {
+        context.saving.as_ref()?;
+        Some(Standing {
+            next,
+            noise: self.noise.clone(),
+            evaluations: self.evaluations.get(),
+            checks: self.checks.get(),
+            stopped_early,
+            place: recipe.place(),
+        })
+    }
+}
+
+/// Saves where the run stands if it is time to, or if it shall pause and has not done so here.
+fn save(
+    run: &mut Run<'_>,
+    trainer: &Trainer,
+    standing: &Standing,
+    saved_at: &mut usize,
+    context: &mut RunContext<'_>,
+) -> Result<(), EngineError> {
+    let every = context.saving.as_ref().map_or(0, |saving| saving.every);
+    let is_due = every > 0 && standing.next.is_multiple_of(every);
+    let paused = context.is_paused();
+    if standing.next == *saved_at || context.cancel.is_cancelled() || !(is_due || paused) {
+        return Ok(());
+    }
+    let (latent_at, latent) = standing.place.latent.clone().unzip();
+    let body = Body {
+        next: standing.next,
+        noise: standing.noise.state(),
+        evaluations: standing.evaluations,
+        checks: standing.checks,
+        stopped_early: standing.stopped_early,
+        optimiser_steps: trainer.optimiser_steps(),
+        piles: standing.place.piles.clone(),
+        latent: latent_at,
+        records: trainer.records.clone(),
+    };
+    let latent = latent.map(|latent| (LATENT.to_owned(), latent));
+    let contents = Contents::new(&body, trainer.tensors().chain(latent));
+    if run.keeper.save(StatePart::Training, paused, &contents, context)? {
+        *saved_at = standing.next;
+    }
+    Ok(())
+}
+
+/// Takes up saved state; what is wrong with it is told in words, and leaves the trainer spoilt.
+fn restore(
+    run: &mut Run<'_>,
+    recipe: &mut dyn Recipe,
+    trainer: &mut Trainer,
+    mut saved: SavedPart,
+    (adam, updates): (AdamSettings, usize),
+) -> Result<Standing, String> {
+    let body: Body = saved.body()?;
+    let noise = NoiseSource::resume(&body.noise)
+        .ok_or("its noise does not hold the words of a generator's state")?;
+    let in_order = body.records.iter().enumerate().all(|(index, record)| record.update == index);
+    if body.next > updates || body.records.len() != body.next || !in_order {
+        return Err(format!(
+            "it holds {} records and stands before update {} of {updates}",
+            body.records.len(),
+            body.next
+        ));
+    }
+    let told = |error: EngineError| error.to_string();
+    let mut shapes: BTreeMap<_, _> =
+        trainer.tensors().map(|(name, tensor)| (name, tensor.dims().to_vec())).collect();
+    if body.latent.is_some() {
+        let [channels, height, width] = run.pipeline.latent_shape(None).map_err(told)?;
+        shapes.insert(LATENT.to_owned(), vec![1, channels, height, width]);
+    }
+    saved.expect(&shapes)?;
+
+    let device = &run.pipeline.device;
+    let latent = match body.latent {
+        None => None,
+        Some(at) => Some((at, saved.tensor(LATENT, device)?)),
+    };
+    trainer.restore(adam, body.optimiser_steps, body.records, |name| saved.tensor(name, device))?;
+    let place = Place { piles: body.piles, latent };
+    recipe.resume(place.clone())?;
+    run.noise = noise.clone();
+    run.evaluations.set(body.evaluations);
+    run.checks.set(body.checks);
+    Ok(Standing {
+        next: body.next,
+        noise,
+        evaluations: body.evaluations,
+        checks: body.checks,
+        stopped_early: body.stopped_early,
+        place,
+    })
+}
