@@ -19,5 +19,5 @@ pub use candle_engine::{CandleEngine, Engine};
 pub use error::EngineError;
 pub use pipeline::Pipeline;
 pub use run::{CancelFlag, PauseFlag, RunContext};
-pub use state::{SavedPart, Saving, StateError, StatePart, StateStore};
+pub use state::{PartReader, Saving, StateError, StatePart, StateStore};
 pub use unlearn::ErasedCheckpoint;
