@@ -21,5 +21,5 @@ pub use error::EngineError;
 pub use pipeline::Pipeline;
 pub use plan::plan;
 pub use run::{CancelFlag, PauseFlag, RunContext};
-pub use state::{Saving, StateError, StatePart, StateStore};
+pub use state::{PartReader, Saving, StateError, StatePart, StateStore};
 pub use unlearn::ErasedCheckpoint;

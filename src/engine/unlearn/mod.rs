@@ -212,7 +212,7 @@ fn measure(
         run.spec.concepts.iter().map(|concept| window_scores(run.spec, concept)).collect();
     let mut scores: Vec<TimestepScores> = Vec::new();
     if let Some(saved) = run.keeper.find(StatePart::Scores, context) {
-        let taken = saved.expect(&BTreeMap::new()).and_then(|()| saved.body());
+        let taken = saved.require(&BTreeMap::new()).and_then(|()| saved.body());
         let taken = taken.and_then(|found: Vec<TimestepScores>| {
             let wanted = wanted.iter().take(found.len());
             if found.iter().map(|scores| &scores.spec).eq(wanted) {

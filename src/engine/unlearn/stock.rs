@@ -149,7 +149,7 @@ impl Stock {
                 }
             }
         }
-        saved.expect(&shapes)?;
+        saved.require(&shapes)?;
 
         let device = &run.pipeline.device;
         let mut tracks = Vec::with_capacity(layout.len());

@@ -1,0 +1,97 @@
+//! A job's append-only log.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Failure, Sequence, StateName, Timestamp, job::Transition};
+
+/// One entry.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct JobEvent {
+    /// From 1, without gaps.
+    pub sequence: Sequence,
+    /// When it was stored.
+    pub recorded_at: Timestamp,
+    /// What happened.
+    pub body: EventBody,
+}
+
+/// What happened.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum EventBody {
+    /// The job entered another state. The first event of every job.
+    StateChanged {
+        /// The new state.
+        state: StateName,
+        /// Which try this is, from 1; 0 before the first.
+        attempt: u32,
+        /// Why it failed, or why it went back into the queue.
+        failure: Option<Failure>,
+    },
+    /// The engine advanced.
+    Progress(JobProgress),
+    /// Something worth knowing that did not stop the job.
+    Warning {
+        /// Stable, in `UPPER_SNAKE_CASE`.
+        reason: String,
+        /// English, for a developer.
+        message: String,
+    },
+}
+
+/// What a worker records.
+#[derive(Debug, Clone, PartialEq)]
+pub enum NewEvent {
+    /// The job moves on.
+    Transition(Transition),
+    /// The engine advanced.
+    Progress(JobProgress),
+    /// Something worth knowing.
+    Warning {
+        /// Stable, in `UPPER_SNAKE_CASE`.
+        reason: &'static str,
+        /// English, for a developer.
+        message: String,
+    },
+}
+
+/// A part of a job's work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum WorkPhase {
+    /// Walking trajectories and comparing predictions.
+    Score,
+    /// Sampling the switch curve.
+    SwitchCurve,
+    /// Walking the frozen model's trajectories.
+    Walk,
+    /// Optimising.
+    Train,
+    /// Denoising pictures.
+    Draw,
+    /// Naming what the pictures show.
+    Judge,
+    /// Sending files to object storage; units are bytes.
+    Upload,
+}
+
+/// How far a job is.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct JobProgress {
+    /// What is being done.
+    pub phase: WorkPhase,
+    /// Units of the phase that are done.
+    pub done: u64,
+    /// Units of the phase in all.
+    pub total: u64,
+    /// Updates finished, over the whole job.
+    pub updates_done: u32,
+    /// Updates in all; 0 before training.
+    pub updates_total: u32,
+    /// Step of the last update.
+    pub key_step: u32,
+    /// Loss of the last update.
+    pub loss: f64,
+    /// Gradient norm of the last update.
+    pub gradient_norm: f64,
+}

@@ -1,0 +1,112 @@
+//! Why work failed, by meaning for the client.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// What stopped a job or a call.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{message}")]
+pub struct Failure {
+    /// What it means.
+    pub reason: FailureReason,
+    /// The value, the limit and the remedy, for a developer; no prompt and no secret.
+    pub message: String,
+    /// Every variable of the message, by lowerCamelCase name.
+    pub metadata: BTreeMap<String, String>,
+}
+
+impl Failure {
+    /// A failure without variables.
+    pub fn new(reason: FailureReason, message: impl Into<String>) -> Self {
+        Self { reason, message: message.into(), metadata: BTreeMap::new() }
+    }
+
+    /// With one more variable of the message.
+    #[must_use]
+    pub fn with(mut self, name: &str, value: &impl ToString) -> Self {
+        self.metadata.insert(name.to_owned(), value.to_string());
+        self
+    }
+}
+
+/// The reasons, each mapped to one gRPC code in `api`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum FailureReason {
+    /// The spec does not fit the model, such as a scope without tensors or too long a prompt.
+    InvalidSpec,
+    /// The model is not in the catalogue any more.
+    ModelNotFound,
+    /// The model's files are not what they were when the job was accepted.
+    ModelChanged,
+    /// The model's files are damaged or of an unsupported kind.
+    DamagedModel,
+    /// The model has no judge, or none that knows the concept.
+    NoJudge,
+    /// The device has too little memory.
+    OutOfMemory,
+    /// Loss or gradient is not a number.
+    NotFinite,
+    /// The erasure changed nothing that matters.
+    NoOp,
+    /// The erasure changed what it should not.
+    WreckedModel,
+    /// A fault of the engine, a panic among them.
+    EngineFault,
+    /// The device or its driver failed.
+    DeviceFault,
+    /// The job's deadline passed.
+    DeadlineExceeded,
+    /// Workers were lost while they held the job, as often as it may be tried.
+    AttemptsExhausted,
+    /// Object storage refused our credentials.
+    StorageDenied,
+    /// Object storage cannot be reached or fails.
+    StorageUnavailable,
+    /// What was read back is not what was written.
+    StorageCorrupted,
+    /// The local disk is full.
+    DiskFull,
+    /// The caller went away or asked to stop.
+    Cancelled,
+    /// The server is going away.
+    Draining,
+}
+
+impl FailureReason {
+    /// Every reason.
+    pub const ALL: [Self; 19] = [
+        Self::InvalidSpec,
+        Self::ModelNotFound,
+        Self::ModelChanged,
+        Self::DamagedModel,
+        Self::NoJudge,
+        Self::OutOfMemory,
+        Self::NotFinite,
+        Self::NoOp,
+        Self::WreckedModel,
+        Self::EngineFault,
+        Self::DeviceFault,
+        Self::DeadlineExceeded,
+        Self::AttemptsExhausted,
+        Self::StorageDenied,
+        Self::StorageUnavailable,
+        Self::StorageCorrupted,
+        Self::DiskFull,
+        Self::Cancelled,
+        Self::Draining,
+    ];
+
+    /// Whether the same job may succeed when it is tried again.
+    pub fn is_healed_by_retry(self) -> bool {
+        matches!(
+            self,
+            Self::EngineFault
+                | Self::DeviceFault
+                | Self::StorageUnavailable
+                | Self::StorageCorrupted
+                | Self::DiskFull
+        )
+    }
+}

@@ -1,0 +1,27 @@
+//! Jobs that are never lost and never doubled: the state machine, the append-only log, leases and
+//! fences, and the stores that keep them. Knows no tensors and no wire.
+//!
+//! Channels only wake; the log is the truth. A state changes only through [`Job::apply`], under a
+//! fence, in one transaction with its event.
+
+mod clock;
+mod event;
+mod failure;
+mod identity;
+mod job;
+mod machine;
+mod outcome;
+mod store;
+mod work;
+
+pub use clock::{Clock, Identifiers, Timestamp};
+pub use event::{EventBody, JobEvent, JobProgress, NewEvent, WorkPhase};
+pub use failure::{Failure, FailureReason};
+pub use identity::{Fence, JobId, Principal, RequestId, Sequence, WorkerId};
+pub use job::{Job, JobOptions, JobState, Lease, StateName, Transition};
+pub use machine::IllegalTransition;
+pub use outcome::{ConceptVerdict, Evaluated, Outcome, PublishedFile, Unlearned};
+pub use store::{
+    Inserted, JobStore, LeaseStatus, ListQuery, NewJob, Page, QueueLimits, StoreError, Swept,
+};
+pub use work::{EvaluateWork, Evaluation, OutputFormat, UnlearnWork, Work};

@@ -1,0 +1,83 @@
+//! What a job does: immutable once it is stored.
+
+use serde::{Deserialize, Serialize};
+
+use crate::spec::{JudgeSpec, UnlearnSpec};
+
+/// A job's task, whole: what is stored is what runs.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Work {
+    /// Erase concepts and publish the result.
+    Unlearn(Box<UnlearnWork>),
+    /// Judge an edited model against its base.
+    Evaluate(Box<EvaluateWork>),
+}
+
+impl Work {
+    /// "unlearn" or "evaluate".
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Unlearn(_) => "unlearn",
+            Self::Evaluate(_) => "evaluate",
+        }
+    }
+}
+
+/// An erasure.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct UnlearnWork {
+    /// Name in the catalogue.
+    pub base_model: String,
+    /// Digest of the base model's files when the job was accepted; another one fails the job.
+    pub base_digest: String,
+    /// What to erase and how.
+    pub spec: UnlearnSpec,
+    /// Digest of the scores that the window was taken from.
+    pub score_digest: Option<String>,
+    /// What to publish, without repetition.
+    pub formats: Vec<OutputFormat>,
+    /// URL prefix to publish below.
+    pub destination: String,
+    /// Whether to judge the result.
+    pub evaluation: Evaluation,
+}
+
+/// A judgement.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct EvaluateWork {
+    /// Name in the catalogue.
+    pub base_model: String,
+    /// Digest of the base model's files when the job was accepted.
+    pub base_digest: String,
+    /// Name in the catalogue.
+    pub edited_model: String,
+    /// What to draw and how to judge it.
+    pub spec: JudgeSpec,
+    /// URL prefix to publish below.
+    pub destination: String,
+}
+
+/// What is published of an erased model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OutputFormat {
+    /// The edited tensors alone.
+    Delta,
+    /// The whole U-Net with its config.
+    Unet,
+    /// The whole pipeline.
+    Pipeline,
+}
+
+/// Whether an erasure is judged before it is published.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Evaluation {
+    /// Where the model has a judge that knows the concepts.
+    WherePossible,
+    /// Always; the job fails where it is not possible.
+    Required,
+    /// Never.
+    Skipped,
+}
