@@ -9,8 +9,8 @@
 //! | [`outcome`] | what a job yields: scores, figures, pictures; plain data | `spec` |
 //! | [`engine`] | everything with tensors: models, sampling, scoring, unlearning, judging | `spec`, `outcome` |
 //! | [`artifacts`] | model folders in, result folders out; bytes and digests only | `spec` |
-//! | [`jobs`] | jobs that are never lost: state machine, log, leases, stores | `spec`, `outcome` |
-//! | [`worker`] | claims, runs and publishes jobs; owns the device thread | `spec`, `outcome`, `engine`, `jobs`, `artifacts`, `report`, `telemetry` |
+//! | [`jobs`] | jobs that are never lost: the machine, the log, leases and fences | `spec`, `outcome` |
+//! | [`worker`] | what the device is asked between two updates of a job | `spec`, `outcome`, `engine`, `jobs`, `artifacts`, `report` |
 //! | [`proto`] | the generated wire types | – |
 //! | [`report`] | what people look at: contact sheets, plots, the report page | `spec`, `outcome` |
 //! | [`cli`] | one file a verb; wires the others, holds no algorithm | all |

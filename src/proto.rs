@@ -2,6 +2,7 @@
 
 #![allow(
     clippy::all,
+    clippy::allow_attributes_without_reason,
     clippy::pedantic,
     missing_docs,
     missing_debug_implementations,

@@ -128,7 +128,7 @@ fn forbidden_crates(source: &Source) -> Vec<String> {
     let module_path = source.module_path();
     let module = module_path.first().copied().unwrap_or("");
     let is_pure = ["engine", "spec"].contains(&module);
-    let has_tensors = !["spec", "outcome", "artifacts", "report"].contains(&module);
+    let has_tensors = !["spec", "outcome", "artifacts", "report", "jobs"].contains(&module);
     let draws = source.path.starts_with("src/engine/schedule/noise");
     let mut found = Vec::new();
     let mut refuse = |line: usize, what: &str, why: &str| {
@@ -143,6 +143,9 @@ fn forbidden_crates(source: &Source) -> Vec<String> {
         match path.parts.as_slice() {
             ["tokio" | "tonic", ..] if is_pure => {
                 refuse(path.line, path.parts[0], "it is blocking and knows no wire");
+            }
+            ["tonic" | "prost" | "prost_types", ..] if ["jobs", "worker"].contains(&module) => {
+                refuse(path.line, path.parts[0], "the wire ends in api");
             }
             ["std", "fs", ..] if is_pure => {
                 refuse(path.line, "std::fs", "files are read through spec::ModelFiles");

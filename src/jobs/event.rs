@@ -32,7 +32,7 @@ pub enum EventBody {
     Progress(JobProgress),
     /// Something worth knowing that did not stop the job.
     Warning {
-        /// Stable, in UPPER_SNAKE_CASE.
+        /// Stable, in `UPPER_SNAKE_CASE`.
         reason: String,
         /// English, for a developer.
         message: String,
@@ -48,7 +48,7 @@ pub enum NewEvent {
     Progress(JobProgress),
     /// Something worth knowing.
     Warning {
-        /// Stable, in UPPER_SNAKE_CASE.
+        /// Stable, in `UPPER_SNAKE_CASE`.
         reason: &'static str,
         /// English, for a developer.
         message: String,

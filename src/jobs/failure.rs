@@ -24,7 +24,7 @@ impl Failure {
 
     /// With one more variable of the message.
     #[must_use]
-    pub fn with(mut self, name: &str, value: impl ToString) -> Self {
+    pub fn with(mut self, name: &str, value: &impl ToString) -> Self {
         self.metadata.insert(name.to_owned(), value.to_string());
         self
     }

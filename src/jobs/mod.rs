@@ -9,6 +9,7 @@ mod event;
 mod failure;
 mod identity;
 mod job;
+mod machine;
 mod outcome;
 mod store;
 mod work;
@@ -18,6 +19,7 @@ pub use event::{EventBody, JobEvent, JobProgress, NewEvent, WorkPhase};
 pub use failure::{Failure, FailureReason};
 pub use identity::{Fence, JobId, Principal, RequestId, Sequence, WorkerId};
 pub use job::{Job, JobOptions, JobState, Lease, StateName, Transition};
+pub use machine::IllegalTransition;
 pub use outcome::{ConceptVerdict, Evaluated, Outcome, PublishedFile, Unlearned};
 pub use store::{
     Inserted, JobStore, LeaseStatus, ListQuery, NewJob, Page, QueueLimits, StoreError, Swept,

@@ -11,7 +11,9 @@ use super::PlanEstimate;
 use crate::{
     engine::{CandleEngine, Drawn, Engine, EngineError, ErasedCheckpoint, RunContext},
     outcome::{JudgeReport, TimestepScores, TrainingLog},
-    spec::{GenerateSpec, JudgeSpec, ModelFiles, ReadSeek, ScoreSpec, UnlearnSpec, Vocabulary},
+    spec::{
+        GenerateSpec, JudgeSpec, Method, ModelFiles, ReadSeek, ScoreSpec, UnlearnSpec, Vocabulary,
+    },
 };
 
 /// Makes engines; moves onto the device thread, which alone calls it.
@@ -116,10 +118,30 @@ impl EngineSource for CandleSource {
 
     fn plan(
         &mut self,
-        _files: &dyn ModelFiles,
-        _spec: &UnlearnSpec,
+        files: &dyn ModelFiles,
+        spec: &UnlearnSpec,
     ) -> Result<PlanEstimate, EngineError> {
-        Err(crate::spec::SpecError::one("validate_only", "plans are not made yet").into())
+        let plan = engine::plan(files, spec)?;
+        let mut assumptions = Vec::new();
+        if plan.window_assumed {
+            let width = "the window is yet to be measured; taken to be as wide as the schedule, \
+                         which is the most that it can be";
+            assumptions.push(width.to_owned());
+        }
+        if matches!(spec.method, Method::Keystep(_)) {
+            assumptions.push("the run does not stop before its last update".to_owned());
+        }
+        Ok(PlanEstimate {
+            updates: plan.updates,
+            unet_evaluations: plan.unet_evaluations
+                + plan.score_evaluations
+                + plan.check_evaluations,
+            memory_bytes: plan.memory_bytes.total,
+            estimated_duration: None,
+            trainable_parameters: plan.trainable_parameters,
+            trainable_tensors: plan.trainable_tensors,
+            assumptions,
+        })
     }
 
     fn check(&mut self) -> Result<(), EngineError> {

@@ -1,5 +1,5 @@
-//! The worker: claims jobs, owns the device thread, saves and resumes training, publishes results,
-//! and serves the calls that are bound to their caller in between.
+//! What the device is asked beside the job that holds it: calls, their answers and their queue's
+//! limits. The worker that answers them belongs here too.
 
 mod claiming;
 mod context;

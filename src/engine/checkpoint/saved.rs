@@ -36,7 +36,7 @@ impl SavedFile {
     }
 
     /// Refuses a file that holds other tensors than these, by name and shape, before any is read.
-    pub(in crate::engine) fn expect(
+    pub(in crate::engine) fn require(
         &self,
         shapes: &BTreeMap<String, Vec<usize>>,
     ) -> Result<(), String> {

@@ -122,11 +122,11 @@ impl SavedPart {
     }
 
     /// Refuses a part that holds other tensors than these, by name and shape.
-    pub(in crate::engine) fn expect(
+    pub(in crate::engine) fn require(
         &self,
         shapes: &BTreeMap<String, Vec<usize>>,
     ) -> Result<(), String> {
-        self.file.expect(shapes)
+        self.file.require(shapes)
     }
 
     /// Reads a tensor.

@@ -38,6 +38,9 @@ impl StatePart {
     }
 }
 
+/// A part as it was saved: its reader and its length in bytes.
+pub type PartReader = (Box<dyn ReadSeek>, u64);
+
 /// Where a run's state goes and comes from.
 ///
 /// The store answers for the bytes: what [`StateStore::load`] gives is what one call of
@@ -46,7 +49,7 @@ impl StatePart {
 /// run it was written; a bit that flipped within a weight only a digest of the store's can tell.
 pub trait StateStore {
     /// Opens a part, if it was ever saved; gives the reader and its length in bytes.
-    fn load(&mut self, part: StatePart) -> Result<Option<(Box<dyn ReadSeek>, u64)>, StateError>;
+    fn load(&mut self, part: StatePart) -> Result<Option<PartReader>, StateError>;
 
     /// Saves a part in place of the one before. `write` is called at most once and streams: the
     /// state of a large model never lies in memory as a whole.

@@ -19,6 +19,13 @@ use std::collections::BTreeMap;
 use candle_core::Tensor;
 
 pub use erased::ErasedCheckpoint;
+// What decides a run's cost, for a plan of it.
+pub(super) use key_steps::{KeyStep, key_step_table};
+pub(super) use keystep::{looks_after, steps_inside};
+pub(super) use probe::{
+    PASSES as PROBE_PASSES, STEPS as PROBE_STEPS, TRAJECTORIES as PROBE_TRAJECTORIES,
+};
+pub(super) use stock::concept_walks;
 
 use super::{
     EngineError, Pipeline, RunContext, StatePart,
@@ -205,7 +212,7 @@ fn measure(
         run.spec.concepts.iter().map(|concept| window_scores(run.spec, concept)).collect();
     let mut scores: Vec<TimestepScores> = Vec::new();
     if let Some(saved) = run.keeper.find(StatePart::Scores, context) {
-        let taken = saved.expect(&BTreeMap::new()).and_then(|()| saved.body());
+        let taken = saved.require(&BTreeMap::new()).and_then(|()| saved.body());
         let taken = taken.and_then(|found: Vec<TimestepScores>| {
             let wanted = wanted.iter().take(found.len());
             if found.iter().map(|scores| &scores.spec).eq(wanted) {

@@ -219,7 +219,7 @@ fn restore(
         let [channels, height, width] = run.pipeline.latent_shape(None).map_err(told)?;
         shapes.insert(LATENT.to_owned(), vec![1, channels, height, width]);
     }
-    saved.expect(&shapes)?;
+    saved.require(&shapes)?;
 
     let device = &run.pipeline.device;
     let latent = match body.latent {
