@@ -23,13 +23,25 @@
 //! [`engine::schedule::noise`].
 //! The same spec, seed and device give the same bytes.
 //! `tests/architecture.rs` holds the arrows of the table above straight.
+//!
+//! # Features
+//!
+//! `server` (the default) builds everything, `client` the command line's remote verbs without
+//! tensors, and neither of them `spec` and `outcome` alone.
 
+#[cfg(feature = "server")]
 pub mod artifacts;
+#[cfg(feature = "client")]
 pub mod cli;
+#[cfg(feature = "server")]
 pub mod engine;
+#[cfg(feature = "server")]
 pub mod jobs;
 pub mod outcome;
+#[cfg(feature = "client")]
 pub mod proto;
+#[cfg(feature = "server")]
 pub mod report;
 pub mod spec;
+#[cfg(feature = "server")]
 pub mod worker;
