@@ -4,6 +4,7 @@
     clippy::all,
     clippy::allow_attributes_without_reason,
     clippy::pedantic,
+    rustdoc::all,
     missing_docs,
     missing_debug_implementations,
     unreachable_pub,
