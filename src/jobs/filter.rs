@@ -180,7 +180,9 @@ impl Token {
 
     fn state(&self) -> Result<StateName, FilterError> {
         let name = match &self.part {
-            Part::Word(text) | Part::Quoted(text) => text.strip_prefix("JOB_STATE_").unwrap_or(text),
+            Part::Word(text) | Part::Quoted(text) => {
+                text.strip_prefix("JOB_STATE_").unwrap_or(text)
+            }
             _ => "",
         };
         let is_named = |state: &StateName| state.name().to_uppercase() == name;

@@ -26,8 +26,7 @@ impl Job {
         now: Timestamp,
     ) -> Result<Self, IllegalTransition> {
         let state = self.state.name();
-        let illegal =
-            |remedy| IllegalTransition { state, transition: transition.name(), remedy };
+        let illegal = |remedy| IllegalTransition { state, transition: transition.name(), remedy };
         if state.is_terminal() {
             return Err(illegal("it is done and never changes again; submit a new job"));
         }
@@ -125,9 +124,8 @@ impl Job {
     /// attempt and its failure.
     pub fn state_event(&self, transition: &Transition) -> EventBody {
         let failure = match (&self.state, transition) {
-            (JobState::Failed(failure), _) | (JobState::Queued, Transition::Failed { failure, .. }) => {
-                Some(failure.clone())
-            }
+            (JobState::Failed(failure), _)
+            | (JobState::Queued, Transition::Failed { failure, .. }) => Some(failure.clone()),
             _ => None,
         };
         EventBody::StateChanged { state: self.state.name(), attempt: self.attempt, failure }

@@ -113,7 +113,9 @@ impl JobStore for MemoryStore {
             .jobs
             .iter()
             .rev()
-            .filter(|(id, job)| query.before.is_none_or(|before| **id < before) && query.matches(job))
+            .filter(|(id, job)| {
+                query.before.is_none_or(|before| **id < before) && query.matches(job)
+            })
             .map(|(_, job)| job.clone())
             .take(size + 1)
             .collect();
@@ -172,10 +174,8 @@ impl JobStore for MemoryStore {
         if let Some(hold) = &mut job.lease {
             hold.until = until;
         }
-        let status = LeaseStatus {
-            cancel_requested: job.cancel_requested,
-            deadline: job.options.deadline,
-        };
+        let status =
+            LeaseStatus { cancel_requested: job.cancel_requested, deadline: job.options.deadline };
         drop(kept);
         self.bump();
         Ok(status)
@@ -252,7 +252,7 @@ impl JobStore for MemoryStore {
         for id in &swept.forgotten {
             kept.forget(*id);
         }
-        kept.scores.retain(|_, (_, stored)| *stored + at.retention > at.now);
+        kept.scores.retain(|_, (_, stored)| *stored > at.oldest_kept());
         drop(kept);
         if swept != Swept::default() {
             self.bump();

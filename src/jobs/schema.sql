@@ -35,8 +35,8 @@ CREATE INDEX jobs_by_turn ON jobs (priority DESC, id, not_before) WHERE state = 
 CREATE INDEX jobs_by_principal ON jobs (principal, id);
 CREATE INDEX jobs_by_principal_and_state ON jobs (principal, state, id);
 CREATE INDEX jobs_by_state ON jobs (state, id);
-CREATE INDEX jobs_by_kind ON jobs (kind, id);
-CREATE INDEX jobs_by_base_model ON jobs (base_model, id);
+CREATE INDEX jobs_by_principal_and_kind ON jobs (principal, kind, id);
+CREATE INDEX jobs_by_principal_and_model ON jobs (principal, base_model, id);
 CREATE INDEX jobs_by_work ON jobs (principal, work_digest, id) WHERE state = 'succeeded';
 CREATE INDEX jobs_by_lease ON jobs (lease_until) WHERE lease_until IS NOT NULL;
 CREATE INDEX jobs_by_deadline ON jobs (due_at) WHERE due_at IS NOT NULL;
@@ -103,3 +103,5 @@ CREATE TABLE probe (
     value INTEGER NOT NULL
 ) STRICT;
 INSERT INTO probe VALUES (1, 0);
+
+PRAGMA user_version = 1;

@@ -51,6 +51,14 @@ pub(super) struct Moment {
     pub(super) retention: Duration,
 }
 
+impl Moment {
+    /// What was stored by then is forgotten now.
+    pub(super) fn oldest_kept(self) -> Timestamp {
+        let retention = i64::try_from(self.retention.as_micros()).unwrap_or(i64::MAX);
+        Timestamp(self.now.0.saturating_sub(retention))
+    }
+}
+
 impl StoreSettings {
     pub(super) fn moment(&self) -> Moment {
         Moment { now: self.clock.now(), retention: self.retention }
@@ -121,13 +129,12 @@ pub(super) fn admit(limits: QueueLimits, total: u64, of_principal: u64) -> Resul
 impl Job {
     /// Moves on, with the event that says so.
     pub(super) fn step(&self, transition: &Transition, at: Moment) -> Result<Step, StoreError> {
-        let mut job = self.apply(transition, at.now).map_err(|refusal| {
-            StoreError::IllegalTransition {
+        let mut job =
+            self.apply(transition, at.now).map_err(|refusal| StoreError::IllegalTransition {
                 id: self.id,
                 state: refusal.state,
                 what: format!("{}: {}", refusal.transition, refusal.remedy),
-            }
-        })?;
+            })?;
         if job.state.name().is_terminal() {
             job.expires_at = Some(at.now + at.retention);
         }
