@@ -9,7 +9,7 @@ use std::{
 
 use super::PlanEstimate;
 use crate::{
-    engine::{CandleEngine, Drawn, Engine, EngineError, ErasedCheckpoint, RunContext},
+    engine::{self, CandleEngine, Drawn, Engine, EngineError, ErasedCheckpoint, RunContext},
     outcome::{JudgeReport, TimestepScores, TrainingLog},
     spec::{
         GenerateSpec, JudgeSpec, Method, ModelFiles, ReadSeek, ScoreSpec, UnlearnSpec, Vocabulary,

@@ -24,17 +24,17 @@ pub fn engine_failure(error: &EngineError) -> Failure {
         EngineError::MissingTensor { file, name, expected } => of(Reason::DamagedModel)
             .with("file", file)
             .with("tensor", name)
-            .with("expected", format!("{expected:?}")),
+            .with("expected", &format!("{expected:?}")),
         EngineError::SurplusTensor { file, name, found, count } => of(Reason::DamagedModel)
             .with("file", file)
             .with("tensor", name)
-            .with("found", format!("{found:?}"))
+            .with("found", &format!("{found:?}"))
             .with("count", count),
         EngineError::MisshapenTensor { file, name, expected, found } => of(Reason::DamagedModel)
             .with("file", file)
             .with("tensor", name)
-            .with("expected", format!("{expected:?}"))
-            .with("found", format!("{found:?}")),
+            .with("expected", &format!("{expected:?}"))
+            .with("found", &format!("{found:?}")),
         EngineError::NonFiniteWeight { file, name, element, value } => of(Reason::DamagedModel)
             .with("file", file)
             .with("tensor", name)
@@ -142,7 +142,7 @@ pub fn report_failure(error: &ReportError) -> Failure {
 /// What a failed file operation on the worker's own disk means.
 pub fn disk_failure(what: &str, error: &std::io::Error) -> Failure {
     Failure::new(Reason::DiskFull, format!("cannot write {what} on the worker's disk: {error}"))
-        .with("file", what)
+        .with("file", &what)
 }
 
 /// A panic of the engine: its words are for the log alone, since they may quote anything.
