@@ -19,6 +19,8 @@ mod run;
 mod serving;
 mod state_files;
 mod stop;
+#[doc(hidden)]
+pub mod testing;
 
 pub use claiming::{Worker, WorkerState};
 pub use context::{WorkerParts, WorkerSettings, WorkerSignals};
