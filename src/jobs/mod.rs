@@ -8,9 +8,12 @@ mod clock;
 mod event;
 mod failure;
 mod identity;
+mod filter;
 mod job;
 mod machine;
+mod memory;
 mod outcome;
+mod step;
 mod store;
 mod work;
 
@@ -20,6 +23,8 @@ pub use failure::{Failure, FailureReason};
 pub use identity::{Fence, JobId, Principal, RequestId, Sequence, WorkerId};
 pub use job::{Job, JobOptions, JobState, Lease, StateName, Transition};
 pub use machine::IllegalTransition;
+pub use memory::MemoryStore;
+pub use step::StoreSettings;
 pub use outcome::{ConceptVerdict, Evaluated, Outcome, PublishedFile, Unlearned};
 pub use store::{
     Inserted, JobStore, LeaseStatus, ListQuery, NewJob, Page, QueueLimits, StoreError, Swept,
