@@ -9,7 +9,7 @@
 //! | [`outcome`] | what a job yields: scores, figures, pictures; plain data | `spec` |
 //! | [`engine`] | everything with tensors: models, sampling, scoring, unlearning, judging | `spec`, `outcome` |
 //! | [`artifacts`] | model folders in, result folders out; bytes and digests only | `spec` |
-//! | [`jobs`] | jobs that are never lost: the machine, the log, leases and fences | `spec`, `outcome` |
+//! | [`jobs`] | jobs that are never lost: the machine, the log, leases, stores | `spec`, `outcome` |
 //! | [`worker`] | what the device is asked between two updates of a job | `spec`, `outcome`, `engine`, `jobs` |
 //! | [`proto`] | the generated wire types | – |
 //! | [`report`] | what people look at: contact sheets, plots, the report page | `spec`, `outcome` |

@@ -1,6 +1,6 @@
 //! A job's append-only log.
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::{Failure, Sequence, StateName, Timestamp, job::Transition};
 
@@ -91,7 +91,39 @@ pub struct JobProgress {
     /// Step of the last update.
     pub key_step: u32,
     /// Loss of the last update.
+    #[serde(deserialize_with = "null_is_not_a_number")]
     pub loss: f64,
     /// Gradient norm of the last update.
+    #[serde(deserialize_with = "null_is_not_a_number")]
     pub gradient_norm: f64,
+}
+
+/// JSON has no NaN and writes null: a diverged run's log must stay readable.
+fn null_is_not_a_number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or(f64::NAN))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_loss_that_is_no_number_comes_back() {
+        let progress = JobProgress {
+            phase: WorkPhase::Train,
+            done: 1,
+            total: 2,
+            updates_done: 1,
+            updates_total: 2,
+            key_step: 3,
+            loss: f64::NAN,
+            gradient_norm: 0.1 + 0.2,
+        };
+        let text = serde_json::to_string(&EventBody::Progress(progress)).unwrap();
+        let EventBody::Progress(back) = serde_json::from_str(&text).unwrap() else {
+            panic!("{text}");
+        };
+        assert!(back.loss.is_nan());
+        assert_eq!(back.gradient_norm.to_bits(), progress.gradient_norm.to_bits());
+    }
 }

@@ -4,23 +4,33 @@
 //! Channels only wake; the log is the truth. A state changes only through [`Job::apply`], under a
 //! fence, in one transaction with its event.
 
+mod backend;
 mod clock;
 mod event;
 mod failure;
+mod filter;
 mod identity;
 mod job;
 mod machine;
+mod memory;
 mod outcome;
+mod sqlite;
+mod step;
 mod store;
 mod work;
 
+pub use backend::Store;
 pub use clock::{Clock, Identifiers, Timestamp};
 pub use event::{EventBody, JobEvent, JobProgress, NewEvent, WorkPhase};
 pub use failure::{Failure, FailureReason};
+pub use filter::{Filter, FilterError};
 pub use identity::{Fence, JobId, Principal, RequestId, Sequence, WorkerId};
 pub use job::{Job, JobOptions, JobState, Lease, StateName, Transition};
 pub use machine::IllegalTransition;
+pub use memory::MemoryStore;
 pub use outcome::{ConceptVerdict, Evaluated, Outcome, PublishedFile, Unlearned};
+pub use sqlite::SqliteStore;
+pub use step::StoreSettings;
 pub use store::{
     Inserted, JobStore, LeaseStatus, ListQuery, NewJob, Page, QueueLimits, StoreError, Swept,
 };

@@ -9,7 +9,7 @@ use super::{
     Timestamp, Work, WorkerId,
 };
 
-/// Where jobs live. Every method is one transaction.
+/// Where jobs live. Every method is one transaction; a sweep is one for every few jobs.
 pub trait JobStore: Send + Sync {
     /// Stores a job with its first event, or gives the one that the same request made before.
     fn insert(
@@ -149,7 +149,7 @@ pub struct LeaseStatus {
 }
 
 /// Which jobs to list.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ListQuery {
     /// Of whom; `None` lists everybody's.
     pub principal: Option<Principal>,
@@ -163,7 +163,7 @@ pub struct ListQuery {
     pub base_model: Option<String>,
     /// Older than this job.
     pub before: Option<JobId>,
-    /// Most jobs.
+    /// Most jobs; at least 1 and at most 1,000 are given, whatever stands here.
     pub limit: u32,
 }
 
@@ -214,7 +214,10 @@ pub enum StoreError {
         of_principal: bool,
     },
     /// Another claim came after: the holder must drop its result.
-    #[error("the lease on {id} is lost: fence {given:?} is older than {current:?}")]
+    #[error(
+        "the hold on {id} under fence {} is lost (the newest claim has {}); drop the result",
+        given.0, current.0
+    )]
     FenceIsOld {
         /// The job.
         id: JobId,

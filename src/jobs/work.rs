@@ -22,6 +22,14 @@ impl Work {
             Self::Evaluate(_) => "evaluate",
         }
     }
+
+    /// Name of the base model in the catalogue.
+    pub fn base_model(&self) -> &str {
+        match self {
+            Self::Unlearn(work) => &work.base_model,
+            Self::Evaluate(work) => &work.base_model,
+        }
+    }
 }
 
 /// An erasure.

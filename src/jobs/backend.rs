@@ -1,0 +1,82 @@
+//! The stores there are, as one type: a closed set, so that callers need neither generics nor boxed
+//! futures.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use tokio::sync::watch;
+
+use super::{
+    Fence, Inserted, Job, JobEvent, JobId, JobStore, LeaseStatus, ListQuery, MemoryStore, NewEvent,
+    NewJob, Page, Principal, QueueLimits, Sequence, SqliteStore, StateName, StoreError, Swept,
+    WorkerId,
+};
+
+/// Where this process keeps its jobs.
+#[derive(Debug)]
+pub enum Store {
+    /// Lost with the process.
+    Memory(MemoryStore),
+    /// In one file of this machine.
+    Sqlite(SqliteStore),
+}
+
+impl Store {
+    /// Waits for what is under way and closes files; later calls fail.
+    pub async fn close(&self) {
+        match self {
+            Self::Memory(_) => {}
+            Self::Sqlite(store) => store.close().await,
+        }
+    }
+}
+
+impl From<MemoryStore> for Store {
+    fn from(store: MemoryStore) -> Self {
+        Self::Memory(store)
+    }
+}
+
+impl From<SqliteStore> for Store {
+    fn from(store: SqliteStore) -> Self {
+        Self::Sqlite(store)
+    }
+}
+
+macro_rules! delegate {
+    ($($name:ident($($argument:ident: $kind:ty),*) -> $output:ty;)*) => {
+        impl JobStore for Store {
+            $(async fn $name(&self, $($argument: $kind),*) -> Result<$output, StoreError> {
+                match self {
+                    Self::Memory(store) => store.$name($($argument),*).await,
+                    Self::Sqlite(store) => store.$name($($argument),*).await,
+                }
+            })*
+
+            fn subscribe(&self) -> watch::Receiver<u64> {
+                match self {
+                    Self::Memory(store) => store.subscribe(),
+                    Self::Sqlite(store) => store.subscribe(),
+                }
+            }
+        }
+    };
+}
+
+delegate! {
+    insert(job: NewJob, limits: QueueLimits) -> Inserted;
+    get(id: JobId) -> Option<Job>;
+    list(query: &ListQuery) -> Page;
+    find_finished(principal: &Principal, work_digest: &str) -> Option<Job>;
+    claim(worker: &WorkerId, lease: Duration) -> Option<Job>;
+    extend(id: JobId, fence: Fence, lease: Duration) -> LeaseStatus;
+    record(id: JobId, fence: Fence, event: NewEvent) -> Job;
+    events_after(id: JobId, after: Sequence, limit: u32) -> Vec<JobEvent>;
+    request_cancel(id: JobId) -> Job;
+    delete(id: JobId) -> ();
+    sweep() -> Swept;
+    queue_position(id: JobId) -> u64;
+    counts() -> BTreeMap<StateName, u64>;
+    put_scores(principal: &Principal, digest: &str, scores_json: &str) -> ();
+    get_scores(principal: &Principal, digest: &str) -> Option<String>;
+    probe() -> ();
+}

@@ -1,0 +1,280 @@
+//! Jobs and events as rows. What does not read back as it should is a damaged store, never a panic.
+
+use serde::{Serialize, de::DeserializeOwned};
+use sqlx::{Decode, Row, Sqlite, SqliteConnection, Type, sqlite::SqliteRow};
+use uuid::Uuid;
+
+use crate::jobs::{
+    Failure, Fence, Job, JobEvent, JobId, JobState, Lease, Outcome, Principal, RequestId, Sequence,
+    StateName, StoreError, Timestamp, WorkerId, step::Step,
+};
+
+/// Whole jobs; `CROSS JOIN` keeps the planner from walking `works` first.
+macro_rules! select {
+    ($rest:literal) => {
+        concat!(
+            "SELECT jobs.*, works.work, works.options FROM jobs \
+             CROSS JOIN works ON works.job_id = jobs.id ",
+            $rest
+        )
+    };
+}
+pub(super) use select;
+
+/// The job to claim next. The index is named, since the planner, knowing no row counts, would
+/// rather sort every queued job; `state = 'queued'` is written out so that the partial index serves.
+pub(super) const NEXT_IN_TURN: &str = select!(
+    "WHERE jobs.id = (SELECT id FROM jobs INDEXED BY jobs_by_turn \
+     WHERE state = 'queued' AND (not_before IS NULL OR not_before <= ?) \
+     ORDER BY priority DESC, id LIMIT 1)"
+);
+/// Jobs before one in the same order; none where it does not wait.
+pub(super) const AHEAD_IN_TURN: &str = "SELECT CASE WHEN state <> 'queued' THEN 0 ELSE \
+     (SELECT COUNT(*) FROM jobs AS higher \
+      WHERE higher.state = 'queued' AND higher.priority > jobs.priority) \
+   + (SELECT COUNT(*) FROM jobs AS older \
+      WHERE older.state = 'queued' AND older.priority = jobs.priority AND older.id < jobs.id) \
+   END AS ahead FROM jobs WHERE id = ?";
+pub(super) const PAST_DEADLINE: &str = select!("WHERE due_at <= ? ORDER BY due_at LIMIT ?");
+pub(super) const PAST_LEASE: &str = select!("WHERE lease_until <= ? ORDER BY lease_until LIMIT ?");
+
+impl From<sqlx::Error> for StoreError {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Backend(error.to_string())
+    }
+}
+
+pub(super) async fn load(connection: &mut SqliteConnection, id: JobId) -> Result<Job, StoreError> {
+    let row = sqlx::query(select!("WHERE jobs.id = ?"))
+        .bind(id.to_string())
+        .fetch_optional(connection)
+        .await?
+        .ok_or(StoreError::NotFound(id))?;
+    job(&row)
+}
+
+pub(super) async fn check_exists(
+    connection: &mut SqliteConnection,
+    id: JobId,
+) -> Result<(), StoreError> {
+    sqlx::query("SELECT id FROM jobs WHERE id = ?")
+        .bind(id.to_string())
+        .fetch_optional(connection)
+        .await?
+        .map(drop)
+        .ok_or(StoreError::NotFound(id))
+}
+
+/// Stores a step whole.
+pub(super) async fn keep(connection: &mut SqliteConnection, step: Step) -> Result<Job, StoreError> {
+    update(connection, &step.job).await?;
+    append(connection, step.job.id, &step.event).await?;
+    Ok(step.job)
+}
+
+pub(super) async fn insert(connection: &mut SqliteConnection, job: &Job) -> Result<(), StoreError> {
+    let id = job.id.to_string();
+    sqlx::query(
+        "INSERT INTO jobs (id, principal, request_id, request_digest, work_digest, kind, \
+         base_model, priority, deadline, state, attempt, max_attempts, fence, cancel_requested, \
+         last_sequence, created_at, updated_at, due_at) \
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+    )
+    .bind(&id)
+    .bind(&job.principal.0)
+    .bind(job.request_id.0.hyphenated().to_string())
+    .bind(&job.request_digest)
+    .bind(&job.work_digest)
+    .bind(job.work.kind())
+    .bind(job.work.base_model())
+    .bind(job.options.priority)
+    .bind(job.options.deadline.map(|deadline| deadline.0))
+    .bind(job.state.name().name())
+    .bind(job.attempt)
+    .bind(job.max_attempts)
+    .bind(number(job.fence.0)?)
+    .bind(job.cancel_requested)
+    .bind(number(job.last_sequence.0)?)
+    .bind(job.created_at.0)
+    .bind(job.updated_at.0)
+    .bind(job.options.deadline.map(|deadline| deadline.0))
+    .execute(&mut *connection)
+    .await?;
+    sqlx::query("INSERT INTO works (job_id, work, options) VALUES (?, ?, ?)")
+        .bind(&id)
+        .bind(lasting("work", &job.work)?)
+        .bind(lasting("options", &job.options)?)
+        .execute(&mut *connection)
+        .await?;
+    for (name, value) in &job.options.labels {
+        sqlx::query("INSERT INTO labels (name, value, job_id) VALUES (?, ?, ?)")
+            .bind(name)
+            .bind(value)
+            .bind(&id)
+            .execute(&mut *connection)
+            .await?;
+    }
+    Ok(())
+}
+
+/// Stores what may change of a job.
+pub(super) async fn update(connection: &mut SqliteConnection, job: &Job) -> Result<(), StoreError> {
+    let result = match &job.state {
+        JobState::Succeeded(outcome) => Some(lasting("result", outcome)?),
+        JobState::Failed(failure) => Some(lasting("result", failure)?),
+        _ => None,
+    };
+    let progress =
+        job.progress.as_ref().map(|progress| lasting("progress", progress)).transpose()?;
+    let due = job.options.deadline.filter(|_| !job.state.name().is_terminal());
+    let changed = sqlx::query(
+        "UPDATE jobs SET state = ?, attempt = ?, fence = ?, worker = ?, lease_until = ?, \
+         not_before = ?, cancel_requested = ?, last_sequence = ?, updated_at = ?, expires_at = ?, \
+         due_at = ?, progress = ?, result = ? WHERE id = ?",
+    )
+    .bind(job.state.name().name())
+    .bind(job.attempt)
+    .bind(number(job.fence.0)?)
+    .bind(job.lease.as_ref().map(|lease| lease.worker.0.as_str()))
+    .bind(job.lease.as_ref().map(|lease| lease.until.0))
+    .bind(job.not_before.map(|earliest| earliest.0))
+    .bind(job.cancel_requested)
+    .bind(number(job.last_sequence.0)?)
+    .bind(job.updated_at.0)
+    .bind(job.expires_at.map(|expires| expires.0))
+    .bind(due.map(|due| due.0))
+    .bind(progress)
+    .bind(result)
+    .bind(job.id.to_string())
+    .execute(connection)
+    .await?;
+    if changed.rows_affected() == 1 { Ok(()) } else { Err(StoreError::NotFound(job.id)) }
+}
+
+pub(super) async fn append(
+    connection: &mut SqliteConnection,
+    id: JobId,
+    event: &JobEvent,
+) -> Result<(), StoreError> {
+    sqlx::query("INSERT INTO events (job_id, sequence, recorded_at, body) VALUES (?, ?, ?, ?)")
+        .bind(id.to_string())
+        .bind(number(event.sequence.0)?)
+        .bind(event.recorded_at.0)
+        .bind(lasting("event", &event.body)?)
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
+pub(super) fn job(row: &SqliteRow) -> Result<Job, StoreError> {
+    let lease = match (field::<Option<String>>(row, "worker")?, time(row, "lease_until")?) {
+        (Some(worker), Some(until)) => Some(Lease { worker: WorkerId(worker), until }),
+        _ => None,
+    };
+    let progress: Option<String> = field(row, "progress")?;
+    Ok(Job {
+        id: id(row)?,
+        principal: Principal(field(row, "principal")?),
+        request_id: RequestId(uuid(row, "request_id")?),
+        request_digest: field(row, "request_digest")?,
+        work_digest: field(row, "work_digest")?,
+        work: json("work", &field::<String>(row, "work")?)?,
+        options: json("options", &field::<String>(row, "options")?)?,
+        state: state(row)?,
+        attempt: small(row, "attempt")?,
+        max_attempts: small(row, "max_attempts")?,
+        fence: Fence(count(row, "fence")?),
+        lease,
+        not_before: time(row, "not_before")?,
+        cancel_requested: field(row, "cancel_requested")?,
+        progress: progress.map(|text| json("progress", &text)).transpose()?,
+        last_sequence: Sequence(count(row, "last_sequence")?),
+        created_at: Timestamp(field(row, "created_at")?),
+        updated_at: Timestamp(field(row, "updated_at")?),
+        expires_at: time(row, "expires_at")?,
+    })
+}
+
+pub(super) fn event(row: &SqliteRow) -> Result<JobEvent, StoreError> {
+    Ok(JobEvent {
+        sequence: Sequence(count(row, "sequence")?),
+        recorded_at: Timestamp(field(row, "recorded_at")?),
+        body: json("event", &field::<String>(row, "body")?)?,
+    })
+}
+
+pub(super) fn id(row: &SqliteRow) -> Result<JobId, StoreError> {
+    Ok(JobId(uuid(row, "id")?))
+}
+
+pub(super) fn count(row: &SqliteRow, column: &str) -> Result<u64, StoreError> {
+    let found: i64 = field(row, column)?;
+    u64::try_from(found).map_err(|_| damaged(column, format_args!("{found} is below zero")))
+}
+
+pub(super) fn state_name(row: &SqliteRow) -> Result<StateName, StoreError> {
+    let found: String = field(row, "state")?;
+    StateName::ALL
+        .into_iter()
+        .find(|state| state.name() == found)
+        .ok_or_else(|| damaged("state", format_args!("\"{found}\" is no state")))
+}
+
+fn state(row: &SqliteRow) -> Result<JobState, StoreError> {
+    let result = || {
+        field::<Option<String>>(row, "result")?
+            .ok_or_else(|| damaged("result", "a job that is done has none"))
+    };
+    Ok(match state_name(row)? {
+        StateName::Queued => JobState::Queued,
+        StateName::Preparing => JobState::Preparing,
+        StateName::Running => JobState::Running,
+        StateName::Publishing => JobState::Publishing,
+        StateName::Succeeded => JobState::Succeeded(json::<Outcome>("result", &result()?)?),
+        StateName::Failed => JobState::Failed(json::<Failure>("result", &result()?)?),
+        StateName::Cancelled => JobState::Cancelled,
+    })
+}
+
+fn field<'row, T: Decode<'row, Sqlite> + Type<Sqlite>>(
+    row: &'row SqliteRow,
+    column: &str,
+) -> Result<T, StoreError> {
+    Ok(row.try_get(column)?)
+}
+
+fn time(row: &SqliteRow, column: &str) -> Result<Option<Timestamp>, StoreError> {
+    Ok(field::<Option<i64>>(row, column)?.map(Timestamp))
+}
+
+fn small(row: &SqliteRow, column: &str) -> Result<u32, StoreError> {
+    let found: i64 = field(row, column)?;
+    u32::try_from(found).map_err(|_| damaged(column, format_args!("{found} is out of range")))
+}
+
+fn uuid(row: &SqliteRow, column: &str) -> Result<Uuid, StoreError> {
+    let found: String = field(row, column)?;
+    Uuid::try_parse(&found).map_err(|error| damaged(column, error))
+}
+
+fn json<T: DeserializeOwned>(what: &str, text: &str) -> Result<T, StoreError> {
+    serde_json::from_str(text).map_err(|error| damaged(what, error))
+}
+
+/// As JSON that is sure to be read again: a number that is none, for instance, would make the job
+/// unreadable for ever, so it is refused while its maker still listens.
+fn lasting<T: Serialize + DeserializeOwned>(what: &str, value: &T) -> Result<String, StoreError> {
+    let text = serde_json::to_string(value)
+        .map_err(|error| StoreError::Backend(format!("{what} cannot be stored: {error}")))?;
+    serde_json::from_str::<T>(&text)
+        .map_err(|error| StoreError::Backend(format!("{what} would not be read again: {error}")))?;
+    Ok(text)
+}
+
+fn number(value: u64) -> Result<i64, StoreError> {
+    i64::try_from(value).map_err(|_| damaged("counter", format_args!("{value} is too large")))
+}
+
+fn damaged(what: &str, why: impl std::fmt::Display) -> StoreError {
+    StoreError::Backend(format!("the job store is damaged: {what}: {why}"))
+}

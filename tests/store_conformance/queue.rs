@@ -1,0 +1,292 @@
+//! Claims, leases, fences, deadlines: who may work on what, and until when.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use keystep::jobs::{
+    EventBody, FailureReason, Inserted, JobState, JobStore, NewEvent, NewJob, QueueLimits,
+    StateName, StoreError, Transition,
+};
+
+use crate::world::{
+    LEASE, NO_LIMITS, World, bob, failed, fence, progress, request, with_deadline, with_priority,
+    worker,
+};
+
+fn reason(state: &JobState) -> FailureReason {
+    match state {
+        JobState::Failed(failure) => failure.reason,
+        other => panic!("{other:?}"),
+    }
+}
+
+pub async fn the_queue_has_limits(world: World) {
+    let limits = QueueLimits { total: 3, of_principal: 2 };
+    let insert = async |new| world.store.insert(new, limits).await;
+    insert(request(1)).await.unwrap();
+    insert(request(2)).await.unwrap();
+    match insert(request(3)).await {
+        Err(StoreError::QueueFull { queued: 2, limit: 2, of_principal: true }) => {}
+        other => panic!("{other:?}"),
+    }
+    insert(NewJob { principal: bob(), ..request(1) }).await.unwrap();
+    match insert(NewJob { principal: bob(), ..request(2) }).await {
+        Err(StoreError::QueueFull { queued: 3, limit: 3, of_principal: false }) => {}
+        other => panic!("{other:?}"),
+    }
+    // A repeated request is answered although the queue is full; a job in work waits no more.
+    assert!(matches!(insert(request(1)).await, Ok(Inserted::Existing(_))));
+    world.claim().await.unwrap();
+    assert!(matches!(insert(request(3)).await, Ok(Inserted::Created(_))));
+}
+
+pub async fn claims_go_by_priority_then_age(world: World) {
+    let mut ids = Vec::new();
+    for (number, priority) in [(1, 0), (2, 5), (3, -1), (4, 5), (5, 0)] {
+        ids.push(world.submit(with_priority(number, priority)).await.id);
+    }
+    let order = [ids[1], ids[3], ids[0], ids[4], ids[2]];
+    for (position, id) in (0..).zip(order) {
+        assert_eq!(world.store.queue_position(id).await.unwrap(), position);
+    }
+    for (index, id) in order.into_iter().enumerate() {
+        let job = world.claim().await.unwrap();
+        assert_eq!(job.id, id);
+        assert_eq!((job.state.clone(), job.attempt, job.fence), (JobState::Preparing, 1, fence(1)));
+        assert_eq!(job.lease.as_ref().unwrap().until, world.now() + LEASE);
+        assert_eq!(world.job(id).await, job);
+        assert_eq!(world.store.queue_position(id).await.unwrap(), 0);
+        if let Some(next) = order.get(index + 1) {
+            assert_eq!(world.store.queue_position(*next).await.unwrap(), 0);
+        }
+    }
+    assert_eq!(world.claim().await, None);
+}
+
+pub async fn each_job_is_claimed_once(world: World) {
+    const JOBS: u128 = 120;
+    for number in 0..JOBS {
+        world.submit(request(number)).await;
+    }
+    let world = Arc::new(world);
+    let mut tasks = tokio::task::JoinSet::new();
+    for number in 0..16 {
+        let world = Arc::clone(&world);
+        tasks.spawn(async move {
+            let mut claimed = Vec::new();
+            let name = worker(&format!("worker {number}"));
+            while let Some(job) = world.store.claim(&name, LEASE).await.unwrap() {
+                assert_eq!(job.lease.as_ref().unwrap().worker, name);
+                claimed.push(job.id);
+            }
+            claimed
+        });
+    }
+    let mut all: Vec<_> = tasks.join_all().await.concat();
+    all.sort();
+    all.dedup_by(|a, b| {
+        assert_ne!(a, b, "claimed twice");
+        false
+    });
+    assert_eq!(all.len() as u128, JOBS);
+    assert_eq!(world.store.counts().await.unwrap()[&StateName::Preparing], JOBS as u64);
+    for id in all {
+        world.check_log(id).await;
+    }
+}
+
+pub async fn an_old_fence_writes_nothing(world: World) {
+    let id = world.submit(request(1)).await.id;
+    let refused = async |number| {
+        let job = world.job(id).await;
+        let results = [
+            world.store.extend(id, fence(number), LEASE).await.map(drop),
+            world.store.record(id, fence(number), progress(1, 0.0)).await.map(drop),
+            world
+                .store
+                .record(id, fence(number), NewEvent::Transition(Transition::Loaded))
+                .await
+                .map(drop),
+        ];
+        for result in results {
+            match result {
+                Err(StoreError::FenceIsOld { id: told, given, current }) => {
+                    assert_eq!((told, given, current), (id, fence(number), job.fence));
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+        assert_eq!(world.job(id).await, job);
+    };
+    refused(0).await;
+    refused(1).await;
+    let first = world.claim().await.unwrap();
+    refused(0).await;
+    refused(2).await;
+    world.wait(LEASE);
+    world.store.sweep().await.unwrap();
+    refused(1).await;
+    let second = world.claim().await.unwrap();
+    assert_eq!((second.fence, second.attempt), (fence(2), 2));
+    refused(first.fence.0).await;
+    world.store.record(id, second.fence, progress(1, 0.0)).await.unwrap();
+    // A holder may only do what the machine allows.
+    let published = NewEvent::Transition(Transition::EngineDone);
+    match world.store.record(id, second.fence, published).await {
+        Err(StoreError::IllegalTransition { state: StateName::Preparing, .. }) => {}
+        other => panic!("{other:?}"),
+    }
+    world.record(&second, failed(FailureReason::InvalidSpec, world.now())).await;
+    refused(2).await;
+    world.check_log(id).await;
+}
+
+pub async fn a_lease_ends_unless_it_is_extended(world: World) {
+    let id = world.submit(request(1)).await.id;
+    let job = world.claim().await.unwrap();
+    let almost = LEASE.checked_sub(Duration::from_micros(1)).unwrap();
+    for _ in 0..3 {
+        world.wait(almost);
+        assert!(world.store.sweep().await.unwrap().expired_leases.is_empty());
+        let status = world.store.extend(id, job.fence, LEASE).await.unwrap();
+        assert_eq!((status.cancel_requested, status.deadline), (false, None));
+    }
+    world.wait(LEASE);
+    assert_eq!(world.claim().await, None, "claimed before the sweep");
+    assert_eq!(world.store.sweep().await.unwrap().expired_leases, [id]);
+    let again = world.job(id).await;
+    assert_eq!((&again.state, &again.lease, again.attempt), (&JobState::Queued, &None, 1));
+
+    let last = world.claim().await.unwrap();
+    assert_eq!(last.attempt, last.max_attempts);
+    world.wait(LEASE);
+    assert_eq!(world.store.sweep().await.unwrap().expired_leases, [id]);
+    let failed = world.job(id).await;
+    assert_eq!(reason(&failed.state), FailureReason::AttemptsExhausted);
+    assert!(failed.expires_at.is_some());
+    assert!(world.store.sweep().await.unwrap().expired_leases.is_empty());
+    world.check_log(id).await;
+}
+
+pub async fn a_failure_is_retried_when_its_time_comes(world: World) {
+    let id = world.submit(request(1)).await.id;
+    let other = world.submit(with_priority(2, -1)).await.id;
+    let job = world.claim().await.unwrap();
+    let retry_at = world.now() + Duration::from_secs(30);
+    let again = world.record(&job, failed(FailureReason::StorageUnavailable, retry_at)).await;
+    assert_eq!((&again.state, again.not_before), (&JobState::Queued, Some(retry_at)));
+    let log = world.log(id).await;
+    match &log.last().unwrap().body {
+        EventBody::StateChanged {
+            state: StateName::Queued,
+            attempt: 1,
+            failure: Some(failure),
+        } => {
+            assert_eq!(failure.reason, FailureReason::StorageUnavailable);
+        }
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(world.claim().await.unwrap().id, other, "the next one goes first");
+    assert_eq!(world.claim().await, None);
+    world.wait(Duration::from_secs(30));
+    let job = world.claim().await.unwrap();
+    assert_eq!((job.id, job.attempt, job.not_before), (id, 2, None));
+    let done = world.record(&job, failed(FailureReason::StorageUnavailable, retry_at)).await;
+    assert_eq!(reason(&done.state), FailureReason::StorageUnavailable);
+    world.check_log(id).await;
+}
+
+pub async fn a_job_given_back_loses_no_attempt(world: World) {
+    let id = world.submit(request(1)).await.id;
+    for number in 1..=5 {
+        let job = world.claim().await.unwrap();
+        assert_eq!((job.attempt, job.fence), (1, fence(number)));
+        let back = world.record(&job, Transition::Released).await;
+        assert_eq!((&back.state, back.attempt), (&JobState::Queued, 0));
+    }
+    world.check_log(id).await;
+}
+
+pub async fn a_deadline_fails_what_is_not_done(world: World) {
+    let deadline = world.now() + Duration::from_secs(10);
+    let held = world.submit(with_deadline(1, deadline)).await.id;
+    let holder = world.claim().await.unwrap();
+    let status = world.store.extend(held, holder.fence, LEASE).await.unwrap();
+    assert_eq!(status.deadline, Some(deadline));
+    let swept = world.submit(with_deadline(2, deadline)).await.id;
+    world.wait(Duration::from_secs(9));
+    assert!(world.store.sweep().await.unwrap().missed_deadlines.is_empty());
+    world.wait(Duration::from_secs(1));
+    let mut missed = world.store.sweep().await.unwrap().missed_deadlines;
+    missed.sort();
+    assert_eq!(missed, [held, swept]);
+    for id in missed {
+        assert_eq!(reason(&world.job(id).await.state), FailureReason::DeadlineExceeded);
+        world.check_log(id).await;
+    }
+    let late = world.store.extend(held, holder.fence, LEASE).await;
+    assert!(matches!(late, Err(StoreError::FenceIsOld { .. })), "{late:?}");
+
+    // A claim does not wait for the sweep: what is too late is failed, what comes after is taken.
+    let late = world.submit(with_deadline(3, world.now())).await.id;
+    let next = world.submit(request(4)).await.id;
+    assert_eq!(world.claim().await.unwrap().id, next);
+    assert_eq!(reason(&world.job(late).await.state), FailureReason::DeadlineExceeded);
+    assert!(world.store.sweep().await.unwrap().missed_deadlines.is_empty());
+}
+
+pub async fn a_wish_that_was_seen_by_nobody_is_granted_by_the_sweep(world: World) {
+    let id = world.submit(request(1)).await.id;
+    world.claim().await.unwrap();
+    world.store.request_cancel(id).await.unwrap();
+    world.wait(LEASE);
+    assert_eq!(world.store.sweep().await.unwrap().expired_leases, [id]);
+    assert_eq!(world.job(id).await.state, JobState::Cancelled);
+    world.check_log(id).await;
+}
+
+pub async fn many_hands_leave_every_log_whole(world: World) {
+    const JOBS: u128 = 12;
+    let world = Arc::new(world);
+    let mut tasks = tokio::task::JoinSet::new();
+    for number in 0..JOBS {
+        let world = Arc::clone(&world);
+        tasks.spawn(async move {
+            // The same request from two hands makes one job.
+            let (one, other) = tokio::join!(
+                world.store.insert(request(number), NO_LIMITS),
+                world.store.insert(request(number), NO_LIMITS)
+            );
+            let created = [one.unwrap(), other.unwrap()]
+                .iter()
+                .filter(|inserted| matches!(inserted, Inserted::Created(_)))
+                .count();
+            assert_eq!(created, 1);
+            let Some(job) = world.store.claim(&worker("worker"), LEASE).await.unwrap() else {
+                return;
+            };
+            world.record(&job, Transition::Loaded).await;
+            for done in 0..10 {
+                let (recorded, cancel, extended, read) = tokio::join!(
+                    world.store.record(job.id, job.fence, progress(done, 0.5)),
+                    world.store.request_cancel(job.id),
+                    world.store.extend(job.id, job.fence, LEASE),
+                    world.store.events_after(job.id, job.last_sequence, 100),
+                );
+                recorded.unwrap();
+                extended.unwrap();
+                assert!(cancel.unwrap().cancel_requested);
+                let read: Vec<_> = read.unwrap().iter().map(|event| event.sequence.0).collect();
+                let first = job.last_sequence.0 + 1;
+                assert_eq!(read, (first..first + read.len() as u64).collect::<Vec<_>>());
+            }
+            world.record(&job, Transition::CancelObserved).await;
+            world.check_log(job.id).await;
+        });
+    }
+    tasks.join_all().await;
+    let counts = world.store.counts().await.unwrap();
+    let wanted: BTreeMap<_, _> = StateName::ALL
+        .map(|state| (state, if state == StateName::Cancelled { JOBS as u64 } else { 0 }))
+        .into();
+    assert_eq!(counts, wanted);
+}
