@@ -9,6 +9,10 @@ const FILES: [&str; 3] = [
 ];
 
 fn main() -> Result<(), Box<dyn Error>> {
+    // The bare library speaks no wire.
+    if env::var_os("CARGO_FEATURE_CLIENT").is_none() {
+        return Ok(());
+    }
     let out = PathBuf::from(env::var("OUT_DIR")?);
     let mut compiler = protox::Compiler::new(["proto"])?;
     compiler.include_source_info(true).include_imports(true);
@@ -18,9 +22,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed=proto");
     fs::write(out.join("descriptor.bin"), compiler.encode_file_descriptor_set())?;
     tonic_prost_build::configure()
-        // Messages alone, until there is somebody to speak them.
-        .build_client(false)
-        .build_server(false)
+        .build_server(env::var_os("CARGO_FEATURE_SERVER").is_some())
         .extern_path(".google.rpc", "::tonic_types::pb")
         // Maps in one order, so that equal requests have equal bytes.
         .btree_map(".")

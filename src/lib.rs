@@ -8,10 +8,19 @@
 //! | [`spec`] | what a job asks for: validated, immutable, serializable; pure | – |
 //! | [`outcome`] | what a job yields: scores, figures, pictures; plain data | `spec` |
 //! | [`engine`] | everything with tensors: models, sampling, scoring, unlearning, judging | `spec`, `outcome` |
-//! | [`artifacts`] | model folders in, result folders out; bytes and digests only | `spec` |
+//! | [`artifacts`] | model folders in, result folders out; bytes and digests only | `spec`, `outcome` |
 //! | [`jobs`] | jobs that are never lost: the machine, the log, leases, stores | `spec`, `outcome` |
-//! | [`worker`] | what the device is asked between two updates of a job | `spec`, `outcome`, `engine`, `jobs` |
+//! | [`worker`] | claim, run, publish; the device thread, which also serves calls between two updates | `spec`, `outcome`, `engine`, `artifacts`, `jobs`, `report` |
+//! | [`storage`] | object storage by URL: bytes there and back, in parts, compared | – |
+//! | [`publishing`] | results into object storage: files, model card, and last the manifest | `spec`, `outcome`, `artifacts`, `jobs`, `worker`, `report`, `storage` |
+//! | [`catalogue`] | models by name: base models by URL through a local cache, and what jobs published | `spec`, `outcome`, `artifacts`, `jobs`, `worker`, `storage` |
+//! | [`auth`] | who calls and what they may: tokens, roles, limits | `jobs` |
 //! | [`proto`] | the generated wire types | – |
+//! | [`api`] | the services: conversions, the table of errors, operations | `spec`, `outcome`, `jobs`, `worker`, `catalogue`, `auth`, `proto` |
+//! | [`server`] | the listener: TLS, layers, health, reflection | `jobs`, `auth`, `api`, `proto` |
+//! | [`config`] | typed settings: defaults, file, environment, flags | – |
+//! | [`telemetry`] | logs, metrics | – |
+//! | [`shutdown`] | the phases of going away | – |
 //! | [`report`] | what people look at: contact sheets, plots, the report page | `spec`, `outcome` |
 //! | [`cli`] | one file a verb; wires the others, holds no algorithm | all |
 //!
@@ -23,13 +32,43 @@
 //! [`engine::schedule::noise`].
 //! The same spec, seed and device give the same bytes.
 //! `tests/architecture.rs` holds the arrows of the table above straight.
+//!
+//! # Features
+//!
+//! `server` (the default) builds everything, `client` the command line's remote verbs without
+//! tensors, and neither of them `spec` and `outcome` alone.
 
+#[cfg(feature = "server")]
+pub mod api;
+#[cfg(feature = "server")]
 pub mod artifacts;
+#[cfg(feature = "server")]
+pub mod auth;
+#[cfg(feature = "server")]
+pub mod catalogue;
+#[cfg(feature = "client")]
 pub mod cli;
+#[cfg(feature = "server")]
+pub mod config;
+#[cfg(feature = "server")]
 pub mod engine;
+#[cfg(feature = "server")]
 pub mod jobs;
 pub mod outcome;
+#[cfg(feature = "client")]
 pub mod proto;
+#[cfg(feature = "server")]
+pub mod publishing;
+#[cfg(feature = "server")]
 pub mod report;
+#[cfg(feature = "server")]
+pub mod server;
+#[cfg(feature = "server")]
+pub mod shutdown;
 pub mod spec;
+#[cfg(feature = "server")]
+pub mod storage;
+#[cfg(feature = "server")]
+pub mod telemetry;
+#[cfg(feature = "server")]
 pub mod worker;

@@ -1,6 +1,6 @@
 //! `keystep demo`: the whole main job on the model that comes with the program.
 
-use std::path::PathBuf;
+use std::{collections::BTreeMap, path::PathBuf};
 
 use clap::Args;
 
@@ -9,12 +9,12 @@ use super::{
     arguments::{MethodArguments, QuietArguments, kind_parser},
     files::name_part,
     local::{BUILTIN_MODEL, LocalEngine, LocalModel},
-    result_folder::{CHECKPOINT, EXPECTED, Evidence, verdict_table, write_model},
+    result_folder::{CHECKPOINT, EXPECTED, verdict_table, write_evidence, write_model},
     session::{Session, cost, print_result},
     staging::Staging,
 };
 use crate::{
-    report::{Cost, RunReport},
+    report::{Cost, Evidence, RunReport},
     spec::{Concept, ConceptKind, JudgeSpec, KeySteps, Method, ScoreSpec, UnlearnSpec},
 };
 
@@ -123,16 +123,19 @@ pub(super) fn run<E: LocalEngine>(
         session.work(|context| base.engine.judge(&judge_spec, &edited.engine, context))?;
     let judging = cost(judged.unet_evaluations, seconds);
 
-    let report = Evidence {
-        base: base.files.as_ref(),
+    let evidence = Evidence {
+        model: base.files.location(),
         spec: &spec,
         log: E::log(&erased),
         scores: std::slice::from_ref(&scores),
-        judged: Some(&judged),
+        judged: std::slice::from_ref(&judged),
         cost: Cost { scoring, erasing, judging },
-        seconds: session.seconds(),
-    }
-    .write(&mut staging)?;
+        seconds: Some(session.seconds()),
+        peak_rss_bytes: None,
+        versions: BTreeMap::new(),
+        digests: BTreeMap::new(),
+    };
+    let report = write_evidence(base.files.as_ref(), evidence, &mut staging)?;
     staging.commit()?;
     print_result(&summary(&report, &out));
     Ok(())
@@ -164,7 +167,7 @@ fn summary(report: &RunReport, out: &std::path::Path) -> String {
         report.spec.method.name().name(),
         verdict_table(&report.judges),
         report.unet_evaluations,
-        report.seconds,
+        report.seconds.unwrap_or_default(),
         out.join("report.html").display(),
         out.join("before-after.png").display(),
         out.join("scores.png").display(),

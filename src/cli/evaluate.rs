@@ -96,7 +96,7 @@ pub(super) fn run<E: LocalEngine>(
         headline: Headline::of(&judged.verdicts),
         judges: judged.verdicts.clone(),
         unet_evaluations: judged.unet_evaluations,
-        seconds: session.seconds(),
+        seconds: Some(session.seconds()),
         peak_rss_bytes: peak_rss_bytes(),
         model: arguments.model.model.clone(),
         base: arguments.base.clone(),

@@ -1,27 +1,40 @@
 //! Everything that ends a verb, with its exit code and its lines on stderr.
 
-use std::{error::Error, io::Write, path::PathBuf};
+#[cfg(feature = "server")]
+use std::path::PathBuf;
+use std::{error::Error, io::Write};
 
+use super::remote::RemoteError;
+#[cfg(feature = "server")]
 use crate::{artifacts::ArtifactError, engine::EngineError, report::ReportError, spec::SpecError};
 
 /// Why a verb did not do its work.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum CliError {
+    /// The server could not be asked, or said no.
+    #[error(transparent)]
+    Remote(#[from] RemoteError),
+    #[cfg(feature = "server")]
     /// Asked for something that cannot be; says what to ask for instead.
     #[error("{0}")]
     Usage(String),
+    #[cfg(feature = "server")]
     /// The request breaks rules.
     #[error(transparent)]
     Spec(#[from] SpecError),
+    #[cfg(feature = "server")]
     /// The engine could not do it.
     #[error(transparent)]
     Engine(EngineError),
+    #[cfg(feature = "server")]
     /// A model folder could not be opened or written.
     #[error(transparent)]
     Artifact(#[from] ArtifactError),
+    #[cfg(feature = "server")]
     /// A plot, sheet or report could not be made.
     #[error(transparent)]
     Report(#[from] ReportError),
+    #[cfg(feature = "server")]
     /// A file that the user named could not be read.
     #[error("cannot read {}", .path.display())]
     File {
@@ -30,6 +43,7 @@ pub(super) enum CliError {
         /// What the system said.
         source: std::io::Error,
     },
+    #[cfg(feature = "server")]
     /// A JSON file does not say what it should.
     #[error("{} is not {expected}", .path.display())]
     Json {
@@ -40,14 +54,17 @@ pub(super) enum CliError {
         /// Where it goes wrong.
         source: serde_json::Error,
     },
+    #[cfg(feature = "server")]
     /// The signal handler could not be set.
     #[error("cannot listen for Ctrl-C")]
     Signals(#[source] ctrlc::Error),
+    #[cfg(feature = "server")]
     /// Stopped by a signal.
     #[error("interrupted; nothing was written")]
     Interrupted,
 }
 
+#[cfg(feature = "server")]
 impl From<EngineError> for CliError {
     fn from(error: EngineError) -> Self {
         match error {
@@ -62,7 +79,9 @@ impl CliError {
     /// 1 the work failed, 2 wrong use, 130 interrupted (128 and SIGINT's number).
     pub(super) fn exit_code(&self) -> u8 {
         match self {
+            Self::Remote(error) => error.exit_code(),
             // How many tokens a prompt has is known to the model alone, and still wrong use.
+            #[cfg(feature = "server")]
             Self::Usage(_)
             | Self::Spec(_)
             | Self::Engine(EngineError::PromptTooLong { .. })
@@ -73,13 +92,19 @@ impl CliError {
                 | ArtifactError::UnsupportedScheme { .. }
                 | ArtifactError::BadUrl { .. },
             ) => 2,
+            #[cfg(feature = "server")]
             Self::Interrupted => 130,
+            #[cfg(feature = "server")]
             _ => 1,
         }
     }
 
     /// The lines of the message: each violation of a spec, else the error and its sources.
     fn lines(&self) -> Vec<String> {
+        if let Self::Remote(RemoteError::Refused(refusal)) = self {
+            return refusal.lines();
+        }
+        #[cfg(feature = "server")]
         if let Self::Spec(error) = self {
             return error
                 .violations
@@ -116,7 +141,7 @@ fn one_line(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "server"))]
 mod tests {
     use super::*;
 

@@ -194,6 +194,7 @@ fn run(line: &[&str]) -> Result<(), CliError> {
         super::Verb::Score(arguments) => score::run::<FakeEngine>(&arguments, &mut session),
         super::Verb::Generate(arguments) => generate::run::<FakeEngine>(&arguments, &mut session),
         super::Verb::Evaluate(arguments) => evaluate::run::<FakeEngine>(&arguments, &mut session),
+        other => panic!("{other:?} runs on a server"),
     }
 }
 

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 
 use super::{
     CliError,
-    files::json_bytes,
     local::{LocalEngine, LocalModel},
     memory::peak_rss_bytes,
     staging::Staging,
@@ -15,12 +14,9 @@ use crate::{
         digest::{digest_bytes, digest_file},
         open_model,
     },
-    outcome::{JudgeReport, TimestepScores, TrainingLog, Verdict},
-    report::{
-        Cost, Headline, ReportError, ReportPage, RunReport, Seeds, TrainingSummary, contact_sheet,
-        score_plot, training_plot,
-    },
-    spec::{Method, ModelFiles, UnlearnSpec},
+    outcome::Verdict,
+    report::{Evidence, ReportError, RunReport},
+    spec::{ModelFiles, UnlearnSpec},
 };
 
 /// The model's folder inside the result.
@@ -59,110 +55,44 @@ pub(super) fn write_model<E: LocalEngine>(
     staging.fill(|folder| folder.write(DELTA, |out| E::write_delta(erased, &metadata, out)))
 }
 
-/// What the evidence is made of.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Evidence<'a> {
-    pub(super) base: &'a dyn ModelFiles,
-    pub(super) spec: &'a UnlearnSpec,
-    pub(super) log: &'a TrainingLog,
-    /// One a concept, where they were measured or given.
-    pub(super) scores: &'a [TimestepScores],
-    pub(super) judged: Option<&'a JudgeReport>,
-    pub(super) cost: Cost,
-    pub(super) seconds: f64,
+/// Writes scores, plots, sheet, log, report and page into the folder; the digests are added here.
+pub(super) fn write_evidence(
+    base: &dyn ModelFiles,
+    mut evidence: Evidence<'_>,
+    staging: &mut Staging,
+) -> Result<RunReport, CliError> {
+    evidence.peak_rss_bytes = peak_rss_bytes();
+    evidence.versions = versions();
+    evidence.digests = digests(base, evidence.spec, staging)?;
+    let (report, files) = evidence.files()?;
+    for (name, bytes) in files {
+        staging.write(&name, &bytes)?;
+    }
+    Ok(report)
 }
 
-impl Evidence<'_> {
-    /// Writes scores, plots, sheet, log, report and page into the folder.
-    pub(super) fn write(&self, staging: &mut Staging) -> Result<RunReport, CliError> {
-        let mut plots = Vec::new();
-        for (index, scores) in self.scores.iter().enumerate() {
-            let name = match self.scores.len() {
-                1 => "scores".to_owned(),
-                _ => format!("scores-{}", index + 1),
-            };
-            let json = json_bytes(scores)?;
-            staging.write(&format!("{name}.json"), &json)?;
-            let plot = score_plot(scores)?;
-            staging.write(&format!("{name}.png"), &plot)?;
-            plots.push(plot);
+fn digests(
+    base: &dyn ModelFiles,
+    spec: &UnlearnSpec,
+    staging: &Staging,
+) -> Result<BTreeMap<String, String>, CliError> {
+    let mut digests = BTreeMap::new();
+    let spec = serde_json::to_vec(spec).map_err(ReportError::Json)?;
+    digests.insert("spec".to_owned(), digest_bytes(&spec));
+    let edited = open_model(&staging.path().join(CHECKPOINT).to_string_lossy())?;
+    for (which, files) in [("base", base), ("edited", edited.as_ref())] {
+        let weights = files
+            .names()
+            .iter()
+            .filter(|name| name.starts_with("unet/") && name.ends_with(".safetensors"));
+        for name in weights {
+            digests.insert(format!("{which} {name}"), digest_file(files, name)?);
         }
-        let sheet = self
-            .judged
-            .map(|judged| {
-                let JudgeReport { spec, pictures, .. } = judged;
-                contact_sheet(pictures, &spec.vocabulary, &spec.concept)
-            })
-            .transpose()?;
-        if let Some(sheet) = &sheet {
-            staging.write("before-after.png", sheet)?;
-        }
-        staging.write("training.json", &json_bytes(self.log)?)?;
-        let training = training_plot(self.log)?;
-        let report = self.report(staging)?;
-        staging.write("report.json", &report.to_json()?)?;
-        let page = ReportPage {
-            report: &report,
-            log: self.log,
-            scores: self.scores.first(),
-            sheet_png: sheet.as_deref(),
-            score_plot_png: plots.first().map(Vec::as_slice),
-            training_plot_png: Some(&training),
-        };
-        staging.write("report.html", page.render()?.as_bytes())?;
-        Ok(report)
     }
-
-    fn report(&self, staging: &Staging) -> Result<RunReport, CliError> {
-        let judges: Vec<Verdict> =
-            self.judged.map_or_else(Vec::new, |judged| judged.verdicts.clone());
-        // The published methods read no scores; where `demo` measures them all the same, they are
-        // for the eye and no cost of the erasure.
-        let scoring = match self.spec.method {
-            Method::Keystep(_) => self.cost.scoring.unet_evaluations,
-            Method::Kscu(_) | Method::Esd(_) => 0,
-        };
-        Ok(RunReport {
-            headline: Headline::of(&judges),
-            judges,
-            unet_evaluations: scoring + self.cost.erasing.unet_evaluations,
-            seconds: self.seconds,
-            peak_rss_bytes: peak_rss_bytes(),
-            key_steps: self.log.key_steps.clone(),
-            window: self.log.window,
-            cost: self.cost,
-            training: TrainingSummary::from(self.log),
-            model: self.base.location().to_owned(),
-            spec: self.spec.clone(),
-            seeds: Seeds {
-                score: self.scores.first().map(|scores| scores.spec.seed),
-                unlearn: self.spec.seed,
-                judge: self.judged.map(|judged| judged.spec.seed),
-            },
-            versions: versions(),
-            digests: self.digests(staging)?,
-        })
-    }
-
-    fn digests(&self, staging: &Staging) -> Result<BTreeMap<String, String>, CliError> {
-        let mut digests = BTreeMap::new();
-        let spec = serde_json::to_vec(self.spec).map_err(ReportError::Json)?;
-        digests.insert("spec".to_owned(), digest_bytes(&spec));
-        let edited = open_model(&staging.path().join(CHECKPOINT).to_string_lossy())?;
-        for (which, files) in [("base", self.base), ("edited", edited.as_ref())] {
-            let weights = files
-                .names()
-                .iter()
-                .filter(|name| name.starts_with("unet/") && name.ends_with(".safetensors"));
-            for name in weights {
-                digests.insert(format!("{which} {name}"), digest_file(files, name)?);
-            }
-        }
-        let path = staging.path().join(DELTA);
-        let delta = std::fs::read(&path).map_err(|source| CliError::File { path, source })?;
-        digests.insert(DELTA.to_owned(), digest_bytes(&delta));
-        Ok(digests)
-    }
+    let path = staging.path().join(DELTA);
+    let delta = std::fs::read(&path).map_err(|source| CliError::File { path, source })?;
+    digests.insert(DELTA.to_owned(), digest_bytes(&delta));
+    Ok(digests)
 }
 
 /// What computed a result.

@@ -51,7 +51,7 @@ impl Session {
 
 /// The cost of a part.
 pub(super) fn cost(unet_evaluations: u64, seconds: f64) -> PhaseCost {
-    PhaseCost { unet_evaluations, seconds }
+    PhaseCost { unet_evaluations, seconds: Some(seconds) }
 }
 
 /// A result on stdout. A reader that has gone away, such as `head`, is no failure of ours.

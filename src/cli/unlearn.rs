@@ -1,6 +1,6 @@
 //! `keystep unlearn`: erases concepts from a model.
 
-use std::path::PathBuf;
+use std::{collections::BTreeMap, path::PathBuf};
 
 use clap::Args;
 
@@ -11,12 +11,12 @@ use super::{
         WindowArguments, kind_parser,
     },
     local::{LocalEngine, LocalModel},
-    result_folder::{CHECKPOINT, EXPECTED, Evidence, write_model},
+    result_folder::{CHECKPOINT, EXPECTED, write_evidence, write_model},
     session::{Session, cost, print_result},
     staging::Staging,
 };
 use crate::{
-    report::Cost,
+    report::{Cost, Evidence},
     spec::{Concept, ConceptKind, Scope, UnlearnSpec},
 };
 
@@ -124,23 +124,26 @@ pub(super) fn run<E: LocalEngine>(
     let scores: Vec<_> =
         if measured.is_empty() { given.into_iter().collect() } else { measured.to_vec() };
     let log = E::log(&erased);
-    let report = Evidence {
-        base: base.files.as_ref(),
+    let evidence = Evidence {
+        model: base.files.location(),
         spec: &spec,
         log,
         scores: &scores,
-        judged: None,
+        judged: &[],
         cost: Cost { scoring, erasing: cost(log.unet_evaluations, seconds), judging: cost(0, 0.0) },
-        seconds: session.seconds(),
-    }
-    .write(&mut staging)?;
+        seconds: Some(session.seconds()),
+        peak_rss_bytes: None,
+        versions: BTreeMap::new(),
+        digests: BTreeMap::new(),
+    };
+    let report = write_evidence(base.files.as_ref(), evidence, &mut staging)?;
     staging.commit()?;
     print_result(&format!(
         "{} updates, {} U-Net evaluations, {:.0} s; of the concept's guidance {:.2} is left\n\
          The edited model: {}\nThe report: {}\n",
         report.training.updates,
         report.unet_evaluations,
-        report.seconds,
+        session.seconds(),
         report.training.erase_measure,
         arguments.out.join(CHECKPOINT).display(),
         arguments.out.join("report.html").display(),

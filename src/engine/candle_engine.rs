@@ -1,14 +1,21 @@
 //! The engine: a model on one device, and what can be done with it.
 
-use candle_core::Device;
+use std::num::NonZeroUsize;
+
+use candle_core::{DType, Device, Tensor};
 
 use super::{
-    EngineError, Pipeline, RunContext, generate, judge, score,
+    Drawn, EngineError, Pipeline, RunContext,
+    checkpoint::read_edited,
+    generate, judge, score,
     unlearn::{self, ErasedCheckpoint},
 };
 use crate::{
     outcome::{JudgeReport, Picture, TimestepScores},
-    spec::{GenerateSpec, JudgeSpec, ModelFiles, ScoreSpec, SpecError, UnlearnSpec, Vocabulary},
+    spec::{
+        GenerateSpec, JudgeSpec, ModelFiles, ReadSeek, ScoreSpec, SpecError, UnlearnSpec,
+        Vocabulary,
+    },
 };
 
 /// What can be done with a model. Blocking.
@@ -49,6 +56,14 @@ impl CandleEngine {
         Ok(Self { pipeline: Pipeline::load(files, variant, &device)? })
     }
 
+    /// Adds two numbers on the device that [`CandleEngine::load`] would take: whether it works.
+    pub fn check_device() -> Result<(), EngineError> {
+        let device = Device::cuda_if_available(0)?;
+        let one = Tensor::ones(1, DType::F32, &device)?;
+        (&one + &one)?.to_vec1::<f32>()?;
+        Ok(())
+    }
+
     /// The words that the model is known to draw.
     pub fn vocabulary(&self) -> &Vocabulary {
         &self.pipeline.vocabulary
@@ -62,6 +77,37 @@ impl CandleEngine {
     /// The same model with an erased U-Net; everything else is shared.
     pub fn with_erased(&self, erased: &ErasedCheckpoint) -> Result<Self, EngineError> {
         Ok(Self { pipeline: self.pipeline.with_unet(erased.tensors.clone())? })
+    }
+
+    /// The same model with some of its U-Net's tensors replaced by those of a safetensors file, such
+    /// as an erasure's delta; all others are shared. `file` is how messages name the file.
+    pub fn with_edited(
+        &self,
+        file: &str,
+        reader: Box<dyn ReadSeek>,
+        length: u64,
+    ) -> Result<Self, EngineError> {
+        let (base, device) = (&self.pipeline.unet_tensors, &self.pipeline.device);
+        let tensors = read_edited(file, reader, length, base, device)?;
+        Ok(Self { pipeline: self.pipeline.with_unet(tensors)? })
+    }
+
+    /// Whether the model's folder brought something that can judge its pictures.
+    pub fn can_judge(&self) -> bool {
+        self.pipeline.judges.all().is_ok()
+    }
+
+    /// [`Engine::generate`], with each picture handed over once it is drawn, and small previews
+    /// every so many steps where they are asked for. The pictures are the same.
+    pub fn generate_each(
+        &self,
+        spec: &GenerateSpec,
+        preview_every: Option<NonZeroUsize>,
+        hand_over: &mut dyn FnMut(Drawn),
+        context: &mut RunContext<'_>,
+    ) -> Result<(), EngineError> {
+        generate::generate_each(&self.pipeline, spec, preview_every, hand_over, context)?;
+        Ok(())
     }
 
     /// Judges an edited model against this one.

@@ -102,7 +102,7 @@ impl Denoiser<'_> {
         Ok((both.narrow(0, 0, batch)?, both.narrow(0, batch, batch)?))
     }
 
-    /// One guided step down; a scale of 1 or less needs no unconditional pass, as in diffusers.
+    /// One guided step down.
     pub(super) fn guided_step(
         &self,
         z: &Tensor,
@@ -110,14 +110,25 @@ impl Denoiser<'_> {
         text: &Tensor,
         guidance: &Guidance,
     ) -> Result<Tensor, EngineError> {
-        let output = if guidance.scale <= 1.0 {
-            self.predict(z, step, text)?
-        } else {
-            let (conditional, unconditional) =
-                self.predict_pair(z, step, text, &guidance.unconditional)?;
-            guide(&conditional, &unconditional, guidance.scale)?
-        };
+        let output = self.guided_output(z, step, text, guidance)?;
         Ok(self.schedule.step(step, &output, z)?)
+    }
+
+    /// What a guided step is taken with; a scale of 1 or less needs no unconditional pass, as in
+    /// diffusers.
+    pub(super) fn guided_output(
+        &self,
+        z: &Tensor,
+        step: StepIndex,
+        text: &Tensor,
+        guidance: &Guidance,
+    ) -> Result<Tensor, EngineError> {
+        if guidance.scale <= 1.0 {
+            return self.predict(z, step, text);
+        }
+        let (conditional, unconditional) =
+            self.predict_pair(z, step, text, &guidance.unconditional)?;
+        guide(&conditional, &unconditional, guidance.scale)
     }
 }
 

@@ -1,6 +1,6 @@
 //! Drawing pictures: diffusers' `StableDiffusionPipeline.__call__` with DDIM.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, num::NonZeroUsize};
 
 use candle_core::Tensor;
 use rayon::prelude::*;
@@ -18,12 +18,53 @@ use crate::{
 /// latents go further for the same memory.
 const CELLS_AT_ONCE: usize = 64 * 64 * 2;
 
+/// Longer side of a preview at most, in pixels.
+const PREVIEW_PIXELS: usize = 128;
+
+/// What a caller is handed while its pictures are drawn.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Drawn {
+    /// An unfinished picture, small: what the latents so far point to.
+    Preview {
+        /// Which picture of the spec, from 0.
+        index: usize,
+        /// It.
+        picture: Picture,
+    },
+    /// A finished picture.
+    Picture {
+        /// Which picture of the spec, from 0.
+        index: usize,
+        /// It.
+        picture: Picture,
+    },
+}
+
 /// Draws every picture of the spec; also says how many single-sample evaluations that took.
 pub(super) fn generate(
     pipeline: &Pipeline,
     spec: &GenerateSpec,
     context: &mut RunContext<'_>,
 ) -> Result<(Vec<Picture>, u64), EngineError> {
+    let mut pictures = Vec::with_capacity(spec.pictures.len());
+    let mut keep = |drawn| {
+        if let Drawn::Picture { picture, .. } = drawn {
+            pictures.push(picture);
+        }
+    };
+    let evaluations = generate_each(pipeline, spec, None, &mut keep, context)?;
+    Ok((pictures, evaluations))
+}
+
+/// Draws every picture of the spec and hands each over once its group is done, in order; a preview
+/// of each every so many steps, where they are asked for. Gives the evaluations that it took.
+pub(super) fn generate_each(
+    pipeline: &Pipeline,
+    spec: &GenerateSpec,
+    preview_every: Option<NonZeroUsize>,
+    hand_over: &mut dyn FnMut(Drawn),
+    context: &mut RunContext<'_>,
+) -> Result<u64, EngineError> {
     spec.validate()?;
     let shape = pipeline.latent_shape(spec.size)?;
     let schedule = pipeline.scheduler.schedule(spec.steps)?;
@@ -37,7 +78,7 @@ pub(super) fn generate(
     let at_once = (CELLS_AT_ONCE / (shape[1] * shape[2])).clamp(1, 32);
     let total = spec.pictures.len() * spec.steps;
     let mut done = 0;
-    let mut pictures = Vec::with_capacity(spec.pictures.len());
+    let mut first = 0;
     context.advance(Phase::Draw, 0, total)?;
     for group in spec.pictures.chunks(at_once) {
         let prompts: Vec<&str> = group.iter().map(|(prompt, _)| prompt.as_str()).collect();
@@ -45,13 +86,40 @@ pub(super) fn generate(
         let text = encode_distinct(pipeline, &prompts)?;
         let mut z = initial_latents(&seeds, shape, &pipeline.device)?;
         for step in 0..schedule.len() {
-            z = denoiser.guided_step(&z, StepIndex(step), &text, &guidance)?;
+            let at = StepIndex(step);
+            let output = denoiser.guided_output(&z, at, &text, &guidance)?;
+            let shown = step + 1 < schedule.len()
+                && preview_every.is_some_and(|every| (step + 1).is_multiple_of(every.get()));
+            if shown {
+                let x0 = schedule.predict_x0(at, &output, &z)?;
+                for (index, picture) in preview(pipeline, &x0)?.into_iter().enumerate() {
+                    hand_over(Drawn::Preview { index: first + index, picture });
+                }
+            }
+            z = schedule.step(at, &output, &z)?;
             done += group.len();
             context.advance(Phase::Draw, done, total)?;
         }
-        pictures.extend(decode(pipeline, &z)?);
+        for (index, picture) in decode(pipeline, &z)?.into_iter().enumerate() {
+            hand_over(Drawn::Picture { index: first + index, picture });
+        }
+        first += group.len();
     }
-    Ok((pictures, counter.get()))
+    Ok(counter.get())
+}
+
+/// Small pictures of clean latents. The latents are shrunk before they are decoded, so that a
+/// preview costs little beside a step.
+fn preview(pipeline: &Pipeline, latents: &Tensor) -> Result<Vec<Picture>, EngineError> {
+    let (_, _, height, width) = latents.dims4()?;
+    let pixels = height.max(width) * pipeline.vae.factor();
+    let shrink = pixels.div_ceil(PREVIEW_PIXELS);
+    // A thin picture cannot be shrunk below one cell.
+    let shrink = shrink.min(height.min(width)).max(1);
+    if shrink == 1 {
+        return decode(pipeline, latents);
+    }
+    decode(pipeline, &latents.avg_pool2d(shrink)?)
 }
 
 /// Prompts often repeat within a group; each is encoded once.

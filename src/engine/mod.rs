@@ -9,6 +9,7 @@ pub mod judge;
 pub mod model;
 pub mod ops;
 mod pipeline;
+mod plan;
 mod run;
 pub mod schedule;
 mod score;
@@ -17,7 +18,9 @@ mod unlearn;
 
 pub use candle_engine::{CandleEngine, Engine};
 pub use error::EngineError;
+pub use generate::Drawn;
 pub use pipeline::Pipeline;
+pub use plan::plan;
 pub use run::{CancelFlag, PauseFlag, RunContext};
 pub use state::{PartReader, Saving, StateError, StatePart, StateStore};
 pub use unlearn::ErasedCheckpoint;

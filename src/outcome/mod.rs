@@ -3,6 +3,7 @@
 mod figures;
 mod notice;
 mod picture;
+mod plan;
 mod progress;
 mod scores;
 mod training;
@@ -10,6 +11,7 @@ mod training;
 pub use figures::{Figures, JudgeReport, JudgedPicture, Verdict};
 pub use notice::Notice;
 pub use picture::Picture;
+pub use plan::{MemoryPlan, Plan};
 pub use progress::{Phase, Progress};
 pub use scores::{Estimate, StepScore, TimestepScores};
 pub use training::{TrainingLog, UpdateRecord};

@@ -4,6 +4,7 @@
 mod canvas;
 mod contact_sheet;
 mod embed;
+mod evidence;
 mod lettering;
 mod page;
 mod page_parts;
@@ -16,6 +17,7 @@ mod score_plot;
 mod training_plot;
 
 pub use contact_sheet::contact_sheet;
+pub use evidence::Evidence;
 pub use page::ReportPage;
 pub use png::{PictureNotes, encode_png, picture_grid};
 pub use run_report::{

@@ -127,11 +127,15 @@ pub(super) fn cost_section(report: &RunReport) -> String {
         format!(
             "<tr><th>{name}</th><td>{}</td><td>{}</td></tr>\n",
             grouped(cost.unet_evaluations),
-            unbroken(&duration(cost.seconds))
+            cost.seconds.map_or_else(|| "–".to_owned(), |seconds| unbroken(&duration(seconds)))
         )
     };
     let peak = report.peak_rss_bytes.map_or_else(String::new, |bytes| {
         format!(" Peak memory: <b>{}</b>.", unbroken(&memory(bytes)))
+    });
+    let time = report.seconds.map_or_else(String::new, |seconds| {
+        let seconds = unbroken(&duration(seconds));
+        format!("; the whole run, judging included, <b>{seconds}</b>")
     });
     let rows = [
         ("Scoring", report.cost.scoring),
@@ -139,16 +143,15 @@ pub(super) fn cost_section(report: &RunReport) -> String {
         ("Judging", report.cost.judging),
     ]
     .into_iter()
-    .filter(|(_, cost)| *cost != PhaseCost::default())
+    .filter(|(_, cost)| cost.unet_evaluations > 0 || cost.seconds.is_some_and(|s| s > 0.0))
     .map(|(name, cost)| row(name, cost))
     .collect::<String>();
     format!(
-        "<section>\n<h2>Cost</h2>\n<p>The erasure took <b>{}</b> single-sample U-Net evaluations; \
-         the whole run, judging included, <b>{}</b>.{peak}</p>\n<div class=\"scroll\"><table \
+        "<section>\n<h2>Cost</h2>\n<p>The erasure took <b>{}</b> single-sample U-Net \
+         evaluations{time}.{peak}</p>\n<div class=\"scroll\"><table \
          class=\"narrow\">\n<thead><tr><th>Part</th><th>U-Net evaluations</th><th>time</th></tr>\
          </thead>\n<tbody>\n{rows}</tbody></table></div>\n</section>\n",
         grouped(report.unet_evaluations),
-        unbroken(&duration(report.seconds)),
     )
 }
 

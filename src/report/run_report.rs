@@ -52,8 +52,9 @@ impl Headline {
 pub struct PhaseCost {
     /// Single-sample U-Net evaluations.
     pub unet_evaluations: u64,
-    /// Wall time.
-    pub seconds: f64,
+    /// Wall time; absent where the report shall not depend on the clock.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seconds: Option<f64>,
 }
 
 /// What the parts of a run cost.
@@ -127,9 +128,11 @@ pub struct RunReport {
     /// Single-sample U-Net evaluations that the erasure took: training, and the scoring that it
     /// read. Judging is not part of it.
     pub unet_evaluations: u64,
-    /// Wall time of the whole run, judging included.
-    pub seconds: f64,
-    /// The most memory that the process held, where the system tells.
+    /// Wall time of the whole run, judging included; absent where the report shall not depend on
+    /// the clock.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seconds: Option<f64>,
+    /// The most memory that the process held, where the system tells and is asked.
     pub peak_rss_bytes: Option<u64>,
     /// Steps of the schedule that were trained at.
     pub key_steps: Vec<StepIndex>,
@@ -168,9 +171,10 @@ pub struct EvaluationReport {
     pub judges: Vec<Verdict>,
     /// Single-sample U-Net evaluations spent on drawing.
     pub unet_evaluations: u64,
-    /// Wall time.
-    pub seconds: f64,
-    /// The most memory that the process held, where the system tells.
+    /// Wall time; absent where the report shall not depend on the clock.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seconds: Option<f64>,
+    /// The most memory that the process held, where the system tells and is asked.
     pub peak_rss_bytes: Option<u64>,
     /// How the edited model was named.
     pub model: String,
@@ -220,14 +224,14 @@ pub(super) mod tests {
             headline: Headline::of(&judges),
             judges,
             unet_evaluations: 1_440 + log.unet_evaluations,
-            seconds: 214.7,
+            seconds: Some(214.7),
             peak_rss_bytes: Some(1_288_490_188),
             key_steps: log.key_steps.clone(),
             window: Some(LogSnrWindow { low: -4.16, high: -0.52 }),
             cost: Cost {
-                scoring: PhaseCost { unet_evaluations: 1_440, seconds: 31.2 },
-                erasing: PhaseCost { unet_evaluations: log.unet_evaluations, seconds: 88.0 },
-                judging: PhaseCost { unet_evaluations: 14_400, seconds: 95.5 },
+                scoring: PhaseCost { unet_evaluations: 1_440, seconds: Some(31.2) },
+                erasing: PhaseCost { unet_evaluations: log.unet_evaluations, seconds: Some(88.0) },
+                judging: PhaseCost { unet_evaluations: 14_400, seconds: Some(95.5) },
             },
             training: TrainingSummary::from(&log),
             model: "builtin:emoji-canvas".to_owned(),

@@ -2,6 +2,7 @@
 
 mod header;
 mod locate;
+mod measure;
 mod read;
 mod saved;
 #[cfg(test)]
@@ -9,7 +10,8 @@ mod tests;
 mod text;
 mod write;
 
-pub use read::{read_component, read_single};
+pub(in crate::engine) use measure::{Measured, measure_component, measure_single};
+pub use read::{read_component, read_edited, read_single};
 pub(in crate::engine) use saved::SavedFile;
 pub use text::read_text;
 pub use write::{CheckpointWriteError, write_safetensors};

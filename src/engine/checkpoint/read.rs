@@ -8,10 +8,13 @@ use safetensors::{Dtype, tensor::TensorInfo};
 
 use super::{
     StoredTensor, StoredTensors,
-    header::{OpenWeights, unreadable},
+    header::{HeaderFault, OpenWeights, unreadable},
     locate::{Located, Shards, locate},
 };
-use crate::{engine::EngineError, spec::ModelFiles};
+use crate::{
+    engine::EngineError,
+    spec::{FileError, ModelFiles, ReadSeek},
+};
 
 /// Bytes read at once; a whole number of elements of every type.
 const CHUNK_BYTES: usize = 1 << 20;
@@ -60,6 +63,71 @@ pub fn read_single(
     let open = OpenWeights::open(files, path)?;
     read_all(files, path, open, device, &mut stored)?;
     Ok(stored)
+}
+
+/// Reads tensors that replace some of a component's, such as an erasure's edited ones; all others
+/// are shared with `base`. `file` is how messages name the file that `reader` reads.
+///
+/// A tensor that the base has no place for, or has in another shape, is refused: the edited tensors
+/// are then of another model.
+pub fn read_edited(
+    file: &str,
+    reader: Box<dyn ReadSeek>,
+    length: u64,
+    base: &StoredTensors,
+    device: &Device,
+) -> Result<StoredTensors, EngineError> {
+    let read_fault = |source| {
+        EngineError::File(FileError::Unreadable {
+            location: file.to_owned(),
+            name: String::new(),
+            source,
+        })
+    };
+    let damaged = |message| EngineError::DamagedWeights { file: file.to_owned(), message };
+    let mut open =
+        OpenWeights::read(file.to_owned(), reader, length).map_err(|fault| match fault {
+            HeaderFault::Damaged(message) => damaged(message),
+            HeaderFault::LfsPointer => damaged("it is a Git LFS pointer".to_owned()),
+            HeaderFault::Unreadable(source) => read_fault(source),
+        })?;
+    let surplus = open.tensors.keys().filter(|name| !base.tensors.contains_key(*name)).count();
+    // All of it before the first tensor is read.
+    for (name, info) in &open.tensors {
+        match base.tensors.get(name) {
+            None => {
+                return Err(EngineError::SurplusTensor {
+                    file: file.to_owned(),
+                    name: name.clone(),
+                    found: info.shape.clone(),
+                    count: surplus,
+                });
+            }
+            Some(stored) if stored.tensor.dims() != info.shape => {
+                return Err(EngineError::MisshapenTensor {
+                    file: file.to_owned(),
+                    name: name.clone(),
+                    expected: stored.tensor.dims().to_vec(),
+                    found: info.shape.clone(),
+                });
+            }
+            Some(_) => {}
+        }
+    }
+    let mut edited = StoredTensors { location: file.to_owned(), tensors: base.tensors.clone() };
+    let infos: Vec<_> =
+        open.tensors.iter().map(|(name, info)| (name.clone(), info.clone())).collect();
+    let mut buffer = Vec::new();
+    for (name, info) in infos {
+        let tensor = match read_tensor(&mut open, &name, &info, device, &mut buffer) {
+            Ok(tensor) => tensor,
+            Err(ReadFault::Io(source)) => return Err(read_fault(source)),
+            Err(ReadFault::Other(error)) => return Err(error),
+        };
+        let stored = StoredTensor { tensor, file: file.to_owned(), dtype: info.dtype };
+        edited.tensors.insert(name, stored);
+    }
+    Ok(edited)
 }
 
 /// Refuses a shard that holds other tensors than the index says.

@@ -6,21 +6,21 @@ use crate::spec::{KscuSettings, StepIndex};
 
 /// One entry of the table: which concept, at which step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct KeyStep {
-    pub(super) concept: usize,
-    pub(super) step: StepIndex,
+pub(in crate::engine) struct KeyStep {
+    pub(in crate::engine) concept: usize,
+    pub(in crate::engine) step: StepIndex,
 }
 
 impl KeyStep {
     /// Whether the latent of `self`, moved by one sampler step, is that of `next`.
-    pub(super) fn leads_to(self, next: Self) -> bool {
+    pub(in crate::engine) fn leads_to(self, next: Self) -> bool {
         self.concept == next.concept && self.step.0 + 1 == next.step.0
     }
 }
 
 /// The table as an iterator of `settings.updates` entries: whole traversals of `S..E`, for each
 /// concept in turn; after `loop_n` of them `S` moves up by one, as long as it stays below 0.9 `E`.
-pub(super) fn key_step_table(
+pub(in crate::engine) fn key_step_table(
     settings: &KscuSettings,
     concepts: usize,
 ) -> impl Iterator<Item = KeyStep> + use<> {

@@ -60,7 +60,7 @@ pub(super) fn erase(
 
 /// Whether the erase measure is looked at after so many updates: every now and then, in the second
 /// half of a run.
-pub(super) fn looks_after(done: usize, updates: usize) -> bool {
+pub(in crate::engine) fn looks_after(done: usize, updates: usize) -> bool {
     const EVERY: usize = 20;
     done < updates && done.is_multiple_of(EVERY) && done > updates / 2
 }
@@ -131,7 +131,7 @@ fn rate_at(update: usize, updates: usize) -> f64 {
 }
 
 /// The steps whose noise level lies in a window; the nearest one when none does.
-pub(super) fn steps_inside(schedule: &Schedule, window: LogSnrWindow) -> Vec<StepIndex> {
+pub(in crate::engine) fn steps_inside(schedule: &Schedule, window: LogSnrWindow) -> Vec<StepIndex> {
     let steps = || (0..schedule.len()).map(StepIndex);
     let inside: Vec<_> = steps().filter(|step| window.contains(schedule.log_snr(*step))).collect();
     if !inside.is_empty() {

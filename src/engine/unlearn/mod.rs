@@ -19,6 +19,13 @@ use std::collections::BTreeMap;
 use candle_core::Tensor;
 
 pub use erased::ErasedCheckpoint;
+// What decides a run's cost, for a plan of it.
+pub(super) use key_steps::{KeyStep, key_step_table};
+pub(super) use keystep::{looks_after, steps_inside};
+pub(super) use probe::{
+    PASSES as PROBE_PASSES, STEPS as PROBE_STEPS, TRAJECTORIES as PROBE_TRAJECTORIES,
+};
+pub(super) use stock::concept_walks;
 
 use super::{
     EngineError, Pipeline, RunContext, StatePart,

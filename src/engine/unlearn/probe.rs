@@ -10,7 +10,7 @@ use super::{
 use crate::{
     engine::{
         EngineError, RunContext,
-        denoise::{Denoiser, EvaluationCounter},
+        denoise::{Denoiser, EvaluationCounter, SAMPLES_A_PASS},
         model::Unet,
         schedule::{NoiseSource, Schedule},
     },
@@ -27,10 +27,12 @@ pub(super) const LEAST_ERASURE: f64 = 0.02;
 pub(super) const MOST_DAMAGE: f64 = GUIDANCE_SCALE * GUIDANCE_SCALE;
 
 /// Trajectories of concepts, and as many of neighbours.
-pub(super) const TRAJECTORIES: usize = 4;
+pub(in crate::engine) const TRAJECTORIES: usize = 4;
 /// Steps of each.
-pub(super) const STEPS: usize = 10;
+pub(in crate::engine) const STEPS: usize = 10;
 const GUIDANCE_SCALE: f64 = 5.0;
+/// Passes of the larger half of [`Probe::measure`], at least.
+pub(in crate::engine) const PASSES: usize = (TRAJECTORIES * STEPS).div_ceil(SAMPLES_A_PASS);
 
 /// Frozen predictions on latents that training never sees.
 #[derive(Debug)]

@@ -187,7 +187,7 @@ impl Stock {
 }
 
 /// A concept's walks: how many trajectories, and whether the prompts that name it lead.
-pub(super) fn concept_walks(
+pub(in crate::engine) fn concept_walks(
     settings: &KeystepSettings,
 ) -> impl Iterator<Item = (usize, bool)> + use<> {
     [(settings.concept_trajectories, true), (settings.anchor_trajectories, false)]

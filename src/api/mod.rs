@@ -1,0 +1,51 @@
+//! The services: conversions, the table of errors, operations.
+
+use std::sync::Arc;
+
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    catalogue::Catalogue,
+    jobs::{Clock, Identifiers, Store},
+    worker::DirectCalls,
+};
+
+/// What the services work with.
+#[derive(Debug)]
+pub struct ApiParts {
+    /// Where the jobs are.
+    pub store: Arc<Store>,
+    /// The models.
+    pub catalogue: Arc<Catalogue>,
+    /// The way to the device.
+    pub direct: DirectCalls,
+    /// Where the time comes from.
+    pub clock: Clock,
+    /// Where names come from.
+    pub identifiers: Identifiers,
+    /// The limits.
+    pub settings: ApiSettings,
+    /// Once cancelled, new calls are refused and open streams end, with `UNAVAILABLE`.
+    pub draining: CancellationToken,
+}
+
+/// What the services allow.
+#[derive(Debug, Clone)]
+pub struct ApiSettings {
+    /// URL prefixes that results may be published below; the first is the default.
+    pub outputs: Vec<String>,
+    /// Claims of a job that count.
+    pub max_attempts: u32,
+    /// Jobs that may wait.
+    pub queued_total: u64,
+    /// Jobs of one principal that may wait.
+    pub queued_of_principal: u64,
+    /// Characters of a prompt.
+    pub prompt_characters: usize,
+    /// Pictures of one call of Generate.
+    pub images_per_call: usize,
+    /// Pixels of one picture.
+    pub pixels_per_image: usize,
+    /// Whether prompts and concepts may stand in logs.
+    pub log_prompts: bool,
+}

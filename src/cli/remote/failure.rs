@@ -1,0 +1,123 @@
+//! What ends a remote verb, with its exit code and its lines.
+
+use std::path::PathBuf;
+
+use tonic::{Code, Status};
+use tonic_types::StatusExt;
+
+/// Why a remote verb did not do its work.
+#[derive(Debug, thiserror::Error)]
+pub(in crate::cli) enum RemoteError {
+    /// The server's address or the flags beside it cannot be used.
+    #[error("{0}")]
+    Usage(String),
+    /// A file that the user named could not be read.
+    #[error("cannot read {}", .path.display())]
+    File {
+        /// Where.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// TLS could not be set up with the files given.
+    #[error("cannot set up the connection to {server}")]
+    Connection {
+        /// The address.
+        server: String,
+        /// What is wrong.
+        source: tonic::transport::Error,
+    },
+    /// The runtime that drives the sockets could not be made.
+    #[error("cannot start the network runtime")]
+    Runtime(#[source] std::io::Error),
+    /// The server, or the way to it, said no.
+    #[error("{}", .0.status.message())]
+    Refused(Box<Refusal>),
+    /// The job ended without a result.
+    #[error("{name} did not succeed: {message}")]
+    Job {
+        /// The operation.
+        name: String,
+        /// What the server says of it.
+        message: String,
+    },
+    /// The server sent what this client does not understand.
+    #[error("the server's answer cannot be read: {0}; is it of another version?")]
+    Answer(String),
+}
+
+/// A status, and the id under which the server's log has the call.
+#[derive(Debug)]
+pub(in crate::cli) struct Refusal {
+    pub(super) status: Status,
+    pub(super) request_id: String,
+}
+
+impl Refusal {
+    /// Every violation with its field, or else the message; then the request's id.
+    pub(in crate::cli) fn lines(&self) -> Vec<String> {
+        let bad = self.status.get_details_bad_request();
+        let mut lines: Vec<_> = bad
+            .iter()
+            .flat_map(|bad| &bad.field_violations)
+            .map(|violation| format!("error: {}: {}", violation.field, violation.description))
+            .collect();
+        if lines.is_empty() {
+            lines.push(format!("error: {}", self.status.message()));
+        }
+        lines.push(format!("  code {:?}, request id {}", self.status.code(), self.request_id));
+        lines
+    }
+}
+
+impl RemoteError {
+    /// 1 failed, 2 wrong use, 69 unavailable, 77 not permitted: the numbers of `sysexits.h`.
+    pub(in crate::cli) fn exit_code(&self) -> u8 {
+        match self {
+            Self::Usage(_) => 2,
+            Self::Refused(refusal) => match refusal.status.code() {
+                Code::InvalidArgument => 2,
+                Code::Unavailable => 69,
+                Code::PermissionDenied | Code::Unauthenticated => 77,
+                _ => 1,
+            },
+            _ => 1,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tonic_types::ErrorDetails;
+
+    #[test]
+    fn every_violation_is_told_with_its_field() {
+        let mut details = ErrorDetails::new();
+        details.add_bad_request_violation("concepts[0]", "is empty");
+        details.add_bad_request_violation("updates", "0 is outside 1 to 100000");
+        let status = Status::with_error_details(Code::InvalidArgument, "2 violations", details);
+        let refusal = Refusal { status, request_id: "abc".to_owned() };
+        assert_eq!(
+            refusal.lines(),
+            [
+                "error: concepts[0]: is empty",
+                "error: updates: 0 is outside 1 to 100000",
+                "  code InvalidArgument, request id abc",
+            ]
+        );
+        assert_eq!(RemoteError::Refused(Box::new(refusal)).exit_code(), 2);
+    }
+
+    #[test]
+    fn codes_have_their_exit_codes() {
+        let code = |status| {
+            RemoteError::Refused(Box::new(Refusal { status, request_id: String::new() }))
+                .exit_code()
+        };
+        assert_eq!(code(Status::unavailable("")), 69);
+        assert_eq!(code(Status::unauthenticated("")), 77);
+        assert_eq!(code(Status::permission_denied("")), 77);
+        assert_eq!(code(Status::not_found("")), 1);
+    }
+}

@@ -1,0 +1,201 @@
+//! Answers as JSON, with the proto's own field names; and what they say in one line.
+
+use prost::Message;
+use serde_json::{Value, json};
+
+use super::failure::RemoteError;
+use crate::proto::{
+    google::longrunning::{Operation, operation::Result as Ending},
+    keystep::v1::{
+        EvaluateErasureMetadata, EvaluateErasureResponse, Figures, JobState, LogSnrWindow, Model,
+        ModelKind, Progress, PublishedFile, UnlearnConceptMetadata, UnlearnConceptResponse,
+        Verdict, WorkPhase,
+    },
+};
+
+/// Reads a packed message where it is of the wanted type.
+fn unpack<T: Message + Default>(
+    any: Option<&prost_types::Any>,
+    name: &str,
+) -> Result<Option<T>, RemoteError> {
+    let Some(any) = any.filter(|any| any.type_url.ends_with(&format!("keystep.v1.{name}"))) else {
+        return Ok(None);
+    };
+    let read = T::decode(any.value.as_slice());
+    read.map(Some).map_err(|error| RemoteError::Answer(format!("{name}: {error}")))
+}
+
+fn time(time: Option<&prost_types::Timestamp>) -> Value {
+    time.map_or(Value::Null, |time| Value::from(time.to_string()))
+}
+
+fn progress(progress: Option<&Progress>) -> Value {
+    progress.map_or(Value::Null, |progress| {
+        json!({
+            "phase": progress.phase().as_str_name(),
+            "units_done": progress.units_done, "units_total": progress.units_total,
+            "iterations_done": progress.iterations_done,
+            "iterations_total": progress.iterations_total,
+            "key_step": progress.key_step, "loss": progress.loss,
+            "gradient_norm": progress.gradient_norm,
+        })
+    })
+}
+
+fn figures(figures: Option<&Figures>) -> Value {
+    figures.map_or(
+        Value::Null,
+        |figures| json!({ "ua": figures.ua, "ira": figures.ira, "cra": figures.cra }),
+    )
+}
+
+fn verdicts(verdicts: &[Verdict]) -> Value {
+    let one = |verdict: &Verdict| {
+        json!({
+            "judge": verdict.judge, "concept": verdict.concept,
+            "edited": figures(verdict.edited.as_ref()), "base": figures(verdict.base.as_ref()),
+        })
+    };
+    verdicts.iter().map(one).collect()
+}
+
+fn files(files: &[PublishedFile]) -> Value {
+    let one = |file: &PublishedFile| json!({ "uri": file.uri, "size_bytes": file.size_bytes, "sha256": file.sha256 });
+    files.iter().map(one).collect()
+}
+
+fn window(window: Option<&LogSnrWindow>) -> Value {
+    window.map_or(Value::Null, |window| json!({ "low": window.low, "high": window.high }))
+}
+
+/// A whole operation.
+pub(super) fn operation(operation: &Operation) -> Result<Value, RemoteError> {
+    let (error, response) = match &operation.result {
+        Some(Ending::Error(error)) => {
+            (json!({ "code": error.code, "message": error.message }), None)
+        }
+        Some(Ending::Response(response)) => (Value::Null, Some(response)),
+        None => (Value::Null, None),
+    };
+    Ok(json!({
+        "name": operation.name,
+        "done": operation.done,
+        "metadata": metadata(operation.metadata.as_ref())?,
+        "error": error,
+        "response": answer(response)?,
+    }))
+}
+
+fn metadata(any: Option<&prost_types::Any>) -> Result<Value, RemoteError> {
+    if let Some(data) = unpack::<UnlearnConceptMetadata>(any, "UnlearnConceptMetadata")? {
+        return Ok(json!({
+            "kind": "unlearn", "state": data.state().as_str_name(),
+            "queue_position": data.queue_position, "attempt": data.attempt,
+            "progress": progress(data.progress.as_ref()),
+            "create_time": time(data.create_time.as_ref()),
+            "update_time": time(data.update_time.as_ref()),
+            "expire_time": time(data.expire_time.as_ref()),
+            "deadline": time(data.deadline.as_ref()),
+            "cancel_requested": data.cancel_requested, "last_sequence": data.last_sequence,
+            "base_model": data.base_model, "concepts": data.concepts, "labels": data.labels,
+            "request_id": data.request_id, "priority": data.priority, "seed": data.seed,
+        }));
+    }
+    if let Some(data) = unpack::<EvaluateErasureMetadata>(any, "EvaluateErasureMetadata")? {
+        return Ok(json!({
+            "kind": "evaluate", "state": data.state().as_str_name(),
+            "queue_position": data.queue_position, "attempt": data.attempt,
+            "progress": progress(data.progress.as_ref()),
+            "create_time": time(data.create_time.as_ref()),
+            "update_time": time(data.update_time.as_ref()),
+            "expire_time": time(data.expire_time.as_ref()),
+            "deadline": time(data.deadline.as_ref()),
+            "cancel_requested": data.cancel_requested, "last_sequence": data.last_sequence,
+            "base_model": data.base_model, "edited_model": data.edited_model,
+            "concept": data.concept, "labels": data.labels, "request_id": data.request_id,
+            "priority": data.priority,
+        }));
+    }
+    Ok(Value::Null)
+}
+
+fn answer(any: Option<&prost_types::Any>) -> Result<Value, RemoteError> {
+    if let Some(data) = unpack::<UnlearnConceptResponse>(any, "UnlearnConceptResponse")? {
+        return Ok(json!({
+            "model": data.model, "manifest_uri": data.manifest_uri,
+            "manifest_sha256": data.manifest_sha256, "verdicts": verdicts(&data.verdicts),
+            "key_steps": data.key_steps, "window": window(data.window.as_ref()),
+            "updates": data.updates, "unet_evaluations": data.unet_evaluations,
+            "files": files(&data.files),
+        }));
+    }
+    if let Some(data) = unpack::<EvaluateErasureResponse>(any, "EvaluateErasureResponse")? {
+        return Ok(json!({
+            "verdicts": verdicts(&data.verdicts), "manifest_uri": data.manifest_uri,
+            "manifest_sha256": data.manifest_sha256,
+            "unet_evaluations": data.unet_evaluations, "files": files(&data.files),
+        }));
+    }
+    Ok(Value::Null)
+}
+
+/// A model of the catalogue.
+pub(super) fn model(model: &Model) -> Value {
+    let words = model.vocabulary.as_ref().map_or(Value::Null, |words| {
+        json!({ "anything": words.anything, "objects": words.objects, "styles": words.styles })
+    });
+    json!({
+        "name": model.name, "kind": model.kind().as_str_name(), "digest": model.digest,
+        "vocabulary": words, "base_model": model.base_model, "concepts": model.concepts,
+        "manifest_uri": model.manifest_uri, "create_time": time(model.create_time.as_ref()),
+        "verdicts": verdicts(&model.verdicts),
+    })
+}
+
+/// A state as people read it.
+pub(super) fn state_name(state: JobState) -> String {
+    state.as_str_name().trim_start_matches("JOB_STATE_").to_lowercase()
+}
+
+/// A phase as people read it.
+pub(super) fn phase_name(phase: WorkPhase) -> String {
+    phase.as_str_name().trim_start_matches("WORK_PHASE_").to_lowercase().replace('_', " ")
+}
+
+/// A kind of model as people read it.
+pub(super) fn model_kind_name(kind: ModelKind) -> String {
+    kind.as_str_name().trim_start_matches("MODEL_KIND_").to_lowercase()
+}
+
+/// JSON as it is printed.
+pub(super) fn pretty(value: &Value) -> String {
+    format!("{value:#}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_operation_is_unpacked() {
+        let data = UnlearnConceptMetadata {
+            state: JobState::Running.into(),
+            concepts: vec!["cat".to_owned()],
+            ..UnlearnConceptMetadata::default()
+        };
+        let any = prost_types::Any {
+            type_url: "type.googleapis.com/keystep.v1.UnlearnConceptMetadata".to_owned(),
+            value: data.encode_to_vec(),
+        };
+        let mut asked = Operation {
+            name: "operations/1".to_owned(),
+            metadata: Some(any),
+            ..Operation::default()
+        };
+        let told = operation(&asked).unwrap();
+        assert_eq!(told["metadata"]["state"], "JOB_STATE_RUNNING");
+        assert_eq!(told["metadata"]["concepts"][0], "cat");
+        asked.metadata.as_mut().unwrap().value = vec![0xff];
+        assert!(matches!(operation(&asked), Err(RemoteError::Answer(_))));
+    }
+}

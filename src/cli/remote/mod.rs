@@ -1,0 +1,26 @@
+//! The verbs that ask a server.
+
+mod connection;
+mod failure;
+pub(super) mod jobs;
+mod json;
+pub(super) mod models;
+
+pub(super) use failure::RemoteError;
+
+use std::{future::Future, io::Write};
+
+/// Runs a verb's calls on a runtime of its own.
+fn block_on<T>(work: impl Future<Output = Result<T, RemoteError>>) -> Result<T, RemoteError> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(RemoteError::Runtime)?
+        .block_on(work)
+}
+
+/// A result on stdout. A reader that has gone away, such as `head`, is no failure of ours.
+fn print(text: &str) {
+    let mut stdout = std::io::stdout().lock();
+    let _ = writeln!(stdout, "{text}");
+}

@@ -1,0 +1,110 @@
+//! What can be wrong with the settings.
+
+use std::{fmt, path::PathBuf};
+
+/// Where a value came from.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub enum Origin {
+    /// Nobody set it.
+    #[default]
+    Default,
+    /// The file.
+    File(PathBuf),
+    /// A variable of the environment.
+    Environment(String),
+    /// A flag of the command line.
+    Flag(&'static str),
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Default => f.write_str("default"),
+            Self::File(path) => write!(f, "file {}", path.display()),
+            Self::Environment(variable) => write!(f, "environment {variable}"),
+            Self::Flag(name) => write!(f, "flag {name}"),
+        }
+    }
+}
+
+/// One rule that the settings break.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConfigViolation {
+    /// `section.key`.
+    pub key: String,
+    /// As it was given, secrets masked; empty where there is none.
+    pub value: String,
+    /// Where it came from.
+    pub origin: Origin,
+    /// What is wrong with it.
+    pub problem: String,
+    /// What to do.
+    pub remedy: String,
+}
+
+impl fmt::Display for ConfigViolation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.key)?;
+        if !self.value.is_empty() {
+            write!(f, " = {}", self.value)?;
+        }
+        write!(f, " ({}): {}; {}", self.origin, self.problem, self.remedy)
+    }
+}
+
+/// Why there are no settings to start with.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// A file that is needed cannot be read.
+    #[error("cannot read {}, which {purpose}; name a file that this user may read", .path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// What names it.
+        purpose: String,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The file is longer than any configuration.
+    #[error("{} holds {bytes} bytes, a configuration at most {limit}; name another file", .path.display())]
+    TooLong {
+        /// The file.
+        path: PathBuf,
+        /// Its length.
+        bytes: u64,
+        /// The longest that is read.
+        limit: u64,
+    },
+    /// The file is no TOML.
+    #[error("{} is not TOML: {message}", .path.display())]
+    Syntax {
+        /// The file.
+        path: PathBuf,
+        /// Where it goes wrong; says nothing of the file's values.
+        message: String,
+    },
+    /// Keys are unknown, values wrong or at odds with each other; all of them.
+    #[error("{}", lines(.violations))]
+    Invalid {
+        /// Each of them.
+        violations: Vec<ConfigViolation>,
+    },
+    /// The settings cannot be written as TOML.
+    #[error("the settings cannot be written as TOML")]
+    Unprintable(#[from] toml::ser::Error),
+}
+
+impl ConfigError {
+    /// The lines of the message, one a problem.
+    pub fn lines(&self) -> Vec<String> {
+        match self {
+            Self::Invalid { violations } => violations.iter().map(ToString::to_string).collect(),
+            Self::Unreadable { source, .. } => vec![format!("{self}: {source}")],
+            other => vec![other.to_string()],
+        }
+    }
+}
+
+fn lines(violations: &[ConfigViolation]) -> String {
+    violations.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+}

@@ -1,0 +1,299 @@
+//! Defaults, then the file, then the environment, then flags: one value a key, and where it is
+//! from.
+
+use std::{
+    collections::BTreeMap,
+    ffi::OsString,
+    io::Read,
+    path::{Path, PathBuf},
+};
+
+use serde::Deserialize;
+use toml::{Table, Value};
+
+use super::{
+    ConfigError, ConfigViolation, Origin, Settings,
+    section::{Key, Kind},
+    validate::validate,
+};
+
+/// What variables of the environment begin with; `KEYSTEP__JOBS__LEASE` is `jobs.lease`.
+pub(super) const PREFIX: &str = "KEYSTEP__";
+/// No configuration is longer; a wrong file is not read whole.
+const LONGEST_FILE: u64 = 1 << 20;
+
+/// What the settings are made of.
+#[derive(Debug, Clone, Default)]
+pub struct Sources {
+    /// The TOML file.
+    pub file: Option<PathBuf>,
+    /// Variables of the environment; those of other programs are passed over.
+    pub environment: Vec<(OsString, OsString)>,
+    /// Flags that set a key.
+    pub flags: Vec<FlagValue>,
+}
+
+/// A flag that sets a key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FlagValue {
+    /// As it is written, such as `--listen`.
+    pub flag: &'static str,
+    /// `section.key`.
+    pub key: &'static str,
+    /// As it was given.
+    pub value: String,
+}
+
+/// Settings that keep the rules, and where each came from.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Loaded {
+    /// The settings.
+    pub settings: Settings,
+    /// By `section.key`; keys that are missing have their default.
+    pub origins: BTreeMap<String, Origin>,
+}
+
+/// Reads all sources and checks the result; every violation at once. Touches no file but the
+/// configuration itself.
+pub fn load(sources: &Sources) -> Result<Loaded, ConfigError> {
+    let mut layers = Layers::default();
+    if let Some(path) = &sources.file {
+        let text = read(path)?;
+        layers.file(path, parse(path, &text)?);
+    }
+    layers.environment(&sources.environment);
+    for flag in &sources.flags {
+        layers.flag(flag);
+    }
+    layers.finish()
+}
+
+fn read(path: &Path) -> Result<String, ConfigError> {
+    let unreadable = |source| ConfigError::Unreadable {
+        path: path.to_owned(),
+        purpose: "--config names".to_owned(),
+        source,
+    };
+    let file = std::fs::File::open(path).map_err(unreadable)?;
+    let mut text = String::new();
+    // One byte more than may be tells the whole from the cut.
+    file.take(LONGEST_FILE + 1).read_to_string(&mut text).map_err(unreadable)?;
+    if text.len() as u64 > LONGEST_FILE {
+        let bytes = std::fs::metadata(path).map_or(text.len() as u64, |metadata| metadata.len());
+        return Err(ConfigError::TooLong { path: path.to_owned(), bytes, limit: LONGEST_FILE });
+    }
+    Ok(text)
+}
+
+pub(super) fn parse(path: &Path, text: &str) -> Result<Table, ConfigError> {
+    text.parse::<Table>().map_err(|error| {
+        // The parser's own display quotes the line, which may hold a secret.
+        let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
+        let line = before.matches('\n').count() + 1;
+        ConfigError::Syntax {
+            path: path.to_owned(),
+            message: format!("line {line}: {}; correct the line", one_line(error.message())),
+        }
+    })
+}
+
+/// The values given so far, the later over the earlier.
+#[derive(Debug, Default)]
+pub(super) struct Layers {
+    values: BTreeMap<String, (Key, Value, Origin)>,
+    violations: Vec<ConfigViolation>,
+}
+
+impl Layers {
+    /// Takes what a file says.
+    pub(super) fn file(&mut self, path: &Path, table: Table) {
+        let origin = Origin::File(path.to_owned());
+        for (name, value) in table {
+            if name == Settings::MODELS.name {
+                self.give(Settings::MODELS, value, origin.clone());
+                continue;
+            }
+            let Some(section) = Settings::SECTIONS.iter().find(|section| section.name == name)
+            else {
+                let names: Vec<_> = Settings::SECTIONS.iter().map(|section| section.name).collect();
+                let remedy = format!("the sections are models, {}", names.join(", "));
+                self.refuse(&name, String::new(), &origin, "there is no such section", &remedy);
+                continue;
+            };
+            let Value::Table(entries) = value else {
+                let remedy = format!("write [{name}] and its keys below it");
+                self.refuse(&name, String::new(), &origin, "this is a section", &remedy);
+                continue;
+            };
+            for (entry, value) in entries {
+                let path = format!("{name}.{entry}");
+                match section.keys.iter().find(|key| key.name == entry) {
+                    Some(key) if key.kind == Kind::Secret => self.refuse(
+                        &path,
+                        String::new(),
+                        &origin,
+                        "a secret must not stand in the configuration file",
+                        &format!("give {path}_file, or {} in the environment", key.variable()),
+                    ),
+                    Some(key) => self.give(*key, value, origin.clone()),
+                    None => {
+                        let names: Vec<_> = section.keys.iter().map(|key| key.name).collect();
+                        let remedy = format!("the keys of [{name}] are {}", names.join(", "));
+                        self.refuse(&path, String::new(), &origin, "there is no such key", &remedy);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Takes our variables out of the environment.
+    pub(super) fn environment(&mut self, variables: &[(OsString, OsString)]) {
+        for (variable, value) in variables {
+            let Some(variable) = variable.to_str().filter(|name| name.starts_with(PREFIX)) else {
+                continue;
+            };
+            let origin = Origin::Environment(variable.to_owned());
+            let Some(key) = Settings::keys().find(|key| key.variable() == variable) else {
+                let problem = "no key has this variable";
+                let remedy = "write KEYSTEP__SECTION__KEY in capitals, or unset it";
+                self.refuse(variable, String::new(), &origin, problem, remedy);
+                continue;
+            };
+            let Some(text) = value.to_str() else {
+                let remedy = format!("give {}", key.kind.expects());
+                self.refuse(&key.path(), String::new(), &origin, "is not UTF-8", &remedy);
+                continue;
+            };
+            match value_of_variable(key.kind, text) {
+                Some(value) => self.give(key, value, origin),
+                None => self.refuse_text(&key, text, &origin),
+            }
+        }
+    }
+
+    /// Takes a flag.
+    pub(super) fn flag(&mut self, flag: &FlagValue) {
+        let origin = Origin::Flag(flag.flag);
+        let Some(key) = Settings::keys().find(|key| key.path() == flag.key) else {
+            self.refuse(flag.key, String::new(), &origin, "no key has this flag", "report it");
+            return;
+        };
+        let value = match key.kind {
+            // A comma may be part of a URL; a flag gives one.
+            Kind::List => Some(Value::Array(vec![Value::String(flag.value.clone())])),
+            kind => value_of_variable(kind, &flag.value),
+        };
+        match value {
+            Some(value) => self.give(key, value, origin),
+            None => self.refuse_text(&key, &flag.value, &origin),
+        }
+    }
+
+    fn give(&mut self, key: Key, value: Value, origin: Origin) {
+        self.values.insert(key.path(), (key, value, origin));
+    }
+
+    fn refuse_text(&mut self, key: &Key, text: &str, origin: &Origin) {
+        let remedy = format!("give {}", key.kind.expects());
+        self.refuse(&key.path(), format!("{text:?}"), origin, "is of another kind", &remedy);
+    }
+
+    fn refuse(&mut self, key: &str, value: String, origin: &Origin, problem: &str, remedy: &str) {
+        self.violations.push(ConfigViolation {
+            key: key.to_owned(),
+            value,
+            origin: origin.clone(),
+            problem: problem.to_owned(),
+            remedy: remedy.to_owned(),
+        });
+    }
+
+    /// The settings, or everything that is wrong.
+    pub(super) fn finish(mut self) -> Result<Loaded, ConfigError> {
+        let mut whole = Table::new();
+        let mut origins = BTreeMap::new();
+        for (path, (key, value, origin)) in std::mem::take(&mut self.values) {
+            // Alone, so that each wrong value is found, and not the first.
+            let mut alone = Table::new();
+            insert(&mut alone, &key, value.clone());
+            if let Err(error) = Settings::deserialize(alone) {
+                let shown = if key.kind == Kind::Secret { "***".into() } else { shortened(&value) };
+                let remedy = format!("give {}", key.kind.expects());
+                self.refuse(&path, shown, &origin, &one_line(error.message()), &remedy);
+                continue;
+            }
+            insert(&mut whole, &key, value);
+            origins.insert(path, origin);
+        }
+        let settings = match Settings::deserialize(whole) {
+            Ok(settings) => settings,
+            Err(error) => {
+                let problem = one_line(error.message());
+                self.refuse("settings", String::new(), &Origin::Default, &problem, "report it");
+                return Err(ConfigError::Invalid { violations: self.violations });
+            }
+        };
+        for mut violation in validate(&settings) {
+            // Of a value that is wrong in itself, the default was checked.
+            if self.violations.iter().all(|known| known.key != violation.key) {
+                violation.origin = origins.get(&violation.key).cloned().unwrap_or_default();
+                self.violations.push(violation);
+            }
+        }
+        if self.violations.is_empty() {
+            Ok(Loaded { settings, origins })
+        } else {
+            Err(ConfigError::Invalid { violations: self.violations })
+        }
+    }
+}
+
+fn insert(table: &mut Table, key: &Key, value: Value) {
+    if key.section.is_empty() {
+        table.insert(key.name.to_owned(), value);
+        return;
+    }
+    let section = table.entry(key.section).or_insert_with(|| Value::Table(Table::new()));
+    if let Value::Table(section) = section {
+        section.insert(key.name.to_owned(), value);
+    }
+}
+
+/// The text of a variable as a value of the key's kind; `None` where it cannot be one.
+fn value_of_variable(kind: Kind, text: &str) -> Option<Value> {
+    match kind {
+        Kind::Switch => text.trim().parse().ok().map(Value::Boolean),
+        Kind::Number => text.trim().replace('_', "").parse().ok().map(Value::Integer),
+        Kind::List if text.trim_start().starts_with('[') => inline(text),
+        Kind::List => {
+            let parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
+            Some(Value::Array(parts.map(|part| Value::String(part.to_owned())).collect()))
+        }
+        Kind::Models => inline(text),
+        Kind::Secret => Some(Value::String(text.trim().to_owned())),
+        Kind::Address | Kind::Duration | Kind::Text | Kind::Path => {
+            Some(Value::String(text.to_owned()))
+        }
+    }
+}
+
+/// A TOML value that stands alone.
+fn inline(text: &str) -> Option<Value> {
+    // A line end would let the text add keys of its own.
+    let text = one_line(text);
+    let mut table: Table = format!("value = {text}").parse().ok()?;
+    table.remove("value")
+}
+
+fn shortened(value: &Value) -> String {
+    const MOST: usize = 80;
+    let text = one_line(&value.to_string());
+    if text.chars().count() <= MOST {
+        return text;
+    }
+    text.chars().take(MOST).chain(['…']).collect()
+}
+
+fn one_line(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}

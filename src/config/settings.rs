@@ -1,0 +1,267 @@
+//! The settings, section by section, each key with its default and its line of the reference.
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    Secret,
+    section::{Key, Kind, Section, section},
+};
+
+/// One mebibyte.
+const MIB: u64 = 1 << 20;
+/// One day in seconds.
+const DAY: u64 = 24 * 60 * 60;
+
+/// Everything that the daemon can be told.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Settings {
+    /// Base models of the catalogue, beside the built-in one.
+    pub models: Vec<ModelSettings>,
+    /// The gRPC server.
+    pub server: ServerSettings,
+    /// Encryption of the gRPC server.
+    pub tls: TlsSettings,
+    /// Who may call.
+    pub authentication: AuthenticationSettings,
+    /// How much one call or caller may ask for.
+    pub limits: LimitSettings,
+    /// The queue and its jobs.
+    pub jobs: JobSettings,
+    /// Where results are published.
+    pub storage: StorageSettings,
+    /// Local copies of base models.
+    pub cache: CacheSettings,
+    /// What computes.
+    pub device: DeviceSettings,
+    /// What is logged, and how.
+    pub log: LogSettings,
+    /// The Prometheus endpoint.
+    pub metrics: MetricsSettings,
+    /// How long each phase of a shutdown may take.
+    pub shutdown: ShutdownSettings,
+}
+
+impl Settings {
+    /// The one key above all sections.
+    pub(super) const MODELS: Key = Key {
+        section: "",
+        name: "models",
+        about: &[
+            "Base models of the catalogue, beside the built-in emoji-canvas; one table a model.",
+            "The name is what requests say, the url a folder in the layout of diffusers (file://,",
+            "s3://, gs:// or az://), the sha256 optional: the digest that the model must have.",
+        ],
+        kind: Kind::Models,
+        example: Some("[{ name = \"sd-1-4\", url = \"s3://models/sd-1-4\" }]"),
+    };
+
+    /// The sections in the order of the reference.
+    pub(super) const SECTIONS: [Section; 11] = [
+        ServerSettings::SECTION,
+        TlsSettings::SECTION,
+        AuthenticationSettings::SECTION,
+        LimitSettings::SECTION,
+        JobSettings::SECTION,
+        StorageSettings::SECTION,
+        CacheSettings::SECTION,
+        DeviceSettings::SECTION,
+        LogSettings::SECTION,
+        MetricsSettings::SECTION,
+        ShutdownSettings::SECTION,
+    ];
+
+    /// Every key.
+    pub(super) fn keys() -> impl Iterator<Item = Key> {
+        let of_sections = Self::SECTIONS.into_iter().flat_map(|section| section.keys.iter().copied());
+        std::iter::once(Self::MODELS).chain(of_sections)
+    }
+}
+
+/// A base model of the catalogue.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModelSettings {
+    /// What requests call it.
+    pub name: String,
+    /// A folder in the layout of diffusers.
+    pub url: String,
+    /// The digest that the model must have, 64 hexadecimal digits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sha256: Option<String>,
+}
+
+/// How log lines are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// One JSON object a line, for machines.
+    Json,
+    /// For people.
+    Text,
+}
+
+section! {
+    /// The gRPC server.
+    pub struct ServerSettings at "server" {
+        /// Where gRPC is served. Anything beyond loopback needs `tls` and `authentication`.
+        pub listen: SocketAddr = SocketAddr::from(([127, 0, 0, 1], 50051));
+        /// Serve beyond loopback without TLS or without authentication; for networks where another
+        /// layer does both.
+        pub insecure: bool = false;
+        /// The folder of the daemon's own state: database, saved training, cached models.
+        pub data_dir: PathBuf = PathBuf::from("keystep-data");
+        /// The longest request message.
+        pub max_message_bytes: usize = 1 << 20;
+        /// Most calls at a time on one connection.
+        pub max_concurrent_streams: u32 = 256;
+        /// Most connections at a time.
+        pub max_connections: usize = 1024;
+        /// Serve gRPC reflection of the public services.
+        pub reflection: bool = true;
+    }
+}
+
+section! {
+    /// Encryption of the gRPC server. The files are read again on SIGHUP.
+    pub struct TlsSettings at "tls" {
+        /// PEM file with the server's certificate and those above it.
+        pub certificate: Option<PathBuf> = None, example "\"/etc/keystep/tls.pem\"";
+        /// PEM file with the certificate's private key.
+        pub key: Option<PathBuf> = None, example "\"/etc/keystep/tls.key\"";
+        /// PEM file with the authorities whose certificates clients must show (mutual TLS).
+        pub client_ca: Option<PathBuf> = None, example "\"/etc/keystep/clients.pem\"";
+    }
+}
+
+section! {
+    /// Who may call. The file is read again on SIGHUP.
+    pub struct AuthenticationSettings at "authentication" {
+        /// File with the hashes of bearer tokens, each with its principal, roles and limits.
+        pub token_file: Option<PathBuf> = None, example "\"/etc/keystep/tokens.toml\"";
+    }
+}
+
+section! {
+    /// How much one call or caller may ask for.
+    pub struct LimitSettings at "limits" {
+        /// Most jobs that wait, of all callers.
+        pub queued_total: u64 = 10_000;
+        /// Most jobs that wait, of one caller, unless the token file gives the caller its own.
+        pub queued_of_principal: u64 = 1_000;
+        /// The longest prompt or concept, in characters.
+        pub prompt_characters: usize = 2_000;
+        /// Most pictures of one Generate call.
+        pub images_per_call: usize = 64;
+        /// Most pixels of one picture.
+        pub pixels_per_image: u64 = 1024 * 1024;
+        /// Most calls that wait for the device.
+        pub direct_queue: usize = 16;
+    }
+}
+
+section! {
+    /// The queue and its jobs.
+    pub struct JobSettings at "jobs" {
+        /// How long a worker holds a job without a sign of life before another may take it.
+        #[serde(with = "humantime_serde")]
+        pub lease: Duration = Duration::from_secs(60);
+        /// How often a worker gives that sign; the lease must be more than twice as long.
+        #[serde(with = "humantime_serde")]
+        pub extend_every: Duration = Duration::from_secs(15);
+        /// How often leases, deadlines and retention that have passed are looked for.
+        #[serde(with = "humantime_serde")]
+        pub sweep_every: Duration = Duration::from_secs(5);
+        /// How often a job is tried when its worker is lost.
+        pub max_attempts: u32 = 3;
+        /// How long a finished job and its events are kept.
+        #[serde(with = "humantime_serde")]
+        pub retention: Duration = Duration::from_secs(30 * DAY);
+        /// Updates between two saves of the training state, from which a lost job resumes.
+        pub save_every_updates: usize = 25;
+    }
+}
+
+section! {
+    /// Where results are published, and the bucket's access.
+    pub struct StorageSettings at "storage" {
+        /// URL prefixes that results may be published under (file://, s3://, gs://, az://); the
+        /// first is the default. Unset: the folder `published` in `server.data_dir`.
+        pub outputs: Vec<String> = Vec::new(), example "[\"s3://erased/keystep\"]";
+        /// Address of an S3 service other than Amazon's.
+        pub endpoint: Option<String> = None, example "\"https://minio.internal:9000\"";
+        /// Region of the bucket.
+        pub region: Option<String> = None, example "\"eu-central-1\"";
+        /// Reach the bucket without TLS.
+        pub allow_http: bool = false;
+        /// Name of the access key. Unset: what the machine's own role grants.
+        pub access_key_id: Option<String> = None, example "\"AKIAEXAMPLE\"";
+        /// The access key, given in the environment only; in a file, use
+        /// `secret_access_key_file`.
+        pub secret_access_key: Option<Secret> = None;
+        /// File that holds the access key and nothing else.
+        pub secret_access_key_file: Option<PathBuf> = None, example "\"/run/secrets/s3-key\"";
+        /// Size of the parts that large files are uploaded in.
+        pub part_bytes: u64 = 8 * MIB;
+        /// Most parts of one upload on their way at a time.
+        pub parts_in_flight: usize = 4;
+    }
+}
+
+section! {
+    /// Local copies of base models that are read from buckets.
+    pub struct CacheSettings at "cache" {
+        /// Most bytes that they take; the longest unused go first.
+        pub max_bytes: u64 = 50 * 1024 * MIB;
+    }
+}
+
+section! {
+    /// What computes.
+    pub struct DeviceSettings at "device" {
+        /// Threads that compute. Unset: one a core.
+        pub threads: Option<usize> = None, example "8";
+        /// Most models that stay in memory at a time.
+        pub loaded_models: usize = 2;
+    }
+}
+
+section! {
+    /// What is logged, to standard error.
+    pub struct LogSettings at "log" {
+        /// `json`, one object a line, or `text`.
+        pub format: LogFormat = LogFormat::Json;
+        /// The lowest level, or directives such as `info,keystep::worker=debug`.
+        pub level: String = "info".to_owned();
+        /// Log prompts and concepts as they are, and not as digests.
+        pub log_prompts: bool = false;
+    }
+}
+
+section! {
+    /// The Prometheus endpoint: plain HTTP without authentication.
+    pub struct MetricsSettings at "metrics" {
+        /// Where `/metrics` is served; the address decides who can read it. Unset: nowhere.
+        pub listen: Option<SocketAddr> = None, example "\"127.0.0.1:9464\"";
+    }
+}
+
+section! {
+    /// How long each phase of a shutdown may take.
+    pub struct ShutdownSettings at "shutdown" {
+        /// How long calls are still taken after health says not-serving, for load balancers.
+        #[serde(with = "humantime_serde")]
+        pub drain_delay: Duration = Duration::ZERO;
+        /// How long calls under way may take to finish.
+        #[serde(with = "humantime_serde")]
+        pub unary: Duration = Duration::from_secs(10);
+        /// How long a running job may take to finish before it is saved and given back.
+        #[serde(with = "humantime_serde")]
+        pub grace: Duration = Duration::from_secs(60);
+        /// How long saving and publishing may take after that.
+        #[serde(with = "humantime_serde")]
+        pub publish_grace: Duration = Duration::from_secs(120);
+    }
+}

@@ -1,0 +1,284 @@
+//! The rules that the types cannot hold: ranges, and what one section demands of another. Opens no
+//! file.
+
+use std::{
+    collections::BTreeSet,
+    fmt::{Debug, Display},
+    net::SocketAddr,
+    ops::RangeInclusive,
+    time::Duration,
+};
+
+use tracing_subscriber::EnvFilter;
+use url::Url;
+
+use super::{ConfigViolation, ModelSettings, Origin, Settings};
+
+/// Where models and results may lie.
+const SCHEMES: [&str; 4] = ["file", "s3", "gs", "az"];
+/// The name of the model that is built in.
+const BUILTIN: &str = "emoji-canvas";
+/// No wait that anybody means is longer.
+const LONGEST: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
+
+/// Every rule that the settings break.
+pub(super) fn validate(settings: &Settings) -> Vec<ConfigViolation> {
+    let mut found = Found::default();
+    exposure(settings, &mut found);
+    numbers(settings, &mut found);
+    durations(settings, &mut found);
+    storage(settings, &mut found);
+    models(&settings.models, &mut found);
+    let level = &settings.log.level;
+    if let Err(error) = EnvFilter::try_new(level) {
+        let remedy = "give error, warn, info, debug or trace, or directives";
+        found.add("log.level", format!("{level:?}"), &error.to_string(), remedy);
+    }
+    found.0
+}
+
+#[derive(Debug, Default)]
+struct Found(Vec<ConfigViolation>);
+
+impl Found {
+    fn add(&mut self, key: &str, value: impl Display, problem: &str, remedy: &str) {
+        self.0.push(ConfigViolation {
+            key: key.to_owned(),
+            value: value.to_string(),
+            origin: Origin::Default,
+            problem: problem.to_owned(),
+            remedy: remedy.to_owned(),
+        });
+    }
+
+    fn within<T: PartialOrd + Display>(&mut self, key: &str, value: T, range: &RangeInclusive<T>) {
+        if !range.contains(&value) {
+            let remedy = format!("give a number from {} to {}", range.start(), range.end());
+            self.add(key, value, "is out of range", &remedy);
+        }
+    }
+
+    fn duration(&mut self, key: &str, value: Duration, least: Duration) {
+        if !(least..=LONGEST).contains(&value) {
+            let remedy = format!("give at least {least:?} and at most ten years");
+            self.add(key, quoted(value), "is out of range", &remedy);
+        }
+    }
+}
+
+/// What is reachable from outside must be encrypted, and know its callers.
+fn exposure(settings: &Settings, found: &mut Found) {
+    let (server, tls) = (&settings.server, &settings.tls);
+    let encrypted = tls.certificate.is_some() && tls.key.is_some();
+    let known = settings.authentication.token_file.is_some() || tls.client_ca.is_some();
+    if !server.listen.ip().is_loopback() && !server.insecure && !(encrypted && known) {
+        let missing = match (encrypted, known) {
+            (false, false) => "TLS and authentication",
+            (false, true) => "TLS",
+            _ => "authentication",
+        };
+        found.add(
+            "server.listen",
+            quoted(server.listen),
+            &format!("listens beyond loopback without {missing}"),
+            "set tls.certificate, tls.key and authentication.token_file, listen on 127.0.0.1, or \
+             write server.insecure = true",
+        );
+    }
+    match (&tls.certificate, &tls.key) {
+        (Some(path), None) => {
+            found.add("tls.certificate", shown(path), "has no private key", "set tls.key");
+        }
+        (None, Some(path)) => {
+            found.add("tls.key", shown(path), "has no certificate", "set tls.certificate");
+        }
+        _ => {}
+    }
+    if let Some(path) = &tls.client_ca
+        && !encrypted
+    {
+        let remedy = "set tls.certificate and tls.key, or unset it";
+        found.add("tls.client_ca", shown(path), "needs TLS", remedy);
+    }
+    if let Some(listen) = settings.metrics.listen
+        && collide(listen, server.listen)
+    {
+        let problem = format!("is taken by server.listen, {}", server.listen);
+        found.add("metrics.listen", quoted(listen), &problem, "give another port");
+    }
+    if server.data_dir.as_os_str().is_empty() {
+        found.add("server.data_dir", "\"\"", "is empty", "name a folder");
+    }
+}
+
+/// Whether both cannot be listened on; port 0 is any free one.
+fn collide(one: SocketAddr, other: SocketAddr) -> bool {
+    one.port() == other.port() && one.port() != 0 && (one.ip() == other.ip()
+        || one.ip().is_unspecified()
+        || other.ip().is_unspecified())
+}
+
+fn numbers(settings: &Settings, found: &mut Found) {
+    const GIB: u64 = 1 << 30;
+    let Settings { server, limits, jobs, storage, cache, device, .. } = settings;
+    found.within("server.max_message_bytes", server.max_message_bytes, &(1024..=64 << 20));
+    found.within("server.max_concurrent_streams", server.max_concurrent_streams, &(1..=1 << 20));
+    found.within("server.max_connections", server.max_connections, &(1..=1 << 20));
+    found.within("limits.queued_total", limits.queued_total, &(1..=10_000_000));
+    found.within("limits.queued_of_principal", limits.queued_of_principal, &(1..=10_000_000));
+    found.within("limits.prompt_characters", limits.prompt_characters, &(1..=100_000));
+    found.within("limits.images_per_call", limits.images_per_call, &(1..=10_000));
+    found.within("limits.pixels_per_image", limits.pixels_per_image, &(64..=1 << 26));
+    found.within("limits.direct_queue", limits.direct_queue, &(1..=10_000));
+    found.within("jobs.max_attempts", jobs.max_attempts, &(1..=1_000));
+    found.within("jobs.save_every_updates", jobs.save_every_updates, &(1..=1_000_000));
+    // What S3 takes as a part of an upload.
+    found.within("storage.part_bytes", storage.part_bytes, &(5 << 20..=5 * GIB));
+    found.within("storage.parts_in_flight", storage.parts_in_flight, &(1..=1_000));
+    found.within("cache.max_bytes", cache.max_bytes, &(1..=1 << 60));
+    found.within("device.threads", device.threads.unwrap_or(1), &(1..=4_096));
+    found.within("device.loaded_models", device.loaded_models, &(1..=1_000));
+    if limits.queued_of_principal > limits.queued_total {
+        let problem = format!("is more than limits.queued_total, {}", limits.queued_total);
+        let remedy = "lower it, or raise limits.queued_total";
+        found.add("limits.queued_of_principal", limits.queued_of_principal, &problem, remedy);
+    }
+}
+
+fn durations(settings: &Settings, found: &mut Found) {
+    let (jobs, shutdown) = (&settings.jobs, &settings.shutdown);
+    let moment = Duration::from_millis(10);
+    found.duration("jobs.lease", jobs.lease, moment);
+    found.duration("jobs.extend_every", jobs.extend_every, moment);
+    found.duration("jobs.sweep_every", jobs.sweep_every, moment);
+    found.duration("jobs.retention", jobs.retention, Duration::from_secs(1));
+    found.duration("shutdown.drain_delay", shutdown.drain_delay, Duration::ZERO);
+    found.duration("shutdown.unary", shutdown.unary, Duration::ZERO);
+    found.duration("shutdown.grace", shutdown.grace, Duration::ZERO);
+    found.duration("shutdown.publish_grace", shutdown.publish_grace, Duration::ZERO);
+    if jobs.lease <= jobs.extend_every.saturating_mul(2) {
+        let every = jobs.extend_every;
+        found.add(
+            "jobs.lease",
+            quoted(jobs.lease),
+            &format!("is not more than twice jobs.extend_every, {every:?}: one lost sign of life would end it"),
+            "lengthen it, or shorten jobs.extend_every",
+        );
+    }
+}
+
+fn storage(settings: &Settings, found: &mut Found) {
+    let storage = &settings.storage;
+    for (index, text) in storage.outputs.iter().enumerate() {
+        if let Err((problem, remedy)) = place(text) {
+            found.add(&format!("storage.outputs[{index}]"), without_password(text), &problem, remedy);
+        }
+    }
+    if let Some(text) = &storage.endpoint {
+        match Url::parse(text) {
+            Ok(url) if has_password(&url) => {
+                let remedy = "give storage.access_key_id and storage.secret_access_key_file";
+                found.add("storage.endpoint", "***", "holds a password", remedy);
+            }
+            Ok(url) if url.scheme() == "https" && url.has_host() => {}
+            Ok(url) if url.scheme() == "http" && url.has_host() => {
+                if !storage.allow_http {
+                    let remedy = "use https, or write storage.allow_http = true";
+                    found.add("storage.endpoint", quoted(text), "is not encrypted", remedy);
+                }
+            }
+            _ => {
+                let remedy = "give an address such as https://minio.internal:9000";
+                let value = without_password(text);
+                found.add("storage.endpoint", value, "is no http or https URL", remedy);
+            }
+        }
+    }
+    let secret = storage.secret_access_key.is_some() || storage.secret_access_key_file.is_some();
+    match &storage.access_key_id {
+        Some(id) if !secret => {
+            let remedy = "set storage.secret_access_key_file, or \
+                          KEYSTEP__STORAGE__SECRET_ACCESS_KEY in the environment";
+            found.add("storage.access_key_id", quoted(id), "has no secret", remedy);
+        }
+        None if secret => {
+            let problem = "is not set, but its secret is";
+            found.add("storage.access_key_id", "", problem, "name the access key, or unset both");
+        }
+        _ => {}
+    }
+    if let (Some(_), Some(path)) = (&storage.secret_access_key, &storage.secret_access_key_file) {
+        let problem = "storage.secret_access_key is set too";
+        found.add("storage.secret_access_key_file", shown(path), problem, "give one of the two");
+    }
+}
+
+fn models(models: &[ModelSettings], found: &mut Found) {
+    let mut names = BTreeSet::from([BUILTIN]);
+    for (index, model) in models.iter().enumerate() {
+        let key = |part: &str| format!("models[{index}].{part}");
+        let name = &model.name;
+        let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "-._".contains(c);
+        let starts = name.starts_with(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit());
+        if !starts || name.len() > 63 || !name.chars().all(plain) {
+            let problem = "is no name of a model";
+            let remedy = "give up to 63 of a-z, 0-9, '-', '.' and '_', the first a letter or digit";
+            found.add(&key("name"), quoted(name), problem, remedy);
+        } else if !names.insert(name) {
+            let problem = "is taken by another model";
+            found.add(&key("name"), quoted(name), problem, "give another name");
+        }
+        if let Err((problem, remedy)) = place(&model.url) {
+            found.add(&key("url"), without_password(&model.url), &problem, remedy);
+        }
+        if let Some(digest) = &model.sha256
+            && (digest.len() != 64 || !digest.chars().all(|c| c.is_ascii_hexdigit()))
+        {
+            let remedy = "give 64 hexadecimal digits, or unset it";
+            found.add(&key("sha256"), quoted(digest), "is no SHA-256", remedy);
+        }
+    }
+}
+
+/// Whether a text names a place of models or results; else the problem and the remedy.
+fn place(text: &str) -> Result<(), (String, &'static str)> {
+    const REMEDY: &str = "give a URL such as file:///srv/keystep, s3://bucket/prefix, \
+                          gs://bucket/prefix or az://container/prefix";
+    let url = Url::parse(text).map_err(|error| (format!("is no URL: {error}"), REMEDY))?;
+    if !SCHEMES.contains(&url.scheme()) {
+        return Err((format!("has the scheme {:?}", url.scheme()), REMEDY));
+    }
+    if has_password(&url) {
+        let remedy = "give the credentials under [storage]";
+        return Err(("holds a password".to_owned(), remedy));
+    }
+    if url.query().is_some() || url.fragment().is_some() {
+        return Err(("has a query or fragment".to_owned(), REMEDY));
+    }
+    if url.scheme() == "file" {
+        if url.to_file_path().is_err() {
+            return Err(("is no path of this machine".to_owned(), REMEDY));
+        }
+    } else if !url.has_host() {
+        return Err(("names no bucket".to_owned(), REMEDY));
+    }
+    Ok(())
+}
+
+fn has_password(url: &Url) -> bool {
+    !url.username().is_empty() || url.password().is_some()
+}
+
+/// A URL as a message may show it.
+fn without_password(text: &str) -> String {
+    if text.contains('@') { "***".to_owned() } else { quoted(text) }
+}
+
+fn quoted(value: impl Debug) -> String {
+    let text = format!("{value:?}");
+    if text.starts_with('"') { text } else { format!("\"{text}\"") }
+}
+
+fn shown(path: &std::path::Path) -> String {
+    format!("\"{}\"", path.display())
+}

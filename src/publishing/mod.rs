@@ -1,0 +1,1 @@
+//! Results into object storage: files, model card, and last the manifest.

@@ -1,0 +1,160 @@
+//! The worker's tasks: one claims and runs a job at a time, one sweeps.
+
+use std::{path::Path, sync::Arc};
+
+use tokio::{
+    sync::watch,
+    time::{MissedTickBehavior, interval, sleep},
+};
+use tracing::Instrument;
+
+use super::{
+    DeviceHealth, WorkerParts, WorkerSettings, context::WorkerContext, result_files::remove,
+    run::Running,
+};
+use crate::jobs::{JobId, JobStore};
+
+/// Sweeps between two looks for folders that no job owns.
+const SWEEPS_A_TIDYING: u32 = 120;
+
+/// What a worker does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WorkerState {
+    /// Waits for a job.
+    Idle,
+    /// Has one.
+    Busy(JobId),
+    /// Takes no more.
+    Stopped,
+}
+
+/// A worker's tasks, seen from outside. They live in the tracker, not in this.
+#[derive(Debug, Clone)]
+pub struct Worker {
+    state: watch::Receiver<WorkerState>,
+}
+
+impl Worker {
+    /// Starts the tasks. Stop them by the signals; the tracker tells when they are done.
+    pub fn start<S: JobStore + std::fmt::Debug + 'static>(
+        settings: WorkerSettings,
+        parts: WorkerParts<S>,
+    ) -> Self {
+        let context = Arc::new(WorkerContext { settings, parts });
+        let (told, state) = watch::channel(WorkerState::Idle);
+        let tracker = &context.parts.tracker;
+        tracker.spawn(claim(context.clone(), told));
+        tracker.spawn(sweep(context.clone(), state.clone()));
+        Self { state }
+    }
+
+    /// What the worker does, now and as it changes.
+    pub fn state(&self) -> watch::Receiver<WorkerState> {
+        self.state.clone()
+    }
+
+    /// Waits until the worker takes no more jobs and has none.
+    pub async fn stopped(&self) {
+        // Without a sender the task is gone, which is as good.
+        let _ = self.state.clone().wait_for(|state| *state == WorkerState::Stopped).await;
+    }
+}
+
+/// Claims and runs one job after another, while the device works.
+async fn claim<S: JobStore + 'static>(
+    context: Arc<WorkerContext<S>>,
+    told: watch::Sender<WorkerState>,
+) {
+    let WorkerParts { store, device, signals, .. } = &context.parts;
+    let settings = &context.settings;
+    let mut woken = store.subscribe();
+    let mut health = device.health();
+    while !signals.stop_claiming.is_cancelled() {
+        let ready = health.wait_for(|health| *health == DeviceHealth::Ready);
+        match signals.stop_claiming.run_until_cancelled(ready).await {
+            Some(Ok(_)) => {}
+            // Stopped, or the device is gone.
+            Some(Err(_)) | None => break,
+        }
+        // Before the look, so that nothing that comes after it is missed.
+        woken.borrow_and_update();
+        match store.claim(&settings.worker_id, settings.lease).await {
+            Ok(Some(job)) => {
+                told.send_replace(WorkerState::Busy(job.id));
+                let span = tracing::info_span!(
+                    "job", id = %job.id, attempt = job.attempt, fence = job.fence.0
+                );
+                Running::new(context.clone(), job).run().instrument(span).await;
+                told.send_replace(WorkerState::Idle);
+                continue;
+            }
+            Ok(None) => {}
+            Err(error) => tracing::warn!(%error, "cannot claim a job"),
+        }
+        tokio::select! {
+            () = signals.stop_claiming.cancelled() => {}
+            () = sleep(settings.poll_every) => {}
+            // A store that is gone wakes nobody: the poll is then all there is.
+            Ok(()) = woken.changed() => {}
+        }
+    }
+    told.send_replace(WorkerState::Stopped);
+}
+
+/// Lets the store do what time alone brings about, and removes what no job owns any more.
+async fn sweep<S: JobStore + 'static>(
+    context: Arc<WorkerContext<S>>,
+    mut state: watch::Receiver<WorkerState>,
+) {
+    let mut ticks = interval(context.settings.sweep_every);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut round = 0_u32;
+    loop {
+        // Goes on while a job is under way, however long a drain takes.
+        tokio::select! {
+            _ = ticks.tick() => {}
+            _ = state.wait_for(|state| *state == WorkerState::Stopped) => return,
+        }
+        match context.parts.store.sweep().await {
+            Ok(swept) => {
+                for id in swept.forgotten {
+                    forget(&context.folder(id)).await;
+                }
+            }
+            Err(error) => tracing::warn!(%error, "cannot sweep the store"),
+        }
+        if round.is_multiple_of(SWEEPS_A_TIDYING) {
+            let busy_with = *state.borrow();
+            tidy(&context, busy_with).await;
+        }
+        round = round.wrapping_add(1);
+    }
+}
+
+/// Removes the folders of jobs that are done or unknown: what a process that was killed left.
+async fn tidy<S: JobStore>(context: &WorkerContext<S>, busy_with: WorkerState) {
+    let Ok(entries) = std::fs::read_dir(context.jobs_folder()) else { return };
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        let Some(id) = name.to_str().and_then(|name| name.parse::<JobId>().ok()) else { continue };
+        if busy_with == WorkerState::Busy(id) {
+            continue;
+        }
+        let is_over = match context.parts.store.get(id).await {
+            Ok(None) => true,
+            Ok(Some(job)) => job.state.name().is_terminal(),
+            Err(_) => false,
+        };
+        if is_over {
+            forget(&entry.path()).await;
+        }
+    }
+}
+
+async fn forget(folder: &Path) {
+    let folder = folder.to_owned();
+    let removed = tokio::task::spawn_blocking(move || remove(&folder)).await;
+    if !matches!(removed, Ok(Ok(()))) {
+        tracing::warn!("the folder of a job that is over could not be removed");
+    }
+}

@@ -1,0 +1,244 @@
+//! The device thread: one thread owns everything of the engine's, so that no tensor is touched from
+//! two sides, a panic is caught in one place, and a call can be served in the midst of a job.
+
+use std::{
+    io,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+    time::Duration,
+};
+
+use tokio::{
+    runtime::Handle,
+    sync::{mpsc, oneshot, watch},
+};
+
+use super::{
+    DirectCalls, EngineSource, FinishedResult, ModelProvider, OpenedModel,
+    desk::Desk,
+    device_job::{DeviceJob, run_job},
+    direct_queue::device_is_gone,
+    failure::panic_failure,
+};
+use crate::jobs::{Clock, Failure};
+
+/// How the device is used.
+#[derive(Debug, Clone)]
+pub struct DeviceSettings {
+    /// Models that stay loaded, 1 or more.
+    pub loaded_models: usize,
+    /// Direct calls that may wait.
+    pub direct_calls: usize,
+    /// Pause after a first fault of the engine; doubles with each further one.
+    pub first_backoff: Duration,
+    /// Longest pause after a fault.
+    pub max_backoff: Duration,
+    /// Where the time comes from, for measured rates.
+    pub clock: Clock,
+}
+
+impl Default for DeviceSettings {
+    fn default() -> Self {
+        Self {
+            loaded_models: 2,
+            direct_calls: 16,
+            first_backoff: Duration::from_secs(1),
+            max_backoff: Duration::from_secs(30),
+            clock: Clock::System,
+        }
+    }
+}
+
+/// Whether the device takes work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DeviceHealth {
+    /// It was not yet seen to work.
+    Starting,
+    /// It works or waits for work.
+    Ready,
+    /// The engine failed badly; its state was dropped and is built anew.
+    Recovering,
+}
+
+/// What the device thread is asked.
+#[derive(Debug)]
+pub(super) enum Command {
+    /// Bring a model onto the device.
+    Load { model: OpenedModel, span: tracing::Span, reply: oneshot::Sender<Result<(), Failure>> },
+    /// Do the engine's part of a job.
+    Run {
+        job: Box<DeviceJob>,
+        span: tracing::Span,
+        reply: oneshot::Sender<Result<FinishedResult, Failure>>,
+    },
+    /// Look at the direct calls.
+    Wake,
+    /// End.
+    Stop,
+}
+
+/// The way to the device thread. Clones share it.
+#[derive(Debug, Clone)]
+pub struct Device {
+    commands: mpsc::Sender<Command>,
+    direct: DirectCalls,
+    health: watch::Receiver<DeviceHealth>,
+}
+
+impl Device {
+    /// Starts the thread.
+    pub fn start<S: EngineSource>(
+        source: S,
+        settings: DeviceSettings,
+        models: Arc<dyn ModelProvider>,
+        runtime: Handle,
+    ) -> io::Result<Self> {
+        // Jobs come one at a time; a few more places let a wake-up in beside them.
+        let (commands, received) = mpsc::channel(4);
+        let direct = DirectCalls::new(settings.direct_calls, models, runtime, commands.downgrade());
+        let (told, health) = watch::channel(DeviceHealth::Starting);
+        let served = direct.clone();
+        std::thread::Builder::new().name("keystep-device".to_owned()).spawn(move || {
+            let desk = Desk::new(source, &settings, served.clone());
+            DeviceThread { desk, settings, received, told, faults: 0 }.run();
+            served.close();
+        })?;
+        Ok(Self { commands, direct, health })
+    }
+
+    /// Where calls that are bound to their caller are submitted.
+    pub fn direct_calls(&self) -> DirectCalls {
+        self.direct.clone()
+    }
+
+    /// Whether the device takes work, now and as it changes.
+    pub fn health(&self) -> watch::Receiver<DeviceHealth> {
+        self.health.clone()
+    }
+
+    /// Ends the thread once what it works on is done. What was not begun is not answered.
+    pub async fn stop(&self) {
+        // Without a receiver it has ended already.
+        let _ = self.commands.send(Command::Stop).await;
+    }
+
+    pub(super) async fn load(&self, model: OpenedModel) -> Result<(), Failure> {
+        let (reply, answer) = oneshot::channel();
+        let span = tracing::info_span!("engine.load", model = %model.name);
+        self.ask(Command::Load { model, span, reply }, answer).await
+    }
+
+    pub(super) async fn run(&self, job: Box<DeviceJob>) -> Result<FinishedResult, Failure> {
+        let (reply, answer) = oneshot::channel();
+        let span = tracing::Span::current();
+        self.ask(Command::Run { job, span, reply }, answer).await
+    }
+
+    async fn ask<T>(
+        &self,
+        command: Command,
+        answer: oneshot::Receiver<Result<T, Failure>>,
+    ) -> Result<T, Failure> {
+        self.commands.send(command).await.map_err(|_| device_is_gone())?;
+        answer.await.unwrap_or_else(|_| Err(device_is_gone()))
+    }
+}
+
+struct DeviceThread<S: EngineSource> {
+    desk: Desk<S>,
+    settings: DeviceSettings,
+    received: mpsc::Receiver<Command>,
+    told: watch::Sender<DeviceHealth>,
+    /// Bad faults in a row.
+    faults: u32,
+}
+
+impl<S: EngineSource> DeviceThread<S> {
+    fn run(mut self) {
+        self.come_up(Duration::ZERO);
+        loop {
+            let served = self.desk.serve_next();
+            let command = if served {
+                match self.received.try_recv() {
+                    Ok(command) => command,
+                    Err(mpsc::error::TryRecvError::Empty) => Command::Wake,
+                    Err(mpsc::error::TryRecvError::Disconnected) => return,
+                }
+            } else {
+                match self.received.blocking_recv() {
+                    Some(command) => command,
+                    None => return,
+                }
+            };
+            match command {
+                Command::Wake => {}
+                Command::Stop => return,
+                Command::Load { model, span, reply } => {
+                    let loaded =
+                        span.in_scope(|| self.guarded(|desk| desk.engine(&model).map(|_| ())));
+                    // A caller that is gone needs no answer.
+                    let _ = reply.send(loaded);
+                }
+                Command::Run { job, span, reply } => {
+                    let finished = span.in_scope(|| self.guarded(|desk| run_job(desk, &job)));
+                    // Its flags and channels go before the answer, so that who waits for either
+                    // finds both.
+                    drop(job);
+                    let _ = reply.send(finished);
+                }
+            }
+            if self.desk.has_failed() {
+                self.recover();
+            }
+        }
+    }
+
+    /// Lets a panic of the engine end one command and no more.
+    fn guarded<T>(
+        &mut self,
+        work: impl FnOnce(&Desk<S>) -> Result<T, Failure>,
+    ) -> Result<T, Failure> {
+        let desk = &self.desk;
+        match catch_unwind(AssertUnwindSafe(|| work(desk))) {
+            Ok(result) => {
+                if result.is_ok() {
+                    self.faults = 0;
+                }
+                result
+            }
+            Err(payload) => {
+                desk.note_panic(payload.as_ref());
+                Err(panic_failure())
+            }
+        }
+    }
+
+    fn recover(&mut self) {
+        self.told.send_replace(DeviceHealth::Recovering);
+        self.faults = self.faults.saturating_add(1);
+        self.desk.start_anew();
+        let doubled = 2_u32.saturating_pow(self.faults - 1);
+        self.come_up(self.settings.first_backoff.saturating_mul(doubled));
+    }
+
+    /// Waits, then looks whether the device works, until it does.
+    fn come_up(&mut self, first: Duration) {
+        let mut wait = first.min(self.settings.max_backoff);
+        loop {
+            // The thread has nothing else to do: without a device nothing can be answered.
+            std::thread::sleep(wait);
+            let desk = &self.desk;
+            let reason = match catch_unwind(AssertUnwindSafe(|| desk.check())) {
+                Ok(Ok(())) => break,
+                Ok(Err(failure)) => failure.message,
+                Err(_) => "a panic".to_owned(),
+            };
+            if self.received.is_closed() {
+                return;
+            }
+            wait = (wait * 2).clamp(self.settings.first_backoff, self.settings.max_backoff);
+            tracing::warn!(reason, again_in = ?wait, "the device does not work");
+        }
+        self.told.send_replace(DeviceHealth::Ready);
+    }
+}

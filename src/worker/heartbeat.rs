@@ -1,0 +1,80 @@
+//! A task beside every job under way: keeps the lease, and watches for what must stop the job.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep, sleep_until};
+
+use super::{
+    context::{Hold, WorkerContext},
+    stop::{Stop, StopSignal},
+};
+use crate::jobs::{Job, JobStore, StoreError, Timestamp};
+
+/// How soon an extension that failed is tried again.
+const TRY_AGAIN: Duration = Duration::from_secs(1);
+
+/// Runs until the job is lost; ended from outside once it is settled.
+pub(super) async fn keep<S: JobStore>(context: &WorkerContext<S>, job: &Job, stop: &StopSignal) {
+    let hold = Hold { id: job.id, fence: job.fence };
+    let (store, settings) = (&context.parts.store, &context.settings);
+    let mut woken = store.subscribe();
+    let mut wakes = true;
+    let mut deadline = job.options.deadline;
+    let mut extend_at = Instant::now() + settings.extend_every;
+    let mut held_until = Instant::now() + settings.lease;
+    if job.cancel_requested {
+        stop.raise(Stop::Cancelled);
+    }
+    loop {
+        let now = settings.clock.now();
+        if deadline.is_some_and(|deadline| deadline <= now) {
+            stop.raise(Stop::DeadlinePassed);
+            deadline = None;
+        }
+        tokio::select! {
+            () = sleep_until(extend_at) => {
+                match store.extend(hold.id, hold.fence, settings.lease).await {
+                    Ok(status) => {
+                        held_until = Instant::now() + settings.lease;
+                        extend_at = Instant::now() + settings.extend_every;
+                        if status.cancel_requested {
+                            stop.raise(Stop::Cancelled);
+                        }
+                    }
+                    Err(StoreError::Backend(message)) if Instant::now() < held_until => {
+                        tracing::warn!(job = %hold.id, message, "cannot extend the lease");
+                        extend_at = Instant::now() + TRY_AGAIN.min(settings.extend_every);
+                    }
+                    Err(error) => {
+                        tracing::warn!(job = %hold.id, %error, "the lease is lost");
+                        return stop.raise(Stop::Lost);
+                    }
+                }
+            }
+            changed = woken.changed(), if wakes => {
+                wakes = changed.is_ok();
+                // Every record of progress wakes: one look for all of them.
+                sleep(settings.progress_every).await;
+                woken.borrow_and_update();
+                match store.get(hold.id).await {
+                    Ok(Some(seen)) if seen.fence == hold.fence && !seen.state.name().is_terminal() => {
+                        if seen.cancel_requested {
+                            stop.raise(Stop::Cancelled);
+                        }
+                    }
+                    Ok(_) => return stop.raise(Stop::Lost),
+                    // The next extension tells whether it is serious.
+                    Err(_) => {}
+                }
+            }
+            () = context.parts.signals.pause_jobs.cancelled(), if !stop.pause.is_paused() => {
+                stop.raise(Stop::Drained);
+            }
+            () = sleep(until(deadline, now)), if deadline.is_some() => {}
+        }
+    }
+}
+
+fn until(deadline: Option<Timestamp>, now: Timestamp) -> Duration {
+    deadline.map_or(Duration::ZERO, |deadline| deadline.since(now))
+}

@@ -1,0 +1,38 @@
+//! Where models come from: the worker's view of the catalogue.
+
+use std::{path::PathBuf, sync::Arc};
+
+use futures::future::BoxFuture;
+
+use crate::{jobs::Failure, spec::ModelFiles};
+
+/// Finds models by name.
+pub trait ModelProvider: std::fmt::Debug + Send + Sync {
+    /// Brings a model's files within reach, however long that takes, or says why it cannot, as
+    /// `ModelNotFound`, `DamagedModel` or one of the reasons of storage.
+    fn open<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<OpenedModel, Failure>>;
+}
+
+/// A model whose files can be read.
+#[derive(Debug, Clone)]
+pub struct OpenedModel {
+    /// Its name in the catalogue.
+    pub name: String,
+    /// Names its weights: equal for equal ones.
+    pub digest: String,
+    /// Its files; for an erased model, those of its base.
+    pub files: Arc<dyn ModelFiles>,
+    /// For an erased model: what is different from its base.
+    pub edited: Option<EditedTensors>,
+}
+
+/// What an erasure changed.
+#[derive(Debug, Clone)]
+pub struct EditedTensors {
+    /// The base model's name in the catalogue.
+    pub base: String,
+    /// Digest of the base model, as [`OpenedModel::digest`] of it.
+    pub base_digest: String,
+    /// A safetensors file of the edited tensors; further ones of the U-Net may be in it.
+    pub path: PathBuf,
+}

@@ -1,0 +1,134 @@
+//! From the engine's reports to a job's progress, and to the rate that plans are estimated by.
+
+use tokio::sync::watch;
+
+use crate::{
+    jobs::{JobProgress, Timestamp, WorkPhase},
+    outcome::{Phase, Progress},
+};
+
+/// Turns reports into a job's progress; the newest is what a reader finds.
+#[derive(Debug)]
+pub(super) struct ProgressLine<'a> {
+    sender: &'a watch::Sender<Option<JobProgress>>,
+    last: JobProgress,
+}
+
+impl<'a> ProgressLine<'a> {
+    pub(super) fn new(sender: &'a watch::Sender<Option<JobProgress>>) -> Self {
+        let last = JobProgress {
+            phase: WorkPhase::Score,
+            done: 0,
+            total: 0,
+            updates_done: 0,
+            updates_total: 0,
+            key_step: 0,
+            loss: 0.0,
+            gradient_norm: 0.0,
+        };
+        Self { sender, last }
+    }
+
+    pub(super) fn tell(&mut self, progress: &Progress) {
+        self.last.phase = work_phase(progress.phase);
+        self.last.done = progress.done as u64;
+        self.last.total = progress.total as u64;
+        if progress.phase == Phase::Train {
+            self.last.updates_total = u32::try_from(progress.total).unwrap_or(u32::MAX);
+        }
+        if let Some(update) = &progress.update {
+            self.last.updates_done = u32::try_from(update.update + 1).unwrap_or(u32::MAX);
+            self.last.key_step = u32::try_from(update.step.0).unwrap_or(u32::MAX);
+            self.last.loss = update.loss;
+            self.last.gradient_norm = update.gradient_norm;
+        }
+        self.sender.send_replace(Some(self.last));
+    }
+}
+
+/// The same phase in the jobs' words.
+fn work_phase(phase: Phase) -> WorkPhase {
+    match phase {
+        Phase::Score => WorkPhase::Score,
+        Phase::SwitchCurve => WorkPhase::SwitchCurve,
+        Phase::Walk => WorkPhase::Walk,
+        Phase::Train => WorkPhase::Train,
+        Phase::Draw => WorkPhase::Draw,
+        Phase::Judge => WorkPhase::Judge,
+    }
+}
+
+/// Measures U-Net evaluations a second between updates; what was done for others in between does
+/// not count.
+#[derive(Debug, Default)]
+pub(super) struct RateMeter {
+    last: Option<(u64, Timestamp)>,
+    evaluations: u64,
+    seconds: f64,
+}
+
+impl RateMeter {
+    pub(super) fn see(&mut self, progress: &Progress, now: Timestamp) {
+        let Some(update) = &progress.update else { return };
+        if let Some((before, then)) = self.last {
+            self.evaluations += update.unet_evaluations.saturating_sub(before);
+            self.seconds += now.since(then).as_secs_f64();
+        }
+        self.last = Some((update.unet_evaluations, now));
+    }
+
+    /// The time until the next update was not the job's own.
+    pub(super) fn interrupt(&mut self) {
+        self.last = None;
+    }
+
+    /// None before two updates were seen.
+    pub(super) fn rate(&self) -> Option<f64> {
+        (self.evaluations > 0 && self.seconds > 0.0).then(|| self.evaluations as f64 / self.seconds)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        outcome::UpdateRecord,
+        spec::{StepIndex, Timestep},
+    };
+
+    fn update(update: usize, unet_evaluations: u64) -> Progress {
+        let record = UpdateRecord {
+            update,
+            step: StepIndex(3),
+            timestep: Timestep(500),
+            loss: 0.5,
+            gradient_norm: 2.0,
+            unet_evaluations,
+        };
+        Progress { phase: Phase::Train, done: update + 1, total: 9, update: Some(record) }
+    }
+
+    #[test]
+    fn the_rate_leaves_out_what_was_done_for_others() {
+        let mut meter = RateMeter::default();
+        let second = |n: i64| Timestamp(n * 1_000_000);
+        meter.see(&update(0, 100), second(1));
+        assert_eq!(meter.rate(), None);
+        meter.see(&update(1, 120), second(3));
+        meter.interrupt();
+        meter.see(&update(2, 140), second(90));
+        meter.see(&update(3, 160), second(92));
+        assert_eq!(meter.rate(), Some(10.0));
+    }
+
+    #[test]
+    fn what_training_measured_stays_while_other_phases_run() {
+        let (sender, receiver) = watch::channel(None);
+        let mut line = ProgressLine::new(&sender);
+        line.tell(&update(8, 100));
+        line.tell(&Progress { phase: Phase::Draw, done: 1, total: 400, update: None });
+        let seen = receiver.borrow().unwrap();
+        assert_eq!((seen.phase, seen.done, seen.total), (WorkPhase::Draw, 1, 400));
+        assert_eq!((seen.updates_done, seen.updates_total, seen.key_step), (9, 9, 3));
+    }
+}

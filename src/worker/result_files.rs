@@ -1,0 +1,256 @@
+//! A job's result folder: written whole, with `complete.json` last, so that a worker that is lost
+//! while it publishes finds it again. Equal work gives equal bytes: no time and no path is in it.
+
+use std::{
+    collections::BTreeMap,
+    fs::{self, File},
+    io::{self, Write},
+    path::Path,
+};
+
+use serde::Serialize;
+
+use super::{
+    DeviceEngine, FinishedResult, ResultFile, TrainingFigures,
+    device_job::DeviceJob,
+    failure::{artifact_failure, disk_failure, report_failure},
+};
+use crate::{
+    artifacts::{
+        ArtifactError, StagedFolder,
+        diffusers::{UNET_WEIGHTS, write_checkpoint},
+        digest::{digest_bytes, digest_reader},
+    },
+    jobs::{ConceptVerdict, EvaluateWork, Failure, FailureReason, OutputFormat, UnlearnWork},
+    outcome::JudgeReport,
+    report::{Cost, EvaluationReport, Evidence, Headline, PhaseCost, ReportError, contact_sheet},
+    spec::ModelFiles,
+};
+
+/// The marker that is written last.
+const COMPLETE: &str = "complete.json";
+/// The edited tensors.
+const DELTA: &str = "delta.safetensors";
+/// The folder of a whole pipeline.
+const PIPELINE: &str = "pipeline";
+
+/// An erasure that is done and not yet written.
+pub(super) struct ErasedResult<'a, E: DeviceEngine> {
+    pub(super) job: &'a DeviceJob,
+    pub(super) work: &'a UnlearnWork,
+    pub(super) erased: &'a E::Erased,
+    pub(super) judged: &'a [JudgeReport],
+}
+
+/// Writes an erasure's folder.
+pub(super) fn write_erased<E: DeviceEngine>(
+    result: &ErasedResult<'_, E>,
+) -> Result<FinishedResult, Failure> {
+    let mut staged = begin(&result.job.result_folder)?;
+    write_model(result, &mut staged).map_err(|error| artifact_failure(&error))?;
+    let evidence = evidence(result, digests(staged.unfinished())?)?;
+    for (name, bytes) in evidence {
+        write(&mut staged, &name, &bytes)?;
+    }
+    let log = E::log(result.erased);
+    let scoring: u64 = E::scores(result.erased).iter().map(|scores| scores.unet_evaluations).sum();
+    let judging: u64 = result.judged.iter().map(|judged| judged.unet_evaluations).sum();
+    let finished = FinishedResult {
+        work_digest: result.job.work_digest.clone(),
+        files: list(staged.unfinished())?,
+        verdicts: result.judged.iter().flat_map(verdicts).collect(),
+        key_steps: log.key_steps.clone(),
+        window: log.window,
+        updates: log.updates.len(),
+        unet_evaluations: log.unet_evaluations + log.check_evaluations + scoring + judging,
+        training: Some(log.into()),
+    };
+    complete(staged, finished)
+}
+
+fn write_model<E: DeviceEngine>(
+    result: &ErasedResult<'_, E>,
+    staged: &mut StagedFolder,
+) -> Result<(), ArtifactError> {
+    let (work, base) = (result.work, result.job.base.files.as_ref());
+    let write_unet = |out: &mut dyn Write| E::write_unet(result.erased, out);
+    for format in &work.formats {
+        match format {
+            OutputFormat::Delta => {
+                // How the base is named on this machine is no part of the result.
+                let metadata = BTreeMap::from([
+                    ("keystep.base".to_owned(), work.base_model.clone()),
+                    ("keystep.base_digest".to_owned(), work.base_digest.clone()),
+                    ("keystep.spec".to_owned(), spec_json(work)),
+                    ("keystep.version".to_owned(), env!("CARGO_PKG_VERSION").to_owned()),
+                ]);
+                staged.write(DELTA, |out| E::write_delta(result.erased, &metadata, out))?;
+            }
+            OutputFormat::Unet => {
+                staged.write(UNET_WEIGHTS, write_unet)?;
+                if has(base, "unet/config.json") {
+                    staged.copy(base, "unet/config.json", "unet/config.json")?;
+                }
+            }
+            OutputFormat::Pipeline => {
+                staged.within(PIPELINE, |staged| write_checkpoint(staged, base, write_unet))?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn has(files: &dyn ModelFiles, name: &str) -> bool {
+    files.names().iter().any(|file| file == name)
+}
+
+/// A spec always has a form in JSON: it came out of one.
+fn spec_json(work: &UnlearnWork) -> String {
+    serde_json::to_string(&work.spec).unwrap_or_default()
+}
+
+fn evidence<E: DeviceEngine>(
+    result: &ErasedResult<'_, E>,
+    mut digests: BTreeMap<String, String>,
+) -> Result<Vec<(String, Vec<u8>)>, Failure> {
+    let work = result.work;
+    digests.insert("base".to_owned(), work.base_digest.clone());
+    digests.insert("spec".to_owned(), digest_bytes(spec_json(work).as_bytes()));
+    let (log, scores) = (E::log(result.erased), E::scores(result.erased));
+    let untimed = |unet_evaluations| PhaseCost { unet_evaluations, seconds: None };
+    let evidence = Evidence {
+        model: &work.base_model,
+        spec: &work.spec,
+        log,
+        scores,
+        judged: result.judged,
+        cost: Cost {
+            scoring: untimed(scores.iter().map(|scores| scores.unet_evaluations).sum()),
+            erasing: untimed(log.unet_evaluations),
+            judging: untimed(result.judged.iter().map(|judged| judged.unet_evaluations).sum()),
+        },
+        seconds: None,
+        peak_rss_bytes: None,
+        versions: versions(),
+        digests,
+    };
+    Ok(evidence.files().map_err(|error| report_failure(&error))?.1)
+}
+
+/// Writes a judgement's folder.
+pub(super) fn write_judged(
+    job: &DeviceJob,
+    work: &EvaluateWork,
+    judged: &JudgeReport,
+) -> Result<FinishedResult, Failure> {
+    let mut staged = begin(&job.result_folder)?;
+    let report = EvaluationReport {
+        headline: Headline::of(&judged.verdicts),
+        judges: judged.verdicts.clone(),
+        unet_evaluations: judged.unet_evaluations,
+        seconds: None,
+        peak_rss_bytes: None,
+        model: work.edited_model.clone(),
+        base: work.base_model.clone(),
+        spec: judged.spec.clone(),
+        versions: versions(),
+    };
+    let files = || -> Result<_, ReportError> {
+        let (vocabulary, concept) = (&judged.spec.vocabulary, &judged.spec.concept);
+        Ok((report.to_json()?, contact_sheet(&judged.pictures, vocabulary, concept)?))
+    };
+    let (json, sheet) = files().map_err(|error| report_failure(&error))?;
+    write(&mut staged, "report.json", &json)?;
+    write(&mut staged, "before-after.png", &sheet)?;
+    let finished = FinishedResult {
+        work_digest: job.work_digest.clone(),
+        files: list(staged.unfinished())?,
+        verdicts: verdicts(judged).collect(),
+        key_steps: Vec::new(),
+        window: None,
+        updates: 0,
+        unet_evaluations: judged.unet_evaluations,
+        training: None::<TrainingFigures>,
+    };
+    complete(staged, finished)
+}
+
+fn verdicts(judged: &JudgeReport) -> impl Iterator<Item = ConceptVerdict> + '_ {
+    judged.verdicts.iter().map(|verdict| ConceptVerdict {
+        concept: judged.spec.concept.text.clone(),
+        verdict: verdict.clone(),
+    })
+}
+
+fn versions() -> BTreeMap<String, String> {
+    BTreeMap::from([("keystep".to_owned(), env!("CARGO_PKG_VERSION").to_owned())])
+}
+
+/// Begins the folder, in place of what an earlier attempt left.
+fn begin(folder: &Path) -> Result<StagedFolder, Failure> {
+    if let Some(parent) = folder.parent() {
+        fs::create_dir_all(parent).map_err(|error| disk_failure("the job's folder", &error))?;
+    }
+    remove(folder).map_err(|error| disk_failure("the result folder", &error))?;
+    StagedFolder::create(folder, &[COMPLETE]).map_err(|error| artifact_failure(&error))
+}
+
+fn write(staged: &mut StagedFolder, name: &str, bytes: &[u8]) -> Result<(), Failure> {
+    staged.write(name, |out| out.write_all(bytes)).map_err(|error| artifact_failure(&error))
+}
+
+fn complete(mut staged: StagedFolder, finished: FinishedResult) -> Result<FinishedResult, Failure> {
+    write(&mut staged, COMPLETE, &json(&finished)?)?;
+    staged.commit().map_err(|error| artifact_failure(&error))?;
+    Ok(finished)
+}
+
+fn json(value: &impl Serialize) -> Result<Vec<u8>, Failure> {
+    let written = serde_json::to_vec_pretty(value);
+    written.map_err(|error| Failure::new(FailureReason::EngineFault, error.to_string()))
+}
+
+/// The result that an earlier attempt at the same work left whole, if there is one.
+pub(super) fn find_finished(folder: &Path, work_digest: &str) -> Option<FinishedResult> {
+    let marker = fs::read(folder.join(COMPLETE)).ok()?;
+    let finished: FinishedResult = serde_json::from_slice(&marker).ok()?;
+    let found = list(folder).ok()?;
+    let same = finished.work_digest == work_digest && found == finished.files;
+    same.then_some(finished)
+}
+
+/// Removes a folder, if it is there.
+pub(super) fn remove(folder: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(folder) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+fn digests(folder: &Path) -> Result<BTreeMap<String, String>, Failure> {
+    Ok(list(folder)?.into_iter().map(|file| (file.name, file.sha256)).collect())
+}
+
+/// Every file but the marker, in order of their names.
+fn list(folder: &Path) -> Result<Vec<ResultFile>, Failure> {
+    let mut files = Vec::new();
+    collect(folder, "", &mut files).map_err(|error| disk_failure("the result folder", &error))?;
+    files.retain(|file| file.name != COMPLETE);
+    files.sort_by(|left, right| left.name.cmp(&right.name));
+    Ok(files)
+}
+
+fn collect(folder: &Path, prefix: &str, files: &mut Vec<ResultFile>) -> io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        let name = format!("{prefix}{}", entry.file_name().to_string_lossy());
+        if entry.file_type()?.is_dir() {
+            collect(&entry.path(), &format!("{name}/"), files)?;
+        } else {
+            let mut file = File::open(entry.path())?;
+            let size = file.metadata()?.len();
+            files.push(ResultFile { name, size, sha256: digest_reader(&mut file)? });
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,350 @@
+//! One claimed job, from its lease to its end.
+
+use std::{path::PathBuf, sync::Arc};
+
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    FinishedResult, OpenedModel, PublishRequest, Published, RunTimes,
+    context::{Hold, LeaseLost, WorkerContext},
+    device_job::DeviceJob,
+    failure::disk_failure,
+    heartbeat,
+    result_files::{find_finished, remove},
+    stop::{Stop, StopSignal},
+};
+use crate::{
+    jobs::{
+        Evaluated, Failure, FailureReason, Job, JobProgress, JobStore, NewEvent, Outcome,
+        Timestamp, Transition, Unlearned, Work, WorkPhase,
+    },
+    outcome::Notice,
+};
+
+/// A job's saved state, below its folder.
+const STATE: &str = "state";
+/// A job's finished result, below its folder.
+const RESULT: &str = "result";
+
+/// Why a job does not go on.
+enum Halt {
+    /// It failed.
+    Failed(Failure),
+    /// It is not to go on: the stop signal says why.
+    Stopped,
+}
+
+impl From<Failure> for Halt {
+    fn from(failure: Failure) -> Self {
+        Self::Failed(failure)
+    }
+}
+
+/// A job under way.
+pub(super) struct Running<S> {
+    context: Arc<WorkerContext<S>>,
+    job: Job,
+    hold: Hold,
+    stop: StopSignal,
+    claimed_at: Timestamp,
+}
+
+impl<S: JobStore + 'static> Running<S> {
+    pub(super) fn new(context: Arc<WorkerContext<S>>, job: Job) -> Self {
+        let hold = Hold { id: job.id, fence: job.fence };
+        let claimed_at = context.settings.clock.now();
+        Self { context, job, hold, stop: StopSignal::new(), claimed_at }
+    }
+
+    /// Does the job's work and records what became of it.
+    pub(super) async fn run(self) {
+        let ended = CancellationToken::new();
+        let _ends = ended.clone().drop_guard();
+        let (context, job, stop) = (self.context.clone(), self.job.clone(), self.stop.clone());
+        self.context.parts.tracker.spawn(async move {
+            ended.run_until_cancelled(heartbeat::keep(&context, &job, &stop)).await;
+        });
+        let worked = self.work().await;
+        self.settle(worked).await;
+    }
+
+    fn folder(&self) -> PathBuf {
+        self.context.folder(self.job.id)
+    }
+
+    async fn work(&self) -> Result<Outcome, Halt> {
+        let result_folder = self.folder().join(RESULT);
+        let finished = if let Some(finished) = self.find_finished().await? {
+            tracing::info!("an earlier attempt left the whole result: it is published");
+            self.record(Transition::Loaded).await?;
+            finished
+        } else {
+            let (base, edited) = self.unless_stopped(self.open_models()).await??;
+            for model in std::iter::once(&base).chain(&edited) {
+                let load = self.context.parts.device.load(model.clone());
+                self.unless_stopped(load).await??;
+            }
+            self.record(Transition::Loaded).await?;
+            self.engine_part(base, edited).await?
+        };
+        // A drain comes too late here: what is left is short, and has a limit of its own.
+        self.check(Stop::Cancelled)?;
+        self.record(Transition::EngineDone).await?;
+        let published = self.publish(&finished, result_folder).await?;
+        Ok(outcome(&self.job.work, finished, published))
+    }
+
+    /// Clears the folder of what a lost attempt left half done; gives what it left whole.
+    async fn find_finished(&self) -> Result<Option<FinishedResult>, Halt> {
+        let (folder, work_digest) = (self.folder(), self.job.work_digest.clone());
+        let looked = tokio::task::spawn_blocking(move || {
+            std::fs::create_dir_all(&folder)?;
+            for entry in std::fs::read_dir(&folder)? {
+                let entry = entry?;
+                let is_known = [STATE, RESULT].iter().any(|name| entry.file_name() == *name);
+                if !is_known && entry.file_type()?.is_dir() {
+                    remove(&entry.path())?;
+                }
+            }
+            Ok::<_, std::io::Error>(find_finished(&folder.join(RESULT), &work_digest))
+        })
+        .await;
+        let looked = looked.unwrap_or_else(|error| Err(std::io::Error::other(error)));
+        Ok(looked.map_err(|error| disk_failure("the job's folder", &error))?)
+    }
+
+    async fn open_models(&self) -> Result<(OpenedModel, Option<OpenedModel>), Failure> {
+        let (base, digest, edited) = match &self.job.work {
+            Work::Unlearn(work) => (&work.base_model, &work.base_digest, None),
+            Work::Evaluate(work) => (&work.base_model, &work.base_digest, Some(&work.edited_model)),
+        };
+        let models = &self.context.parts.models;
+        let base = models.open(base).await?;
+        if base.digest != *digest {
+            let message = format!(
+                "{} has the digest {} now, the job was accepted with {digest}; ask again",
+                base.name, base.digest
+            );
+            return Err(Failure::new(FailureReason::ModelChanged, message)
+                .with("model", &base.name)
+                .with("digest", &base.digest)
+                .with("accepted", digest));
+        }
+        let edited = match edited {
+            Some(name) => Some(models.open(name).await?),
+            None => None,
+        };
+        Ok((base, edited))
+    }
+
+    async fn engine_part(
+        &self,
+        base: OpenedModel,
+        edited: Option<OpenedModel>,
+    ) -> Result<FinishedResult, Halt> {
+        let folder = self.folder();
+        let (progress, told) = watch::channel(None);
+        let (notices, noticed) = mpsc::unbounded_channel();
+        let job = Box::new(DeviceJob {
+            work: self.job.work.clone(),
+            work_digest: self.job.work_digest.clone(),
+            base,
+            edited,
+            state_folder: folder.join(STATE),
+            result_folder: folder.join(RESULT),
+            save_every: self.context.settings.save_every,
+            cancel: self.stop.cancel.clone(),
+            pause: self.stop.pause.clone(),
+            progress,
+            notices,
+        });
+        let done = CancellationToken::new();
+        // Never given up before the device answers: until then it may write into the folder.
+        let run = async {
+            let finished = self.context.parts.device.run(job).await;
+            done.cancel();
+            finished
+        };
+        let (finished, (), ()) =
+            tokio::join!(run, self.record_progress(told, &done), self.record_notices(noticed));
+        Ok(finished?)
+    }
+
+    async fn publish(&self, finished: &FinishedResult, folder: PathBuf) -> Result<Published, Halt> {
+        let (sender, told) = watch::channel(None);
+        let before = self.context.parts.store.get(self.job.id).await.ok().flatten();
+        let before = before.and_then(|job| job.progress);
+        let request = PublishRequest {
+            job: self.job.clone(),
+            folder,
+            result: finished.clone(),
+            times: RunTimes {
+                claimed_at: self.claimed_at,
+                finished_at: self.context.settings.clock.now(),
+            },
+            progress: Arc::new(move |done, total| {
+                sender.send_replace(Some(upload_progress(before, done, total)));
+            }),
+        };
+        let done = CancellationToken::new();
+        let publish = async {
+            let published = self.context.parts.publisher.publish(request).await;
+            done.cancel();
+            published
+        };
+        let both = async { tokio::join!(publish, self.record_progress(told, &done)).0 };
+        tokio::select! {
+            biased;
+            () = self.stop.raised(Stop::Cancelled) => Err(Halt::Stopped),
+            () = self.context.parts.signals.stop_publishing.cancelled() => {
+                self.stop.raise(Stop::Drained);
+                Err(Halt::Stopped)
+            }
+            published = both => Ok(published?),
+        }
+    }
+
+    /// Records progress as it comes, the newest where it comes too fast, the last in any case.
+    async fn record_progress(
+        &self,
+        mut told: watch::Receiver<Option<JobProgress>>,
+        done: &CancellationToken,
+    ) {
+        loop {
+            tokio::select! {
+                biased;
+                changed = told.changed() => if changed.is_err() { return },
+                () = done.cancelled() => return,
+            }
+            let Some(progress) = *told.borrow_and_update() else { continue };
+            let event = NewEvent::Progress(progress);
+            let hold = self.hold;
+            if self.context.parts.store.record(hold.id, hold.fence, event).await.is_err() {
+                // The heartbeat finds out what that means; progress alone is no reason to wait.
+                tracing::debug!("progress was not recorded");
+            }
+            tokio::select! {
+                () = tokio::time::sleep(self.context.settings.progress_every) => {}
+                () = done.cancelled() => {}
+            }
+        }
+    }
+
+    async fn record_notices(&self, mut noticed: mpsc::UnboundedReceiver<Notice>) {
+        while let Some(notice) = noticed.recv().await {
+            tracing::info!(%notice, "saved state");
+            let reason = match notice {
+                Notice::Resumed { .. } => "STATE_RESUMED",
+                Notice::StateIgnored { .. } => "STATE_IGNORED",
+                Notice::StateNotSaved { .. } => "STATE_NOT_SAVED",
+            };
+            let event = NewEvent::Warning { reason, message: notice.to_string() };
+            let hold = self.hold;
+            let recorded = self.context.parts.store.record(hold.id, hold.fence, event).await;
+            if recorded.is_err() {
+                tracing::debug!("a notice was not recorded");
+            }
+        }
+    }
+
+    /// What something comes to, unless the job is to stop before.
+    async fn unless_stopped<T>(&self, work: impl Future<Output = T>) -> Result<T, Halt> {
+        tokio::select! {
+            biased;
+            () = self.stop.raised(Stop::Drained) => Err(Halt::Stopped),
+            result = work => Ok(result),
+        }
+    }
+
+    fn check(&self, least: Stop) -> Result<(), Halt> {
+        if self.stop.reason() >= Some(least) { Err(Halt::Stopped) } else { Ok(()) }
+    }
+
+    async fn record(&self, transition: Transition) -> Result<Job, Halt> {
+        self.check(Stop::Cancelled)?;
+        let event = NewEvent::Transition(transition);
+        self.context.record(self.hold, event).await.map_err(|LeaseLost| {
+            self.stop.raise(Stop::Lost);
+            Halt::Stopped
+        })
+    }
+
+    /// Records the end, and clears what nobody needs any more.
+    async fn settle(&self, worked: Result<Outcome, Halt>) {
+        let transition = match (self.stop.reason(), worked) {
+            // The state is kept: the next claim may be ours.
+            (Some(Stop::Lost), _) => {
+                return tracing::warn!("the lease was lost; nothing is recorded");
+            }
+            (_, Ok(outcome)) => Transition::Published(outcome),
+            (Some(Stop::Cancelled), Err(_)) => Transition::CancelObserved,
+            (Some(Stop::DeadlinePassed), Err(_)) => Transition::DeadlinePassed,
+            (Some(Stop::Drained) | None, Err(Halt::Stopped)) => Transition::Released,
+            (_, Err(Halt::Failed(failure))) if failure.reason == FailureReason::Draining => {
+                Transition::Released
+            }
+            (_, Err(Halt::Failed(failure))) => {
+                tracing::warn!(reason = ?failure.reason, message = failure.message, "the job failed");
+                Transition::Failed { failure, retry_at: self.retry_at() }
+            }
+        };
+        match self.context.record(self.hold, NewEvent::Transition(transition)).await {
+            Ok(job) if job.state.name().is_terminal() => {
+                let folder = self.folder();
+                let removed = tokio::task::spawn_blocking(move || remove(&folder)).await;
+                if !matches!(removed, Ok(Ok(()))) {
+                    tracing::warn!(
+                        "the job's folder could not be removed; the sweeper tries again"
+                    );
+                }
+            }
+            Ok(_) | Err(LeaseLost) => {}
+        }
+    }
+
+    fn retry_at(&self) -> Timestamp {
+        let settings = &self.context.settings;
+        let doubled = 2_u32.saturating_pow(self.job.attempt.saturating_sub(1));
+        let wait = settings.first_backoff.saturating_mul(doubled).min(settings.max_backoff);
+        settings.clock.now() + wait
+    }
+}
+
+/// Progress of the upload, beside what training came to.
+fn upload_progress(before: Option<JobProgress>, done: u64, total: u64) -> JobProgress {
+    let none = JobProgress {
+        phase: WorkPhase::Upload,
+        done,
+        total,
+        updates_done: 0,
+        updates_total: 0,
+        key_step: 0,
+        loss: 0.0,
+        gradient_norm: 0.0,
+    };
+    before.map_or(none, |before| JobProgress { phase: WorkPhase::Upload, done, total, ..before })
+}
+
+fn outcome(work: &Work, finished: FinishedResult, published: Published) -> Outcome {
+    let Published { manifest_uri, manifest_sha256, files } = published;
+    match work {
+        Work::Unlearn(_) => Outcome::Unlearned(Box::new(Unlearned {
+            manifest_uri,
+            manifest_sha256,
+            files,
+            verdicts: finished.verdicts,
+            key_steps: finished.key_steps,
+            window: finished.window,
+            updates: finished.updates,
+            unet_evaluations: finished.unet_evaluations,
+        })),
+        Work::Evaluate(_) => Outcome::Evaluated(Box::new(Evaluated {
+            manifest_uri,
+            manifest_sha256,
+            files,
+            verdicts: finished.verdicts,
+            unet_evaluations: finished.unet_evaluations,
+        })),
+    }
+}

@@ -1,0 +1,171 @@
+//! A run's state in a folder of its own: whole files with their digests, or nothing.
+
+use std::{
+    fs::{self, File},
+    io::{self, BufWriter, Read, Seek, SeekFrom, Write},
+    path::{Path, PathBuf},
+};
+
+use sha2::{Digest, Sha256};
+
+use crate::{
+    engine::{StateError, StatePart, StateStore},
+    spec::ReadSeek,
+};
+
+/// Bytes of the digest that follows a part's own bytes in its file.
+const DIGEST_BYTES: u64 = 32;
+
+/// Keeps each part as one file: its bytes, then their SHA-256. The digest lies in the same file, so
+/// that one rename puts both in place.
+#[derive(Debug, Clone)]
+pub struct StateFiles {
+    folder: PathBuf,
+}
+
+impl StateFiles {
+    /// In a folder, which is made by the first save.
+    pub fn new(folder: impl Into<PathBuf>) -> Self {
+        Self { folder: folder.into() }
+    }
+
+    fn path(&self, part: StatePart) -> PathBuf {
+        self.folder.join(part.file_name())
+    }
+
+    fn write(
+        &self,
+        part: StatePart,
+        write: &mut dyn FnMut(&mut dyn Write) -> io::Result<()>,
+    ) -> io::Result<()> {
+        fs::create_dir_all(&self.folder)?;
+        // Beside its target, so that the rename stays on one disk; removed when it is dropped.
+        let temporary = tempfile::Builder::new()
+            .prefix(&format!(".{}.", part.file_name()))
+            .suffix(".partial")
+            .tempfile_in(&self.folder)?;
+        fill(temporary.as_file(), write)?;
+        temporary.as_file().sync_all()?;
+        temporary.persist(self.path(part)).map_err(|error| error.error)?;
+        sync_folder(&self.folder)
+    }
+}
+
+impl StateStore for StateFiles {
+    fn load(&mut self, part: StatePart) -> Result<Option<(Box<dyn ReadSeek>, u64)>, StateError> {
+        let file = || part.file_name().to_owned();
+        let unreadable = |source| StateError::Unreadable { file: file(), source };
+        let damaged = |message: &str| StateError::Damaged { file: file(), message: message.into() };
+        let mut opened = match File::open(self.path(part)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            other => other.map_err(unreadable)?,
+        };
+        let whole = opened.metadata().map_err(unreadable)?.len();
+        let Some(length) = whole.checked_sub(DIGEST_BYTES) else {
+            return Err(damaged("it is shorter than its digest"));
+        };
+        let mut hash = Hashing { out: io::sink(), hash: Sha256::new() };
+        io::copy(&mut (&opened).take(length), &mut hash).map_err(unreadable)?;
+        let mut expected = [0; DIGEST_BYTES as usize];
+        opened.read_exact(&mut expected).map_err(unreadable)?;
+        if hash.hash.finalize()[..] != expected {
+            return Err(damaged("its bytes do not have the digest that was saved with them"));
+        }
+        opened.seek(SeekFrom::Start(0)).map_err(unreadable)?;
+        Ok(Some((Box::new(opened), length)))
+    }
+
+    fn save(
+        &mut self,
+        part: StatePart,
+        write: &mut dyn FnMut(&mut dyn Write) -> io::Result<()>,
+    ) -> Result<(), StateError> {
+        let unwritable = |source| StateError::Unwritable { file: part.file_name().into(), source };
+        self.write(part, write).map_err(unwritable)
+    }
+}
+
+/// Writes a part's bytes and their digest.
+fn fill(file: &File, write: &mut dyn FnMut(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
+    let mut hashing = Hashing { out: BufWriter::new(file), hash: Sha256::new() };
+    write(&mut hashing)?;
+    let digest = hashing.hash.finalize();
+    hashing.out.write_all(&digest)?;
+    hashing.out.flush()
+}
+
+/// Digests what passes through.
+struct Hashing<W> {
+    out: W,
+    hash: Sha256,
+}
+
+impl<W: Write> Write for Hashing<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let count = self.out.write(bytes)?;
+        self.hash.update(&bytes[..count]);
+        Ok(count)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
+    }
+}
+
+fn sync_folder(folder: &Path) -> io::Result<()> {
+    if cfg!(not(unix)) {
+        return Ok(());
+    }
+    match File::open(folder)?.sync_all() {
+        // Network disks may know no such thing for folders.
+        Err(error)
+            if matches!(error.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported) =>
+        {
+            Ok(())
+        }
+        result => result,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text(store: &mut StateFiles, part: StatePart) -> Option<String> {
+        let (mut reader, length) = store.load(part).unwrap()?;
+        let mut text = vec![0; length as usize];
+        reader.read_exact(&mut text).unwrap();
+        Some(String::from_utf8(text).unwrap())
+    }
+
+    #[test]
+    fn what_was_saved_comes_back_and_a_cut_save_leaves_the_one_before() {
+        let place = tempfile::tempdir().unwrap();
+        let mut store = StateFiles::new(place.path().join("state"));
+        assert_eq!(text(&mut store, StatePart::Bank), None);
+        store.save(StatePart::Bank, &mut |out| out.write_all(b"one")).unwrap();
+        let cut = store.save(StatePart::Bank, &mut |out| {
+            out.write_all(b"tw")?;
+            Err(io::ErrorKind::StorageFull.into())
+        });
+        assert!(matches!(cut, Err(StateError::Unwritable { .. })));
+        assert_eq!(text(&mut store, StatePart::Bank).as_deref(), Some("one"));
+        store.save(StatePart::Bank, &mut |out| out.write_all(b"three")).unwrap();
+        assert_eq!(text(&mut store, StatePart::Bank).as_deref(), Some("three"));
+        assert_eq!(fs::read_dir(place.path().join("state")).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_flipped_bit_is_damage() {
+        let place = tempfile::tempdir().unwrap();
+        let mut store = StateFiles::new(place.path());
+        store.save(StatePart::Training, &mut |out| out.write_all(b"weights")).unwrap();
+        let path = place.path().join(StatePart::Training.file_name());
+        let mut bytes = fs::read(&path).unwrap();
+        bytes[2] ^= 1;
+        fs::write(&path, &bytes).unwrap();
+        assert!(matches!(store.load(StatePart::Training), Err(StateError::Damaged { .. })));
+        fs::write(&path, b"short").unwrap();
+        assert!(matches!(store.load(StatePart::Training), Err(StateError::Damaged { .. })));
+    }
+}

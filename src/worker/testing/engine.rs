@@ -1,0 +1,381 @@
+//! A scripted engine: delays, faults, deterministic bytes, and state that is saved and resumed as the
+//! real one does it.
+
+use std::{
+    collections::BTreeMap,
+    io::{self, Write},
+    num::NonZeroUsize,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use crate::{
+    engine::{Drawn, EngineError, RunContext, StatePart},
+    outcome::{
+        Estimate, Figures, JudgeReport, JudgedPicture, Notice, Phase, Picture, Progress, StepScore,
+        TimestepScores, TrainingLog, UpdateRecord, Verdict,
+    },
+    spec::{
+        GenerateSpec, JudgeSpec, LogSnrWindow, ModelFiles, Prompt, ReadSeek, ScoreSpec, StepIndex,
+        Timestep, UnlearnSpec, Vocabulary,
+    },
+    worker::{DeviceEngine, EngineSource, PlanEstimate},
+};
+
+/// U-Net evaluations that a made-up update takes.
+const EVALUATIONS_AN_UPDATE: u64 = 8;
+
+/// What a fake engine does. Set before it is handed over, or from a test while it runs.
+#[derive(Debug, Default)]
+pub struct FakeScript {
+    /// Updates of an erasure.
+    pub updates: usize,
+    /// How long an update, a step of a drawing and a judgement's unit last.
+    pub delay: Duration,
+    /// How long loading a model lasts.
+    pub load_delay: Duration,
+    /// Whether there is a judge, for the words "cat", "dog" and "neon".
+    pub can_judge: bool,
+    /// What goes wrong.
+    pub fault: Mutex<Option<Fault>>,
+    /// Updates made so far, over all runs: tells what was done twice.
+    pub updates_made: AtomicUsize,
+    /// Models loaded so far.
+    pub loads: AtomicUsize,
+}
+
+/// Something that goes wrong before an update.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fault {
+    /// Before which update, from 0.
+    pub at: usize,
+    /// What.
+    pub kind: FaultKind,
+    /// How often, before it is over.
+    pub times: usize,
+}
+
+/// What goes wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FaultKind {
+    /// A panic.
+    Panic,
+    /// The device runs out of memory.
+    OutOfMemory,
+    /// The loss is not a number.
+    NotFinite,
+}
+
+impl FakeScript {
+    /// So many updates that take so long each.
+    pub fn new(updates: usize, delay: Duration) -> Arc<Self> {
+        Arc::new(Self { updates, delay, ..Self::default() })
+    }
+
+    /// Plants a fault.
+    pub fn set_fault(&self, fault: Fault) {
+        *self.fault.lock().unwrap_or_else(PoisonError::into_inner) = Some(fault);
+    }
+
+    fn strike(&self, update: usize) -> Result<(), EngineError> {
+        let kind = {
+            let mut fault = self.fault.lock().unwrap_or_else(PoisonError::into_inner);
+            match fault.as_mut() {
+                Some(planted) if planted.at == update && planted.times > 0 => {
+                    planted.times -= 1;
+                    planted.kind
+                }
+                _ => return Ok(()),
+            }
+        };
+        match kind {
+            FaultKind::Panic => std::panic::panic_any("a scripted panic"),
+            FaultKind::OutOfMemory => {
+                Err(candle_core::Error::Msg("CUDA_ERROR_OUT_OF_MEMORY".to_owned()).into())
+            }
+            FaultKind::NotFinite => {
+                Err(EngineError::NotFinite { what: "the loss", value: f64::NAN, update })
+            }
+        }
+    }
+}
+
+/// Makes fake engines after a script.
+#[derive(Debug, Clone)]
+pub struct FakeSource(pub Arc<FakeScript>);
+
+impl EngineSource for FakeSource {
+    type Engine = FakeEngine;
+
+    fn load(&mut self, _: &dyn ModelFiles) -> Result<FakeEngine, EngineError> {
+        std::thread::sleep(self.0.load_delay);
+        self.0.loads.fetch_add(1, Ordering::SeqCst);
+        let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect();
+        Ok(FakeEngine {
+            script: self.0.clone(),
+            vocabulary: Vocabulary {
+                anything: "emoji".to_owned(),
+                objects: words(&["cat", "dog"]),
+                styles: words(&["neon"]),
+            },
+            shade: 120,
+        })
+    }
+
+    fn plan(
+        &mut self,
+        _: &dyn ModelFiles,
+        spec: &UnlearnSpec,
+    ) -> Result<PlanEstimate, EngineError> {
+        spec.validate()?;
+        Ok(PlanEstimate {
+            updates: self.0.updates,
+            unet_evaluations: self.0.updates as u64 * EVALUATIONS_AN_UPDATE,
+            memory_bytes: 1 << 20,
+            estimated_duration: None,
+            trainable_parameters: 1_000,
+            trainable_tensors: 10,
+            assumptions: vec!["made up".to_owned()],
+        })
+    }
+
+    fn check(&mut self) -> Result<(), EngineError> {
+        Ok(())
+    }
+}
+
+/// A model that is none.
+#[derive(Debug, Clone)]
+pub struct FakeEngine {
+    script: Arc<FakeScript>,
+    vocabulary: Vocabulary,
+    /// What its pictures are filled with.
+    shade: u8,
+}
+
+/// What a fake erasure comes to.
+#[derive(Debug, Clone)]
+pub struct FakeErased {
+    log: TrainingLog,
+    bytes: Vec<u8>,
+}
+
+impl FakeEngine {
+    fn picture(&self, seed: u64) -> Picture {
+        let [low, ..] = seed.to_le_bytes();
+        Picture { width: 8, height: 8, rgb: vec![self.shade.wrapping_add(low); 192] }
+    }
+
+    fn unit(&self) {
+        std::thread::sleep(self.script.delay);
+    }
+}
+
+fn record(update: usize) -> UpdateRecord {
+    UpdateRecord {
+        update,
+        step: StepIndex(update % 4),
+        timestep: Timestep(900 - update % 4),
+        loss: 1.0 / (update as f64 + 1.0),
+        gradient_norm: 1.0,
+        unet_evaluations: (update as u64 + 1) * EVALUATIONS_AN_UPDATE,
+    }
+}
+
+/// The "weights" after an update: they depend on every update before.
+fn step(weights: u64, update: usize) -> u64 {
+    (weights ^ update as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(31)
+}
+
+/// Update that comes next, and the weights; none where nothing usable was saved.
+fn restore(context: &mut RunContext<'_>) -> Option<(usize, u64)> {
+    let saving = context.saving.as_mut()?;
+    let (mut reader, length) = saving.store.load(StatePart::Training).ok().flatten()?;
+    let mut bytes = [0; 16];
+    if length != 16 || reader.read_exact(&mut bytes).is_err() {
+        return None;
+    }
+    let (next, weights) = bytes.split_at(8);
+    let number = |half: &[u8]| half.try_into().map(u64::from_le_bytes).ok();
+    let next = usize::try_from(number(next)?).ok()?;
+    (saving.notice)(Notice::Resumed { update: next });
+    Some((next, number(weights)?))
+}
+
+fn save(context: &mut RunContext<'_>, next: usize, weights: u64) -> Result<(), EngineError> {
+    if let Some(saving) = &mut context.saving {
+        saving.store.save(StatePart::Training, &mut |out| {
+            out.write_all(&(next as u64).to_le_bytes())?;
+            out.write_all(&weights.to_le_bytes())
+        })?;
+    }
+    Ok(())
+}
+
+impl DeviceEngine for FakeEngine {
+    type Erased = FakeErased;
+
+    fn vocabulary(&self) -> &Vocabulary {
+        &self.vocabulary
+    }
+
+    fn can_judge(&self) -> bool {
+        self.script.can_judge
+    }
+
+    fn with_edited(&self, _: &str, _: Box<dyn ReadSeek>, _: u64) -> Result<Self, EngineError> {
+        Ok(Self { shade: 200, ..self.clone() })
+    }
+
+    fn with_erased(&self, _: &FakeErased) -> Result<Self, EngineError> {
+        Ok(Self { shade: 200, ..self.clone() })
+    }
+
+    fn score_timesteps(
+        &self,
+        spec: &ScoreSpec,
+        context: &mut RunContext<'_>,
+    ) -> Result<TimestepScores, EngineError> {
+        spec.validate()?;
+        let estimate = Estimate { mean: 0.5, standard_error: 0.1 };
+        let mut steps = Vec::new();
+        for step in 0..spec.steps {
+            self.unit();
+            context.advance(Phase::Score, step + 1, spec.steps)?;
+            steps.push(StepScore {
+                step: StepIndex(step),
+                timestep: Timestep(981_usize.saturating_sub(step)),
+                log_snr: step as f64 - 5.0,
+                guidance_energy: estimate,
+                guidance_effect: estimate,
+                concept_until: None,
+                concept_from: None,
+                gradient_share: spec.gradient_share.then_some(estimate),
+            });
+        }
+        Ok(TimestepScores {
+            spec: spec.clone(),
+            model_digest: "fake".to_owned(),
+            steps,
+            window: LogSnrWindow { low: -4.0, high: -1.0 },
+            window_steps: (StepIndex(1), StepIndex(3)),
+            rule: "made up".to_owned(),
+            unet_evaluations: 100,
+        })
+    }
+
+    fn unlearn(
+        &self,
+        spec: &UnlearnSpec,
+        context: &mut RunContext<'_>,
+    ) -> Result<FakeErased, EngineError> {
+        spec.validate()?;
+        let total = self.script.updates;
+        let (mut next, mut weights) = restore(context).unwrap_or((0, spec.seed));
+        loop {
+            let (every, paused) = context
+                .saving
+                .as_ref()
+                .map_or((0, false), |saving| (saving.every, saving.pause.is_paused()));
+            if paused || (every > 0 && next > 0 && next.is_multiple_of(every)) {
+                save(context, next, weights)?;
+            }
+            context.check()?;
+            if next >= total {
+                break;
+            }
+            self.script.strike(next)?;
+            self.unit();
+            weights = step(weights, next);
+            self.script.updates_made.fetch_add(1, Ordering::SeqCst);
+            let update = Some(record(next));
+            next += 1;
+            (context.report)(Progress { phase: Phase::Train, done: next, total, update });
+        }
+        let log = TrainingLog {
+            updates: (0..total).map(record).collect(),
+            key_steps: (0..total.min(4)).map(StepIndex).collect(),
+            window: Some(LogSnrWindow { low: -4.0, high: -1.0 }),
+            unet_evaluations: total as u64 * EVALUATIONS_AN_UPDATE,
+            check_evaluations: 4,
+            stopped_early: false,
+            erase_measure: -0.5,
+            damage_measure: 0.01,
+            weight_change: 0.02,
+            learning_rate: 1e-4,
+        };
+        Ok(FakeErased { log, bytes: weights.to_le_bytes().to_vec() })
+    }
+
+    fn generate(
+        &self,
+        spec: &GenerateSpec,
+        preview_every: Option<NonZeroUsize>,
+        hand_over: &mut dyn FnMut(Drawn),
+        context: &mut RunContext<'_>,
+    ) -> Result<(), EngineError> {
+        spec.validate()?;
+        let total = spec.pictures.len() * spec.steps;
+        for (index, (_, seed)) in spec.pictures.iter().enumerate() {
+            for step in 1..=spec.steps {
+                self.unit();
+                if preview_every.is_some_and(|every| step.is_multiple_of(every.get())) {
+                    hand_over(Drawn::Preview { index, picture: self.picture(*seed) });
+                }
+                context.advance(Phase::Draw, index * spec.steps + step, total)?;
+            }
+            hand_over(Drawn::Picture { index, picture: self.picture(*seed) });
+        }
+        Ok(())
+    }
+
+    fn judge(
+        &self,
+        spec: &JudgeSpec,
+        edited: &Self,
+        context: &mut RunContext<'_>,
+    ) -> Result<JudgeReport, EngineError> {
+        spec.validate()?;
+        self.unit();
+        context.advance(Phase::Judge, 1, 1)?;
+        let figures = |ua| Figures { ua, ira: 0.9, cra: 0.95 };
+        let verdict = Verdict { judge: "cnn".to_owned(), edited: figures(1.0), base: figures(0.0) };
+        let judged = JudgedPicture {
+            prompt: Prompt::of(&spec.concept.text, spec.concept.kind),
+            seed: spec.seed,
+            is_target: true,
+            before: self.picture(0),
+            after: edited.picture(0),
+        };
+        Ok(JudgeReport {
+            spec: spec.clone(),
+            verdicts: vec![verdict],
+            pictures: vec![judged],
+            unet_evaluations: 500,
+        })
+    }
+
+    fn log(erased: &FakeErased) -> &TrainingLog {
+        &erased.log
+    }
+
+    fn scores(_: &FakeErased) -> &[TimestepScores] {
+        &[]
+    }
+
+    fn write_unet(erased: &FakeErased, out: &mut dyn Write) -> io::Result<()> {
+        out.write_all(&erased.bytes)
+    }
+
+    fn write_delta(
+        erased: &FakeErased,
+        metadata: &BTreeMap<String, String>,
+        out: &mut dyn Write,
+    ) -> io::Result<()> {
+        write!(out, "{metadata:?}")?;
+        out.write_all(&erased.bytes)
+    }
+}

@@ -1,0 +1,10 @@
+//! Stand-ins for what a worker works with, small and real: a scripted engine, the built-in model as
+//! a catalogue, a local folder as object storage. For tests of the worker and of what is built on it.
+
+mod engine;
+mod folder_publisher;
+mod models;
+
+pub use engine::{FakeEngine, FakeErased, FakeScript, FakeSource, Fault, FaultKind};
+pub use folder_publisher::FolderPublisher;
+pub use models::FixedModels;
