@@ -378,6 +378,15 @@ async fn a_cancel_is_seen_in_every_state() {
     assert_eq!(bench.finish(id).await.state.name(), StateName::Cancelled);
     assert!(!bench.published(id).contains_key("manifest.json"));
     bench.drain().await;
+
+    // Too late: what stands is not told to be cancelled.
+    let bench = Bench::start_slow(&script(3, Duration::ZERO), Duration::from_millis(100));
+    let id = bench.insert(1).await;
+    bench.publisher.comes_to_its_manifest().await;
+    bench.store.request_cancel(id).await.unwrap();
+    assert_eq!(bench.finish(id).await.state.name(), StateName::Succeeded);
+    assert!(bench.published(id).contains_key("manifest.json"));
+    bench.drain().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -424,7 +433,7 @@ async fn a_panic_is_survived_and_tried_again() {
     assert_eq!(once.updates_made.load(Ordering::SeqCst), 23);
 
     once.set_fault(Fault { at: 3, kind: FaultKind::Panic, times: 9 });
-    let id = bench.insert(2).await;
+    let id = bench.insert_work(unlearn_work(2), 5).await;
     let job = bench.finish(id).await;
     assert_eq!((failure(&job), job.attempt), (FailureReason::EngineFault, 2));
     let mut health = bench.device.health();

@@ -98,6 +98,16 @@ impl FailureReason {
         Self::Draining,
     ];
 
+    /// Most attempts at a job that fails so, where `limit` may be made in all. A fault of the engine
+    /// may have been chance once; what comes twice is the job's own.
+    pub fn most_attempts(self, limit: u32) -> u32 {
+        match self {
+            Self::EngineFault => limit.min(2),
+            reason if reason.is_healed_by_retry() => limit,
+            _ => 1,
+        }
+    }
+
     /// Whether the same job may succeed when it is tried again.
     pub fn is_healed_by_retry(self) -> bool {
         matches!(

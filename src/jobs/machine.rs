@@ -79,7 +79,7 @@ impl Job {
                 if !is_held {
                     return Err(illegal("only a claimed job can fail at its work"));
                 }
-                if !failure.reason.is_healed_by_retry() || !self.has_attempts_left() {
+                if self.attempt >= failure.reason.most_attempts(self.max_attempts) {
                     next.state = JobState::Failed(failure.clone());
                 } else if self.cancel_requested {
                     next.state = JobState::Cancelled;

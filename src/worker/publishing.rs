@@ -1,6 +1,12 @@
 //! The seam to object storage: a result folder goes out, its addresses come back.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicU8, Ordering},
+    },
+};
 
 use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize};
@@ -35,6 +41,8 @@ pub struct PublishRequest {
     pub times: RunTimes,
     /// Told bytes sent and bytes in all.
     pub progress: Arc<dyn Fn(u64, u64) + Send + Sync>,
+    /// To be entered before the manifest is written.
+    pub commit: CommitGate,
 }
 
 impl std::fmt::Debug for PublishRequest {
@@ -43,6 +51,35 @@ impl std::fmt::Debug for PublishRequest {
             .field("job", &self.job.id)
             .field("folder", &self.folder)
             .finish_non_exhaustive()
+    }
+}
+
+/// Decides between a cancel and a manifest: whoever comes first shuts the other out, so that no
+/// cancelled job has a manifest and no published one is told to be cancelled. Clones share it.
+#[derive(Debug, Clone, Default)]
+pub struct CommitGate(Arc<AtomicU8>);
+
+impl CommitGate {
+    const OPEN: u8 = 0;
+    const ENTERED: u8 = 1;
+    const CLOSED: u8 = 2;
+
+    /// Whether the manifest may be written. Once it may, the publication runs to its end.
+    pub fn enter(&self) -> bool {
+        self.turn(Self::ENTERED)
+    }
+
+    /// Shuts it; `false` where the manifest is being written already.
+    pub fn close(&self) -> bool {
+        self.turn(Self::CLOSED)
+    }
+
+    /// Whether it stands, or stood before, as wanted.
+    fn turn(&self, wanted: u8) -> bool {
+        match self.0.compare_exchange(Self::OPEN, wanted, Ordering::SeqCst, Ordering::SeqCst) {
+            Ok(_) => true,
+            Err(stands) => stands == wanted,
+        }
     }
 }
 

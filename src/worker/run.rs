@@ -6,7 +6,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    FinishedResult, OpenedModel, PublishRequest, Published, RunTimes,
+    CommitGate, FinishedResult, OpenedModel, PublishRequest, Published, RunTimes,
     context::{Hold, LeaseLost, WorkerContext},
     device_job::DeviceJob,
     failure::disk_failure,
@@ -175,7 +175,9 @@ impl<S: JobStore + 'static> Running<S> {
         let (sender, told) = watch::channel(None);
         let before = self.context.parts.store.get(self.job.id).await.ok().flatten();
         let before = before.and_then(|job| job.progress);
+        let commit = CommitGate::default();
         let request = PublishRequest {
+            commit: commit.clone(),
             job: self.job.clone(),
             folder,
             result: finished.clone(),
@@ -196,12 +198,20 @@ impl<S: JobStore + 'static> Running<S> {
         let both = async { tokio::join!(publish, self.record_progress(told, &done)).0 };
         tokio::select! {
             biased;
-            () = self.stop.raised(Stop::Cancelled) => Err(Halt::Stopped),
+            () = self.stopped_before(&commit) => Err(Halt::Stopped),
             () = self.context.parts.signals.stop_publishing.cancelled() => {
                 self.stop.raise(Stop::Drained);
                 Err(Halt::Stopped)
             }
             published = both => Ok(published?),
+        }
+    }
+
+    /// Waits for a reason to stop that comes before the manifest; never ends where none does.
+    async fn stopped_before(&self, commit: &CommitGate) {
+        self.stop.raised(Stop::Cancelled).await;
+        if !commit.close() {
+            std::future::pending::<()>().await;
         }
     }
 

@@ -9,6 +9,7 @@ use std::{
 };
 
 use futures::future::BoxFuture;
+use tokio::sync::watch;
 
 use crate::{
     artifacts::digest::digest_bytes,
@@ -23,6 +24,8 @@ pub struct FolderPublisher {
     delay: Duration,
     /// Publications that fail from now on, as if storage were away.
     failures: AtomicUsize,
+    /// Whether a manifest is being written or was.
+    committing: watch::Sender<bool>,
 }
 
 impl FolderPublisher {
@@ -41,6 +44,12 @@ impl FolderPublisher {
     /// Lets the next publications fail.
     pub fn fail(&self, times: usize) {
         self.failures.store(times, Ordering::SeqCst);
+    }
+
+    /// Waits for a publication to come to its manifest.
+    pub async fn comes_to_its_manifest(&self) {
+        // The sender is ours: it cannot be gone.
+        let _ = self.committing.subscribe().wait_for(|committing| *committing).await;
     }
 
     async fn publish_files(&self, request: PublishRequest) -> Result<Published, Failure> {
@@ -67,6 +76,11 @@ impl FolderPublisher {
                 sha256: file.sha256.clone(),
             });
         }
+        if !request.commit.enter() {
+            let message = "the job was cancelled before its manifest was written";
+            return Err(Failure::new(FailureReason::Cancelled, message));
+        }
+        self.committing.send_replace(true);
         tokio::time::sleep(self.delay).await;
         let manifest = serde_json::to_vec_pretty(&request.result).map_err(|_| away())?;
         let path = target.join("manifest.json");
