@@ -40,11 +40,11 @@ impl WorkerSettings {
         Self {
             worker_id,
             data_dir: data_dir.into(),
-            lease: Duration::from_secs(60),
+            lease: Duration::from_mins(1),
             extend_every: Duration::from_secs(15),
             save_every: 50,
             first_backoff: Duration::from_secs(5),
-            max_backoff: Duration::from_secs(300),
+            max_backoff: Duration::from_mins(5),
             progress_every: Duration::from_millis(250),
             poll_every: Duration::from_secs(1),
             sweep_every: Duration::from_secs(5),

@@ -31,6 +31,7 @@ pub use engine::{CandleSource, DeviceEngine, EngineSource};
 pub use failure::{artifact_failure, disk_failure, engine_failure, report_failure, spec_failure};
 pub use models::{EditedTensors, ModelProvider, OpenedModel};
 pub use publishing::{
-    CommitGate, FinishedResult, PublishRequest, Published, Publisher, ResultFile, RunTimes, TrainingFigures,
+    CommitGate, FinishedResult, PublishRequest, Published, Publisher, ResultFile, RunTimes,
+    TrainingFigures,
 };
 pub use state_files::StateFiles;
