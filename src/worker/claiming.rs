@@ -81,6 +81,8 @@ async fn claim<S: JobStore + 'static>(
         match store.claim(&settings.worker_id, settings.lease).await {
             Ok(Some(job)) => {
                 told.send_replace(WorkerState::Busy(job.id));
+                // Of a later attempt it is the whole time since the request, too.
+                context.parts.observer.claimed(settings.clock.now().since(job.created_at));
                 let span = tracing::info_span!(
                     "job", id = %job.id, attempt = job.attempt, fence = job.fence.0
                 );
@@ -89,7 +91,10 @@ async fn claim<S: JobStore + 'static>(
                 continue;
             }
             Ok(None) => {}
-            Err(error) => tracing::warn!(%error, "cannot claim a job"),
+            Err(error) => {
+                context.parts.observer.store_failed();
+                tracing::warn!(%error, "cannot claim a job");
+            }
         }
         tokio::select! {
             () = signals.stop_claiming.cancelled() => {}
