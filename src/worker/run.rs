@@ -17,9 +17,9 @@ use super::{
 use crate::{
     jobs::{
         Evaluated, Failure, FailureReason, Job, JobProgress, JobStore, NewEvent, Outcome,
-        Timestamp, Transition, Unlearned, Work, WorkPhase,
+        StoredScores, Timestamp, Transition, Unlearned, Work, WorkPhase,
     },
-    outcome::Notice,
+    outcome::{Notice, TimestepScores},
 };
 
 /// A job's saved state, below its folder.
@@ -144,6 +144,7 @@ impl<S: JobStore + 'static> Running<S> {
         edited: Option<OpenedModel>,
     ) -> Result<FinishedResult, Halt> {
         let folder = self.folder();
+        let cited = self.cited_scores().await;
         let (progress, told) = watch::channel(None);
         let (notices, noticed) = mpsc::unbounded_channel();
         let job = Box::new(DeviceJob {
@@ -151,6 +152,7 @@ impl<S: JobStore + 'static> Running<S> {
             work_digest: self.job.work_digest.clone(),
             base,
             edited,
+            cited,
             state_folder: folder.join(STATE),
             result_folder: folder.join(RESULT),
             save_every: self.context.settings.save_every,
@@ -169,6 +171,20 @@ impl<S: JobStore + 'static> Running<S> {
         let (finished, (), ()) =
             tokio::join!(run, self.record_progress(told, &done), self.record_notices(noticed));
         Ok(finished?)
+    }
+
+    /// The scores that the request cites. Its window is in the spec already: without them the
+    /// result lacks a plot and no more.
+    async fn cited_scores(&self) -> Vec<TimestepScores> {
+        let Work::Unlearn(work) = &self.job.work else { return Vec::new() };
+        let Some(digest) = &work.score_digest else { return Vec::new() };
+        let store = &self.context.parts.store;
+        let found = store.get_scores(&self.job.principal, digest).await.ok().flatten();
+        let parsed = found.and_then(|json| serde_json::from_str::<StoredScores>(&json).ok());
+        if parsed.is_none() {
+            tracing::warn!(digest, "the scores that the request cites are gone");
+        }
+        parsed.map(|stored| stored.scores).into_iter().collect()
     }
 
     async fn publish(&self, finished: &FinishedResult, folder: PathBuf) -> Result<Published, Halt> {
