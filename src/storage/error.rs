@@ -181,6 +181,17 @@ impl StorageError {
         }
     }
 
+    /// What an answer to a write means that may take the place of what is there: there it is no
+    /// matter what is there, and a conflict is with another write that is under way.
+    pub(super) fn of_overwrite(url: &Url, error: object_store::Error) -> Self {
+        use object_store::Error as Answer;
+        if matches!(error, Answer::AlreadyExists { .. } | Answer::Precondition { .. }) {
+            let reason = "another write is under way".to_owned();
+            return Self::Unavailable { url: url.to_string(), reason, source: Box::new(error) };
+        }
+        Self::of(url, error)
+    }
+
     /// By what lies below an error without a meaning of its own.
     fn of_chain(url: String, reason: String, error: object_store::Error) -> Self {
         if let Some(disk) = find::<io::Error>(&error) {
@@ -197,8 +208,10 @@ impl StorageError {
         }
         let source = Box::new(error);
         match status(source.as_ref()) {
-            // Too slow and too many are for a while; so is an answer without a body.
-            Some(400..=407 | 409..=428) => Self::Rejected { url, reason, source },
+            // Nothing is wrong with a parts' upload that the store forgot: it is begun anew.
+            _ if forgot_upload(source.as_ref()) => Self::NotFound { url },
+            // Too slow (408) and too many (429) pass by; what is not implemented (501) does not.
+            Some(400..=407 | 409..=428 | 501) => Self::Rejected { url, reason, source },
             _ => Self::Unavailable { url, reason, source },
         }
     }
@@ -214,6 +227,11 @@ impl StorageError {
             _ => Self::LocalDisk { name, full: false, source },
         }
     }
+}
+
+/// The store in memory has no error of its own for it.
+fn forgot_upload(error: &(dyn Error + 'static)) -> bool {
+    chain(error).any(|error| error.to_string().starts_with("MultipartUpload not found"))
 }
 
 fn chain<'a>(

@@ -1,9 +1,29 @@
 //! Object storage by URL: bytes there and back, in parts, compared. Knows no jobs and no wire.
+//!
+//! [`Storages`] opens a URL as a [`Place`]. [`deliver`] brings a local file to a place and reads it
+//! back, [`download`] the other way round; [`create`] and [`read`] are for what fits into memory,
+//! such as a manifest. Dropping a future stops the transfer; what it sent in parts is resumed by
+//! the next one with the same journal.
 
+mod content;
+mod download;
 mod error;
+mod journal;
 mod open;
+mod parts;
 mod place;
+mod retry;
+#[doc(hidden)]
+pub mod testing;
+mod upload;
+mod whole;
 
+pub use content::{Content, LocalFile};
+pub use download::{download, read_back};
 pub use error::{StorageError, StorageErrorKind};
 pub use open::{StorageSettings, Storages};
+pub use parts::abandon;
 pub use place::Place;
+pub use retry::Patience;
+pub use upload::{TransferOptions, deliver};
+pub use whole::{create, read};
