@@ -28,7 +28,7 @@ pub async fn download(
     patience: Patience,
     progress: &(dyn Fn(u64) + Send + Sync),
 ) -> Result<Content, StorageError> {
-    let done = retrying(patience, async || download_once(place, to, progress).await).await;
+    let done = retrying(patience, || download_once(place, to, progress)).await;
     if done.is_err() {
         let path = to.to_owned();
         // It may be that it was never made.
@@ -105,12 +105,12 @@ pub async fn read_back(
     expected: &Content,
     patience: Patience,
 ) -> Result<(), StorageError> {
-    let corrupted = |found: String| StorageError::Corrupted {
+    let corrupted = &|found: String| StorageError::Corrupted {
         url: place.url.to_string(),
         expected: expected.to_string(),
         found,
     };
-    let read = retrying(patience, async || {
+    let read = retrying(patience, || async move {
         let of = |error| StorageError::of(&place.url, error);
         let got = place.store.get_opts(&place.path, GetOptions::default()).await.map_err(of)?;
         if got.meta.size != expected.size {

@@ -99,7 +99,11 @@ pub enum StorageError {
         name: String,
     },
     /// The local disk failed.
-    #[error("{name} cannot be read or written on the local disk: {source}; {}", remedy(*full))]
+    #[error(
+        "{name} cannot be read or written on the local disk: {}; {}",
+        source.kind(),
+        remedy(*full)
+    )]
     LocalDisk {
         /// The file's name, without its folder.
         name: String,
@@ -153,6 +157,28 @@ impl StorageError {
             Self::LocalDisk { full: true, .. } => StorageErrorKind::DiskFull,
             Self::LocalDisk { full: false, .. } => StorageErrorKind::LocalDisk,
         }
+    }
+
+    /// Every variable of the message, by lowerCamelCase name.
+    pub fn variables(&self) -> Vec<(&'static str, String)> {
+        let variables: &[(&'static str, &String)] = match self {
+            Self::NoSuchScheme { url } | Self::NotFound { url } | Self::AlreadyExists { url } => {
+                &[("url", url)]
+            }
+            Self::InvalidUrl { url, reason }
+            | Self::Misconfigured { url, reason }
+            | Self::Denied { url, reason, .. }
+            | Self::Rejected { url, reason, .. }
+            | Self::Unavailable { url, reason, .. } => &[("url", url), ("reason", reason)],
+            Self::Corrupted { url, expected, found } => {
+                &[("url", url), ("expected", expected), ("found", found)]
+            }
+            Self::InvalidName { name } | Self::SourceChanged { name } => &[("name", name)],
+            Self::LocalDisk { name, source, .. } => {
+                &[("name", name), ("reason", &source.kind().to_string())]
+            }
+        };
+        variables.iter().map(|(name, value)| (*name, (*value).clone())).collect()
     }
 
     /// What an answer of a store means.

@@ -25,5 +25,5 @@ pub use open::{StorageSettings, Storages};
 pub use parts::abandon;
 pub use place::Place;
 pub use retry::Patience;
-pub use upload::{TransferOptions, deliver};
+pub use upload::{TransferOptions, deliver, deliver_bytes};
 pub use whole::{create, read};

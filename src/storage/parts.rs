@@ -63,7 +63,7 @@ impl PartsUpload<'_> {
             let stale = found.id.clone();
             abort(self.store.as_ref(), self.place, &stale).await;
         }
-        let id = retrying(self.options.patience, async || {
+        let id = retrying(self.options.patience, || async move {
             let created = self.store.create_multipart(&self.place.path).await;
             created.map_err(|error| StorageError::of_overwrite(&self.place.url, error))
         })
@@ -123,7 +123,8 @@ impl PartsUpload<'_> {
         length: u64,
     ) -> Result<String, StorageError> {
         let bytes = self.file.read(offset, length).await?;
-        retrying(self.options.patience, async || {
+        let bytes = &bytes;
+        retrying(self.options.patience, || async move {
             let (path, bytes) = (&self.place.path, bytes.clone().into());
             let put = self.store.put_part(path, id, index, bytes).await;
             put.map(|part| part.content_id)
@@ -133,7 +134,7 @@ impl PartsUpload<'_> {
     }
 
     async fn complete(&self, upload: &Upload) -> Result<(), StorageError> {
-        retrying(self.options.patience, async || {
+        retrying(self.options.patience, || async move {
             let parts = upload.parts.iter().flatten();
             let parts = parts.map(|id| PartId { content_id: id.clone() }).collect();
             let done = self.store.complete_multipart(&self.place.path, &upload.id, parts).await;

@@ -20,10 +20,13 @@ impl Default for Patience {
 }
 
 /// Tries again while the store is away.
-pub(super) async fn retrying<T>(
+pub(super) async fn retrying<T, Attempt>(
     patience: Patience,
-    mut attempt: impl AsyncFnMut() -> Result<T, StorageError>,
-) -> Result<T, StorageError> {
+    mut attempt: impl FnMut() -> Attempt,
+) -> Result<T, StorageError>
+where
+    Attempt: Future<Output = Result<T, StorageError>>,
+{
     let mut wait = patience.first_wait;
     for _ in 1..patience.attempts {
         match attempt().await {

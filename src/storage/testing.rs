@@ -14,6 +14,7 @@ use object_store::{
     multipart::{MultipartStore, PartId},
     path::Path,
 };
+use tokio::sync::Notify;
 
 /// How a call fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,6 +58,7 @@ pub struct Flaky {
     inner: Arc<dyn ObjectStore>,
     parts: Option<Arc<dyn MultipartStore>>,
     script: Mutex<Script>,
+    hanging: Notify,
 }
 
 impl fmt::Debug for Flaky {
@@ -69,12 +71,21 @@ impl Flaky {
     /// Over a store in memory.
     pub fn in_memory() -> Arc<Self> {
         let store = Arc::new(InMemory::new());
-        Arc::new(Self { inner: store.clone(), parts: Some(store), script: Mutex::default() })
+        Arc::new(Self::with(store.clone(), Some(store)))
     }
 
     /// Over a store without parts of its own.
     pub fn over(inner: Arc<dyn ObjectStore>) -> Arc<Self> {
-        Arc::new(Self { inner, parts: None, script: Mutex::default() })
+        Arc::new(Self::with(inner, None))
+    }
+
+    fn with(inner: Arc<dyn ObjectStore>, parts: Option<Arc<dyn MultipartStore>>) -> Self {
+        Self { inner, parts, script: Mutex::default(), hanging: Notify::new() }
+    }
+
+    /// Waits until a call hangs.
+    pub async fn hangs(&self) {
+        self.hanging.notified().await;
     }
 
     /// Lets the call fail that comes after `calls` further ones.
@@ -129,7 +140,10 @@ impl Flaky {
             None | Some(Fault::Corrupted) => answer.await,
             Some(Fault::Away) => Err(away()),
             Some(Fault::AnswerLost) => answer.await.and(Err(away())),
-            Some(Fault::Hang) => std::future::pending().await,
+            Some(Fault::Hang) => {
+                self.hanging.notify_one();
+                std::future::pending().await
+            }
             Some(Fault::Denied) => Err(object_store::Error::PermissionDenied {
                 path: path(),
                 source: "the key is refused on purpose".into(),

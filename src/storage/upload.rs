@@ -70,9 +70,30 @@ pub async fn deliver(
     }
 }
 
+/// The same for bytes in memory, such as a short text.
+pub async fn deliver_bytes(
+    place: &Place,
+    bytes: Bytes,
+    patience: Patience,
+) -> Result<(), StorageError> {
+    let content = Content::of(&bytes);
+    if holds(place, &content, patience).await? {
+        return Ok(());
+    }
+    overwrite(place, bytes.clone(), patience).await?;
+    match read_back(place, &content, patience).await {
+        Err(error) if error.kind() == StorageErrorKind::Corrupted => {
+            tracing::warn!(%error, "an object was not as it was sent; it is sent again");
+            overwrite(place, bytes, patience).await?;
+            read_back(place, &content, patience).await
+        }
+        done => done,
+    }
+}
+
 /// Whether the right bytes are there.
 async fn holds(place: &Place, content: &Content, patience: Patience) -> Result<bool, StorageError> {
-    let head = retrying(patience, async || {
+    let head = retrying(patience, || async move {
         place.store.head(&place.path).await.map_err(|error| StorageError::of(&place.url, error))
     })
     .await;
@@ -102,7 +123,7 @@ async fn send(
         return Ok(());
     }
     let Some(store) = &place.parts else {
-        return retrying(options.patience, async || stream(place, file, options, progress).await)
+        return retrying(options.patience, || stream(place, file, options, progress))
             .await;
     };
     let upload = PartsUpload { place, store, file, options, progress };

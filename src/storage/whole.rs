@@ -8,7 +8,8 @@ use super::{Patience, Place, StorageError, StorageErrorKind, retry::retrying};
 /// Creates an object, unless there is one: exactly one of several callers succeeds, the others get
 /// [`StorageError::AlreadyExists`]. Where an answer was lost, that may be our own: read it.
 pub async fn create(place: &Place, bytes: Bytes, patience: Patience) -> Result<(), StorageError> {
-    retrying(patience, async || {
+    let bytes = &bytes;
+    retrying(patience, || async move {
         let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
         let put = place.store.put_opts(&place.path, bytes.clone().into(), options).await;
         put.map(|_| ()).map_err(|error| StorageError::of(&place.url, error))
@@ -22,7 +23,8 @@ pub(super) async fn overwrite(
     bytes: Bytes,
     patience: Patience,
 ) -> Result<(), StorageError> {
-    retrying(patience, async || {
+    let bytes = &bytes;
+    retrying(patience, || async move {
         let put = place.store.put(&place.path, bytes.clone().into()).await;
         put.map(|_| ()).map_err(|error| StorageError::of_overwrite(&place.url, error))
     })
@@ -36,7 +38,7 @@ pub async fn read(
     most: u64,
     patience: Patience,
 ) -> Result<Option<Bytes>, StorageError> {
-    let read = retrying(patience, async || {
+    let read = retrying(patience, || async move {
         let of = |error| StorageError::of(&place.url, error);
         let got = place.store.get_opts(&place.path, GetOptions::default()).await.map_err(of)?;
         if got.meta.size > most {
