@@ -18,10 +18,12 @@ mod manifest;
 mod markup;
 mod model_card;
 mod publisher;
+#[cfg(test)]
+mod tests;
 
 pub use failure::storage_failure;
 pub use manifest::{
-    DeviceKind, Manifest, ManifestConcept, ManifestError, ManifestFigures, ManifestFile,
-    ManifestModel, ManifestTraining, ManifestVerdict, MANIFEST,
+    DeviceKind, MANIFEST, Manifest, ManifestConcept, ManifestError, ManifestFigures, ManifestFile,
+    ManifestModel, ManifestTraining, ManifestVerdict,
 };
 pub use publisher::{ObjectPublisher, PublisherSettings};

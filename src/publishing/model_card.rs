@@ -155,30 +155,42 @@ impl ModelCard<'_> {
         writeln!(out, "\n## Use\n")?;
         writeln!(out, "With the files of this folder, and {base} as diffusers knows it:")?;
         if has("pipeline/model_index.json") {
-            write_code(out, "The whole pipeline", &[
-                "from diffusers import DiffusionPipeline",
-                "",
-                "pipeline = DiffusionPipeline.from_pretrained(\"pipeline\")",
-            ])?;
+            write_code(
+                out,
+                "The whole pipeline",
+                &[
+                    "from diffusers import DiffusionPipeline",
+                    "",
+                    "pipeline = DiffusionPipeline.from_pretrained(\"pipeline\")",
+                ],
+            )?;
         }
         if has(UNET_WEIGHTS) && has("unet/config.json") {
-            write_code(out, "The U-Net, in the base model's pipeline", &[
-                "from diffusers import DiffusionPipeline, UNet2DConditionModel",
-                "",
-                "unet = UNet2DConditionModel.from_pretrained(\"unet\")",
-                &format!("pipeline = DiffusionPipeline.from_pretrained({base}, unet=unet)"),
-            ])?;
+            write_code(
+                out,
+                "The U-Net, in the base model's pipeline",
+                &[
+                    "from diffusers import DiffusionPipeline, UNet2DConditionModel",
+                    "",
+                    "unet = UNet2DConditionModel.from_pretrained(\"unet\")",
+                    &format!("pipeline = DiffusionPipeline.from_pretrained({base}, unet=unet)"),
+                ],
+            )?;
         }
         if has("delta.safetensors") {
-            write_code(out, "The edited tensors alone, over the base model's", &[
-                "from diffusers import DiffusionPipeline",
-                "from safetensors.torch import load_file",
-                "",
-                &format!("pipeline = DiffusionPipeline.from_pretrained({base})"),
-                "edited = load_file(\"delta.safetensors\")",
-                "loaded = pipeline.unet.load_state_dict(edited, strict=False)",
-                "assert not loaded.unexpected_keys",
-            ])?;
+            write_code(
+                out,
+                "The edited tensors alone, over the base model's",
+                &[
+                    "from diffusers import DiffusionPipeline",
+                    "from safetensors.torch import load_file",
+                    "",
+                    &format!("pipeline = DiffusionPipeline.from_pretrained({base})"),
+                    "edited = load_file(\"delta.safetensors\")",
+                    "loaded = pipeline.unet.load_state_dict(edited, strict=False)",
+                    "assert not loaded.unexpected_keys",
+                ],
+            )?;
         }
         Ok(())
     }

@@ -46,11 +46,7 @@ pub struct PublisherSettings {
 
 impl From<&StorageSettings> for PublisherSettings {
     fn from(settings: &StorageSettings) -> Self {
-        Self {
-            transfer: settings.into(),
-            device: DeviceKind::default(),
-            licenses: BTreeMap::new(),
-        }
+        Self { transfer: settings.into(), device: DeviceKind::default(), licenses: BTreeMap::new() }
     }
 }
 
@@ -166,9 +162,8 @@ impl ObjectPublisher {
             (request.progress)(done, total);
         };
         let tell = &tell;
-        let (small, large): (Vec<&Piece>, Vec<&Piece>) = pieces
-            .iter()
-            .partition(|piece| piece.file.size <= self.settings.transfer.part_bytes);
+        let (small, large): (Vec<&Piece>, Vec<&Piece>) =
+            pieces.iter().partition(|piece| piece.file.size <= self.settings.transfer.part_bytes);
         let sending: Vec<_> =
             small.into_iter().map(|piece| self.send_one(request, piece, None, tell)).collect();
         stream::iter(sending)
