@@ -125,7 +125,8 @@ section! {
 }
 
 section! {
-    /// Encryption of the gRPC server. The files are read again on SIGHUP.
+    /// Encryption of the gRPC server. The files are read again when they change, and on
+    /// SIGHUP.
     pub struct TlsSettings at "tls" {
         /// PEM file with the server's certificate and those above it.
         pub certificate: Option<PathBuf> = None, example "\"/etc/keystep/tls.pem\"";
@@ -137,7 +138,7 @@ section! {
 }
 
 section! {
-    /// Who may call. The file is read again on SIGHUP.
+    /// Who may call. The file is read again when it changes, and on SIGHUP.
     pub struct AuthenticationSettings at "authentication" {
         /// File with the hashes of bearer tokens, each with its principal, roles and limits.
         pub token_file: Option<PathBuf> = None, example "\"/etc/keystep/tokens.toml\"";
