@@ -105,6 +105,8 @@ pub enum Departure {
     },
     /// A second signal: the process is to end at once.
     AtOnce,
+    /// It went because something failed.
+    Failed,
 }
 
 impl Departure {
@@ -112,7 +114,7 @@ impl Departure {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Orderly { limits_hit, .. } if limits_hit.is_empty() => 0,
-            Self::Orderly { .. } => 1,
+            Self::Orderly { .. } | Self::Failed => 1,
             Self::AtOnce => 130,
         }
     }

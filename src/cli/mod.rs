@@ -30,6 +30,8 @@ mod result_folder;
 #[cfg(feature = "server")]
 mod score;
 #[cfg(feature = "server")]
+mod serve;
+#[cfg(feature = "server")]
 mod session;
 #[cfg(feature = "server")]
 mod staging;
@@ -59,8 +61,8 @@ use session::Session;
     arg_required_else_help = true,
     max_term_width = 100,
     after_help = "Start with `keystep demo`: it needs no download, no server and no GPU.\n\n\
-                  Exit codes: 0 fine, 1 the work failed, 2 wrong use, 69 the server is \
-                  away, 77 not permitted, 130 interrupted.\n\
+                  Exit codes: 0 fine, 1 the work failed, 2 wrong use, 64 wrong configuration, \
+                  69 the server is away, 77 not permitted, 130 interrupted.\n\
                   Progress and errors go to stderr, results to stdout."
 )]
 struct Cli {
@@ -70,6 +72,8 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
+    #[cfg(feature = "server")]
+    Serve(serve::ServeArguments),
     #[cfg(feature = "server")]
     Demo(demo::DemoArguments),
     #[cfg(feature = "server")]
@@ -93,7 +97,7 @@ impl Verb {
             Self::Score(arguments) => arguments.quiet.quiet,
             Self::Generate(arguments) => arguments.quiet.quiet,
             Self::Evaluate(arguments) => arguments.quiet.quiet,
-            Self::Jobs(_) | Self::Models(_) => false,
+            Self::Serve(_) | Self::Jobs(_) | Self::Models(_) => false,
         }
     }
 
@@ -103,7 +107,7 @@ impl Verb {
         match self {
             Self::Jobs(arguments) => return Ok(remote::jobs::run(arguments)?),
             Self::Models(arguments) => return Ok(remote::models::run(arguments)?),
-            _ => environment::settle(),
+            _ => environment::settle(None),
         }
         let session = &mut Session::new(self.quiet(), interrupt::install()?);
         match self {
@@ -112,7 +116,7 @@ impl Verb {
             Self::Score(arguments) => score::run::<CandleEngine>(arguments, session),
             Self::Generate(arguments) => generate::run::<CandleEngine>(arguments, session),
             Self::Evaluate(arguments) => evaluate::run::<CandleEngine>(arguments, session),
-            Self::Jobs(_) | Self::Models(_) => Ok(()),
+            Self::Serve(_) | Self::Jobs(_) | Self::Models(_) => Ok(()),
         }
     }
 }
@@ -131,6 +135,11 @@ impl Verb {
 pub fn run() -> ExitCode {
     // Wrong use ends here, with clap's own message and code 2.
     let cli = Cli::parse();
+    // A daemon has its own signals, log and exit codes.
+    #[cfg(feature = "server")]
+    if let Verb::Serve(arguments) = &cli.verb {
+        return serve::run(arguments);
+    }
     match cli.verb.run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -157,7 +157,7 @@ section! {
         /// Most pictures of one Generate call.
         pub images_per_call: usize = 64;
         /// Most pixels of one picture.
-        pub pixels_per_image: u64 = 1024 * 1024;
+        pub pixels_per_image: usize = 1024 * 1024;
         /// Most calls that wait for the device.
         pub direct_queue: usize = 16;
     }
