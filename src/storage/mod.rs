@@ -26,4 +26,4 @@ pub use parts::abandon;
 pub use place::Place;
 pub use retry::Patience;
 pub use upload::{TransferOptions, deliver, deliver_bytes};
-pub use whole::{create, read};
+pub use whole::{create, read, remove};

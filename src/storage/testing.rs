@@ -3,6 +3,7 @@
 use std::{
     fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use async_trait::async_trait;
@@ -49,6 +50,8 @@ struct Script {
     calls: Vec<Call>,
     /// By position in `calls`.
     faults: Vec<(usize, Fault)>,
+    /// How long every call lasts.
+    lasts: Duration,
     /// From this position on, every call fails so.
     for_ever: Option<(usize, Fault)>,
 }
@@ -101,6 +104,11 @@ impl Flaky {
         script.for_ever = Some((script.calls.len() + calls, fault));
     }
 
+    /// Lets every call last so long from now on.
+    pub fn delay(&self, lasts: Duration) {
+        self.script().lasts = lasts;
+    }
+
     /// Lets nothing fail any more, and forgets the calls.
     pub fn heal(&self) {
         *self.script() = Script::default();
@@ -136,6 +144,10 @@ impl Flaky {
         answer: impl Future<Output = Result<T>> + Send,
     ) -> Result<T> {
         let path = String::new;
+        let lasts = self.script().lasts;
+        if lasts > Duration::ZERO {
+            tokio::time::sleep(lasts).await;
+        }
         match fault {
             None | Some(Fault::Corrupted) => answer.await,
             Some(Fault::Away) => Err(away()),
