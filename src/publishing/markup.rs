@@ -1,5 +1,7 @@
 //! What makes free text harmless in YAML, Markdown and Python.
 
+use std::fmt::Write as _;
+
 /// A text as a scalar of YAML on one line, whatever it holds; as a string of JSON and Python too.
 pub(super) fn quoted(text: &str) -> String {
     let mut safe = String::with_capacity(text.len() + 2);
@@ -10,14 +12,19 @@ pub(super) fn quoted(text: &str) -> String {
             '\\' => safe.push_str("\\\\"),
             // YAML breaks lines at more letters than one sees, and knows letters that it refuses.
             '\u{2028}' | '\u{2029}' | '\u{feff}' | '\u{fffe}' | '\u{ffff}' => {
-                safe.push_str(&format!("\\u{:04x}", letter as u32));
+                escape(&mut safe, letter);
             }
-            _ if letter.is_control() => safe.push_str(&format!("\\u{:04x}", letter as u32)),
+            _ if letter.is_control() => escape(&mut safe, letter),
             _ => safe.push(letter),
         }
     }
     safe.push('"');
     safe
+}
+
+fn escape(safe: &mut String, letter: char) {
+    // Writing to a string cannot fail.
+    let _ = write!(safe, "\\u{:04x}", letter as u32);
 }
 
 /// A text as a text of Markdown: no markup, no HTML, no new line, no cell of a table.
@@ -48,7 +55,7 @@ pub(super) fn address(path: &str) -> String {
         if byte.is_ascii_alphanumeric() || b"/._-".contains(&byte) {
             safe.push(char::from(byte));
         } else {
-            safe.push_str(&format!("%{byte:02X}"));
+            let _ = write!(safe, "%{byte:02X}");
         }
     }
     safe
