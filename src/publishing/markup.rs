@@ -38,7 +38,9 @@ pub(super) fn plain(text: &str) -> String {
             _ if letter.is_control() || matches!(letter, '\u{2028}' | '\u{2029}') => {
                 safe.push(' ');
             }
-            _ if letter.is_ascii_punctuation() && !matches!(letter, ',' | '/' | '\'') => {
+            // These begin something at the start of a line only, where no free text stands.
+            ',' | '/' | '\'' | '-' | '.' | ';' | '?' => safe.push(letter),
+            _ if letter.is_ascii_punctuation() => {
                 safe.push('\\');
                 safe.push(letter);
             }
@@ -76,7 +78,7 @@ mod tests {
     #[test]
     fn a_plain_text_has_no_markup() {
         assert_eq!(plain("a|b\n# [x](y) <i>&"), r"a\|b \# \[x\]\(y\) &lt;i&gt;&amp;");
-        assert_eq!(plain("Van Gogh's, 1/2"), "Van Gogh's, 1/2");
+        assert_eq!(plain("Van Gogh's, 1/2-3."), "Van Gogh's, 1/2-3.");
         assert_eq!(address("a b/ü(1).png"), "a%20b/%C3%BC%281%29.png");
     }
 }

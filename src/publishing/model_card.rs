@@ -155,7 +155,8 @@ impl ModelCard<'_> {
         let has = |name: &str| self.result.files.iter().any(|file| file.name == name);
         let base = quoted(base_model);
         writeln!(out, "\n## Use\n")?;
-        writeln!(out, "With the files of this folder, and {base} as diffusers knows it:")?;
+        let named = plain(base_model);
+        writeln!(out, "With the files of this folder, and {named} as diffusers knows it:")?;
         if has("pipeline/model_index.json") {
             write_code(
                 out,
