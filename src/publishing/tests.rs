@@ -479,5 +479,5 @@ async fn a_judgement_is_published_beside_the_checkpoints() {
     assert_eq!(manifest.edited_model.as_deref(), Some("checkpoints/1"));
     assert_eq!(manifest.seeds["judge"], 500_000);
     let card = card(&bench).await;
-    assert!(card.starts_with("# checkpoints/1 judged against emoji\\-canvas\n"), "{card}");
+    assert!(card.starts_with("# checkpoints/1 judged against emoji-canvas\n"), "{card}");
 }

@@ -9,6 +9,8 @@ mod content;
 mod download;
 mod error;
 mod journal;
+#[cfg(test)]
+mod live;
 mod open;
 mod parts;
 mod place;

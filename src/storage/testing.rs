@@ -37,7 +37,7 @@ pub enum Fault {
 /// A call that a store saw.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Call {
-    /// Such as "put" or "put_part".
+    /// Such as `put` or `put_part`.
     pub operation: &'static str,
     /// Of which object.
     pub path: String,
@@ -82,7 +82,10 @@ impl Flaky {
         Arc::new(Self::with(inner, None))
     }
 
-    fn with(inner: Arc<dyn ObjectStore>, parts: Option<Arc<dyn MultipartStore>>) -> Self {
+    pub(super) fn with(
+        inner: Arc<dyn ObjectStore>,
+        parts: Option<Arc<dyn MultipartStore>>,
+    ) -> Self {
         Self { inner, parts, script: Mutex::default(), hanging: Notify::new() }
     }
 
