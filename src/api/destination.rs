@@ -30,7 +30,9 @@ fn read(text: &str) -> Result<Url, String> {
             "escapes a dot, a slash, a backslash or a percent sign; leave it out".to_owned()
         );
     }
-    let path = text.split_once("://").map_or(text, |(_, path)| path);
+    let Some((_, path)) = text.split_once("://") else {
+        return Err("is no URL; give one such as s3://bucket/prefix".to_owned());
+    };
     let is_step = |part: &str| part == "." || part == "..";
     if path.split('/').any(is_step) || path.trim_end_matches('/').contains("//") {
         return Err("holds an empty part or one of dots; write the path out".to_owned());

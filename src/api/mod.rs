@@ -12,6 +12,8 @@ mod paging;
 mod reason;
 mod status;
 mod submitting;
+#[cfg(test)]
+mod tests;
 mod unlearning;
 mod violations;
 mod watching;

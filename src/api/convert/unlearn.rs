@@ -181,7 +181,11 @@ impl Texts {
                 found.prompt(&format!("{field}[{index}]"), text, most);
             }
         }
-        for (concept, replacement) in &self.replacements {
+        let (given, most_given) = (self.replacements.len(), UnlearnSpec::MAX_CONCEPTS);
+        if given > most_given {
+            found.add("replacements", format!("has {given} entries, the limit is {most_given}"));
+        }
+        for (concept, replacement) in self.replacements.iter().take(most_given) {
             let path = entry("replacements", concept);
             found.prompt(&path, replacement, most);
             if !self.concepts.contains(concept) {
