@@ -84,12 +84,7 @@ impl Authenticator {
             table: ArcSwap::from_pointee(table),
             seen: tokio::sync::Mutex::new(bytes),
         };
-        Ok(Self {
-            file: Some(file),
-            clock,
-            rates: Rates::default(),
-            failures: Failures::default(),
-        })
+        Ok(Self { file: Some(file), clock, rates: Rates::default(), failures: Failures::default() })
     }
 
     /// Whether callers must show who they are.

@@ -7,9 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::jobs::Principal;
 
 /// What a caller may do.
-#[derive(
-    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
-)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
     /// Look at models and at one's own operations.

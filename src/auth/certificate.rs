@@ -1,8 +1,6 @@
 //! The names that a client's certificate gives its holder.
 
-use x509_parser::{
-    certificate::X509Certificate, extensions::GeneralName, prelude::FromDer,
-};
+use x509_parser::{certificate::X509Certificate, extensions::GeneralName, prelude::FromDer};
 
 /// The names in a certificate (DER): the subject's common name, then the URIs and DNS names of the
 /// subject alternative name. Empty when there are none or the bytes are no certificate.

@@ -156,9 +156,7 @@ fn tokens(entries: Vec<TokenEntry>) -> Result<Vec<Token>, TokenTableError> {
         }
         let expires = match entry.expires {
             None => None,
-            Some(end) => {
-                Some(moment(&end).ok_or(TokenTableError::Expires { entry: number })?)
-            }
+            Some(end) => Some(moment(&end).ok_or(TokenTableError::Expires { entry: number })?),
         };
         let granted = Granted {
             principal: entry.principal,

@@ -56,11 +56,8 @@ async fn a_token_gives_its_caller_and_no_other_does() {
     let folder = Folder::with(&format!("{}\n{}", ci.entry, painter.entry));
     let authenticator = Authenticator::from_file(&folder.path, Clock::System).await.unwrap();
     let with = |authorization: String| {
-        let presented = Presented {
-            authorization: Some(authorization.as_bytes()),
-            names: &[],
-            address: None,
-        };
+        let presented =
+            Presented { authorization: Some(authorization.as_bytes()), names: &[], address: None };
         authenticator.authenticate(&presented)
     };
     let caller = with(format!("bearer {}", painter.token)).unwrap();
@@ -198,7 +195,8 @@ fn a_bad_file_is_explained_and_never_quoted() {
         (entry(&format!("{one}burst = 3")), "burst"),
         (entry(&format!("{one}expires = 2027-01-01")), "expires of token 1"),
     ] {
-        let error = table::Table::parse(&text).err().map_or(String::new(), |error| error.to_string());
+        let error =
+            table::Table::parse(&text).err().map_or(String::new(), |error| error.to_string());
         assert!(error.contains(wanted), "{error:?} of {text:?} lacks {wanted:?}");
         assert!(!error.contains("secret"), "{error}");
     }

@@ -10,9 +10,8 @@ use crate::proto::{
 
 /// Adds both versions: much of what is installed still speaks the older.
 pub(super) fn add(routes: Routes) -> Result<Routes, ServerError> {
-    let damaged = |error: tonic_reflection::server::Error| {
-        ServerError::Descriptors(error.to_string())
-    };
+    let damaged =
+        |error: tonic_reflection::server::Error| ServerError::Descriptors(error.to_string());
     let builder = || {
         Builder::configure()
             .register_encoded_file_descriptor_set(proto::DESCRIPTOR_SET)

@@ -143,8 +143,7 @@ fn certificates(
     path: &Path,
     bytes: &[u8],
 ) -> Result<Vec<CertificateDer<'static>>, CertificateError> {
-    let missing =
-        || CertificateError::Missing { path: path.to_owned(), wanted: "certificate" };
+    let missing = || CertificateError::Missing { path: path.to_owned(), wanted: "certificate" };
     let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(bytes).collect();
     found.ok().filter(|found| !found.is_empty()).ok_or_else(missing)
 }

@@ -89,7 +89,8 @@ async fn tokens_change_without_a_restart() {
     let server = Running::start(settings, authenticator).await;
     let channel = server.channel().await;
     let (as_old, as_new) = (bearer(&old), bearer(&new));
-    let (as_old, as_new) = ([("authorization", as_old.as_str())], [("authorization", as_new.as_str())]);
+    let (as_old, as_new) =
+        ([("authorization", as_old.as_str())], [("authorization", as_new.as_str())]);
     get(&channel, asking("a", &as_old)).await.unwrap();
     std::fs::write(&path, &new.entry).unwrap();
     let changed = async {

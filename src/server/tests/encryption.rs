@@ -110,10 +110,8 @@ async fn a_client_certificate_is_asked_for_and_names_the_caller() {
         "[[certificate]]\nname = \"painter\"\nprincipal = \"painter\"\nroles = [\"read\"]\n\
          [[certificate]]\nname = \"ci.example.org\"\nprincipal = \"ci\"\nroles = [\"submit\"]\n",
     );
-    let settings = ServerSettings {
-        tls: Some(TlsSettings { client_ca, ..tls }),
-        ..ServerSettings::default()
-    };
+    let settings =
+        ServerSettings { tls: Some(TlsSettings { client_ca, ..tls }), ..ServerSettings::default() };
     let authenticator = Authenticator::from_file(&tokens, Clock::System).await.unwrap();
     let server = Running::start(settings, authenticator).await;
     let metadata = [("x-request-id", "1")];

@@ -131,7 +131,10 @@ fn parts(
 }
 
 /// What the small service says to `name`, with all metadata.
-async fn get(channel: &Channel, request: Request<&str>) -> Result<tonic::Response<Operation>, Status> {
+async fn get(
+    channel: &Channel,
+    request: Request<&str>,
+) -> Result<tonic::Response<Operation>, Status> {
     let request = request.map(|name| GetOperationRequest { name: name.to_owned() });
     OperationsClient::new(channel.clone()).get_operation(request).await
 }

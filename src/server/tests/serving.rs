@@ -27,8 +27,7 @@ async fn health_follows_readiness_over_a_pipe_and_ends_at_shutdown() {
     let settings = ServerSettings::default();
     let (ready, parts, ..) = parts(&settings, Authenticator::none());
     let (client_end, server_end) = tokio::io::duplex(64 << 10);
-    let sockets = futures::stream::iter([Socket::new(server_end, None)])
-        .chain(futures::stream::pending());
+    let sockets = stream::iter([Socket::new(server_end, None)]).chain(stream::pending());
     let (shutdown, abort) = (CancellationToken::new(), CancellationToken::new());
     let serving = serve_sockets(settings, parts, sockets, shutdown.clone(), abort);
     let task = tokio::spawn(serving);
@@ -37,8 +36,8 @@ async fn health_follows_readiness_over_a_pipe_and_ends_at_shutdown() {
         let end = client_end.take();
         async move { end.ok_or_else(|| std::io::Error::other("one pipe alone")) }
     });
-    let channel = Endpoint::from_static("http://pipe").connect_with_connector(connector);
-    let channel = channel.await.unwrap();
+    let endpoint = Endpoint::from_static("http://pipe");
+    let channel = endpoint.connect_with_connector(connector).await.unwrap();
 
     for service in ["", "keystep.v1.UnlearningService", "google.longrunning.Operations"] {
         assert_eq!(check(&channel, service).await, ServingStatus::NotServing, "{service:?}");
@@ -62,10 +61,9 @@ async fn health_follows_readiness_over_a_pipe_and_ends_at_shutdown() {
 }
 
 async fn reflect(channel: &Channel, asked: MessageRequest) -> Result<MessageResponse, Status> {
-    let request =
-        ServerReflectionRequest { host: String::new(), message_request: Some(asked) };
+    let request = ServerReflectionRequest { host: String::new(), message_request: Some(asked) };
     let mut client = ServerReflectionClient::new(channel.clone());
-    let answers = client.server_reflection_info(futures::stream::iter([request])).await?;
+    let answers = client.server_reflection_info(stream::iter([request])).await?;
     let answer = answers.into_inner().message().await?.unwrap();
     Ok(answer.message_response.unwrap())
 }

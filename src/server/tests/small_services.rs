@@ -13,7 +13,7 @@ use crate::{
         },
         keystep::v1::{
             EvaluateErasureRequest, GenerateRequest, GenerateResponse, GetModelRequest,
-            ListModelsRequest, ListModelsResponse, Model, ScoreTimestepsRequest,
+            GetModelResponse, ListModelsRequest, ListModelsResponse, ScoreTimestepsRequest,
             ScoreTimestepsResponse, UnlearnConceptRequest,
             unlearning_service_server::UnlearningService,
         },
@@ -88,10 +88,12 @@ impl UnlearningService for SmallUnlearning {
         &self,
         request: Request<WatchOperationRequest>,
     ) -> Answer<Self::WatchOperationStream> {
-        let first = futures::stream::iter([Ok(WatchOperationResponse::default())]);
+        let first = stream::iter([Ok(WatchOperationResponse::default())]);
         let panics = request.get_ref().name == "panic";
         let release = Arc::clone(&self.release);
-        let rest = futures::stream::once(async move {
+        let rest = stream::once(async move {
+            // The transport sends what is ready in one piece; the first message is to arrive.
+            tokio::task::yield_now().await;
             assert!(!panics, "planted");
             release.notified().await;
             Ok(WatchOperationResponse::default())
@@ -122,7 +124,7 @@ impl UnlearningService for SmallUnlearning {
         none()
     }
 
-    async fn get_model(&self, _: Request<GetModelRequest>) -> Answer<Model> {
+    async fn get_model(&self, _: Request<GetModelRequest>) -> Answer<GetModelResponse> {
         none()
     }
 }
