@@ -104,16 +104,12 @@ where
             let request = Request::from_parts(request, body);
             let answered = guarded(service, request).instrument(call.span().clone());
             let response = answered.await;
-            match code_of(response.headers()) {
-                Some(_) => response,
-                None => {
-                    let draining = ends_with_drain.then_some(layer.draining);
-                    return Ok(named(
-                        response.map(|body| Body::new(CallBody::new(body, call, draining))),
-                        header,
-                    ));
-                }
+            if code_of(response.headers()).is_none() {
+                let draining = ends_with_drain.then_some(layer.draining);
+                let followed = |body| Body::new(CallBody::new(body, call, draining));
+                return Ok(named(response.map(followed), header));
             }
+            response
         }
     };
     // The headers already say how it ended; there is nothing to follow.

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use prost::Message;
-use prost_types::FileDescriptorSet;
+use prost_types::{FileDescriptorSet, MethodDescriptorProto};
 
 use super::error::ServerError;
 use crate::proto;
@@ -31,7 +31,7 @@ impl Methods {
                 let package = file.package();
                 for service in &file.service {
                     let name = service.name();
-                    let paths = service.method.iter().map(|method| method.name());
+                    let paths = service.method.iter().map(MethodDescriptorProto::name);
                     methods.extend(paths.map(|method| format!("/{package}.{name}/{method}")));
                 }
             }

@@ -71,7 +71,6 @@ impl Notes {
 /// A server in this process.
 struct Running {
     address: SocketAddr,
-    ready: watch::Sender<bool>,
     notes: Arc<Notes>,
     /// Ends the stream of `WatchOperation`.
     release: Arc<Notify>,
@@ -83,12 +82,12 @@ struct Running {
 impl Running {
     async fn start(settings: ServerSettings, authenticator: Authenticator) -> Self {
         let settings = ServerSettings { listen: "127.0.0.1:0".parse().unwrap(), ..settings };
-        let (ready, parts, notes, release) = parts(&settings, authenticator);
+        let (_, parts, notes, release) = parts(&settings, authenticator);
         let server = Server::bind(settings, parts).await.unwrap();
         let address = server.local_addr();
         let (shutdown, abort) = (CancellationToken::new(), CancellationToken::new());
         let task = tokio::spawn(server.serve(shutdown.clone(), abort.clone()));
-        Self { address, ready, notes, release, shutdown, abort, task }
+        Self { address, notes, release, shutdown, abort, task }
     }
 
     async fn open() -> Self {
