@@ -5,7 +5,7 @@ use std::{net::SocketAddr, sync::Arc};
 use http::{header::AUTHORIZATION, request::Parts};
 use tonic::Status;
 
-use super::{connection::Peer, refusal};
+use super::{connection::Peer, status};
 use crate::auth::{Authenticator, Caller, Presented};
 
 /// What anybody may ask: probes have no token.
@@ -35,7 +35,7 @@ impl Admission {
             names: &peer.names,
             address: peer.address.as_ref().map(SocketAddr::ip),
         };
-        let caller = self.0.authenticate(&presented).map_err(|error| refusal::status(&error))?;
+        let caller = self.0.authenticate(&presented).map_err(|error| status::refused(&error))?;
         // The services have no use for the secret, and cannot leak what they do not see.
         request.headers.remove(AUTHORIZATION);
         request.extensions.insert(caller.clone());

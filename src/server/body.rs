@@ -13,10 +13,7 @@ use http_body::{Frame, SizeHint};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::{Code, Status, body::Body};
 
-use super::{
-    call::Call,
-    calls::{code_of, panicked},
-};
+use super::{call::Call, calls::code_of, status};
 
 /// The messages of one call, and how they ended.
 pub(super) struct CallBody {
@@ -54,14 +51,13 @@ impl http_body::Body for CallBody {
         let body = &mut *self;
         let Some(inner) = body.inner.as_mut() else { return Poll::Ready(None) };
         if body.draining.as_mut().is_some_and(|draining| draining.poll_unpin(cx).is_ready()) {
-            let status = Status::unavailable("the server is shutting down; try another");
-            return Poll::Ready(Some(Ok(body.end(&status))));
+            return Poll::Ready(Some(Ok(body.end(&status::draining()))));
         }
         let span = body.call.span().clone();
         let _in_span = span.enter();
         let polled = catch_unwind(AssertUnwindSafe(|| Pin::new(inner).poll_frame(cx)));
         let Ok(polled) = polled else {
-            return Poll::Ready(Some(Ok(body.end(&panicked()))));
+            return Poll::Ready(Some(Ok(body.end(&status::panicked()))));
         };
         match &polled {
             Poll::Pending => {}

@@ -20,7 +20,7 @@ use super::{
     body::CallBody,
     call::{Call, CallObserver},
     methods::Methods,
-    request_id,
+    request_id, status,
     trace_context::TraceContext,
 };
 
@@ -125,14 +125,8 @@ where
     let answered = AssertUnwindSafe(async move { service.call(request).await }).catch_unwind();
     match answered.await {
         Ok(Ok(response)) => response,
-        Err(_panic) => panicked().into_http(),
+        Err(_panic) => status::panicked().into_http(),
     }
-}
-
-/// What a client is told of a panic; the rest stands in the log.
-pub(super) fn panicked() -> Status {
-    tracing::error!("a service panicked; the panic's own message is on standard error");
-    Status::internal("the server failed at this call; its log tells more under the x-request-id")
 }
 
 /// The status in headers or trailers, if they hold one.

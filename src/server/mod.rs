@@ -13,10 +13,10 @@ mod error;
 mod health;
 mod methods;
 mod reflection;
-mod refusal;
 mod request_id;
 mod services;
 mod settings;
+mod status;
 mod tls;
 mod trace_context;
 

@@ -9,6 +9,7 @@ use tonic_reflection::pb::v1::{
     ServerReflectionRequest, server_reflection_client::ServerReflectionClient,
     server_reflection_request::MessageRequest, server_reflection_response::MessageResponse,
 };
+use tonic_types::StatusExt;
 
 use super::*;
 
@@ -57,7 +58,19 @@ async fn health_follows_readiness_over_a_pipe_and_ends_at_shutdown() {
     shutdown.cancel();
     let error = tokio::time::timeout(PATIENCE, stream.message()).await.unwrap().unwrap_err();
     assert_eq!(error.code(), Code::Unavailable);
+    assert_eq!(error.get_details_error_info().unwrap().reason, "DRAINING");
     tokio::time::timeout(PATIENCE, task).await.unwrap().unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn nothing_is_served_before_the_server_looks_around() {
+    let (_ready, seen) = watch::channel(true);
+    let board = HealthBoard::not_serving(seen).await;
+    for service in ["", "keystep.v1.UnlearningService", "google.longrunning.Operations"] {
+        let request = HealthCheckRequest { service: service.to_owned() };
+        let answer = HealthClient::new(board.service()).check(request).await.unwrap();
+        assert_eq!(answer.into_inner().status(), ServingStatus::NotServing, "{service:?}");
+    }
 }
 
 async fn reflect(channel: &Channel, asked: MessageRequest) -> Result<MessageResponse, Status> {
