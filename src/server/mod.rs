@@ -1,7 +1,7 @@
 //! The listener: TLS, layers, health, reflection.
 //!
-//! One call passes, from outside in: the [connection limit and TLS](door), the [layer of
-//! calls](calls) (request id, span, metrics, credentials, panics), and the service.
+//! One call passes, from outside in: `door` (the limit of connections, TLS), the layer `calls`
+//! (request id, span, metrics, credentials, panics), and the service.
 
 mod admission;
 mod body;
