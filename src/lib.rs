@@ -16,7 +16,7 @@
 //! | [`catalogue`] | models by name: base models by URL through a local cache, and what jobs published | `spec`, `outcome`, `artifacts`, `jobs`, `worker`, `storage` |
 //! | [`auth`] | who calls and what they may: tokens, roles, limits | `jobs` |
 //! | [`proto`] | the generated wire types | – |
-//! | [`api`] | the services: conversions, the table of errors, operations | `spec`, `outcome`, `jobs`, `worker`, `catalogue`, `auth`, `proto` |
+//! | [`api`] | the services: conversions, the table of errors, operations | `spec`, `outcome`, `jobs`, `worker`, `catalogue`, `auth`, `report`, `proto` |
 //! | [`server`] | the listener: TLS, layers, health, reflection | `jobs`, `auth`, `api`, `proto` |
 //! | [`config`] | typed settings: defaults, file, environment, flags | – |
 //! | [`telemetry`] | logs, metrics | – |
