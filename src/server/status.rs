@@ -8,9 +8,9 @@ use tonic::{
 };
 use tonic_types::{ErrorDetails, StatusExt};
 
-use crate::auth::Refusal;
+use crate::{api::Reason, auth::Refusal};
 
-/// Who names the reasons, here and in `api`.
+/// Who names the reasons, as in `api`.
 const DOMAIN: &str = "keystep.v1";
 
 /// When another server will do.
@@ -24,7 +24,7 @@ pub(super) fn refused(refusal: &Refusal) -> Status {
             let mut metadata = MetadataMap::new();
             let challenge = MetadataValue::from_static("Bearer realm=\"keystep\"");
             metadata.insert("www-authenticate", challenge);
-            let details = reason("CALLER_UNKNOWN", HashMap::new());
+            let details = reason(Reason::CallerUnknown, HashMap::new());
             let code = Code::Unauthenticated;
             Status::with_error_details_and_metadata(code, message, details, metadata)
         }
@@ -39,25 +39,25 @@ pub(super) fn refused(refusal: &Refusal) -> Status {
 pub(super) fn panicked() -> Status {
     tracing::error!("a service panicked; the panic's own message is on standard error");
     let message = "a fault of Keystep; the server's log says more under this call's x-request-id";
-    Status::with_error_details(Code::Internal, message, reason("INTERNAL", HashMap::new()))
+    Status::with_error_details(Code::Internal, message, reason(Reason::Internal, HashMap::new()))
 }
 
 /// What ends streams that no service ends.
 pub(super) fn draining() -> Status {
-    let mut details = reason("DRAINING", retry_seconds(SOON));
+    let mut details = reason(Reason::Draining, retry_seconds(SOON));
     details.set_retry_info(Some(SOON));
     Status::with_error_details(Code::Unavailable, "the server is going away; call again", details)
 }
 
 fn exhausted(message: String, subject: &str, retry_after: Duration) -> Status {
-    let mut details = reason("RATE_LIMITED", retry_seconds(retry_after));
+    let mut details = reason(Reason::RateLimited, retry_seconds(retry_after));
     details.set_retry_info(Some(retry_after));
     details.add_quota_failure_violation(subject, message.as_str());
     Status::with_error_details(Code::ResourceExhausted, message, details)
 }
 
-fn reason(name: &str, variables: HashMap<String, String>) -> ErrorDetails {
-    ErrorDetails::with_error_info(name, DOMAIN, variables)
+fn reason(reason: Reason, variables: HashMap<String, String>) -> ErrorDetails {
+    ErrorDetails::with_error_info(reason.name(), DOMAIN, variables)
 }
 
 fn retry_seconds(delay: Duration) -> HashMap<String, String> {
