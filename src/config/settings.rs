@@ -75,7 +75,8 @@ impl Settings {
 
     /// Every key.
     pub(super) fn keys() -> impl Iterator<Item = Key> {
-        let of_sections = Self::SECTIONS.into_iter().flat_map(|section| section.keys.iter().copied());
+        let of_sections =
+            Self::SECTIONS.into_iter().flat_map(|section| section.keys.iter().copied());
         std::iter::once(Self::MODELS).chain(of_sections)
     }
 }

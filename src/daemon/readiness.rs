@@ -49,8 +49,7 @@ impl Readiness {
         loop {
             if Instant::now() >= next_probe {
                 let probed = self.probe_output().await;
-                next_probe =
-                    Instant::now() + if probed.is_ok() { PROBE_EVERY } else { LOOK_EVERY };
+                next_probe = Instant::now() + if probed.is_ok() { PROBE_EVERY } else { LOOK_EVERY };
                 output = Some(probed);
             }
             let works = match &output {

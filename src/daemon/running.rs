@@ -93,8 +93,7 @@ impl Daemon {
                 Some(DaemonSignal::Terminate) | None => break,
             }
         }
-        let again =
-            signals.filter(|signal| std::future::ready(*signal == DaemonSignal::Terminate));
+        let again = signals.filter(|signal| std::future::ready(*signal == DaemonSignal::Terminate));
         let departure = shutdown::run(again, self.limits, &self.steps, &self.parts).await;
         match self.parts.failure() {
             Some(message) => {

@@ -12,7 +12,6 @@ use url::Url;
 use super::{
     Daemon, StartError,
     data_folder::DataFolder,
-    measured_store::MeasuredStore,
     readiness::Readiness,
     running::RunningParts,
     sampling::sample,
@@ -21,7 +20,7 @@ use super::{
 use crate::{
     api::{ApiParts, ApiSettings},
     catalogue::{BaseModel, CacheSettings, Catalogue},
-    config::Settings,
+    config::{Settings, ShutdownSettings},
     jobs::{Clock, Identifiers, SqliteStore, Store, StoreSettings, WorkerId},
     shutdown::{Limits, Steps},
     storage::{StorageSettings, Storages},
@@ -80,12 +79,8 @@ impl Daemon {
             storages.open(output)?;
         }
         let cache = CacheSettings { folder: folders.cache, max_bytes: settings.cache.max_bytes };
-        let catalogue = Arc::new(Catalogue::new(
-            base_models(settings),
-            cache,
-            storages.clone(),
-            store.clone(),
-        ));
+        let catalogue =
+            Arc::new(Catalogue::new(base_models(settings), cache, storages.clone(), store.clone()));
 
         let steps = Steps::default();
         let tracker = TaskTracker::new();
@@ -121,9 +116,9 @@ impl Daemon {
         let Front { address, serving, reload } = wiring::open(settings, front, &steps).await?;
 
         let worker = Worker::start(
-            worker_settings(settings, WorkerId(identity.clone()), &folders.data, clock.clone()),
+            worker_settings(settings, WorkerId(identity.clone()), &folders.data, clock),
             WorkerParts {
-                store: Arc::new(MeasuredStore::new(store.clone(), clock)),
+                store: store.clone(),
                 device: device.clone(),
                 models: catalogue.clone(),
                 publisher: wiring::publisher(storages.clone()),
@@ -166,16 +161,10 @@ impl Daemon {
             stops.run_until_cancelled(warming).await;
         });
 
-        let shutdown = &settings.shutdown;
         Ok(Self {
             address,
             ready,
-            limits: Limits {
-                drain_delay: shutdown.drain_delay,
-                unary: shutdown.unary,
-                grace: shutdown.grace,
-                publish_grace: shutdown.publish_grace,
-            },
+            limits: Limits::from(&settings.shutdown),
             steps,
             reload,
             parts: RunningParts {
@@ -212,6 +201,13 @@ async fn folders(settings: &Settings, identifiers: Identifiers) -> Result<Folder
         let path = settings.server.data_dir.clone();
         Err(StartError::DataFolder { path, source: std::io::Error::other(error) })
     })
+}
+
+impl From<&ShutdownSettings> for Limits {
+    fn from(settings: &ShutdownSettings) -> Self {
+        let ShutdownSettings { drain_delay, unary, grace, publish_grace } = *settings;
+        Self { drain_delay, unary, grace, publish_grace }
+    }
 }
 
 fn storage_settings(settings: &Settings) -> StorageSettings {

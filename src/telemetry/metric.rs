@@ -138,14 +138,18 @@ impl Metric {
             RpcRequests => "Calls that ended, by method and status code.",
             RpcDuration => "Seconds from a call's headers to its last message.",
             Jobs => "Jobs in the store, by state.",
-            JobDuration => "Seconds that a phase of a job took, by phase and what came after it.",
-            QueueWait => "Seconds from the acceptance of a job to its first claim.",
+            JobDuration => {
+                "Seconds that a phase of a job took (`whole`: from claim to end), by how it ended."
+            }
+            QueueWait => "Seconds from the acceptance of a job to its claim, for each claim.",
             Iterations => "Updates that erasures made.",
             IterationDuration => "Seconds an update took, averaged from one report to the next.",
             Loss => "The loss that the erasure under way reported last.",
-            DeviceMemory => "Bytes of memory that the process holds (resident) and held at most (peak).",
+            DeviceMemory => {
+                "Bytes of memory that the process holds (resident) and held at most (peak)."
+            }
             DirectCallsWaiting => "Generate and ScoreTimesteps calls that wait for the device.",
-            LeaseLost => "Holds on jobs that this worker lost, or found to have expired.",
+            LeaseLost => "Holds on jobs that this worker lost.",
             ArtifactBytes => "Bytes of results that were published.",
             StoreErrors => "Failures of the job store, by reason.",
             Ready => "1 while health says serving.",
@@ -173,8 +177,7 @@ pub fn reference_page() -> String {
         let labels: Vec<_> = metric.labels().iter().map(|label| format!("`{label}`")).collect();
         let labels = if labels.is_empty() { "–".to_owned() } else { labels.join(", ") };
         // Writing to a text cannot fail.
-        let _ =
-            writeln!(page, "| `{}` | {kind} | {labels} | {} |", metric.name(), metric.about());
+        let _ = writeln!(page, "| `{}` | {kind} | {labels} | {} |", metric.name(), metric.about());
     }
     page
 }
