@@ -6,7 +6,7 @@
 mod calls;
 mod data_folder;
 mod error;
-mod measured_worker;
+mod measured_store;
 mod output_probe;
 mod readiness;
 mod running;

@@ -5,6 +5,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
+use futures::future::BoxFuture;
 use tokio::{runtime::Handle, sync::watch, task::spawn_blocking};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use url::Url;
@@ -12,6 +13,7 @@ use url::Url;
 use super::{
     Daemon, StartError,
     data_folder::DataFolder,
+    measured_store::MeasuredStore,
     readiness::Readiness,
     running::RunningParts,
     sampling::sample,
@@ -116,9 +118,9 @@ impl Daemon {
         let Front { address, serving, reload } = wiring::open(settings, front, &steps).await?;
 
         let worker = Worker::start(
-            worker_settings(settings, WorkerId(identity.clone()), &folders.data, clock),
+            worker_settings(settings, WorkerId(identity.clone()), &folders.data, clock.clone()),
             WorkerParts {
-                store: store.clone(),
+                store: Arc::new(MeasuredStore::new(store.clone(), clock)),
                 device: device.clone(),
                 models: catalogue.clone(),
                 publisher: wiring::publisher(storages.clone()),
@@ -131,20 +133,7 @@ impl Daemon {
             },
         );
 
-        let served = CancellationToken::new();
-        let server_failure = Arc::new(Mutex::new(None));
-        let (ended, failure) = (served.clone(), server_failure.clone());
-        let asked_to_end = steps.refuse.clone();
-        tracker.spawn(async move {
-            // Also where serving panics.
-            let _ended = ended.drop_guard();
-            let failed = match serving.await {
-                Err(message) => Some(message),
-                Ok(()) if asked_to_end.is_cancelled() => None,
-                Ok(()) => Some("the server ended by itself".to_owned()),
-            };
-            *failure.lock().unwrap_or_else(PoisonError::into_inner) = failed;
-        });
+        let (served, server_failure) = follow_server(serving, &steps, &tracker);
         let readiness = Readiness {
             store: store.clone(),
             storages,
@@ -155,10 +144,9 @@ impl Daemon {
         };
         tracker.spawn(readiness.watch(told));
         tracker.spawn(sample(store.clone(), device.direct_calls(), closing.clone()));
-        let warming = wiring::prewarm(catalogue);
         let stops = steps.draining.clone();
         tracker.spawn(async move {
-            stops.run_until_cancelled(warming).await;
+            stops.run_until_cancelled(wiring::prewarm(catalogue)).await;
         });
 
         Ok(Self {
@@ -179,6 +167,29 @@ impl Daemon {
             },
         })
     }
+}
+
+/// Serves, and notes when and why that ended.
+fn follow_server(
+    serving: BoxFuture<'static, Result<(), String>>,
+    steps: &Steps,
+    tracker: &TaskTracker,
+) -> (CancellationToken, Arc<Mutex<Option<String>>>) {
+    let served = CancellationToken::new();
+    let server_failure = Arc::new(Mutex::new(None));
+    let (ended, failure) = (served.clone(), server_failure.clone());
+    let asked_to_end = steps.refuse.clone();
+    tracker.spawn(async move {
+        // Also where serving panics.
+        let _ended = ended.drop_guard();
+        let failed = match serving.await {
+            Err(message) => Some(message),
+            Ok(()) if asked_to_end.is_cancelled() => None,
+            Ok(()) => Some("the server ended by itself".to_owned()),
+        };
+        *failure.lock().unwrap_or_else(PoisonError::into_inner) = failed;
+    });
+    (served, server_failure)
 }
 
 async fn folders(settings: &Settings, identifiers: Identifiers) -> Result<Folders, StartError> {

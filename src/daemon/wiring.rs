@@ -5,7 +5,7 @@ use std::{future::Future, net::SocketAddr, sync::Arc};
 use futures::{FutureExt, future::BoxFuture};
 use tokio::{net::TcpListener, sync::watch};
 
-use super::{StartError, calls::MeasuredCalls, measured_worker::MeasuredWorker};
+use super::{StartError, calls::MeasuredCalls};
 use crate::{
     api::ApiParts,
     catalogue::Catalogue,
@@ -53,9 +53,7 @@ pub(super) async fn open(
     parts: FrontParts,
     steps: &Steps,
 ) -> Result<Front, StartError> {
-    let _ = (MeasuredCalls::finished, MeasuredWorker::job_claimed);
-    let _ = (MeasuredWorker::job_advanced, MeasuredWorker::job_ended, MeasuredWorker::job_lost);
-    let _ = crate::telemetry::store_failed;
+    let _ = MeasuredCalls::finished;
     let listen = settings.server.listen;
     let failed = |error| StartError::Server(format!("cannot listen on {listen}: {error}"));
     let listener = TcpListener::bind(listen).await.map_err(failed)?;

@@ -138,10 +138,8 @@ impl Metric {
             RpcRequests => "Calls that ended, by method and status code.",
             RpcDuration => "Seconds from a call's headers to its last message.",
             Jobs => "Jobs in the store, by state.",
-            JobDuration => {
-                "Seconds that a phase of a job took (`whole`: from claim to end), by how it ended."
-            }
-            QueueWait => "Seconds from the acceptance of a job to its claim, for each claim.",
+            JobDuration => "Seconds that a phase of a job took, by phase and what came after it.",
+            QueueWait => "Seconds from the acceptance of a job to its first claim.",
             Iterations => "Updates that erasures made.",
             IterationDuration => "Seconds an update took, averaged from one report to the next.",
             Loss => "The loss that the erasure under way reported last.",
@@ -149,7 +147,7 @@ impl Metric {
                 "Bytes of memory that the process holds (resident) and held at most (peak)."
             }
             DirectCallsWaiting => "Generate and ScoreTimesteps calls that wait for the device.",
-            LeaseLost => "Holds on jobs that this worker lost.",
+            LeaseLost => "Holds on jobs that this worker lost, or found to have expired.",
             ArtifactBytes => "Bytes of results that were published.",
             StoreErrors => "Failures of the job store, by reason.",
             Ready => "1 while health says serving.",
