@@ -152,7 +152,7 @@ section! {
         /// Most jobs that wait, of one caller, unless the token file gives the caller its own.
         pub queued_of_principal: u64 = 1_000;
         /// The longest prompt or concept, in characters.
-        pub prompt_characters: usize = 2_000;
+        pub prompt_characters: usize = 1_000;
         /// Most pictures of one Generate call.
         pub images_per_call: usize = 64;
         /// Most pixels of one picture.

@@ -115,7 +115,7 @@ impl Daemon {
             clock: clock.clone(),
         };
         // The port comes before the worker: where it is taken, no job is touched.
-        let Front { address, serving, reload } = wiring::open(settings, front, &steps).await?;
+        let Front { address, serving, reloader } = wiring::open(settings, front, &steps).await?;
 
         let worker = Worker::start(
             worker_settings(settings, WorkerId(identity.clone()), &folders.data, clock.clone()),
@@ -154,7 +154,7 @@ impl Daemon {
             ready,
             limits: Limits::from(&settings.shutdown),
             steps,
-            reload,
+            reloader,
             parts: RunningParts {
                 store,
                 device,
