@@ -1,7 +1,6 @@
 //! A small daemon: everything but the listener and a worker, whose part tests play.
 
 use std::{
-    collections::BTreeSet,
     path::PathBuf,
     sync::{
         Arc,
@@ -119,7 +118,7 @@ impl World {
     /// A worker's part: claims.
     pub(super) async fn claim(&self) -> Job {
         let worker = WorkerId("w".to_owned());
-        self.store.claim(&worker, Duration::from_secs(60)).await.unwrap().unwrap()
+        self.store.claim(&worker, Duration::from_mins(1)).await.unwrap().unwrap()
     }
 
     /// A worker's part: one step of a claimed job.
@@ -158,7 +157,7 @@ fn outcome(job: &Job) -> Outcome {
 pub(super) fn caller(name: &str, roles: &[Role]) -> Caller {
     Caller {
         principal: Principal(name.to_owned()),
-        roles: BTreeSet::from_iter(roles.iter().copied()),
+        roles: roles.iter().copied().collect(),
         queued_jobs: None,
     }
 }
