@@ -1,7 +1,6 @@
 //! A small daemon: everything but the listener and a worker, whose part tests play.
 
 use std::{
-    path::PathBuf,
     sync::{
         Arc,
         atomic::{AtomicI64, Ordering},
@@ -18,7 +17,7 @@ use tonic_types::StatusExt;
 use crate::{
     api::{ApiParts, ApiSettings, OperationsApi, UnlearningApi},
     auth::{Caller, Role},
-    catalogue::{BUILTIN, CacheSettings, Catalogue},
+    catalogue::{BUILTIN, Catalogue},
     jobs::{
         Clock, Identifiers, Job, JobStore, MemoryStore, NewEvent, Outcome, Principal, Store,
         StoreSettings, Timestamp, Transition, Unlearned, WorkerId,
@@ -30,7 +29,6 @@ use crate::{
         },
     },
     spec::{LogSnrWindow, StepIndex},
-    storage::{StorageSettings, Storages},
     worker::{
         Device, DeviceSettings,
         testing::{FakeScript, FakeSource},
@@ -73,10 +71,7 @@ impl World {
         let clock = Clock::Manual(now.clone());
         let settings_of_store = StoreSettings { clock: clock.clone(), ..StoreSettings::default() };
         let store = Arc::new(Store::from(MemoryStore::new(settings_of_store)));
-        // Nothing is fetched: the built-in model needs no cache.
-        let cache = CacheSettings { folder: PathBuf::from("unused"), max_bytes: 1 };
-        let storages = Arc::new(Storages::new(StorageSettings::default()));
-        let catalogue = Arc::new(Catalogue::new(Vec::new(), cache, storages, store.clone()));
+        let catalogue = Arc::new(Catalogue::of_builtin(store.clone()));
         let device =
             Device::start(FakeSource(script), device, catalogue.clone(), Handle::current())
                 .unwrap();
