@@ -49,8 +49,13 @@ impl ModelFolder {
         if !names.iter().any(|name| name == "model_index.json" || name.ends_with("/config.json")) {
             return Err(not_a_model("holds no model: neither model_index.json nor a config.json"));
         }
+        Ok(Self::listed(path.display().to_string(), path.to_owned(), names))
+    }
+
+    /// A folder whose files are known, under a name of the caller's: nothing is read.
+    pub fn listed(location: String, root: PathBuf, mut names: Vec<String>) -> Self {
         names.sort();
-        Ok(Self { location: path.display().to_string(), root: path.to_owned(), names })
+        Self { location, root, names }
     }
 }
 

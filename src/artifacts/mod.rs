@@ -13,4 +13,4 @@ pub use builtin::BuiltinModel;
 pub use error::ArtifactError;
 pub use folder::ModelFolder;
 pub use locate::open_model;
-pub use output::{StagedFile, StagedFolder};
+pub use output::{StagedFile, StagedFolder, sync_folder};

@@ -292,7 +292,8 @@ fn sync_folders(folder: &Path) -> io::Result<()> {
     sync_folder(folder)
 }
 
-fn sync_folder(folder: &Path) -> io::Result<()> {
+/// Brings the names in a folder to the disk.
+pub fn sync_folder(folder: &Path) -> io::Result<()> {
     if cfg!(not(unix)) {
         return Ok(());
     }
