@@ -44,6 +44,26 @@ const VERBS: [(&str, &[&str]); 5] = [
             "--scores",
             "--seed",
             "--out",
+            "--server",
+            "--token-file",
+            "--ca-file",
+            "--client-certificate",
+            "--client-key",
+            "--json",
+            "--label",
+            "--deadline",
+            "--priority",
+            "--destination",
+            "--force",
+            "--validate-only",
+            "--request-id",
+            "--no-wait",
+            "--cancel-on-interrupt",
+            "--base-model",
+            "--score-digest",
+            "--output-format",
+            "--evaluate",
+            "--no-evaluate",
             "--quiet",
         ],
     ),
@@ -62,6 +82,13 @@ const VERBS: [(&str, &[&str]); 5] = [
             "--scope",
             "--seed",
             "--out",
+            "--server",
+            "--token-file",
+            "--ca-file",
+            "--client-certificate",
+            "--client-key",
+            "--json",
+            "--guidance-scale",
             "--quiet",
         ],
     ),
@@ -80,6 +107,15 @@ const VERBS: [(&str, &[&str]); 5] = [
             "--width",
             "--height",
             "--out",
+            "--server",
+            "--token-file",
+            "--ca-file",
+            "--client-certificate",
+            "--client-key",
+            "--json",
+            "--output",
+            "--overwrite",
+            "--preview-every",
             "--quiet",
         ],
     ),
@@ -99,6 +135,22 @@ const VERBS: [(&str, &[&str]); 5] = [
             "--steps",
             "--out",
             "--sheet",
+            "--server",
+            "--token-file",
+            "--ca-file",
+            "--client-certificate",
+            "--client-key",
+            "--json",
+            "--label",
+            "--deadline",
+            "--priority",
+            "--destination",
+            "--force",
+            "--validate-only",
+            "--request-id",
+            "--no-wait",
+            "--cancel-on-interrupt",
+            "--guidance-scale",
             "--quiet",
         ],
     ),
@@ -244,7 +296,7 @@ fn a_model_that_is_not_there_fails_and_leaves_nothing() {
 }
 
 #[test]
-fn remote_calls_are_not_there_yet() {
+fn a_place_must_be_named() {
     for (verb, rest) in [
         ("unlearn", &["--concept", "cat", "--kind", "object", "--out", "x"][..]),
         ("score", &["--concept", "cat", "--kind", "object", "--out", "x"]),
@@ -252,8 +304,14 @@ fn remote_calls_are_not_there_yet() {
         ("evaluate", &["--base", "b", "--concept", "cat", "--kind", "object", "--out", "x.json"]),
     ] {
         keystep(&[&[verb, "--model", "m"][..], rest].concat())
+            .env_remove("KEYSTEP_SERVER")
             .assert()
             .code(2)
-            .stderr(contains("use --local"));
+            .stderr(contains("--server URL").and(contains("use --local")));
+        let both = ["--local", "--server", "http://127.0.0.1:1"];
+        keystep(&[&[verb, "--model", "m"][..], &both, rest].concat())
+            .assert()
+            .code(2)
+            .stderr(contains("cannot be used with"));
     }
 }

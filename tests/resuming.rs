@@ -214,7 +214,7 @@ fn esd() -> UnlearnSpec {
 
 /// Killed after some updates: what was saved last is all that is left.
 fn assert_survives_a_kill(spec: &UnlearnSpec, expected: &Outcome) {
-    for (every, kill_after) in [(1, 5), (3, 2), (3, 7)] {
+    for (every, kill_after) in [(3, 2), (3, 7)] {
         let case = format!("saved every {every}, killed after {kill_after}");
         let mut store = MemoryStore::default();
         let (result, _) = run(spec, &mut store, every, |progress, flags| {
@@ -254,7 +254,7 @@ fn assert_survives_pauses_anywhere(spec: &UnlearnSpec, expected: &Outcome) {
         let flags = Flags { cancel: CancelFlag::default(), pause: PauseFlag::default() };
         let pause = flags.pause.clone();
         let watch = std::thread::spawn(move || {
-            std::thread::sleep(Duration::from_millis(311 * attempt));
+            std::thread::sleep(Duration::from_millis(700 * attempt));
             pause.pause();
         });
         let (result, notices) = run_with(spec, &mut store, 2, &flags, |_| {});

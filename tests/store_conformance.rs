@@ -65,6 +65,7 @@ suite! {
     a_job_given_back_loses_no_attempt in crate::queue;
     a_deadline_fails_what_is_not_done in crate::queue;
     a_wish_that_was_seen_by_nobody_is_granted_by_the_sweep in crate::queue;
+    a_lost_worker_gives_back_what_it_held_at_once in crate::queue;
     many_hands_leave_every_log_whole in crate::queue;
 }
 

@@ -17,17 +17,17 @@ use std::{
 
 use keystep::{
     jobs::{
-        EventBody, Evaluation, FailureReason, Inserted, Job, JobId, JobOptions, JobState, JobStore,
+        Evaluation, EventBody, FailureReason, Inserted, Job, JobId, JobOptions, JobState, JobStore,
         MemoryStore, NewJob, Outcome, OutputFormat, Principal, QueueLimits, RequestId, Sequence,
         StateName, StoreSettings, UnlearnWork, Unlearned, Work, WorkerId,
     },
     spec::{
-        Concept, ConceptKind, GenerateSpec, KeySteps, LogSnrWindow, Method, MethodName, UnlearnSpec,
-        Vocabulary,
+        Concept, ConceptKind, GenerateSpec, KeySteps, LogSnrWindow, Method, MethodName,
+        UnlearnSpec, Vocabulary,
     },
     worker::{
         CandleSource, Device, DeviceHealth, DeviceSettings, DirectCall, DirectUpdate, EngineSource,
-        Worker, WorkerParts, WorkerSettings, WorkerSignals,
+        Unobserved, Worker, WorkerParts, WorkerSettings, WorkerSignals,
         testing::{FakeScript, FakeSource, Fault, FaultKind, FixedModels, FolderPublisher},
     },
 };
@@ -89,14 +89,14 @@ impl Bench {
         };
         let device =
             Device::start(source, device_settings, models.clone(), Handle::current()).unwrap();
-        let publisher =
-            Arc::new(FolderPublisher::new(place.path().join("published")).slow(delay));
+        let publisher = Arc::new(FolderPublisher::new(place.path().join("published")).slow(delay));
         let (signals, tracker) = (WorkerSignals::default(), TaskTracker::new());
         let parts = WorkerParts {
             store: store.clone(),
             device: device.clone(),
             models,
             publisher: publisher.clone(),
+            observer: Arc::new(Unobserved),
             tracker: tracker.clone(),
             signals: signals.clone(),
         };
@@ -507,12 +507,7 @@ async fn the_real_engine_erases_between_two_pictures() {
         settings.key_steps = KeySteps::Window(LogSnrWindow { low: -4.0, high: -1.0 });
     }
     let id = bench.insert_work(work, 1).await;
-    bench
-        .store
-        .subscribe()
-        .changed()
-        .await
-        .unwrap();
+    bench.store.subscribe().changed().await.unwrap();
     let mut stream = bench.device.direct_calls().submit(generate(1)).unwrap();
     let mut drawn = 0;
     while let Some(update) = stream.next().await {

@@ -6,6 +6,7 @@ pub mod digest;
 mod error;
 mod folder;
 mod locate;
+pub mod model_digest;
 mod output;
 
 pub use builtin::BuiltinModel;

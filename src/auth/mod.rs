@@ -9,9 +9,9 @@ use crate::jobs::Principal;
 pub enum Role {
     /// Look at models and at one's own operations.
     Read,
-    /// Generate and ScoreTimesteps.
+    /// `Generate` and `ScoreTimesteps`.
     Generate,
-    /// UnlearnConcept and EvaluateErasure, and cancelling and deleting one's own operations.
+    /// `UnlearnConcept` and `EvaluateErasure`, and cancelling and deleting one's own operations.
     Submit,
     /// Everything, on everybody's operations.
     Admin,

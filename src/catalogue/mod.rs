@@ -1,112 +1,82 @@
 //! Models by name: base models by URL through a local cache, and what jobs published.
+//!
+//! | File | Is |
+//! | --- | --- |
+//! | `entry` | what is told of models |
+//! | `base` | one base model: opened one at a time, and what was found out about it |
+//! | `folder` | a base model in a local folder, read where it lies |
+//! | `remote` | a base model in a bucket |
+//! | `published` | checkpoints: a base model and edited tensors |
+//! | `fetch` | objects into the cache |
+//! | `cache` | the disk, within a bound |
+//! | `list` | pages |
 
-use std::{path::PathBuf, sync::Arc};
+mod base;
+mod cache;
+mod entry;
+mod failure;
+mod fetch;
+mod folder;
+mod list;
+mod published;
+mod remote;
+#[cfg(test)]
+mod tests;
 
-use futures::future::BoxFuture;
+use std::{collections::BTreeMap, sync::Arc};
 
+use futures::{FutureExt, StreamExt, future::BoxFuture, stream};
+
+pub use self::entry::{
+    BUILTIN, BaseModel, CacheSettings, ErasedOrigin, ModelCursor, ModelEntry, ModelOrigin,
+    ModelPage,
+};
+use self::{
+    base::{Base, Means},
+    cache::{Cache, EditedModel},
+    failure::{no_such_model, store_failure},
+    published::{Checkpoint, HeldTensors, Tensors, check_lineage, job_of},
+};
 use crate::{
-    jobs::{ConceptVerdict, Failure, FailureReason, JobId, Principal, Store, Timestamp},
-    spec::Vocabulary,
+    jobs::{Failure, Job, JobId, JobStore, Principal, Store},
     storage::Storages,
-    worker::{ModelProvider, OpenedModel},
+    worker::{EditedTensors, ModelProvider, OpenedModel},
 };
 
-/// The model that is built in, under its name in the catalogue.
-pub const BUILTIN: &str = "emoji-canvas";
-
-/// A base model that the operator configured.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct BaseModel {
-    /// Its name in the catalogue.
-    pub name: String,
-    /// A diffusers folder, such as `s3://models/sd14`.
-    pub url: String,
-    /// The digest that it must have; unset: whatever is there.
-    pub sha256: Option<String>,
-}
-
-/// Where models are kept on this machine.
-#[derive(Debug, Clone)]
-pub struct CacheSettings {
-    /// The folder, which is the cache's alone.
-    pub folder: PathBuf,
-    /// Most bytes in it.
-    pub max_bytes: u64,
-}
+/// Base models that are made ready at the same time.
+const PREWARMED_AT_ONCE: usize = 2;
 
 /// Models by name.
 #[derive(Debug)]
 pub struct Catalogue {
-    bases: Vec<BaseModel>,
-    cache: CacheSettings,
+    bases: BTreeMap<String, Base>,
+    cache: Arc<Cache>,
+    tensors: Tensors,
     storages: Arc<Storages>,
     store: Arc<Store>,
 }
 
-/// What is known of a model.
-#[derive(Debug, Clone, PartialEq)]
-pub struct ModelEntry {
-    /// Such as "emoji-canvas" or "checkpoints/0192…".
-    pub name: String,
-    /// SHA-256 over its files' names, sizes and digests; `None` until they were read.
-    pub digest: Option<String>,
-    /// The words that it is known to draw; `None` until its files were read.
-    pub vocabulary: Option<Vocabulary>,
-    /// Where it comes from.
-    pub origin: ModelOrigin,
-}
-
-/// Where a model comes from.
-#[derive(Debug, Clone, PartialEq)]
-pub enum ModelOrigin {
-    /// The operator.
-    Base,
-    /// An erasure.
-    Erased(Box<ErasedOrigin>),
-}
-
-/// What became of a base model.
-#[derive(Debug, Clone, PartialEq)]
-pub struct ErasedOrigin {
-    /// What it was made of.
-    pub base_model: String,
-    /// What was erased.
-    pub concepts: Vec<String>,
-    /// Its commit point.
-    pub manifest_uri: String,
-    /// When.
-    pub published_at: Timestamp,
-    /// What the judges said.
-    pub verdicts: Vec<ConceptVerdict>,
-}
-
-/// A piece of the catalogue.
-#[derive(Debug, Clone, PartialEq)]
-pub struct ModelPage {
-    /// Base models by name, then checkpoints, newest first.
-    pub models: Vec<ModelEntry>,
-    /// For the next page; `None` on the last one.
-    pub next: Option<ModelCursor>,
-}
-
-/// Where a page begins.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum ModelCursor {
-    /// After the base model of this name.
-    AfterBase(String),
-    /// With checkpoints that are older than this job's.
-    OlderThan(JobId),
-}
-
 impl Catalogue {
-    /// The built-in model, these, and what the store's jobs published.
+    /// The built-in model, these, and what the store's jobs published. Reads and makes nothing yet.
     pub fn new(
         bases: Vec<BaseModel>,
         cache: CacheSettings,
         storages: Arc<Storages>,
         store: Arc<Store>,
     ) -> Self {
-        Self { bases, cache, storages, store }
+        let mut known = BTreeMap::from([(BUILTIN.to_owned(), Base::builtin(BUILTIN))]);
+        for base in bases {
+            if known.contains_key(&base.name) {
+                tracing::warn!(
+                    model = base.name,
+                    "a model is configured twice; the first one is kept"
+                );
+            } else {
+                known.insert(base.name.clone(), Base::configured(base));
+            }
+        }
+        let cache = Arc::new(Cache::new(cache));
+        Self { bases: known, cache, tensors: Tensors::default(), storages, store }
     }
 
     /// What is known of a model, without reading its files; `None` where there is none, or none
@@ -116,37 +86,143 @@ impl Catalogue {
         name: &str,
         viewer: Option<&Principal>,
     ) -> Result<Option<ModelEntry>, Failure> {
-        let _ = (name, viewer, &self.bases, &self.cache, &self.storages, &self.store);
-        Ok(None)
+        if let Some(entry) = self.base_entry(name) {
+            return Ok(Some(entry));
+        }
+        let Some(id) = job_of(name) else { return Ok(None) };
+        let job = self.job(id).await?;
+        let visible = job.filter(|job| viewer.is_none_or(|viewer| *viewer == job.principal));
+        let checkpoint = visible.as_ref().and_then(Checkpoint::of);
+        Ok(checkpoint.map(|checkpoint| self.checkpoint_entry(&checkpoint)))
     }
 
     /// The same, once its files were read: digest and vocabulary are there. Fails with
     /// `ModelNotFound` where [`Catalogue::get`] gives none.
+    ///
+    /// Of a checkpoint, the base's files are read; its own tensors are, and their absence shows,
+    /// when it is opened.
     pub async fn ready(
         &self,
         name: &str,
         viewer: Option<&Principal>,
     ) -> Result<ModelEntry, Failure> {
-        let _ = viewer;
-        Err(Failure::new(FailureReason::ModelNotFound, format!("there is no model {name}")))
+        let entry = self.get(name, viewer).await?.ok_or_else(|| no_such_model(name))?;
+        let base = match job_of(name) {
+            None => self.base(name)?,
+            Some(id) => self.root(id).await?.0,
+        };
+        base.open(&self.means()).await?;
+        let facts = base.facts();
+        let (digest, vocabulary) = facts.map(|facts| (facts.digest, facts.vocabulary)).unzip();
+        // A checkpoint's own digest stands in its job.
+        let digest = if matches!(entry.origin, ModelOrigin::Base) { digest } else { entry.digest };
+        Ok(ModelEntry { digest, vocabulary, ..entry })
     }
 
-    /// A piece of the list.
+    /// A piece of the list; at least one model, where there is one.
     pub async fn list(
         &self,
         viewer: Option<&Principal>,
         after: Option<ModelCursor>,
         most: usize,
     ) -> Result<ModelPage, Failure> {
-        let _ = (viewer, after, most);
-        Ok(ModelPage { models: Vec::new(), next: None })
+        list::list(self, viewer, after, most).await
+    }
+
+    /// Opens every base model, so that the first request need not wait for it. What fails is told
+    /// to the log, and tried again by whoever asks for it.
+    pub async fn prewarm(&self) {
+        let openings: Vec<_> =
+            self.bases.iter().map(|(name, base)| self.prewarm_one(name, base).boxed()).collect();
+        stream::iter(openings).buffer_unordered(PREWARMED_AT_ONCE).collect::<()>().await;
+    }
+
+    async fn prewarm_one(&self, model: &str, base: &Base) {
+        match base.open(&self.means()).await {
+            Ok(opened) => tracing::info!(model, digest = opened.digest, "a model is ready"),
+            Err(failure) => {
+                tracing::warn!(model, reason = ?failure.reason, %failure, "a model is not ready");
+            }
+        }
+    }
+
+    fn means(&self) -> Means<'_> {
+        Means { cache: &self.cache, storages: &self.storages }
+    }
+
+    fn base(&self, name: &str) -> Result<&Base, Failure> {
+        self.bases.get(name).ok_or_else(|| no_such_model(name))
+    }
+
+    fn base_entry(&self, name: &str) -> Option<ModelEntry> {
+        let facts = self.bases.get(name)?.facts();
+        let (digest, vocabulary) = facts.map(|facts| (facts.digest, facts.vocabulary)).unzip();
+        Some(ModelEntry { name: name.to_owned(), digest, vocabulary, origin: ModelOrigin::Base })
+    }
+
+    fn checkpoint_entry(&self, checkpoint: &Checkpoint<'_>) -> ModelEntry {
+        let facts = self.bases.get(&checkpoint.work.base_model).and_then(Base::facts);
+        let same = facts.filter(|facts| facts.digest == checkpoint.work.base_digest);
+        ModelEntry { vocabulary: same.map(|facts| facts.vocabulary), ..checkpoint.entry() }
+    }
+
+    async fn job(&self, id: JobId) -> Result<Option<Job>, Failure> {
+        self.store.get(id).await.map_err(|error| store_failure(&error))
+    }
+
+    /// The base model under a checkpoint, and the erasures that lie between, that checkpoint's
+    /// first.
+    async fn root(&self, mut id: JobId) -> Result<(&Base, Vec<Job>), Failure> {
+        let mut lineage = Vec::new();
+        loop {
+            let job = self.job(id).await?;
+            let name = format!("checkpoints/{id}");
+            let job = job.filter(|job| Checkpoint::of(job).is_some());
+            let job = job.ok_or_else(|| no_such_model(&name))?;
+            let base = job.work.base_model().to_owned();
+            lineage.push(job);
+            match job_of(&base) {
+                // Older than its successor, so that this ends.
+                Some(older) if older < id => id = older,
+                Some(_) => return Err(no_such_model(&base)),
+                None => return Ok((self.base(&base)?, lineage)),
+            }
+        }
+    }
+
+    async fn open_checkpoint(&self, id: JobId) -> Result<OpenedModel, Failure> {
+        let (base, lineage) = self.root(id).await?;
+        let Some(checkpoint) = lineage.first().and_then(Checkpoint::of) else {
+            return Err(no_such_model(&format!("checkpoints/{id}")));
+        };
+        let opened = base.open(&self.means()).await?;
+        check_lineage(&lineage, &opened.digest)?;
+        // Edited tensors alone lack what the erasures before this one edited.
+        let (tensors, what) = match lineage.len() {
+            1 => (checkpoint.tensors(), "of its edited tensors"),
+            _ => {
+                (checkpoint.whole_unet(), "of the whole U-Net, and its base is a checkpoint itself")
+            }
+        };
+        let tensors = tensors.ok_or_else(|| checkpoint.has_no_tensors(what))?;
+        let HeldTensors { path, held } =
+            self.tensors.open(&self.means(), &checkpoint, tensors).await?;
+        Ok(OpenedModel {
+            name: checkpoint.name(),
+            digest: checkpoint.tensors().map(|file| checkpoint.digest(file)).unwrap_or_default(),
+            files: Arc::new(EditedModel { base: opened.files, _edited: held.in_use }),
+            edited: Some(EditedTensors { base: opened.name, base_digest: opened.digest, path }),
+        })
     }
 }
 
 impl ModelProvider for Catalogue {
     fn open<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<OpenedModel, Failure>> {
         Box::pin(async move {
-            Err(Failure::new(FailureReason::ModelNotFound, format!("there is no model {name}")))
+            match job_of(name) {
+                Some(id) => self.open_checkpoint(id).await,
+                None => self.base(name)?.open(&self.means()).await,
+            }
         })
     }
 }

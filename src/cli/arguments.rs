@@ -6,32 +6,15 @@ use clap::{
     Args,
     builder::{PossibleValuesParser, TypedValueParser},
 };
+use serde::de::DeserializeOwned;
 
-use super::{CliError, files::read_json};
+use super::CliError;
+#[cfg(feature = "server")]
+use crate::spec::{KeySteps, Method, Scope};
 use crate::{
     outcome::TimestepScores,
-    spec::{Concept, ConceptKind, KeySteps, LogSnrWindow, Method, MethodName, Scope, Vocabulary},
+    spec::{Concept, ConceptKind, LogSnrWindow, MethodName, Vocabulary},
 };
-
-/// Where the work is done.
-#[derive(Debug, Clone, Copy, Args)]
-pub(super) struct LocalArguments {
-    /// Do the work in this process. Required for now: remote calls come with the server.
-    #[arg(long)]
-    pub(super) local: bool,
-}
-
-impl LocalArguments {
-    pub(super) fn check(self) -> Result<(), CliError> {
-        if self.local {
-            Ok(())
-        } else {
-            Err(CliError::Usage(
-                "remote calls come with the server; use --local to work in this process".to_owned(),
-            ))
-        }
-    }
-}
 
 /// How much is said.
 #[derive(Debug, Clone, Copy, Args)]
@@ -44,13 +27,31 @@ pub(super) struct QuietArguments {
 /// Which model.
 #[derive(Debug, Clone, Args)]
 pub(super) struct ModelArguments {
-    /// The model: a diffusers folder, or builtin:emoji-canvas.
+    /// The model: a diffusers folder or builtin:emoji-canvas with --local, a name of `keystep
+    /// models list` with --server.
     #[arg(long, value_name = "DIR|NAME")]
-    pub(super) model: String,
-    /// Read the weights of a variant, such as fp16 for `diffusion_pytorch_model.fp16.safetensors`
-    /// [default: the files without a variant].
-    #[arg(long, value_name = "NAME")]
+    pub(super) model: Option<String>,
+    /// Read the weights of a variant, such as fp16 for `diffusion_pytorch_model.fp16.safetensors`;
+    /// --local alone [default: the files without a variant].
+    #[cfg(feature = "server")]
+    #[arg(long, value_name = "NAME", conflicts_with = "server")]
     pub(super) variant: Option<String>,
+}
+
+impl ModelArguments {
+    /// The model, which no verb can do without.
+    pub(super) fn name(&self) -> Result<&str, CliError> {
+        self.model.as_deref().ok_or_else(|| CliError::Usage("--model is missing".to_owned()))
+    }
+
+    /// The flags that a server does not understand.
+    pub(super) fn only_local(&self) -> (&'static str, bool) {
+        #[cfg(feature = "server")]
+        let given = self.variant.is_some();
+        #[cfg(not(feature = "server"))]
+        let given = false;
+        ("--variant", given)
+    }
 }
 
 /// The words of contexts and neighbours.
@@ -63,14 +64,18 @@ pub(super) struct VocabularyArguments {
 }
 
 impl VocabularyArguments {
-    /// The words given, or else the model's own.
-    pub(super) fn words(&self, of_model: &Vocabulary) -> Result<Vocabulary, CliError> {
-        let words = match &self.vocabulary {
-            Some(path) => read_json(path, "a vocabulary with objects and styles")?,
-            None => of_model.clone(),
-        };
+    /// The words given, if any.
+    pub(super) fn given(&self) -> Result<Option<Vocabulary>, CliError> {
+        let Some(path) = &self.vocabulary else { return Ok(None) };
+        let words: Vocabulary = read_json(path, "a vocabulary with objects and styles")?;
         words.validate()?;
-        Ok(words)
+        Ok(Some(words))
+    }
+
+    /// The words given, or else the model's own.
+    #[cfg(feature = "server")]
+    pub(super) fn words(&self, of_model: &Vocabulary) -> Result<Vocabulary, CliError> {
+        Ok(self.given()?.unwrap_or_else(|| of_model.clone()))
     }
 }
 
@@ -91,6 +96,7 @@ pub(super) struct MethodArguments {
     pub(super) updates: Option<usize>,
 }
 
+#[cfg(feature = "server")]
 impl MethodArguments {
     /// The preset for a kind with what was given put in.
     pub(super) fn preset(&self, kind: ConceptKind, several: bool) -> (Method, Scope) {
@@ -117,28 +123,62 @@ pub(super) struct WindowArguments {
     /// Take the window from a scores.json of `keystep score` (method keystep only).
     #[arg(long, value_name = "FILE")]
     pub(super) scores: Option<PathBuf>,
+    /// Take the window from the scores that the server knows by this digest, as `keystep score
+    /// --server` prints it (method keystep only).
+    #[arg(long, value_name = "SHA256")]
+    #[cfg_attr(feature = "server", arg(conflicts_with = "local"))]
+    pub(super) score_digest: Option<String>,
 }
 
 impl WindowArguments {
+    /// The window given, and the scores that it came from.
+    pub(super) fn given(
+        &self,
+        method: MethodName,
+        concepts: &[Concept],
+    ) -> Result<Option<(LogSnrWindow, Option<TimestepScores>)>, CliError> {
+        let scores = self.scores.as_deref().map(|path| read_scores(path, concepts)).transpose()?;
+        let Some(window) = self.window.or(scores.as_ref().map(|scores| scores.window)) else {
+            return Ok(None);
+        };
+        if method != MethodName::Keystep {
+            return Err(CliError::Usage(format!(
+                "the method {} has its own key steps; --window and --scores are for keystep",
+                method.name()
+            )));
+        }
+        Ok(Some((window, scores)))
+    }
+
     /// Puts a given window into the method; gives the scores that it came from.
+    #[cfg(feature = "server")]
     pub(super) fn apply(
         &self,
         method: &mut Method,
         concepts: &[Concept],
     ) -> Result<Option<TimestepScores>, CliError> {
-        let scores = self.scores.as_deref().map(|path| read_scores(path, concepts)).transpose()?;
-        let Some(window) = self.window.or(scores.as_ref().map(|scores| scores.window)) else {
+        let Some((window, scores)) = self.given(method.name(), concepts)? else {
             return Ok(None);
         };
-        let Method::Keystep(settings) = method else {
-            return Err(CliError::Usage(format!(
-                "the method {} has its own key steps; --window and --scores are for keystep",
-                method.name().name()
-            )));
-        };
-        settings.key_steps = KeySteps::Window(window);
+        if let Method::Keystep(settings) = method {
+            settings.key_steps = KeySteps::Window(window);
+        }
         Ok(scores)
     }
+}
+
+/// Reads a JSON file that the user named.
+pub(super) fn read_json<T: DeserializeOwned>(
+    path: &Path,
+    expected: &'static str,
+) -> Result<T, CliError> {
+    let bytes =
+        std::fs::read(path).map_err(|source| CliError::File { path: path.to_owned(), source })?;
+    serde_json::from_slice(&bytes).map_err(|source| CliError::Json {
+        path: path.to_owned(),
+        expected,
+        source,
+    })
 }
 
 fn read_scores(path: &Path, concepts: &[Concept]) -> Result<TimestepScores, CliError> {
@@ -182,7 +222,7 @@ fn parse_window(text: &str) -> Result<LogSnrWindow, String> {
     Ok(window)
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "server"))]
 mod tests {
     use super::*;
 
@@ -197,7 +237,7 @@ mod tests {
     #[test]
     fn a_window_is_for_keystep_alone() {
         let window = Some(LogSnrWindow { low: -1.0, high: 1.0 });
-        let arguments = WindowArguments { window, scores: None };
+        let arguments = WindowArguments { window, scores: None, score_digest: None };
         let preset = |name| Method::preset(name, ConceptKind::Object, false).0;
         assert!(arguments.apply(&mut preset(MethodName::Keystep), &[]).is_ok());
         assert!(matches!(

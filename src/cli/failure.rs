@@ -1,12 +1,11 @@
 //! Everything that ends a verb, with its exit code and its lines on stderr.
 
-#[cfg(feature = "server")]
-use std::path::PathBuf;
-use std::{error::Error, io::Write};
+use std::{error::Error, io::Write, path::PathBuf};
 
 use super::remote::RemoteError;
+use crate::spec::SpecError;
 #[cfg(feature = "server")]
-use crate::{artifacts::ArtifactError, engine::EngineError, report::ReportError, spec::SpecError};
+use crate::{artifacts::ArtifactError, engine::EngineError, report::ReportError};
 
 /// Why a verb did not do its work.
 #[derive(Debug, thiserror::Error)]
@@ -14,11 +13,9 @@ pub(super) enum CliError {
     /// The server could not be asked, or said no.
     #[error(transparent)]
     Remote(#[from] RemoteError),
-    #[cfg(feature = "server")]
     /// Asked for something that cannot be; says what to ask for instead.
     #[error("{0}")]
     Usage(String),
-    #[cfg(feature = "server")]
     /// The request breaks rules.
     #[error(transparent)]
     Spec(#[from] SpecError),
@@ -34,7 +31,6 @@ pub(super) enum CliError {
     /// A plot, sheet or report could not be made.
     #[error(transparent)]
     Report(#[from] ReportError),
-    #[cfg(feature = "server")]
     /// A file that the user named could not be read.
     #[error("cannot read {}", .path.display())]
     File {
@@ -43,7 +39,6 @@ pub(super) enum CliError {
         /// What the system said.
         source: std::io::Error,
     },
-    #[cfg(feature = "server")]
     /// A JSON file does not say what it should.
     #[error("{} is not {expected}", .path.display())]
     Json {
@@ -80,11 +75,10 @@ impl CliError {
     pub(super) fn exit_code(&self) -> u8 {
         match self {
             Self::Remote(error) => error.exit_code(),
+            Self::Usage(_) | Self::Spec(_) => 2,
             // How many tokens a prompt has is known to the model alone, and still wrong use.
             #[cfg(feature = "server")]
-            Self::Usage(_)
-            | Self::Spec(_)
-            | Self::Engine(EngineError::PromptTooLong { .. })
+            Self::Engine(EngineError::PromptTooLong { .. })
             | Self::Artifact(
                 ArtifactError::TargetExists { .. }
                 | ArtifactError::BadTarget { .. }
@@ -94,7 +88,6 @@ impl CliError {
             ) => 2,
             #[cfg(feature = "server")]
             Self::Interrupted => 130,
-            #[cfg(feature = "server")]
             _ => 1,
         }
     }
@@ -104,7 +97,6 @@ impl CliError {
         if let Self::Remote(RemoteError::Refused(refusal)) = self {
             return refusal.lines();
         }
-        #[cfg(feature = "server")]
         if let Self::Spec(error) = self {
             return error
                 .violations

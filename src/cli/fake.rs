@@ -7,12 +7,10 @@ use std::{
 };
 
 use super::{
-    CliError, demo, evaluate, generate,
+    CliError, demo,
     interrupt::Interrupt,
-    local::{BUILTIN_MODEL, LocalEngine},
-    score,
+    local::{BUILTIN_MODEL, LocalEngine, evaluate, generate, score, unlearn},
     session::Session,
-    unlearn,
 };
 use crate::{
     engine::{EngineError, RunContext},
@@ -318,12 +316,11 @@ fn the_verbs_hang_together() {
 }
 
 #[test]
-fn remote_work_is_not_there_yet() {
-    let lines: [&[&str]; 2] = [
-        &["generate", "--model", "m", "--prompt", "a cat", "--out", "x.png"],
-        &["score", "--model", "m", "--concept", "cat", "--kind", "object", "--out", "x"],
-    ];
-    for line in lines {
-        assert!(matches!(run(line), Err(CliError::Usage(text)) if text.contains("--local")));
+fn what_work_here_cannot_do_without_is_told() {
+    for (line, missing) in [
+        (&["generate", "--local", "--model", "m", "--prompt", "a cat"][..], "--out"),
+        (&["score", "--local", "--concept", "cat", "--kind", "object", "--out", "x"], "--model"),
+    ] {
+        assert!(matches!(run(line), Err(CliError::Usage(text)) if text.contains(missing)));
     }
 }

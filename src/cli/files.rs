@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use serde::{Serialize, de::DeserializeOwned};
+use serde::Serialize;
 
 use super::{CliError, interrupt::Interrupt};
 use crate::{artifacts::StagedFile, report::ReportError};
@@ -27,20 +27,6 @@ pub(super) fn write_whole(files: &[(&Path, &[u8])], interrupt: &Interrupt) -> Re
         file.commit()?;
     }
     Ok(())
-}
-
-/// Reads a JSON file that the user named.
-pub(super) fn read_json<T: DeserializeOwned>(
-    path: &Path,
-    expected: &'static str,
-) -> Result<T, CliError> {
-    let bytes =
-        std::fs::read(path).map_err(|source| CliError::File { path: path.to_owned(), source })?;
-    serde_json::from_slice(&bytes).map_err(|source| CliError::Json {
-        path: path.to_owned(),
-        expected,
-        source,
-    })
 }
 
 /// Pretty JSON with a line end.

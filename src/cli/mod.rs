@@ -1,20 +1,17 @@
 //! The command line: one file a verb. Reads arguments, files and the clock, wires the other modules
 //! and shows what comes out; holds no algorithm.
 
-#[cfg(feature = "server")]
 mod arguments;
 #[cfg(feature = "server")]
 mod demo;
 #[cfg(feature = "server")]
 mod environment;
-#[cfg(feature = "server")]
 mod evaluate;
 mod failure;
 #[cfg(all(test, feature = "server"))]
 mod fake;
 #[cfg(feature = "server")]
 mod files;
-#[cfg(feature = "server")]
 mod generate;
 #[cfg(feature = "server")]
 mod interrupt;
@@ -22,20 +19,17 @@ mod interrupt;
 mod local;
 #[cfg(feature = "server")]
 mod memory;
-#[cfg(feature = "server")]
+mod place;
 mod progress;
 mod remote;
 #[cfg(feature = "server")]
 mod result_folder;
-#[cfg(feature = "server")]
 mod score;
 #[cfg(feature = "server")]
 mod session;
 #[cfg(feature = "server")]
 mod staging;
-#[cfg(feature = "server")]
 mod stopwatch;
-#[cfg(feature = "server")]
 mod unlearn;
 
 use std::process::ExitCode;
@@ -72,59 +66,62 @@ struct Cli {
 enum Verb {
     #[cfg(feature = "server")]
     Demo(demo::DemoArguments),
-    #[cfg(feature = "server")]
     Unlearn(unlearn::UnlearnArguments),
-    #[cfg(feature = "server")]
     Score(score::ScoreArguments),
-    #[cfg(feature = "server")]
     Generate(generate::GenerateArguments),
-    #[cfg(feature = "server")]
     Evaluate(evaluate::EvaluateArguments),
     Jobs(remote::jobs::JobsArguments),
     Models(remote::models::ModelsArguments),
 }
 
-#[cfg(feature = "server")]
 impl Verb {
-    fn quiet(&self) -> bool {
+    #[cfg(feature = "server")]
+    fn run(&self) -> Result<(), CliError> {
         match self {
-            Self::Demo(arguments) => arguments.quiet.quiet,
-            Self::Unlearn(arguments) => arguments.quiet.quiet,
-            Self::Score(arguments) => arguments.quiet.quiet,
-            Self::Generate(arguments) => arguments.quiet.quiet,
-            Self::Evaluate(arguments) => arguments.quiet.quiet,
-            Self::Jobs(_) | Self::Models(_) => false,
+            Self::Demo(arguments) => {
+                demo::run::<CandleEngine>(arguments, &mut session(arguments.quiet)?)
+            }
+            Self::Unlearn(arguments) if arguments.place.local => {
+                local::unlearn::run::<CandleEngine>(arguments, &mut session(arguments.quiet)?)
+            }
+            Self::Score(arguments) if arguments.place.local => {
+                local::score::run::<CandleEngine>(arguments, &mut session(arguments.quiet)?)
+            }
+            Self::Generate(arguments) if arguments.place.local => {
+                local::generate::run::<CandleEngine>(arguments, &mut session(arguments.quiet)?)
+            }
+            Self::Evaluate(arguments) if arguments.place.local => {
+                local::evaluate::run::<CandleEngine>(arguments, &mut session(arguments.quiet)?)
+            }
+            _ => self.ask(),
         }
     }
 
+    #[cfg(not(feature = "server"))]
     fn run(&self) -> Result<(), CliError> {
-        // Signals keep their own effect for these: nothing is unfinished here, and the server's
-        // work goes on.
-        match self {
-            Self::Jobs(arguments) => return Ok(remote::jobs::run(arguments)?),
-            Self::Models(arguments) => return Ok(remote::models::run(arguments)?),
-            _ => environment::settle(),
-        }
-        let session = &mut Session::new(self.quiet(), interrupt::install()?);
-        match self {
-            Self::Demo(arguments) => demo::run::<CandleEngine>(arguments, session),
-            Self::Unlearn(arguments) => unlearn::run::<CandleEngine>(arguments, session),
-            Self::Score(arguments) => score::run::<CandleEngine>(arguments, session),
-            Self::Generate(arguments) => generate::run::<CandleEngine>(arguments, session),
-            Self::Evaluate(arguments) => evaluate::run::<CandleEngine>(arguments, session),
-            Self::Jobs(_) | Self::Models(_) => Ok(()),
-        }
+        self.ask()
     }
-}
 
-#[cfg(not(feature = "server"))]
-impl Verb {
-    fn run(&self) -> Result<(), CliError> {
+    /// Lets a server do it.
+    fn ask(&self) -> Result<(), CliError> {
         match self {
+            #[cfg(feature = "server")]
+            Self::Demo(_) => Ok(()),
+            Self::Unlearn(arguments) => remote::unlearn::run(arguments),
+            Self::Score(arguments) => remote::score::run(arguments),
+            Self::Generate(arguments) => remote::generate::run(arguments),
+            Self::Evaluate(arguments) => remote::evaluate::run(arguments),
             Self::Jobs(arguments) => Ok(remote::jobs::run(arguments)?),
             Self::Models(arguments) => Ok(remote::models::run(arguments)?),
         }
     }
+}
+
+/// What work in this process needs.
+#[cfg(feature = "server")]
+fn session(quiet: arguments::QuietArguments) -> Result<Session, CliError> {
+    environment::settle();
+    Ok(Session::new(quiet.quiet, interrupt::install()?))
 }
 
 /// Reads the command line, does what it says and gives the exit code.

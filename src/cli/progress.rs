@@ -1,6 +1,7 @@
 //! Progress on stderr: bars on a terminal, a line now and then elsewhere.
 
 use std::{
+    borrow::Cow,
     io::{IsTerminal, Write},
     time::Duration,
 };
@@ -8,11 +9,35 @@ use std::{
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::stopwatch::Stopwatch;
+#[cfg(feature = "server")]
 use crate::outcome::{Phase, Progress};
 
 /// Between two plain lines of one phase.
 const LINE_INTERVAL: Duration = Duration::from_secs(10);
 const BAR: &str = "{prefix:<22} {bar:32} {pos:>5}/{len:<5} {per_sec:>9}  {eta:>4} left  {msg}";
+
+/// How far a phase is.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Standing {
+    /// The phase, as people read it.
+    pub(super) phase: Cow<'static, str>,
+    pub(super) done: u64,
+    pub(super) total: u64,
+    /// Loss of the latest update, while training.
+    pub(super) loss: Option<f64>,
+}
+
+#[cfg(feature = "server")]
+impl From<&Progress> for Standing {
+    fn from(progress: &Progress) -> Self {
+        Self {
+            phase: phase_name(progress.phase).into(),
+            done: progress.done as u64,
+            total: progress.total as u64,
+            loss: progress.update.as_ref().map(|update| update.loss),
+        }
+    }
+}
 
 /// Where progress is shown.
 #[derive(Debug)]
@@ -30,11 +55,10 @@ enum Mode {
 
 #[derive(Debug)]
 struct Current {
-    phase: Phase,
     started: Stopwatch,
     last_line: Stopwatch,
     bar: Option<ProgressBar>,
-    latest: Progress,
+    latest: Standing,
 }
 
 impl ProgressDisplay {
@@ -49,27 +73,27 @@ impl ProgressDisplay {
         Self { mode, current: None }
     }
 
-    /// Shows one report of the engine.
-    pub(super) fn show(&mut self, progress: &Progress) {
+    /// Shows one report of the work.
+    pub(super) fn show(&mut self, standing: Standing) {
         if self.mode == Mode::Quiet {
             return;
         }
-        if self.current.as_ref().is_none_or(|current| current.phase != progress.phase) {
+        if self.current.as_ref().is_none_or(|current| current.latest.phase != standing.phase) {
             self.finish();
-            self.begin(progress);
+            self.begin(&standing);
         }
         let Some(current) = &mut self.current else { return };
-        current.latest = progress.clone();
         if let Some(bar) = &current.bar {
-            bar.set_length(progress.total as u64);
-            bar.set_position(progress.done as u64);
-            if let Some(update) = &progress.update {
-                bar.set_message(format!("loss {:.4}", update.loss));
+            bar.set_length(standing.total);
+            bar.set_position(standing.done);
+            if let Some(loss) = standing.loss {
+                bar.set_message(format!("loss {loss:.4}"));
             }
         } else if current.last_line.elapsed() >= LINE_INTERVAL {
             current.last_line = Stopwatch::start();
-            say(&plain_line(progress, current.started.seconds()));
+            say(&plain_line(&standing, current.started.seconds()));
         }
+        current.latest = standing;
     }
 
     /// Ends the phase that is shown.
@@ -91,27 +115,23 @@ impl ProgressDisplay {
         }
     }
 
-    fn begin(&mut self, progress: &Progress) {
+    fn begin(&mut self, standing: &Standing) {
         let bar = (self.mode == Mode::Bars).then(|| {
             let target = ProgressDrawTarget::stderr_with_hz(8);
-            let bar = ProgressBar::with_draw_target(Some(progress.total as u64), target);
+            let bar = ProgressBar::with_draw_target(Some(standing.total), target);
             if let Ok(style) = ProgressStyle::with_template(BAR) {
                 bar.set_style(style.progress_chars("━━╌"));
             }
-            bar.set_prefix(phase_name(progress.phase));
+            bar.set_prefix(standing.phase.clone());
             bar
         });
         let now = Stopwatch::start();
-        self.current = Some(Current {
-            phase: progress.phase,
-            started: now,
-            last_line: now,
-            bar,
-            latest: progress.clone(),
-        });
+        self.current =
+            Some(Current { started: now, last_line: now, bar, latest: standing.clone() });
     }
 }
 
+#[cfg(feature = "server")]
 fn phase_name(phase: Phase) -> &'static str {
     match phase {
         Phase::Score => "scoring steps",
@@ -123,9 +143,9 @@ fn phase_name(phase: Phase) -> &'static str {
     }
 }
 
-fn plain_line(progress: &Progress, seconds: f64) -> String {
-    let Progress { done, total, .. } = *progress;
-    let mut parts = vec![format!("{}: {done}/{total}", phase_name(progress.phase))];
+fn plain_line(standing: &Standing, seconds: f64) -> String {
+    let Standing { done, total, .. } = *standing;
+    let mut parts = vec![format!("{}: {done}/{total}", standing.phase)];
     if done > 0 && seconds > 0.0 {
         let rate = done as f64 / seconds;
         parts.push(format!("{rate:.2}/s"));
@@ -133,8 +153,8 @@ fn plain_line(progress: &Progress, seconds: f64) -> String {
             parts.push(format!("{:.0} s left", (total - done) as f64 / rate));
         }
     }
-    if let Some(update) = &progress.update {
-        parts.push(format!("loss {:.4}", update.loss));
+    if let Some(loss) = standing.loss {
+        parts.push(format!("loss {loss:.4}"));
     }
     parts.join(", ")
 }
@@ -144,7 +164,7 @@ fn say(text: &str) {
     let _ = writeln!(std::io::stderr().lock(), "{text}");
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "server"))]
 mod tests {
     use super::*;
     use crate::{
@@ -165,11 +185,11 @@ mod tests {
         let progress =
             Progress { phase: Phase::Train, done: 120, total: 300, update: Some(update) };
         assert_eq!(
-            plain_line(&progress, 60.0),
+            plain_line(&Standing::from(&progress), 60.0),
             "training: 120/300, 2.00/s, 90 s left, loss 0.0123"
         );
         let nothing = Progress { phase: Phase::Draw, done: 0, total: 0, update: None };
-        assert_eq!(plain_line(&nothing, 0.0), "drawing pictures: 0/0");
+        assert_eq!(plain_line(&Standing::from(&nothing), 0.0), "drawing pictures: 0/0");
     }
 
     #[test]

@@ -2,7 +2,12 @@
 
 use std::io::Write;
 
-use super::{CliError, interrupt::Interrupt, progress::ProgressDisplay, stopwatch::Stopwatch};
+use super::{
+    CliError,
+    interrupt::Interrupt,
+    progress::{ProgressDisplay, Standing},
+    stopwatch::Stopwatch,
+};
 use crate::{
     engine::{EngineError, RunContext},
     report::PhaseCost,
@@ -35,7 +40,7 @@ impl Session {
         self.interrupt.check()?;
         let stopwatch = Stopwatch::start();
         let progress = &mut self.progress;
-        let mut report = |event| progress.show(&event);
+        let mut report = |event| progress.show(Standing::from(&event));
         let mut context =
             RunContext { report: &mut report, cancel: self.interrupt.cancel.clone(), saving: None };
         let result = work(&mut context);

@@ -1,43 +1,64 @@
-//! `keystep unlearn`: erases concepts from a model.
+//! The flags of `keystep unlearn`, which erases concepts from a model.
 
-use std::{collections::BTreeMap, path::PathBuf};
+#[cfg(feature = "server")]
+use std::path::PathBuf;
 
 use clap::Args;
 
 use super::{
-    CliError,
     arguments::{
-        LocalArguments, MethodArguments, ModelArguments, QuietArguments, VocabularyArguments,
-        WindowArguments, kind_parser,
+        MethodArguments, ModelArguments, QuietArguments, VocabularyArguments, WindowArguments,
+        kind_parser,
     },
-    local::{LocalEngine, LocalModel},
-    result_folder::{CHECKPOINT, EXPECTED, write_evidence, write_model},
-    session::{Session, cost, print_result},
-    staging::Staging,
+    place::PlaceArguments,
+    remote::SubmitArguments,
 };
 use crate::{
-    report::{Cost, Evidence},
-    spec::{Concept, ConceptKind, Scope, UnlearnSpec},
+    proto::keystep::v1::OutputFormat,
+    spec::{Concept, ConceptKind, Scope},
 };
 
-/// Erases one or several concepts from a model and writes the edited model.
+/// Erases one or several concepts from a model; the edited model is written here or published by
+/// the server.
 #[derive(Debug, Args)]
-#[command(after_help = "\
-The folder then holds checkpoint/ (a diffusers folder), delta.safetensors (the edited tensors \
-alone, with the spec in their metadata), report.json, report.html, training.json, and scores.json \
-and scores.png where a window was measured.
+#[cfg_attr(
+    feature = "server",
+    command(after_help = "\
+With --local, the folder then holds checkpoint/ (a diffusers folder), delta.safetensors (the edited \
+tensors alone, with the spec in their metadata), report.json, report.html, training.json, and \
+scores.json and scores.png where a window was measured.
+
+With --server, the job is queued, watched, and goes on when this program ends; the server publishes \
+the same to its object storage, with a manifest.
 
 Examples:
   keystep unlearn --local --model builtin:emoji-canvas --concept cat --kind object --out no-cat
   keystep unlearn --local --model sd14 --concept \"Van Gogh\" --kind style --replace-with Monet \\
       --preserve \"a painting by Rembrandt\" --out no-van-gogh
   keystep unlearn --local --model sd14 --concept neon --kind style \\
-      --scores neon-scores/scores.json --out no-neon")]
+      --scores neon-scores/scores.json --out no-neon
+  keystep unlearn --server http://127.0.0.1:50051 --base-model emoji-canvas --concept cat \\
+      --kind object --label ticket=4711")
+)]
+#[cfg_attr(
+    not(feature = "server"),
+    command(after_help = "\
+The job is queued, watched, and goes on when this program ends; the server publishes the edited \
+model to its object storage, with a manifest.
+
+Examples:
+  keystep unlearn --server http://127.0.0.1:50051 --base-model emoji-canvas --concept cat \\
+      --kind object --label ticket=4711")
+)]
 pub(super) struct UnlearnArguments {
     #[command(flatten)]
-    pub(super) local: LocalArguments,
+    pub(super) place: PlaceArguments,
     #[command(flatten)]
     pub(super) model: ModelArguments,
+    /// The model to edit, by its name in the server's catalogue; the same as --model there.
+    #[arg(long, value_name = "NAME", conflicts_with = "model")]
+    #[cfg_attr(feature = "server", arg(conflicts_with = "local"))]
+    pub(super) base_model: Option<String>,
     /// What to erase: bare words, no sentence. Give it again for several concepts (at most 32).
     #[arg(long, value_name = "TEXT", required = true)]
     pub(super) concept: Vec<String>,
@@ -64,15 +85,33 @@ pub(super) struct UnlearnArguments {
     /// Drives every draw of the run; the same seed on the same device gives the same bytes.
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(super) seed: u64,
-    /// Folder to make; must not exist.
-    #[arg(long, value_name = "DIR")]
-    pub(super) out: PathBuf,
+    /// Folder to make; must not exist. --local alone, and needed there.
+    #[cfg(feature = "server")]
+    #[arg(long, value_name = "DIR", conflicts_with = "server")]
+    pub(super) out: Option<PathBuf>,
+    /// What the server publishes: delta, unet or pipeline. Give it again for several [default:
+    /// unet and delta].
+    #[arg(long, value_name = "FORMAT", value_parser = parse_format)]
+    #[cfg_attr(feature = "server", arg(conflicts_with = "local"))]
+    pub(super) output_format: Vec<OutputFormat>,
+    /// Have the result judged, and fail where no judge knows the concepts [default: judged where
+    /// one does].
+    #[arg(long, conflicts_with = "no_evaluate")]
+    #[cfg_attr(feature = "server", arg(conflicts_with = "local"))]
+    pub(super) evaluate: bool,
+    /// Have the result not judged.
+    #[arg(long)]
+    #[cfg_attr(feature = "server", arg(conflicts_with = "local"))]
+    pub(super) no_evaluate: bool,
+    #[command(flatten)]
+    pub(super) submit: SubmitArguments,
     #[command(flatten)]
     pub(super) quiet: QuietArguments,
 }
 
 impl UnlearnArguments {
-    fn concepts(&self) -> Vec<Concept> {
+    /// The concepts, all of one kind and with one replacement.
+    pub(super) fn concepts(&self) -> Vec<Concept> {
         self.concept
             .iter()
             .map(|text| Concept {
@@ -84,69 +123,11 @@ impl UnlearnArguments {
     }
 }
 
-/// Runs the erasure.
-pub(super) fn run<E: LocalEngine>(
-    arguments: &UnlearnArguments,
-    session: &mut Session,
-) -> Result<(), CliError> {
-    arguments.local.check()?;
-    let concepts = arguments.concepts();
-    let (mut method, preset_scope) = arguments.method.preset(arguments.kind, concepts.len() > 1);
-    let given = arguments.window.apply(&mut method, &concepts)?;
-    let mut spec = UnlearnSpec {
-        concepts,
-        method,
-        scope: arguments.scope.clone().unwrap_or(preset_scope),
-        preserve: arguments.preserve.clone(),
-        vocabulary: arguments.vocabulary.words(&crate::spec::Vocabulary::default())?,
-        seed: arguments.seed,
-    };
-    // Once before the model is opened, so that a slip is told at once.
-    spec.validate()?;
-    let mut staging = Staging::create(&arguments.out, &EXPECTED, &session.interrupt)?;
-    let mut base =
-        LocalModel::<E>::open(&arguments.model.model, arguments.model.variant.as_deref())?;
-    spec.vocabulary = arguments.vocabulary.words(base.engine.vocabulary())?;
-    spec.validate()?;
-    if let Some(scores) = &given
-        && scores.model_digest != base.engine.unet_digest()?
-    {
-        return Err(CliError::Usage(format!(
-            "the scores are of another model than {}; score this one",
-            arguments.model.model
-        )));
+fn parse_format(text: &str) -> Result<OutputFormat, String> {
+    match text {
+        "delta" => Ok(OutputFormat::Delta),
+        "unet" => Ok(OutputFormat::Unet),
+        "pipeline" => Ok(OutputFormat::Pipeline),
+        _ => Err("not a format; use delta, unet or pipeline".to_owned()),
     }
-
-    let (erased, seconds) = session.work(|context| base.engine.unlearn(&spec, context))?;
-    write_model(&base, &erased, &spec, &mut staging)?;
-    let measured = E::scores(&erased);
-    let scoring = cost(measured.iter().map(|scores| scores.unet_evaluations).sum(), 0.0);
-    let scores: Vec<_> =
-        if measured.is_empty() { given.into_iter().collect() } else { measured.to_vec() };
-    let log = E::log(&erased);
-    let evidence = Evidence {
-        model: base.files.location(),
-        spec: &spec,
-        log,
-        scores: &scores,
-        judged: &[],
-        cost: Cost { scoring, erasing: cost(log.unet_evaluations, seconds), judging: cost(0, 0.0) },
-        seconds: Some(session.seconds()),
-        peak_rss_bytes: None,
-        versions: BTreeMap::new(),
-        digests: BTreeMap::new(),
-    };
-    let report = write_evidence(base.files.as_ref(), evidence, &mut staging)?;
-    staging.commit()?;
-    print_result(&format!(
-        "{} updates, {} U-Net evaluations, {:.0} s; of the concept's guidance {:.2} is left\n\
-         The edited model: {}\nThe report: {}\n",
-        report.training.updates,
-        report.unet_evaluations,
-        session.seconds(),
-        report.training.erase_measure,
-        arguments.out.join(CHECKPOINT).display(),
-        arguments.out.join("report.html").display(),
-    ));
-    Ok(())
 }

@@ -74,6 +74,7 @@ delegate! {
     request_cancel(id: JobId) -> Job;
     delete(id: JobId) -> ();
     sweep() -> Swept;
+    expire_worker(worker: &WorkerId) -> Vec<JobId>;
     queue_position(id: JobId) -> u64;
     counts() -> BTreeMap<StateName, u64>;
     put_scores(principal: &Principal, digest: &str, scores_json: &str) -> ();

@@ -260,6 +260,19 @@ impl JobStore for MemoryStore {
         Ok(swept)
     }
 
+    async fn expire_worker(&self, worker: &WorkerId) -> Result<Vec<JobId>, StoreError> {
+        let at = self.settings.moment();
+        let mut kept = self.kept();
+        let lost: Vec<_> =
+            kept.jobs.values().filter_map(|job| job.step_of_loss(worker, at)).collect();
+        let expired: Vec<_> = lost.into_iter().map(|step| kept.keep(step).id).collect();
+        drop(kept);
+        if !expired.is_empty() {
+            self.bump();
+        }
+        Ok(expired)
+    }
+
     async fn queue_position(&self, id: JobId) -> Result<u64, StoreError> {
         let kept = self.kept();
         let job = kept.job(id)?;

@@ -14,6 +14,7 @@ mod job;
 mod machine;
 mod memory;
 mod outcome;
+mod scores;
 mod sqlite;
 mod step;
 mod store;
@@ -29,6 +30,7 @@ pub use job::{Job, JobOptions, JobState, Lease, StateName, Transition};
 pub use machine::IllegalTransition;
 pub use memory::MemoryStore;
 pub use outcome::{ConceptVerdict, Evaluated, Outcome, PublishedFile, Unlearned};
+pub use scores::StoredScores;
 pub use sqlite::SqliteStore;
 pub use step::StoreSettings;
 pub use store::{

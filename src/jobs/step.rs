@@ -201,6 +201,12 @@ impl Job {
         Some((self.step(&transition, at).ok()?, cause))
     }
 
+    /// What the loss of a worker makes of the job, if that worker holds it.
+    pub(super) fn step_of_loss(&self, worker: &WorkerId, at: Moment) -> Option<Step> {
+        let is_held = self.lease.as_ref().is_some_and(|lease| lease.worker == *worker);
+        is_held.then(|| self.step(&Transition::LeaseExpired, at).ok()).flatten()
+    }
+
     /// Refuses a caller that does not hold the job any more. A lease counts until it is swept: the
     /// fence alone decides who may write, so a holder that is a little late loses nothing.
     pub(super) fn check_hold(&self, fence: Fence) -> Result<(), StoreError> {

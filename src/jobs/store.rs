@@ -74,6 +74,13 @@ pub trait JobStore: Send + Sync {
     /// What time alone brings about: expired leases, passed deadlines, ended retention.
     fn sweep(&self) -> impl Future<Output = Result<Swept, StoreError>> + Send;
 
+    /// Ends every hold of a worker whose process is known to be gone, without waiting for its
+    /// leases; gives the jobs.
+    fn expire_worker(
+        &self,
+        worker: &WorkerId,
+    ) -> impl Future<Output = Result<Vec<JobId>, StoreError>> + Send;
+
     /// Jobs that will be claimed before this one.
     fn queue_position(&self, id: JobId) -> impl Future<Output = Result<u64, StoreError>> + Send;
 

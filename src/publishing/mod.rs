@@ -1,1 +1,29 @@
 //! Results into object storage: files, model card, and last the manifest.
+//!
+//! Below a job's destination:
+//!
+//! ```text
+//! checkpoints/JOB/manifest.json          created last: the commit point, exactly one of it
+//! checkpoints/JOB/CONTENT/README.md      the model card
+//! checkpoints/JOB/CONTENT/…              the result's files, named by their content as a whole
+//! ```
+//!
+//! Judgements stand under `evaluations/` in the same way. Attempts whose files are equal share a
+//! folder, and attempts whose files are not never mix theirs. Whoever creates the manifest has
+//! published; another attempt finds it and takes its addresses for its own.
+
+mod failure;
+mod layout;
+mod manifest;
+mod markup;
+mod model_card;
+mod publisher;
+#[cfg(test)]
+mod tests;
+
+pub use failure::storage_failure;
+pub use manifest::{
+    DeviceKind, MANIFEST, Manifest, ManifestConcept, ManifestError, ManifestFigures, ManifestFile,
+    ManifestModel, ManifestTraining, ManifestVerdict,
+};
+pub use publisher::{ObjectPublisher, PublisherSettings};

@@ -38,9 +38,12 @@ pub struct Evidence<'a> {
     pub digests: BTreeMap<String, String>,
 }
 
+/// Files by name.
+pub type NamedFiles = Vec<(String, Vec<u8>)>;
+
 impl Evidence<'_> {
     /// The report, and scores, plots, sheets, log, report and page as files by name.
-    pub fn files(self) -> Result<(RunReport, Vec<(String, Vec<u8>)>), ReportError> {
+    pub fn files(self) -> Result<(RunReport, NamedFiles), ReportError> {
         let mut files = Vec::new();
         let mut plots = Vec::new();
         for (index, scores) in self.scores.iter().enumerate() {

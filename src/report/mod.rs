@@ -17,7 +17,7 @@ mod score_plot;
 mod training_plot;
 
 pub use contact_sheet::contact_sheet;
-pub use evidence::Evidence;
+pub use evidence::{Evidence, NamedFiles};
 pub use page::ReportPage;
 pub use png::{PictureNotes, encode_png, picture_grid};
 pub use run_report::{

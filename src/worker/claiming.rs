@@ -12,7 +12,7 @@ use super::{
     DeviceHealth, WorkerParts, WorkerSettings, context::WorkerContext, result_files::remove,
     run::Running,
 };
-use crate::jobs::{JobId, JobStore};
+use crate::jobs::{JobId, JobStore, StateName};
 
 /// Sweeps between two looks for folders that no job owns.
 const SWEEPS_A_TIDYING: u32 = 120;
@@ -69,6 +69,7 @@ async fn claim<S: JobStore + 'static>(
     let settings = &context.settings;
     let mut woken = store.subscribe();
     let mut health = device.health();
+    recover(&context).await;
     while !signals.stop_claiming.is_cancelled() {
         let ready = health.wait_for(|health| *health == DeviceHealth::Ready);
         match signals.stop_claiming.run_until_cancelled(ready).await {
@@ -81,6 +82,8 @@ async fn claim<S: JobStore + 'static>(
         match store.claim(&settings.worker_id, settings.lease).await {
             Ok(Some(job)) => {
                 told.send_replace(WorkerState::Busy(job.id));
+                // Of a later attempt it is the whole time since the request, too.
+                context.parts.observer.claimed(settings.clock.now().since(job.created_at));
                 let span = tracing::info_span!(
                     "job", id = %job.id, attempt = job.attempt, fence = job.fence.0
                 );
@@ -89,7 +92,10 @@ async fn claim<S: JobStore + 'static>(
                 continue;
             }
             Ok(None) => {}
-            Err(error) => tracing::warn!(%error, "cannot claim a job"),
+            Err(error) => {
+                context.parts.observer.store_failed();
+                tracing::warn!(%error, "cannot claim a job");
+            }
         }
         tokio::select! {
             () = signals.stop_claiming.cancelled() => {}
@@ -99,6 +105,31 @@ async fn claim<S: JobStore + 'static>(
         }
     }
     told.send_replace(WorkerState::Stopped);
+}
+
+/// Gives back what this worker held when its process was lost: whoever starts under a worker's name
+/// is the only one of that name.
+async fn recover<S: JobStore>(context: &WorkerContext<S>) {
+    match context.parts.store.expire_worker(&context.settings.worker_id).await {
+        Ok(lost) => {
+            for id in lost {
+                tracing::warn!(job = %id, "the last process was lost while it held this job");
+                retract(context, id).await;
+            }
+        }
+        // Their leases run out.
+        Err(error) => tracing::warn!(%error, "cannot give back what the last process held"),
+    }
+}
+
+/// Of a job that was cancelled when its lease ended, no manifest may stand.
+async fn retract<S: JobStore>(context: &WorkerContext<S>, id: JobId) {
+    let Ok(Some(job)) = context.parts.store.get(id).await else { return };
+    if job.state.name() == StateName::Cancelled
+        && let Err(failure) = context.parts.publisher.retract(&job).await
+    {
+        tracing::error!(job = %id, %failure, "a cancelled job may have a manifest; remove it");
+    }
 }
 
 /// Lets the store do what time alone brings about, and removes what no job owns any more.
@@ -117,6 +148,9 @@ async fn sweep<S: JobStore + 'static>(
         }
         match context.parts.store.sweep().await {
             Ok(swept) => {
+                for id in swept.expired_leases {
+                    retract(&context, id).await;
+                }
                 for id in swept.forgotten {
                     forget(&context.folder(id)).await;
                 }

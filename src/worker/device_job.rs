@@ -14,7 +14,7 @@ use super::{
 use crate::{
     engine::{CancelFlag, EngineError, PauseFlag, RunContext, Saving},
     jobs::{EvaluateWork, Evaluation, Failure, FailureReason, JobProgress, UnlearnWork, Work},
-    outcome::{JudgeReport, Notice, Progress},
+    outcome::{JudgeReport, Notice, Progress, TimestepScores},
     spec::JudgeSpec,
 };
 
@@ -26,6 +26,8 @@ pub(super) struct DeviceJob {
     pub(super) base: OpenedModel,
     /// The model to judge.
     pub(super) edited: Option<OpenedModel>,
+    /// Scores that the request cites instead of having them measured again.
+    pub(super) cited: Vec<TimestepScores>,
     pub(super) state_folder: PathBuf,
     pub(super) result_folder: PathBuf,
     /// Updates from one save to the next.

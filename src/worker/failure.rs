@@ -19,8 +19,9 @@ pub fn engine_failure(error: &EngineError) -> Failure {
         EngineError::MissingWeights { component, looked_for, .. } => {
             of(Reason::DamagedModel).with("component", component).with("lookedFor", looked_for)
         }
-        EngineError::Config { file, .. } => of(Reason::DamagedModel).with("file", file),
-        EngineError::DamagedWeights { file, .. } => of(Reason::DamagedModel).with("file", file),
+        EngineError::Config { file, .. } | EngineError::DamagedWeights { file, .. } => {
+            of(Reason::DamagedModel).with("file", file)
+        }
         EngineError::MissingTensor { file, name, expected } => of(Reason::DamagedModel)
             .with("file", file)
             .with("tensor", name)

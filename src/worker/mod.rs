@@ -12,6 +12,7 @@ mod engine;
 mod failure;
 mod heartbeat;
 mod models;
+mod observer;
 mod progress;
 mod publishing;
 mod result_files;
@@ -30,7 +31,9 @@ pub use direct_queue::DirectCalls;
 pub use engine::{CandleSource, DeviceEngine, EngineSource};
 pub use failure::{artifact_failure, disk_failure, engine_failure, report_failure, spec_failure};
 pub use models::{EditedTensors, ModelProvider, OpenedModel};
+pub use observer::{Observer, Unobserved};
 pub use publishing::{
-    CommitGate, FinishedResult, PublishRequest, Published, Publisher, ResultFile, RunTimes, TrainingFigures,
+    CommitGate, FinishedResult, PublishRequest, Published, Publisher, ResultFile, RunTimes,
+    TrainingFigures,
 };
 pub use state_files::StateFiles;

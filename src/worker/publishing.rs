@@ -26,6 +26,10 @@ pub trait Publisher: std::fmt::Debug + Send + Sync {
     /// Uploads every file, reads them back, and writes the manifest last. Where a manifest of the
     /// job stands already, that one's addresses are the answer.
     fn publish(&self, request: PublishRequest) -> BoxFuture<'_, Result<Published, Failure>>;
+
+    /// Takes back the manifest of a job that was cancelled, where one stands: its worker was lost
+    /// after it had written the manifest and before it could say so.
+    fn retract<'a>(&'a self, job: &'a Job) -> BoxFuture<'a, Result<(), Failure>>;
 }
 
 /// A result that is ready to go out.

@@ -116,7 +116,8 @@ fn evidence<E: DeviceEngine>(
     let work = result.work;
     digests.insert("base".to_owned(), work.base_digest.clone());
     digests.insert("spec".to_owned(), digest_bytes(spec_json(work).as_bytes()));
-    let (log, scores) = (E::log(result.erased), E::scores(result.erased));
+    let (log, measured) = (E::log(result.erased), E::scores(result.erased));
+    let scores = if measured.is_empty() { result.job.cited.as_slice() } else { measured };
     let untimed = |unet_evaluations| PhaseCost { unet_evaluations, seconds: None };
     let evidence = Evidence {
         model: &work.base_model,
@@ -125,7 +126,7 @@ fn evidence<E: DeviceEngine>(
         scores,
         judged: result.judged,
         cost: Cost {
-            scoring: untimed(scores.iter().map(|scores| scores.unet_evaluations).sum()),
+            scoring: untimed(measured.iter().map(|scores| scores.unet_evaluations).sum()),
             erasing: untimed(log.unet_evaluations),
             judging: untimed(result.judged.iter().map(|judged| judged.unet_evaluations).sum()),
         },

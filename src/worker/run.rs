@@ -17,9 +17,9 @@ use super::{
 use crate::{
     jobs::{
         Evaluated, Failure, FailureReason, Job, JobProgress, JobStore, NewEvent, Outcome,
-        Timestamp, Transition, Unlearned, Work, WorkPhase,
+        StoredScores, Timestamp, Transition, Unlearned, Work, WorkPhase,
     },
-    outcome::Notice,
+    outcome::{Notice, TimestepScores},
 };
 
 /// A job's saved state, below its folder.
@@ -144,6 +144,7 @@ impl<S: JobStore + 'static> Running<S> {
         edited: Option<OpenedModel>,
     ) -> Result<FinishedResult, Halt> {
         let folder = self.folder();
+        let cited = self.cited_scores().await;
         let (progress, told) = watch::channel(None);
         let (notices, noticed) = mpsc::unbounded_channel();
         let job = Box::new(DeviceJob {
@@ -151,6 +152,7 @@ impl<S: JobStore + 'static> Running<S> {
             work_digest: self.job.work_digest.clone(),
             base,
             edited,
+            cited,
             state_folder: folder.join(STATE),
             result_folder: folder.join(RESULT),
             save_every: self.context.settings.save_every,
@@ -169,6 +171,20 @@ impl<S: JobStore + 'static> Running<S> {
         let (finished, (), ()) =
             tokio::join!(run, self.record_progress(told, &done), self.record_notices(noticed));
         Ok(finished?)
+    }
+
+    /// The scores that the request cites. Its window is in the spec already: without them the
+    /// result lacks a plot and no more.
+    async fn cited_scores(&self) -> Vec<TimestepScores> {
+        let Work::Unlearn(work) = &self.job.work else { return Vec::new() };
+        let Some(digest) = &work.score_digest else { return Vec::new() };
+        let store = &self.context.parts.store;
+        let found = store.get_scores(&self.job.principal, digest).await.ok().flatten();
+        let parsed = found.and_then(|json| serde_json::from_str::<StoredScores>(&json).ok());
+        if parsed.is_none() {
+            tracing::warn!(digest, "the scores that the request cites are gone");
+        }
+        parsed.map(|stored| stored.scores).into_iter().collect()
     }
 
     async fn publish(&self, finished: &FinishedResult, folder: PathBuf) -> Result<Published, Halt> {
@@ -228,6 +244,7 @@ impl<S: JobStore + 'static> Running<S> {
                 () = done.cancelled() => return,
             }
             let Some(progress) = *told.borrow_and_update() else { continue };
+            self.context.parts.observer.advanced(&progress);
             let event = NewEvent::Progress(progress);
             let hold = self.hold;
             if self.context.parts.store.record(hold.id, hold.fence, event).await.is_err() {
@@ -285,6 +302,7 @@ impl<S: JobStore + 'static> Running<S> {
         let transition = match (self.stop.reason(), worked) {
             // The state is kept: the next claim may be ours.
             (Some(Stop::Lost), _) => {
+                self.context.parts.observer.lease_lost();
                 return tracing::warn!("the lease was lost; nothing is recorded");
             }
             (_, Ok(outcome)) => Transition::Published(outcome),
@@ -299,7 +317,12 @@ impl<S: JobStore + 'static> Running<S> {
                 Transition::Failed { failure, retry_at: self.retry_at() }
             }
         };
-        match self.context.record(self.hold, NewEvent::Transition(transition)).await {
+        let recorded = self.context.record(self.hold, NewEvent::Transition(transition)).await;
+        if let Ok(job) = &recorded {
+            let lasted = self.context.settings.clock.now().since(self.claimed_at);
+            self.context.parts.observer.ended(job.state.name(), lasted);
+        }
+        match recorded {
             Ok(job) if job.state.name().is_terminal() => {
                 let folder = self.folder();
                 let removed = tokio::task::spawn_blocking(move || remove(&folder)).await;

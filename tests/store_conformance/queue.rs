@@ -290,3 +290,19 @@ pub async fn many_hands_leave_every_log_whole(world: World) {
         .into();
     assert_eq!(counts, wanted);
 }
+
+pub async fn a_lost_worker_gives_back_what_it_held_at_once(world: World) {
+    let held = world.submit(request(1)).await.id;
+    let other = world.submit(request(2)).await.id;
+    assert_eq!(world.claim().await.unwrap().id, held);
+    let neighbour = keystep::jobs::WorkerId("neighbour".to_owned());
+    assert_eq!(world.store.claim(&neighbour, LEASE).await.unwrap().unwrap().id, other);
+    assert_eq!(world.store.expire_worker(&worker("worker")).await.unwrap(), [held]);
+    assert_eq!(world.store.expire_worker(&worker("worker")).await.unwrap(), []);
+    assert_eq!(world.job(held).await.state.name(), StateName::Queued);
+    assert_eq!(world.job(other).await.state.name(), StateName::Preparing);
+    // The old hold is worth nothing: its write is refused.
+    let late = world.store.record(held, fence(1), progress(1, 0.5)).await;
+    assert!(matches!(late, Err(StoreError::FenceIsOld { .. })), "{late:?}");
+    assert_eq!(world.claim().await.unwrap().attempt, 2);
+}

@@ -18,6 +18,8 @@ use tonic_types::StatusExt;
 
 use super::failure::{Refusal, RemoteError};
 
+/// Names the server where no flag does.
+const SERVER_VARIABLE: &str = "KEYSTEP_SERVER";
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Tries of one call in all.
 const TRIES: u32 = 5;
@@ -26,25 +28,57 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
 /// Which server, and as whom.
 #[derive(Debug, Clone, Args)]
-pub(super) struct ServerArguments {
-    /// The server: https://HOST:PORT, or http:// on this machine.
+pub(in crate::cli) struct ServerArguments {
+    /// The server: https://HOST:PORT, or http:// on this machine [default: what the environment
+    /// has as KEYSTEP_SERVER].
     #[arg(long, value_name = "URL")]
-    pub(super) server: String,
+    server: Option<String>,
     /// File with the bearer token; sent to this machine or over TLS alone.
     #[arg(long, value_name = "FILE")]
-    pub(super) token_file: Option<PathBuf>,
+    token_file: Option<PathBuf>,
     /// PEM file with the authority that signed the server's certificate [default: the system's].
     #[arg(long, value_name = "FILE")]
-    pub(super) ca_file: Option<PathBuf>,
+    ca_file: Option<PathBuf>,
     /// PEM file with this client's certificate, for servers that ask for one.
     #[arg(long, value_name = "FILE", requires = "client_key")]
-    pub(super) client_certificate: Option<PathBuf>,
+    client_certificate: Option<PathBuf>,
     /// PEM file with the certificate's key.
     #[arg(long, value_name = "FILE", requires = "client_certificate")]
-    pub(super) client_key: Option<PathBuf>,
+    client_key: Option<PathBuf>,
     /// Print one JSON document, and nothing else on stdout.
     #[arg(long)]
     pub(super) json: bool,
+}
+
+impl ServerArguments {
+    /// The server's address.
+    pub(in crate::cli) fn address(&self) -> Result<String, RemoteError> {
+        self.server
+            .clone()
+            .or_else(|| std::env::var(SERVER_VARIABLE).ok().filter(|url| !url.is_empty()))
+            .ok_or_else(|| {
+                RemoteError::Usage(format!(
+                    "no server is named; give --server URL or set {SERVER_VARIABLE}"
+                ))
+            })
+    }
+
+    /// The flags that lead another call to the same server.
+    pub(super) fn again(&self) -> String {
+        let mut flags =
+            self.address().map_or_else(|_| String::new(), |url| format!(" --server {url}"));
+        for (flag, path) in [
+            ("--token-file", &self.token_file),
+            ("--ca-file", &self.ca_file),
+            ("--client-certificate", &self.client_certificate),
+            ("--client-key", &self.client_key),
+        ] {
+            if let Some(path) = path {
+                flags.push_str(&format!(" {flag} {}", path.display()));
+            }
+        }
+        flags
+    }
 }
 
 /// A channel that carries the caller's token and request id.
@@ -77,7 +111,7 @@ pub(super) struct Connection {
 impl Connection {
     /// Reads the files and prepares the channel; must be called within a runtime.
     pub(super) fn open(arguments: &ServerArguments) -> Result<Self, RemoteError> {
-        let server = &arguments.server;
+        let server = &arguments.address()?;
         let uri: Uri = server.parse().map_err(|_| {
             RemoteError::Usage(format!("--server {server} is no URL; give https://HOST:PORT"))
         })?;
@@ -127,7 +161,7 @@ impl Connection {
         loop {
             match call(self.channel()).await {
                 Ok(response) => return Ok(response.into_inner()),
-                Err(status) if status.code() == Code::Unavailable && tries < TRIES => {
+                Err(status) if is_passing(&status) && tries < TRIES => {
                     tokio::time::sleep(pause(&status, tries)).await;
                     tries += 1;
                 }
@@ -135,6 +169,14 @@ impl Connection {
             }
         }
     }
+}
+
+/// Whether the server was away, or the way to it was cut: the call may do better another time.
+fn is_passing(status: &Status) -> bool {
+    // What the server itself says has no source.
+    let cut = [Code::Unknown, Code::Cancelled, Code::Internal].contains(&status.code())
+        && std::error::Error::source(status).is_some();
+    cut || status.code() == Code::Unavailable
 }
 
 /// How long the server asks to wait, or twice as long as the last time; never too long.

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
+use super::fields::flag_and_path;
+
 /// Why a remote verb did not do its work.
 #[derive(Debug, thiserror::Error)]
 pub(in crate::cli) enum RemoteError {
@@ -41,6 +43,20 @@ pub(in crate::cli) enum RemoteError {
         /// What the server says of it.
         message: String,
     },
+    /// A file that the user asked for could not be written.
+    #[error("cannot write {}", .path.display())]
+    Write {
+        /// Where.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The signal handler could not be set.
+    #[error("cannot listen for Ctrl-C")]
+    Signals(#[source] ctrlc::Error),
+    /// Stopped by a signal.
+    #[error("interrupted; {0}")]
+    Interrupted(String),
     /// The server sent what this client does not understand.
     #[error("the server's answer cannot be read: {0}; is it of another version?")]
     Answer(String),
@@ -60,7 +76,9 @@ impl Refusal {
         let mut lines: Vec<_> = bad
             .iter()
             .flat_map(|bad| &bad.field_violations)
-            .map(|violation| format!("error: {}: {}", violation.field, violation.description))
+            .map(|violation| {
+                format!("error: {}: {}", flag_and_path(&violation.field), violation.description)
+            })
             .collect();
         if lines.is_empty() {
             lines.push(format!("error: {}", self.status.message()));
@@ -71,10 +89,11 @@ impl Refusal {
 }
 
 impl RemoteError {
-    /// 1 failed, 2 wrong use, 69 unavailable, 77 not permitted: the numbers of `sysexits.h`.
+    /// 1 failed, 2 wrong use, 69 unavailable, 77 not permitted, 130 interrupted: the numbers of `sysexits.h`.
     pub(in crate::cli) fn exit_code(&self) -> u8 {
         match self {
             Self::Usage(_) => 2,
+            Self::Interrupted(_) => 130,
             Self::Refused(refusal) => match refusal.status.code() {
                 Code::InvalidArgument => 2,
                 Code::Unavailable => 69,
@@ -101,8 +120,8 @@ mod tests {
         assert_eq!(
             refusal.lines(),
             [
-                "error: concepts[0]: is empty",
-                "error: updates: 0 is outside 1 to 100000",
+                "error: --concept (concepts[0]): is empty",
+                "error: --updates: 0 is outside 1 to 100000",
                 "  code InvalidArgument, request id abc",
             ]
         );

@@ -1,29 +1,25 @@
 //! `keystep jobs`: the caller's operations.
 
-use std::io::Write;
-
 use clap::{Args, Subcommand};
 use serde_json::Value;
-use tonic::Code;
 
 use super::{
     RemoteError, block_on,
-    connection::{Connection, ServerArguments, pause},
+    connection::{Connection, ServerArguments},
     json, print,
+    submit::verdict,
+    watch::watch,
 };
-use crate::proto::{
-    google::longrunning::{
-        CancelOperationRequest, DeleteOperationRequest, GetOperationRequest, ListOperationsRequest,
-        Operation, operation::Result as Ending, operations_client::OperationsClient,
-    },
-    keystep::v1::{
-        JobEvent, WatchOperationRequest, job_event::Event,
-        unlearning_service_client::UnlearningServiceClient, watch_operation_response::Update,
+use crate::{
+    cli::progress::ProgressDisplay,
+    proto::{
+        google::longrunning::{
+            CancelOperationRequest, DeleteOperationRequest, GetOperationRequest,
+            ListOperationsRequest, Operation, operations_client::OperationsClient,
+        },
+        keystep::v1::WatchOperationRequest,
     },
 };
-
-/// Broken streams in a row, without an event between them, before watching is given up.
-const MOST_BREAKS: u32 = 8;
 
 /// Looks after jobs on a server.
 #[derive(Debug, Args)]
@@ -169,78 +165,20 @@ fn done(job: &OneJob, field: &str, said: &str) {
     }
 }
 
-/// Watches to the end, and goes on after the last event where the stream breaks.
+/// Watches to the end, in silence or not.
 async fn follow(job: &OneJob, after_sequence: u64, aloud: bool) -> Result<(), RemoteError> {
     let connection = Connection::open(&job.server)?;
-    let mut request = WatchOperationRequest { name: job.name.clone(), after_sequence };
-    let mut breaks = 0;
-    loop {
-        let mut client = UnlearningServiceClient::new(connection.channel());
-        let broken = match client.watch_operation(request.clone()).await {
-            Err(status) => status,
-            Ok(response) => {
-                let mut stream = response.into_inner();
-                loop {
-                    match stream.message().await {
-                        Err(status) => break status,
-                        // A server that drains may end a stream without a word.
-                        Ok(None) => break tonic::Status::unavailable("the stream ended early"),
-                        Ok(Some(message)) => match message.update {
-                            Some(Update::Event(event)) => {
-                                breaks = 0;
-                                request.after_sequence = event.sequence;
-                                if aloud {
-                                    say(&event);
-                                }
-                            }
-                            Some(Update::Operation(operation)) => {
-                                return show(&operation, job.server.json)
-                                    .and_then(|()| verdict(&operation));
-                            }
-                            None => {}
-                        },
-                    }
-                }
-            }
-        };
-        breaks += 1;
-        // A cut connection comes as one of these; what else comes will come again.
-        let passing = [Code::Unavailable, Code::Unknown, Code::Cancelled, Code::Internal];
-        if !passing.contains(&broken.code()) || breaks > MOST_BREAKS {
-            return Err(connection.refused(broken));
-        }
-        tokio::time::sleep(pause(&broken, breaks)).await;
-    }
-}
-
-/// An event on stderr; stdout is for the result.
-fn say(event: &JobEvent) {
-    let text = match &event.event {
-        Some(Event::StateChanged(change)) => json::state_name(change.state()),
-        Some(Event::Progress(progress)) => {
-            let phase = json::phase_name(progress.phase());
-            format!("{phase}: {}/{}", progress.units_done, progress.units_total)
-        }
-        Some(Event::Warning(warning)) => format!("warning: {}", warning.message),
-        None => return,
-    };
-    // Progress that nobody reads is no failure.
-    let _ = writeln!(std::io::stderr().lock(), "{text}");
+    let request = WatchOperationRequest { name: job.name.clone(), after_sequence };
+    let mut display = ProgressDisplay::new(!aloud);
+    let operation = watch(&connection, request, &mut display).await?;
+    show(&operation, job.server.json)?;
+    verdict(&operation)
 }
 
 fn show(operation: &Operation, as_json: bool) -> Result<(), RemoteError> {
     let told = json::operation(operation)?;
     print(&if as_json { json::pretty(&told) } else { line(&told) });
     Ok(())
-}
-
-fn verdict(operation: &Operation) -> Result<(), RemoteError> {
-    match &operation.result {
-        Some(Ending::Error(error)) => {
-            Err(RemoteError::Job { name: operation.name.clone(), message: error.message.clone() })
-        }
-        _ => Ok(()),
-    }
 }
 
 fn line(operation: &Value) -> String {

@@ -7,9 +7,9 @@ use super::failure::RemoteError;
 use crate::proto::{
     google::longrunning::{Operation, operation::Result as Ending},
     keystep::v1::{
-        EvaluateErasureMetadata, EvaluateErasureResponse, Figures, JobState, LogSnrWindow, Model,
-        ModelKind, Progress, PublishedFile, UnlearnConceptMetadata, UnlearnConceptResponse,
-        Verdict, WorkPhase,
+        Estimate, EvaluateErasureMetadata, EvaluateErasureResponse, Figures, JobState,
+        LogSnrWindow, Model, ModelKind, Plan, Progress, PublishedFile, ScoreSummary,
+        ScoreTimestepsResponse, UnlearnConceptMetadata, UnlearnConceptResponse, Verdict, WorkPhase,
     },
 };
 
@@ -66,6 +66,68 @@ fn files(files: &[PublishedFile]) -> Value {
 
 fn window(window: Option<&LogSnrWindow>) -> Value {
     window.map_or(Value::Null, |window| json!({ "low": window.low, "high": window.high }))
+}
+
+fn plan(plan: Option<&Plan>) -> Value {
+    plan.map_or(Value::Null, |plan| {
+        let duration = plan.estimated_duration.as_ref();
+        json!({
+            "updates": plan.updates, "unet_evaluations": plan.unet_evaluations,
+            "memory_bytes": plan.memory_bytes,
+            "estimated_duration": duration.map(ToString::to_string),
+            "trainable_parameters": plan.trainable_parameters,
+            "trainable_tensors": plan.trainable_tensors, "assumptions": plan.assumptions,
+        })
+    })
+}
+
+/// What a job would take, where that was asked.
+pub(super) fn plan_of(operation: &Operation) -> Result<Option<Plan>, RemoteError> {
+    let response = response::<UnlearnConceptResponse>(operation, "UnlearnConceptResponse")?;
+    Ok(response.and_then(|response| response.plan))
+}
+
+/// The response of a job, where it has one of the wanted type.
+pub(super) fn response<T: Message + Default>(
+    operation: &Operation,
+    name: &str,
+) -> Result<Option<T>, RemoteError> {
+    match &operation.result {
+        Some(Ending::Response(response)) => unpack(Some(response), name),
+        _ => Ok(None),
+    }
+}
+
+fn estimate(estimate: Option<&Estimate>) -> Value {
+    estimate.map_or(
+        Value::Null,
+        |estimate| json!({ "mean": estimate.mean, "standard_error": estimate.standard_error }),
+    )
+}
+
+/// The scores of all steps and what they come to.
+pub(super) fn scores(steps: &[ScoreTimestepsResponse], summary: &ScoreSummary) -> Value {
+    let one = |step: &ScoreTimestepsResponse| {
+        json!({
+            "step": step.step, "timestep": step.timestep, "score": step.score,
+            "log_snr": step.log_snr,
+            "guidance_energy": estimate(step.guidance_energy.as_ref()),
+            "guidance_effect": estimate(step.guidance_effect.as_ref()),
+            "concept_until": estimate(step.concept_until.as_ref()),
+            "concept_from": estimate(step.concept_from.as_ref()),
+            "gradient_share": estimate(step.gradient_share.as_ref()),
+        })
+    };
+    let steps: Value = steps.iter().map(one).collect();
+    json!({
+        "steps": steps,
+        "summary": {
+            "window": window(summary.window.as_ref()), "first_step": summary.first_step,
+            "last_step": summary.last_step, "rule": summary.rule,
+            "score_digest": summary.score_digest, "unet_evaluations": summary.unet_evaluations,
+            "scores_json": summary.scores_json,
+        },
+    })
 }
 
 /// A whole operation.
@@ -126,7 +188,7 @@ fn answer(any: Option<&prost_types::Any>) -> Result<Value, RemoteError> {
             "manifest_sha256": data.manifest_sha256, "verdicts": verdicts(&data.verdicts),
             "key_steps": data.key_steps, "window": window(data.window.as_ref()),
             "updates": data.updates, "unet_evaluations": data.unet_evaluations,
-            "files": files(&data.files),
+            "files": files(&data.files), "plan": plan(data.plan.as_ref()),
         }));
     }
     if let Some(data) = unpack::<EvaluateErasureResponse>(any, "EvaluateErasureResponse")? {

@@ -1,12 +1,25 @@
 //! The verbs that ask a server.
 
 mod connection;
+pub(super) mod evaluate;
 mod failure;
+mod fields;
+pub(super) mod generate;
+mod interrupt;
 pub(super) mod jobs;
 mod json;
 pub(super) mod models;
+mod saving;
+pub(super) mod score;
+mod submit;
+mod tables;
+pub(super) mod unlearn;
+mod watch;
+mod wire;
 
+pub(super) use connection::ServerArguments;
 pub(super) use failure::RemoteError;
+pub(super) use submit::SubmitArguments;
 
 use std::{future::Future, io::Write};
 

@@ -292,6 +292,29 @@ impl JobStore for SqliteStore {
         Ok(swept)
     }
 
+    async fn expire_worker(&self, worker: &WorkerId) -> Result<Vec<JobId>, StoreError> {
+        let at = self.settings.moment();
+        let mut expired = Vec::new();
+        loop {
+            let mut transaction = self.begin().await?;
+            let rows = sqlx::query(rows::HELD_BY)
+                .bind(&worker.0)
+                .bind(JOBS_A_TRANSACTION)
+                .fetch_all(&mut *transaction)
+                .await?;
+            let before = expired.len();
+            for row in &rows {
+                // A candidate that is none would come back for ever.
+                let Some(step) = rows::job(row)?.step_of_loss(worker, at) else { continue };
+                expired.push(keep(&mut transaction, step).await?.id);
+            }
+            if expired.len() == before {
+                return Ok(expired);
+            }
+            self.commit(transaction).await?;
+        }
+    }
+
     async fn queue_position(&self, id: JobId) -> Result<u64, StoreError> {
         let mut reader = self.readers.acquire().await?;
         let row = sqlx::query(rows::AHEAD_IN_TURN)

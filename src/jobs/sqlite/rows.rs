@@ -37,6 +37,8 @@ pub(super) const AHEAD_IN_TURN: &str = "SELECT CASE WHEN state <> 'queued' THEN 
    END AS ahead FROM jobs WHERE id = ?";
 pub(super) const PAST_DEADLINE: &str = select!("WHERE due_at <= ? ORDER BY due_at LIMIT ?");
 pub(super) const PAST_LEASE: &str = select!("WHERE lease_until <= ? ORDER BY lease_until LIMIT ?");
+pub(super) const HELD_BY: &str =
+    select!("WHERE lease_until IS NOT NULL AND worker = ? ORDER BY lease_until LIMIT ?");
 
 impl From<sqlx::Error> for StoreError {
     fn from(error: sqlx::Error) -> Self {

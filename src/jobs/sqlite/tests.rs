@@ -26,6 +26,7 @@ async fn every_frequent_query_walks_an_index() {
         (rows::AHEAD_IN_TURN, "jobs_by_turn", false),
         (rows::PAST_DEADLINE, "jobs_by_deadline", false),
         (rows::PAST_LEASE, "jobs_by_lease", false),
+        (rows::HELD_BY, "jobs_by_lease", false),
     ] {
         let plan = plan(&store.writer, sql).await;
         assert!(plan.contains(index), "{sql}\n{plan}");

@@ -92,6 +92,7 @@ impl FakeScript {
             }
         };
         match kind {
+            #[expect(clippy::panic, reason = "it is what the script asks for")]
             FaultKind::Panic => std::panic::panic_any("a scripted panic"),
             FaultKind::OutOfMemory => {
                 Err(candle_core::Error::Msg("CUDA_ERROR_OUT_OF_MEMORY".to_owned()).into())

@@ -13,7 +13,7 @@ use tokio::sync::watch;
 
 use crate::{
     artifacts::digest::digest_bytes,
-    jobs::{Failure, FailureReason, PublishedFile},
+    jobs::{Failure, FailureReason, Job, PublishedFile},
     worker::{PublishRequest, Published, Publisher},
 };
 
@@ -114,5 +114,17 @@ fn create(path: &Path, bytes: &[u8]) -> io::Result<Vec<u8>> {
 impl Publisher for FolderPublisher {
     fn publish(&self, request: PublishRequest) -> BoxFuture<'_, Result<Published, Failure>> {
         Box::pin(self.publish_files(request))
+    }
+
+    fn retract<'a>(&'a self, job: &'a Job) -> BoxFuture<'a, Result<(), Failure>> {
+        Box::pin(async move {
+            match fs::remove_file(self.root.join(job.id.to_string()).join("manifest.json")) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    let message = "the manifest cannot be removed";
+                    Err(Failure::new(FailureReason::StorageUnavailable, message))
+                }
+                _ => Ok(()),
+            }
+        })
     }
 }

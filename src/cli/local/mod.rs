@@ -1,6 +1,11 @@
 //! The seam between the verbs and the engine in this process. The verbs are generic over
 //! [`LocalEngine`], so that their tests run with a made-up engine in milliseconds.
 
+pub(super) mod evaluate;
+pub(super) mod generate;
+pub(super) mod score;
+pub(super) mod unlearn;
+
 use std::{
     collections::BTreeMap,
     io::{self, Write},

@@ -1,0 +1,397 @@
+//! What is in the cache, and what has to go so that more fits.
+
+use std::{
+    collections::HashMap,
+    fs, io,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::SystemTime,
+};
+
+use super::{
+    FILES,
+    complete::{find_damage, read_complete, remove_complete, write_complete},
+};
+use crate::{
+    artifacts::{digest::digest_bytes, model_digest::ModelFile},
+    catalogue::CacheSettings,
+    jobs::{Failure, FailureReason},
+};
+
+/// Written on every use, so that the order of uses outlives the process.
+const USED: &str = "used";
+
+/// What an entry is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(in crate::catalogue) enum EntryKind {
+    /// A base model, by its digest.
+    Model,
+    /// Edited tensors, by their file's digest.
+    Tensors,
+    /// A download, by the digest of the name of what is downloaded.
+    Partial,
+}
+
+impl EntryKind {
+    const ALL: [Self; 3] = [Self::Model, Self::Tensors, Self::Partial];
+
+    fn folder(self) -> &'static str {
+        match self {
+            Self::Model => "models",
+            Self::Tensors => "tensors",
+            Self::Partial => "partial",
+        }
+    }
+}
+
+/// Names an entry, and its folder.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(in crate::catalogue) struct EntryKey {
+    kind: EntryKind,
+    digest: String,
+}
+
+impl EntryKey {
+    /// `None` where the digest is no SHA-256 in hexadecimal: it becomes the name of a folder.
+    pub(in crate::catalogue) fn new(kind: EntryKind, digest: &str) -> Option<Self> {
+        let is_digest = digest.len() == 64
+            && digest.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+        is_digest.then(|| Self { kind, digest: digest.to_owned() })
+    }
+
+    /// Of a download from there.
+    pub(in crate::catalogue) fn partial(source: &str) -> Self {
+        Self { kind: EntryKind::Partial, digest: digest_bytes(source.as_bytes()) }
+    }
+
+    pub(super) fn kind(&self) -> EntryKind {
+        self.kind
+    }
+
+    pub(super) fn digest(&self) -> &str {
+        &self.digest
+    }
+}
+
+/// While it lives, its entry stays.
+#[derive(Debug, Clone)]
+pub(in crate::catalogue) struct InUse {
+    _users: Arc<()>,
+}
+
+/// An entry that is whole, and stays.
+#[derive(Debug)]
+pub(in crate::catalogue) struct Held {
+    pub(in crate::catalogue) files: Vec<ModelFile>,
+    pub(in crate::catalogue) in_use: InUse,
+    folder: PathBuf,
+}
+
+impl Held {
+    /// Where its files lie.
+    pub(in crate::catalogue) fn files_folder(&self) -> PathBuf {
+        self.folder.join(FILES)
+    }
+}
+
+/// Why something cannot be kept.
+#[derive(Debug, thiserror::Error)]
+pub(in crate::catalogue) enum CacheError {
+    /// However empty the cache is.
+    #[error(
+        "it takes {needed} bytes and the cache may hold {limit}; raise the cache's max_bytes to that, or name a smaller model"
+    )]
+    TooLarge {
+        /// Bytes of the model.
+        needed: u64,
+        /// Most bytes of the cache.
+        limit: u64,
+    },
+    /// As long as others are worked with.
+    #[error(
+        "it takes {needed} bytes, and {in_use} of the {limit} that the cache may hold are in use; try again later, or raise the cache's max_bytes"
+    )]
+    Crowded {
+        /// Bytes of the model.
+        needed: u64,
+        /// Bytes of what is in use.
+        in_use: u64,
+        /// Most bytes of the cache.
+        limit: u64,
+    },
+    /// The disk under it.
+    #[error("the cache's disk fails ({0}); make room, and check the permissions")]
+    Disk(#[from] io::Error),
+}
+
+impl CacheError {
+    /// What it means for whoever asked for the model.
+    pub(in crate::catalogue) fn failure(&self, model: &str) -> Failure {
+        let message = format!("the model {model} cannot be kept on this machine: {self}");
+        let failure = Failure::new(FailureReason::DiskFull, message).with("model", &model);
+        match self {
+            Self::TooLarge { needed, limit } => {
+                failure.with("neededBytes", needed).with("limitBytes", limit)
+            }
+            Self::Crowded { needed, in_use, limit } => failure
+                .with("neededBytes", needed)
+                .with("inUseBytes", in_use)
+                .with("limitBytes", limit),
+            Self::Disk(error) => failure.with("cause", error),
+        }
+    }
+}
+
+/// The cache. Its methods wait for the disk.
+#[derive(Debug)]
+pub(in crate::catalogue) struct Cache {
+    settings: CacheSettings,
+    kept: Mutex<Kept>,
+}
+
+#[derive(Debug, Default)]
+struct Kept {
+    is_scanned: bool,
+    entries: HashMap<EntryKey, Entry>,
+    uses: u64,
+}
+
+#[derive(Debug)]
+struct Entry {
+    bytes: u64,
+    last_use: u64,
+    /// Whether every byte was compared in this process.
+    is_verified: bool,
+    users: Arc<()>,
+}
+
+impl Entry {
+    fn is_in_use(&self) -> bool {
+        Arc::strong_count(&self.users) > 1
+    }
+}
+
+impl Kept {
+    fn put(&mut self, key: EntryKey, bytes: u64, is_verified: bool) -> InUse {
+        self.uses += 1;
+        let users = match self.entries.get(&key) {
+            Some(entry) => entry.users.clone(),
+            None => Arc::default(),
+        };
+        let in_use = InUse { _users: users.clone() };
+        self.entries.insert(key, Entry { bytes, last_use: self.uses, is_verified, users });
+        in_use
+    }
+}
+
+impl Cache {
+    /// Nothing is read or made before the first use.
+    pub(in crate::catalogue) fn new(settings: CacheSettings) -> Self {
+        Self { settings, kept: Mutex::default() }
+    }
+
+    /// Where an entry lies.
+    pub(in crate::catalogue) fn folder_of(&self, key: &EntryKey) -> PathBuf {
+        self.settings.folder.join(key.kind.folder()).join(&key.digest)
+    }
+
+    /// Where a URL's last listing is kept.
+    pub(in crate::catalogue) fn source_file(&self, url: &str) -> PathBuf {
+        let name = format!("{}.json", digest_bytes(url.as_bytes()));
+        self.settings.folder.join("sources").join(name)
+    }
+
+    /// An entry that is whole; `None` where there is none. What is damaged is removed.
+    pub(in crate::catalogue) fn hold(&self, key: &EntryKey) -> Result<Option<Held>, CacheError> {
+        let folder = self.folder_of(key);
+        let (in_use, is_verified) = {
+            let mut kept = self.kept()?;
+            kept.uses += 1;
+            let uses = kept.uses;
+            let Some(entry) = kept.entries.get_mut(key) else { return Ok(None) };
+            entry.last_use = uses;
+            (InUse { _users: entry.users.clone() }, entry.is_verified)
+        };
+        let Some(files) = read_complete(&folder) else {
+            tracing::warn!(digest = key.digest, "a cached model lost its mark and is removed");
+            self.remove(key)?;
+            return Ok(None);
+        };
+        // Not under the lock: many bytes are read.
+        if let Some(damage) = find_damage(&folder, key, &files, !is_verified) {
+            tracing::warn!(digest = key.digest, damage, "a cached model is damaged and is removed");
+            self.remove(key)?;
+            return Ok(None);
+        }
+        if let Some(entry) = self.kept()?.entries.get_mut(key) {
+            entry.is_verified = true;
+        }
+        note_use(&folder);
+        Ok(Some(Held { files, in_use, folder }))
+    }
+
+    /// Makes room for a download, and for what was kept of it.
+    pub(in crate::catalogue) fn reserve(
+        &self,
+        key: &EntryKey,
+        bytes: u64,
+    ) -> Result<InUse, CacheError> {
+        let limit = self.settings.max_bytes;
+        if bytes > limit {
+            return Err(CacheError::TooLarge { needed: bytes, limit });
+        }
+        let mut kept = self.kept()?;
+        let others_in_use = kept.entries.iter().filter(|(k, entry)| *k != key && entry.is_in_use());
+        let in_use: u64 = others_in_use.map(|(_, entry)| entry.bytes).sum();
+        if in_use.saturating_add(bytes) > limit {
+            return Err(CacheError::Crowded { needed: bytes, in_use, limit });
+        }
+        // Made before the others go, so that it cannot be among them.
+        let reserved = kept.put(key.clone(), bytes, false);
+        self.evict(&mut kept)?;
+        let folder = self.folder_of(key);
+        remove_complete(&folder)?;
+        fs::create_dir_all(folder.join(FILES))?;
+        Ok(reserved)
+    }
+
+    /// Makes a finished download an entry.
+    pub(in crate::catalogue) fn keep(
+        &self,
+        partial: &EntryKey,
+        key: &EntryKey,
+        files: Vec<ModelFile>,
+    ) -> Result<Held, CacheError> {
+        let (from, folder) = (self.folder_of(partial), self.folder_of(key));
+        let mut kept = self.kept()?;
+        let is_used = kept.entries.get(key).is_some_and(|entry| entry.is_in_use());
+        if is_used {
+            // The same bytes from elsewhere: those who use them have compared them.
+            remove_folder(&from)?;
+        } else {
+            remove_folder(&folder)?;
+            write_complete(&from, &files)?;
+            fs::rename(&from, &folder)?;
+            sync_folder(&folder)?;
+        }
+        kept.entries.remove(partial);
+        let bytes = files.iter().map(|file| file.size).sum();
+        let in_use = kept.put(key.clone(), bytes, true);
+        note_use(&folder);
+        Ok(Held { files, in_use, folder })
+    }
+
+    /// Removes an entry, whoever uses it.
+    pub(in crate::catalogue) fn remove(&self, key: &EntryKey) -> Result<(), CacheError> {
+        let mut kept = self.kept()?;
+        self.drop_entry(&mut kept, key)
+    }
+
+    fn drop_entry(&self, kept: &mut Kept, key: &EntryKey) -> Result<(), CacheError> {
+        let folder = self.folder_of(key);
+        // The mark first: what is half removed is not whole.
+        remove_complete(&folder)?;
+        remove_folder(&folder)?;
+        kept.entries.remove(key);
+        Ok(())
+    }
+
+    /// Lets go of what was used longest ago until the rest fits.
+    fn evict(&self, kept: &mut Kept) -> Result<(), CacheError> {
+        loop {
+            let bytes: u64 = kept.entries.values().map(|entry| entry.bytes).sum();
+            if bytes <= self.settings.max_bytes {
+                return Ok(());
+            }
+            let idle = kept.entries.iter().filter(|(_, entry)| !entry.is_in_use());
+            let Some((key, _)) = idle.min_by_key(|(_, entry)| entry.last_use) else {
+                return Ok(());
+            };
+            let key = key.clone();
+            tracing::info!(digest = key.digest, "a cached model makes room for another");
+            self.drop_entry(kept, &key)?;
+        }
+    }
+
+    /// What is kept, read from the disk the first time. A poisoned lock guards a map that is still
+    /// whole: what it lacks is fetched again.
+    fn kept(&self) -> Result<MutexGuard<'_, Kept>, CacheError> {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        if !kept.is_scanned {
+            self.scan(&mut kept)?;
+            kept.is_scanned = true;
+        }
+        Ok(kept)
+    }
+
+    fn scan(&self, kept: &mut Kept) -> Result<(), CacheError> {
+        fs::create_dir_all(self.settings.folder.join("sources"))?;
+        let mut found = Vec::new();
+        for kind in EntryKind::ALL {
+            let folder = self.settings.folder.join(kind.folder());
+            fs::create_dir_all(&folder)?;
+            for entry in fs::read_dir(&folder)? {
+                let entry = entry?;
+                let name = entry.file_name();
+                // What has another name is not the cache's, and stays.
+                let Some(key) = name.to_str().and_then(|name| EntryKey::new(kind, name)) else {
+                    continue;
+                };
+                let path = entry.path();
+                let bytes = match kind {
+                    EntryKind::Partial => Some(bytes_below(&path)?),
+                    EntryKind::Model | EntryKind::Tensors => {
+                        read_complete(&path).map(|files| files.iter().map(|file| file.size).sum())
+                    }
+                };
+                match bytes {
+                    Some(bytes) => found.push((last_use(&path), key, bytes)),
+                    None => remove_folder(&path)?,
+                }
+            }
+        }
+        found.sort_by_key(|(used, _, _)| *used);
+        for (_, key, bytes) in found {
+            kept.put(key, bytes, false);
+        }
+        self.evict(kept)
+    }
+}
+
+fn remove_folder(folder: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(folder) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Brings a new name to the disk.
+fn sync_folder(folder: &Path) -> io::Result<()> {
+    match folder.parent() {
+        Some(parent) if cfg!(unix) => fs::File::open(parent)?.sync_all(),
+        _ => Ok(()),
+    }
+}
+
+/// A use that is not noted only makes the entry go earlier.
+fn note_use(folder: &Path) {
+    if let Err(error) = fs::write(folder.join(USED), "1") {
+        tracing::debug!(%error, "the use of a cached model is not noted");
+    }
+}
+
+/// When an entry was last used, as far as can be told.
+fn last_use(folder: &Path) -> SystemTime {
+    let modified = |path: &Path| fs::metadata(path).and_then(|metadata| metadata.modified());
+    modified(&folder.join(USED)).or_else(|_| modified(folder)).unwrap_or(SystemTime::UNIX_EPOCH)
+}
+
+fn bytes_below(folder: &Path) -> io::Result<u64> {
+    let mut bytes = 0;
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        let metadata = entry.metadata()?;
+        bytes += if metadata.is_dir() { bytes_below(&entry.path())? } else { metadata.len() };
+    }
+    Ok(bytes)
+}

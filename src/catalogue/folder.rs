@@ -1,0 +1,83 @@
+//! A base model in a local folder: read where it lies.
+
+use std::{
+    collections::HashMap,
+    path::{Path, PathBuf},
+    time::SystemTime,
+};
+
+use url::Url;
+
+use crate::{
+    artifacts::{
+        ArtifactError, ModelFolder,
+        model_digest::{ModelFile, is_model_file, model_digest, read_model_file},
+    },
+    jobs::{Failure, FailureReason},
+    spec::ModelFiles,
+    worker::artifact_failure,
+};
+
+/// Digests of the files that were read, by name, with the size and the time that they had then: a
+/// file is read again only where one of these changed.
+#[derive(Debug, Clone, Default)]
+pub(super) struct KnownDigests(HashMap<String, (Stamp, ModelFile)>);
+
+/// Tells a file from another one of the same name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Stamp {
+    size: u64,
+    modified: SystemTime,
+}
+
+/// A folder as it is now.
+#[derive(Debug)]
+pub(super) struct ReadFolder {
+    /// Of all its files.
+    pub(super) digest: String,
+    /// They.
+    pub(super) files: ModelFolder,
+    /// For the next time.
+    pub(super) known: KnownDigests,
+}
+
+/// The folder of a `file://` URL; `None` for what is in a bucket.
+pub(super) fn folder_of(model: &str, url: &str) -> Result<Option<PathBuf>, Failure> {
+    if !url.starts_with("file:") {
+        return Ok(None);
+    }
+    let parsed = Url::parse(url).ok();
+    parsed.and_then(|url| url.to_file_path().ok()).map(Some).ok_or_else(|| {
+        let message =
+            format!("the model {model} is configured at {url:?}; write file:///path/to/folder");
+        Failure::new(FailureReason::ModelNotFound, message).with("model", &model).with("url", &url)
+    })
+}
+
+/// Lists a folder and reads what is not known of it.
+pub(super) fn read_folder(path: &Path, known: &KnownDigests) -> Result<ReadFolder, Failure> {
+    read(path, known).map_err(|error| artifact_failure(&error))
+}
+
+fn read(path: &Path, known: &KnownDigests) -> Result<ReadFolder, ArtifactError> {
+    let files = ModelFolder::open(path)?;
+    let mut now = HashMap::new();
+    for name in files.names().iter().filter(|name| is_model_file(name)) {
+        // Before it is read: a change meanwhile shows the next time.
+        let stamp = stamp(&path.join(name));
+        let before = known.0.get(name).filter(|(before, _)| Some(*before) == stamp);
+        let file = match before {
+            Some((_, file)) => file.clone(),
+            None => read_model_file(&files, name)?,
+        };
+        let stamp = stamp.unwrap_or(Stamp { size: 0, modified: SystemTime::UNIX_EPOCH });
+        now.insert(name.clone(), (stamp, file));
+    }
+    let listed: Vec<_> = now.values().map(|(_, file)| file.clone()).collect();
+    Ok(ReadFolder { digest: model_digest(&listed), files, known: KnownDigests(now) })
+}
+
+fn stamp(path: &Path) -> Option<Stamp> {
+    let metadata = std::fs::metadata(path).ok()?;
+    Some(Stamp { size: metadata.len(), modified: metadata.modified().ok()? })
+}

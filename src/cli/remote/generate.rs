@@ -1,0 +1,148 @@
+//! `keystep generate --server`.
+
+use std::path::PathBuf;
+
+use serde_json::{Value, json};
+
+use super::{
+    RemoteError, block_on,
+    connection::{Connection, ServerArguments},
+    interrupt::Interrupt,
+    json, print,
+    saving::PictureFolder,
+};
+use crate::{
+    cli::{
+        CliError,
+        generate::GenerateArguments,
+        place::needed,
+        progress::{ProgressDisplay, Standing},
+        stopwatch::Stopwatch,
+    },
+    proto::keystep::v1::{
+        GenerateRequest, Sampler, generate_response::Update,
+        unlearning_service_client::UnlearningServiceClient,
+    },
+};
+
+/// A large picture as PNG is longer than tonic's own limit of 4 MiB.
+const MOST_MESSAGE_BYTES: usize = 64 << 20;
+
+/// A picture that was kept.
+#[derive(Debug)]
+struct Kept {
+    index: u32,
+    seed: u64,
+    path: PathBuf,
+}
+
+/// Has pictures drawn, and keeps each as it comes.
+pub(in crate::cli) fn run(arguments: &GenerateArguments) -> Result<(), CliError> {
+    let only_local = [
+        arguments.model.only_local(),
+        #[cfg(feature = "server")]
+        ("--out", arguments.out.is_some()),
+    ];
+    let server = arguments.place.server(&only_local)?;
+    let request = request(arguments)?;
+    let output = needed(arguments.output.as_deref(), "--output", "--server")?;
+    let folder = PictureFolder { path: output.to_owned(), overwrite: arguments.overwrite };
+    let seeds = (0..u64::from(arguments.count)).map(|n| arguments.seed.wrapping_add(n));
+    folder.prepare(seeds)?;
+    let mut interrupt = Interrupt::install()?;
+    let stopwatch = Stopwatch::start();
+    let mut display = ProgressDisplay::new(arguments.quiet.quiet);
+    let mut kept = Vec::new();
+    let ended = block_on(async {
+        let mut drawing = Drawing { folder: &folder, kept: &mut kept, display: &mut display };
+        interrupt.unless(drawing.ask(server, request)).await.unwrap_or_else(|| {
+            let (have, place) = (drawing.kept.len(), output.display());
+            let text = format!("{have} of {} pictures are in {place}", arguments.count);
+            Err(RemoteError::Interrupted(text))
+        })
+    });
+    display.finish();
+    if ended.is_ok() && server.json {
+        print(&json::pretty(&document(arguments.model.name()?, &kept)));
+    } else if ended.is_ok() {
+        kept.iter().for_each(|kept| print(&kept.path.display().to_string()));
+        display.note(&format!("{:.1} s", stopwatch.seconds()));
+    }
+    Ok(ended?)
+}
+
+fn request(arguments: &GenerateArguments) -> Result<GenerateRequest, CliError> {
+    Ok(GenerateRequest {
+        model: arguments.model.name()?.to_owned(),
+        prompt: arguments.prompt.clone(),
+        negative_prompt: arguments.negative_prompt.clone(),
+        steps: Some(arguments.steps),
+        guidance_scale: Some(arguments.guidance_scale),
+        width: arguments.width,
+        height: arguments.height,
+        seeds: vec![arguments.seed],
+        count: Some(arguments.count),
+        sampler: Sampler::Ddim.into(),
+        preview_every_steps: arguments.preview_every,
+    })
+}
+
+#[derive(Debug)]
+struct Drawing<'a> {
+    folder: &'a PictureFolder,
+    kept: &'a mut Vec<Kept>,
+    display: &'a mut ProgressDisplay,
+}
+
+impl Drawing<'_> {
+    async fn ask(
+        &mut self,
+        server: &ServerArguments,
+        request: GenerateRequest,
+    ) -> Result<(), RemoteError> {
+        let connection = Connection::open(server)?;
+        let mut stream = connection
+            .repeatable(|channel| {
+                let request = request.clone();
+                let mut client = UnlearningServiceClient::new(channel)
+                    .max_decoding_message_size(MOST_MESSAGE_BYTES);
+                async move { client.generate(request).await }
+            })
+            .await?;
+        while let Some(message) =
+            stream.message().await.map_err(|status| connection.refused(status))?
+        {
+            let (index, seed) = (message.image_index, message.seed);
+            match message.update {
+                Some(Update::StepsDone(done)) => self.display.show(Standing {
+                    phase: "drawing pictures".into(),
+                    done: done.into(),
+                    total: message.steps_total.into(),
+                    loss: None,
+                }),
+                Some(Update::QueuePosition(ahead)) => {
+                    self.display.note(&format!("waiting, {ahead} ahead"));
+                }
+                Some(Update::PreviewPng(png)) => self.folder.save_preview(index, seed, &png)?,
+                Some(Update::ImagePng(png)) => {
+                    let path = self.folder.save(index, seed, &png)?;
+                    self.kept.push(Kept { index, seed, path });
+                }
+                None => {}
+            }
+        }
+        let wanted = request.count.unwrap_or(1) as usize;
+        if self.kept.len() == wanted {
+            return Ok(());
+        }
+        Err(RemoteError::Answer(format!("{} of {wanted} pictures came", self.kept.len())))
+    }
+}
+
+fn document(model: &str, kept: &[Kept]) -> Value {
+    let pictures: Value = kept
+        .iter()
+        .map(|kept| json!({ "image_index": kept.index, "seed": kept.seed, "path": kept.path }))
+        .collect();
+    json!({ "model": model, "images": pictures })
+}

@@ -1,0 +1,187 @@
+//! Answers as people read them.
+
+use std::fmt::Write;
+
+use super::{RemoteError, json};
+use crate::proto::{
+    google::longrunning::Operation,
+    keystep::v1::{
+        Estimate, EvaluateErasureResponse, Figures, Plan, ScoreSummary, ScoreTimestepsResponse,
+        UnlearnConceptResponse, Verdict,
+    },
+};
+
+/// Lines of name and value.
+fn pairs(rows: &[(&str, String)]) -> String {
+    let width = rows.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
+    let lines: Vec<_> =
+        rows.iter().map(|(name, value)| format!("{name:<width$}  {value}")).collect();
+    lines.join("\n")
+}
+
+/// Columns under their headings: the first flush left, the others flush right.
+fn columns(rows: &[Vec<String>]) -> String {
+    let count = rows.iter().map(Vec::len).max().unwrap_or(0);
+    let width = |column: usize| {
+        rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max()
+    };
+    let widths: Vec<_> = (0..count).map(|column| width(column).unwrap_or(0)).collect();
+    let lines: Vec<_> = rows
+        .iter()
+        .map(|row| {
+            let mut line = String::new();
+            for (column, (cell, width)) in row.iter().zip(&widths).enumerate() {
+                let _ = match column {
+                    0 => write!(line, "{cell:<width$}"),
+                    _ => write!(line, "  {cell:>width$}"),
+                };
+            }
+            line.trim_end().to_owned()
+        })
+        .collect();
+    lines.join("\n")
+}
+
+/// What a job would do and take.
+pub(super) fn plan(plan: &Plan) -> String {
+    let duration = plan.estimated_duration.as_ref();
+    let mut rows = vec![
+        ("updates, at most", plan.updates.to_string()),
+        ("U-Net evaluations", plan.unet_evaluations.to_string()),
+        ("device memory", format!("{} MiB", plan.memory_bytes.div_ceil(1 << 20))),
+        (
+            "time",
+            duration.map_or("not measured yet".to_owned(), |time| format!("{} s", time.seconds)),
+        ),
+        ("trained tensors", plan.trainable_tensors.to_string()),
+        ("trained parameters", plan.trainable_parameters.to_string()),
+    ];
+    rows.extend(plan.assumptions.iter().map(|text| ("assumed", text.clone())));
+    pairs(&rows)
+}
+
+/// What came of a job; nothing where it has no response.
+pub(super) fn result(operation: &Operation) -> Result<Option<String>, RemoteError> {
+    if let Some(response) =
+        json::response::<UnlearnConceptResponse>(operation, "UnlearnConceptResponse")?
+    {
+        return Ok(Some(erasure(operation, &response)));
+    }
+    let response = json::response::<EvaluateErasureResponse>(operation, "EvaluateErasureResponse")?;
+    Ok(response.map(|response| {
+        let mut rows = vec![("operation", operation.name.clone())];
+        if !response.manifest_uri.is_empty() {
+            rows.push(("manifest", response.manifest_uri.clone()));
+        }
+        rows.push(("U-Net evaluations", response.unet_evaluations.to_string()));
+        with_verdicts(pairs(&rows), &response.verdicts)
+    }))
+}
+
+fn erasure(operation: &Operation, response: &UnlearnConceptResponse) -> String {
+    let mut rows = vec![
+        ("operation", operation.name.clone()),
+        ("model", response.model.clone()),
+        ("manifest", response.manifest_uri.clone()),
+        ("updates", response.updates.to_string()),
+        ("U-Net evaluations", response.unet_evaluations.to_string()),
+    ];
+    if let Some(window) = &response.window {
+        rows.push(("window", format!("log-SNR {:.3}:{:.3}", window.low, window.high)));
+    }
+    with_verdicts(pairs(&rows), &response.verdicts)
+}
+
+fn with_verdicts(text: String, verdicts: &[Verdict]) -> String {
+    if verdicts.is_empty() { text } else { format!("{text}\n\n{}", figures(verdicts)) }
+}
+
+/// The judges' figures, beside the base model's.
+fn figures(verdicts: &[Verdict]) -> String {
+    let heading = ["judge", "concept", "UA", "base", "IRA", "base", "CRA", "base"];
+    let mut rows = vec![heading.map(str::to_owned).to_vec()];
+    rows.extend(verdicts.iter().map(|verdict| {
+        let mut row = vec![verdict.judge.clone(), verdict.concept.clone()];
+        let (edited, base) = (verdict.edited.as_ref(), verdict.base.as_ref());
+        let parts: [fn(&Figures) -> f64; 3] = [|f| f.ua, |f| f.ira, |f| f.cra];
+        for part in parts {
+            for figures in [edited, base] {
+                row.push(figures.map_or("–".to_owned(), |figures| format!("{:.3}", part(figures))));
+            }
+        }
+        row
+    }));
+    columns(&rows)
+}
+
+type Measured = fn(&ScoreTimestepsResponse) -> Option<&Estimate>;
+
+/// The scores of all steps, with the columns that were measured, and the window.
+pub(super) fn scores(steps: &[ScoreTimestepsResponse], summary: &ScoreSummary) -> String {
+    let all: [(&str, Measured); 5] = [
+        ("effect", |step| step.guidance_effect.as_ref()),
+        ("energy", |step| step.guidance_energy.as_ref()),
+        ("until", |step| step.concept_until.as_ref()),
+        ("from", |step| step.concept_from.as_ref()),
+        ("gradients", |step| step.gradient_share.as_ref()),
+    ];
+    let measured: Vec<_> =
+        all.into_iter().filter(|(_, part)| steps.iter().any(|step| part(step).is_some())).collect();
+    let mut rows = vec![["step", "timestep", "log-SNR"].map(str::to_owned).to_vec()];
+    rows[0].extend(measured.iter().map(|(name, _)| (*name).to_owned()));
+    rows.extend(steps.iter().map(|step| {
+        let inside = (summary.first_step..=summary.last_step).contains(&step.step);
+        let mark = if inside { " *" } else { "" };
+        let mut row = vec![
+            format!("{}{mark}", step.step),
+            step.timestep.to_string(),
+            format!("{:.3}", step.log_snr),
+        ];
+        row.extend(measured.iter().map(|(_, part)| {
+            part(step).map_or("–".to_owned(), |estimate| {
+                format!("{:.4} ± {:.4}", estimate.mean, estimate.standard_error)
+            })
+        }));
+        row
+    }));
+    let window = summary.window.unwrap_or_default();
+    format!(
+        "{}\n\nRecommended window (*): log-SNR {:.3}:{:.3}, steps {} to {} of {}\n{}\n\
+         Score digest: {}\nU-Net evaluations: {}",
+        columns(&rows),
+        window.low,
+        window.high,
+        summary.first_step,
+        summary.last_step,
+        steps.len(),
+        summary.rule,
+        summary.score_digest,
+        summary.unet_evaluations,
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_line_up() {
+        let row = |cells: [&str; 2]| cells.map(str::to_owned).to_vec();
+        assert_eq!(columns(&[row(["a", "bcd"]), row(["longer", "é"])]), "a       bcd\nlonger    é");
+    }
+
+    #[test]
+    fn only_what_was_measured_is_shown() {
+        let estimate = Estimate { mean: 0.5, standard_error: 0.25 };
+        let step = ScoreTimestepsResponse {
+            step: 3,
+            guidance_effect: Some(estimate),
+            ..ScoreTimestepsResponse::default()
+        };
+        let summary = ScoreSummary { first_step: 3, last_step: 4, ..ScoreSummary::default() };
+        let told = scores(&[step], &summary);
+        assert!(told.contains("effect") && told.contains("3 *"), "{told}");
+        assert!(told.contains("0.5000 ± 0.2500"), "{told}");
+        assert!(!told.contains("until") && !told.contains("gradients"), "{told}");
+    }
+}

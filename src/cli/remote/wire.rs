@@ -1,0 +1,46 @@
+//! What the flags say, as the wire says it.
+
+use crate::{
+    proto::keystep::v1::{
+        ConceptKind as WireKind, LogSnrWindow as WireWindow, TrainableScope, UnlearningMethod,
+        Vocabulary as WireVocabulary,
+    },
+    spec::{ConceptKind, LogSnrWindow, MethodName, Scope, Vocabulary},
+};
+
+pub(super) fn kind(kind: ConceptKind) -> WireKind {
+    match kind {
+        ConceptKind::Object => WireKind::ObjectClass,
+        ConceptKind::Style => WireKind::Style,
+        ConceptKind::Instance => WireKind::Instance,
+        ConceptKind::Nudity => WireKind::Nudity,
+    }
+}
+
+pub(super) fn method(method: MethodName) -> UnlearningMethod {
+    match method {
+        MethodName::Keystep => UnlearningMethod::Keystep,
+        MethodName::Kscu => UnlearningMethod::Kscu,
+        MethodName::Esd => UnlearningMethod::Esd,
+    }
+}
+
+/// The scope, and the text of one that goes by names.
+pub(super) fn scope(scope: &Scope) -> (TrainableScope, String) {
+    let scope = match scope {
+        Scope::CrossAttention => TrainableScope::CrossAttention,
+        Scope::CrossAttentionKeyValue => TrainableScope::CrossAttentionKeyValue,
+        Scope::NonCrossAttention => TrainableScope::NonCrossAttention,
+        Scope::All => TrainableScope::All,
+        Scope::NameContains(text) => return (TrainableScope::Unspecified, text.clone()),
+    };
+    (scope, String::new())
+}
+
+pub(super) fn window(window: LogSnrWindow) -> WireWindow {
+    WireWindow { low: window.low, high: window.high }
+}
+
+pub(super) fn vocabulary(words: Vocabulary) -> WireVocabulary {
+    WireVocabulary { anything: words.anything, objects: words.objects, styles: words.styles }
+}

@@ -1,0 +1,45 @@
+//! Where a result stands below its destination.
+
+use std::fmt::Write as _;
+
+use crate::{
+    artifacts::digest::digest_bytes,
+    jobs::{Job, Work},
+    publishing::MANIFEST,
+    storage::{Place, StorageError, Storages},
+    worker::ResultFile,
+};
+
+/// Letters of the content's digest that name its folder.
+const NAME_LETTERS: usize = 16;
+
+/// A job's folder in object storage.
+#[derive(Debug, Clone)]
+pub(super) struct Layout {
+    /// The job's folder.
+    pub(super) folder: Place,
+    /// The commit point.
+    pub(super) manifest: Place,
+}
+
+impl Layout {
+    pub(super) fn of(storages: &Storages, job: &Job) -> Result<Self, StorageError> {
+        let (destination, kind) = match &job.work {
+            Work::Unlearn(work) => (&work.destination, "checkpoints"),
+            Work::Evaluate(work) => (&work.destination, "evaluations"),
+        };
+        let folder = storages.open(destination)?.child(kind)?.child(&job.id.to_string())?;
+        let manifest = folder.child(MANIFEST)?;
+        Ok(Self { folder, manifest })
+    }
+}
+
+/// The folder that files of this content share, whoever sends them.
+pub(super) fn content_folder(files: &[ResultFile]) -> String {
+    let mut list = String::new();
+    for file in files {
+        // Writing to a string cannot fail. A name may hold anything but ends with its line.
+        let _ = writeln!(list, "{}  {:?}", file.sha256, file.name);
+    }
+    digest_bytes(list.as_bytes()).chars().take(NAME_LETTERS).collect()
+}

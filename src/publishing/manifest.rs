@@ -1,0 +1,444 @@
+//! The record that makes a result a published one: what it is, and every file of it.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::{
+    jobs::{ConceptVerdict, Job, JobId, OutputFormat, PublishedFile, Timestamp, Work},
+    outcome::Figures,
+    spec::{JudgeSpec, LogSnrWindow, StepIndex, Vocabulary},
+    storage::Place,
+    worker::{FinishedResult, RunTimes, TrainingFigures},
+};
+
+/// The manifest's name in a job's folder.
+pub const MANIFEST: &str = "manifest.json";
+
+/// What a result is and where its files stand. Written once, and never changed.
+///
+/// A number that is none (an accuracy over no pictures) is `null`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Manifest {
+    /// [`Manifest::SCHEMA_VERSION`]; a reader refuses a later one.
+    pub schema_version: u32,
+    /// "unlearn" or "evaluate".
+    pub kind: String,
+    /// Whose result it is.
+    pub job: JobId,
+    /// SHA-256 of base model, spec and engine version: equal for equal work.
+    pub work_digest: String,
+    /// What was edited, or judged against.
+    pub base_model: ManifestModel,
+    /// What was judged; absent for an erasure.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub edited_model: Option<String>,
+    /// What was erased, or judged to be gone.
+    pub concepts: Vec<ManifestConcept>,
+    /// The whole spec, as it ran.
+    pub spec: Value,
+    /// What was asked to be published.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub formats: Vec<OutputFormat>,
+    /// Where each draw started: "unlearn", "judge".
+    pub seeds: BTreeMap<String, u64>,
+    /// SHA-256 of the timestep scores that were computed or given, by file name; those that the
+    /// request cited stand under "cited".
+    pub scores: BTreeMap<String, String>,
+    /// Steps that were trained at, ascending.
+    pub key_steps: Vec<StepIndex>,
+    /// The band that was trained in, where the method has one.
+    pub window: Option<LogSnrWindow>,
+    /// Updates made.
+    pub updates: usize,
+    /// U-Net evaluations, scoring, checks and judging included.
+    pub unet_evaluations: u64,
+    /// What the training measured; absent for a judgement.
+    pub training: Option<ManifestTraining>,
+    /// What the judges say; empty where nothing was judged.
+    pub verdicts: Vec<ManifestVerdict>,
+    /// Every file but this one.
+    pub files: Vec<ManifestFile>,
+    /// Version of Keystep.
+    pub engine_version: String,
+    /// What computed it.
+    pub device: DeviceKind,
+    /// When the attempt that published it began, RFC 3339.
+    pub started_at: String,
+    /// When the result was whole, RFC 3339.
+    pub created_at: String,
+}
+
+/// What computes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DeviceKind {
+    /// The processor.
+    #[default]
+    Cpu,
+    /// An NVIDIA card.
+    Cuda,
+}
+
+/// A model by name and content.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ManifestModel {
+    /// Its name in the catalogue.
+    pub name: String,
+    /// SHA-256 of its files.
+    pub digest: String,
+}
+
+/// A concept in short.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ManifestConcept {
+    /// The words.
+    pub text: String,
+    /// "object", "style", "instance" or "nudity".
+    pub kind: String,
+    /// What shall appear instead.
+    pub replacement: Option<String>,
+}
+
+/// What the training measured.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ManifestTraining {
+    /// Whether the erase measure ended the run before its last update.
+    pub stopped_early: bool,
+    /// Loss of the first update.
+    pub first_loss: Option<f64>,
+    /// Loss of the last update.
+    pub last_loss: Option<f64>,
+    /// What is left of the concept's guidance.
+    pub erase_measure: Option<f64>,
+    /// Squared change of unrelated predictions over the squared guidance of the concept.
+    pub damage_measure: Option<f64>,
+    /// Relative change of the weights in scope.
+    pub weight_change: Option<f64>,
+    /// The rate that Adam ran at.
+    pub learning_rate: Option<f64>,
+}
+
+/// What a judge says of a concept.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ManifestVerdict {
+    /// The concept.
+    pub concept: String,
+    /// The judge, such as "clip" or "cnn".
+    pub judge: String,
+    /// The edited model.
+    pub edited: ManifestFigures,
+    /// The base model.
+    pub base: ManifestFigures,
+}
+
+/// Accuracies, each 0 to 1.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ManifestFigures {
+    /// Unlearning accuracy.
+    pub ua: Option<f64>,
+    /// In-domain retain accuracy.
+    pub ira: Option<f64>,
+    /// Cross-domain retain accuracy.
+    pub cra: Option<f64>,
+}
+
+/// A file of the result.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ManifestFile {
+    /// Path below the manifest's folder.
+    pub name: String,
+    /// Where it stands.
+    pub uri: String,
+    /// Length in bytes.
+    pub size: u64,
+    /// Hexadecimal.
+    pub sha256: String,
+}
+
+/// Why a manifest is not to be relied on.
+#[derive(Debug, thiserror::Error)]
+pub enum ManifestError {
+    /// It is no manifest.
+    #[error("it is no manifest: {0}")]
+    Unreadable(#[from] serde_json::Error),
+    /// It was written by a later version.
+    #[error("its schema_version is {found}, and {known} is the latest that is known here")]
+    LaterVersion {
+        /// Its version.
+        found: u64,
+        /// Ours.
+        known: u32,
+    },
+    /// It belongs to something else.
+    #[error("its {what} is {found}, and not {expected}")]
+    OfSomethingElse {
+        /// Which field.
+        what: &'static str,
+        /// What stands there.
+        found: String,
+        /// What should.
+        expected: String,
+    },
+    /// A file is not where the manifest's own files are.
+    #[error("its file {name:?} is not inside the manifest's folder")]
+    Outside {
+        /// The file.
+        name: String,
+    },
+}
+
+/// What a manifest is made of.
+#[derive(Debug)]
+pub(super) struct Findings<'a> {
+    pub(super) job: &'a Job,
+    pub(super) result: &'a FinishedResult,
+    pub(super) times: RunTimes,
+    pub(super) device: DeviceKind,
+    pub(super) files: Vec<PublishedFile>,
+}
+
+impl Manifest {
+    /// The version that is written, and the latest that is read.
+    pub const SCHEMA_VERSION: u32 = 1;
+
+    pub(super) fn new(findings: Findings<'_>) -> Result<Self, ManifestError> {
+        let Findings { job, result, times, device, files } = findings;
+        let judge_seed = |spec: &JudgeSpec| ("judge".to_owned(), spec.seed);
+        let (base_digest, concepts, spec, seeds) = match &job.work {
+            Work::Unlearn(work) => {
+                let concepts = work.spec.concepts.clone();
+                let mut seeds = BTreeMap::from([("unlearn".to_owned(), work.spec.seed)]);
+                if !result.verdicts.is_empty()
+                    && let Some(concept) = concepts.first()
+                {
+                    seeds.extend([judge_seed(&JudgeSpec::new(
+                        concept.clone(),
+                        Vocabulary::default(),
+                    ))]);
+                }
+                (&work.base_digest, concepts, serde_json::to_value(&work.spec)?, seeds)
+            }
+            Work::Evaluate(work) => (
+                &work.base_digest,
+                vec![work.spec.concept.clone()],
+                serde_json::to_value(&work.spec)?,
+                BTreeMap::from([judge_seed(&work.spec)]),
+            ),
+        };
+        let (edited_model, formats, cited) = match &job.work {
+            Work::Unlearn(work) => (None, work.formats.clone(), work.score_digest.clone()),
+            Work::Evaluate(work) => (Some(work.edited_model.clone()), Vec::new(), None),
+        };
+        let computed = result.files.iter().filter(|file| is_scores(&file.name));
+        let mut scores: BTreeMap<_, _> =
+            computed.map(|file| (file.name.clone(), file.sha256.clone())).collect();
+        scores.extend(cited.map(|digest| ("cited".to_owned(), digest)));
+        Ok(Self {
+            schema_version: Self::SCHEMA_VERSION,
+            kind: job.work.kind().to_owned(),
+            job: job.id,
+            work_digest: job.work_digest.clone(),
+            base_model: ManifestModel {
+                name: job.work.base_model().to_owned(),
+                digest: base_digest.clone(),
+            },
+            edited_model,
+            concepts: concepts
+                .into_iter()
+                .map(|concept| ManifestConcept {
+                    text: concept.text,
+                    kind: concept.kind.name().to_owned(),
+                    replacement: concept.replacement,
+                })
+                .collect(),
+            spec,
+            formats,
+            seeds,
+            scores,
+            key_steps: result.key_steps.clone(),
+            window: result.window,
+            updates: result.updates,
+            unet_evaluations: result.unet_evaluations,
+            training: result.training.as_ref().map(ManifestTraining::from),
+            verdicts: result.verdicts.iter().map(ManifestVerdict::from).collect(),
+            files: files.into_iter().map(ManifestFile::from).collect(),
+            engine_version: env!("CARGO_PKG_VERSION").to_owned(),
+            device,
+            started_at: rfc3339(times.claimed_at),
+            created_at: rfc3339(times.finished_at),
+        })
+    }
+
+    /// As it is written.
+    pub fn to_json(&self) -> Result<Vec<u8>, ManifestError> {
+        let mut bytes = serde_json::to_vec_pretty(self)?;
+        bytes.push(b'\n');
+        Ok(bytes)
+    }
+
+    /// Reads a manifest, strictly: what is not known is refused.
+    pub fn from_json(bytes: &[u8]) -> Result<Self, ManifestError> {
+        #[derive(Deserialize)]
+        struct Version {
+            schema_version: u64,
+        }
+        // First, so that a later manifest is called that and not a damaged one.
+        let Version { schema_version } = serde_json::from_slice(bytes)?;
+        if schema_version > u64::from(Self::SCHEMA_VERSION) {
+            let (found, known) = (schema_version, Self::SCHEMA_VERSION);
+            return Err(ManifestError::LaterVersion { found, known });
+        }
+        Ok(serde_json::from_slice(bytes)?)
+    }
+
+    /// Whether it is this job's, with every file inside `folder`: the folder that it stands in.
+    pub fn check(&self, job: &Job, folder: &Place) -> Result<(), ManifestError> {
+        let same = |what, found: &dyn ToString, expected: &dyn ToString| {
+            let (found, expected) = (found.to_string(), expected.to_string());
+            if found == expected {
+                return Ok(());
+            }
+            Err(ManifestError::OfSomethingElse { what, found, expected })
+        };
+        same("schema_version", &self.schema_version, &Self::SCHEMA_VERSION)?;
+        same("job", &self.job, &job.id)?;
+        same("kind", &self.kind, &job.work.kind())?;
+        same("work_digest", &self.work_digest, &job.work_digest)?;
+        self.check_files(folder)
+    }
+
+    /// Whether every file stands inside `folder`, under the name that it says.
+    pub fn check_files(&self, folder: &Place) -> Result<(), ManifestError> {
+        for file in &self.files {
+            let place = folder.child(&file.name);
+            if !place.is_ok_and(|place| place.url.as_str() == file.uri) {
+                return Err(ManifestError::Outside { name: file.name.clone() });
+            }
+        }
+        Ok(())
+    }
+
+    /// Every file but the manifest.
+    pub fn published_files(&self) -> Vec<PublishedFile> {
+        self.files
+            .iter()
+            .map(|file| PublishedFile {
+                name: file.name.clone(),
+                uri: file.uri.clone(),
+                size: file.size,
+                sha256: file.sha256.clone(),
+            })
+            .collect()
+    }
+}
+
+/// Whether a file holds timestep scores: `scores.json`, `scores-2.json`.
+fn is_scores(name: &str) -> bool {
+    let stem = name.strip_prefix("scores").and_then(|rest| rest.strip_suffix(".json"));
+    stem.is_some_and(|rest| !rest.contains('/'))
+}
+
+fn finite(number: f64) -> Option<f64> {
+    number.is_finite().then_some(number)
+}
+
+impl From<PublishedFile> for ManifestFile {
+    fn from(file: PublishedFile) -> Self {
+        let PublishedFile { name, uri, size, sha256 } = file;
+        Self { name, uri, size, sha256 }
+    }
+}
+
+impl From<&ConceptVerdict> for ManifestVerdict {
+    fn from(about: &ConceptVerdict) -> Self {
+        Self {
+            concept: about.concept.clone(),
+            judge: about.verdict.judge.clone(),
+            edited: about.verdict.edited.into(),
+            base: about.verdict.base.into(),
+        }
+    }
+}
+
+impl From<Figures> for ManifestFigures {
+    fn from(figures: Figures) -> Self {
+        Self { ua: finite(figures.ua), ira: finite(figures.ira), cra: finite(figures.cra) }
+    }
+}
+
+impl From<&TrainingFigures> for ManifestTraining {
+    fn from(figures: &TrainingFigures) -> Self {
+        Self {
+            stopped_early: figures.stopped_early,
+            first_loss: figures.first_loss.and_then(finite),
+            last_loss: figures.last_loss.and_then(finite),
+            erase_measure: finite(figures.erase_measure),
+            damage_measure: finite(figures.damage_measure),
+            weight_change: finite(figures.weight_change),
+            learning_rate: finite(figures.learning_rate),
+        }
+    }
+}
+
+/// A time for people and machines, such as `2026-03-01T12:00:00.000000Z`.
+fn rfc3339(time: Timestamp) -> String {
+    const DAY: i64 = 86_400_000_000;
+    let (day, micros) = (time.0.div_euclid(DAY), time.0.rem_euclid(DAY));
+    // Howard Hinnant's civil_from_days: years that begin in March end with the leap day.
+    let shifted = day + 719_468;
+    let (era, day_of_era) = (shifted.div_euclid(146_097), shifted.rem_euclid(146_097));
+    let year_of_era =
+        (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let march_month = (5 * day_of_year + 2) / 153;
+    let day_of_month = day_of_year - (153 * march_month + 2) / 5 + 1;
+    let month = if march_month < 10 { march_month + 3 } else { march_month - 9 };
+    let year = year_of_era + era * 400 + i64::from(month <= 2);
+    let seconds = micros / 1_000_000;
+    format!(
+        "{year:04}-{month:02}-{day_of_month:02}T{:02}:{:02}:{:02}.{:06}Z",
+        seconds / 3_600,
+        seconds / 60 % 60,
+        seconds % 60,
+        micros % 1_000_000
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_as_the_calendar_has_them() {
+        let shown = |seconds: i64| rfc3339(Timestamp(seconds * 1_000_000 + 7));
+        // As `date -u -d @N` has them.
+        assert_eq!(shown(0), "1970-01-01T00:00:00.000007Z");
+        assert_eq!(shown(951_782_400), "2000-02-29T00:00:00.000007Z");
+        assert_eq!(shown(1_772_323_199), "2026-02-28T23:59:59.000007Z");
+        assert_eq!(shown(-1), "1969-12-31T23:59:59.000007Z");
+    }
+
+    #[test]
+    fn a_later_manifest_is_named_so() {
+        let later = br#"{"schema_version": 2, "dream": true}"#;
+        let error = Manifest::from_json(later).unwrap_err();
+        assert!(matches!(error, ManifestError::LaterVersion { found: 2, known: 1 }), "{error}");
+        assert!(Manifest::from_json(b"{}").is_err());
+        assert!(Manifest::from_json(b"[").is_err());
+    }
+
+    #[test]
+    fn scores_are_told_from_plots() {
+        assert!(is_scores("scores.json") && is_scores("scores-2.json"));
+        assert!(!is_scores("scores.png") && !is_scores("scores/a.json"));
+    }
+}

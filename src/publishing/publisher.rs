@@ -1,0 +1,260 @@
+//! Files, then the manifest: a result is published by whoever creates the manifest.
+
+use std::{
+    collections::BTreeMap,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use bytes::Bytes;
+use futures::{StreamExt, TryStreamExt, future::BoxFuture, stream};
+
+use super::{
+    DeviceKind, Manifest, ManifestError,
+    failure::storage_failure,
+    layout::{Layout, content_folder},
+    manifest::Findings,
+    model_card::{MODEL_CARD, ModelCard},
+};
+use crate::{
+    jobs::{Failure, FailureReason, Job, PublishedFile, Work},
+    storage::{
+        self, Content, LocalFile, Place, StorageError, StorageErrorKind, StorageSettings, Storages,
+        TransferOptions,
+    },
+    worker::{PublishRequest, Published, Publisher, ResultFile},
+};
+
+/// The journal of parts that were sent, beside the result folder.
+const JOURNAL: &str = "uploads.json";
+/// A manifest is small; whatever is larger is none.
+const MOST_MANIFEST_BYTES: u64 = 16 << 20;
+
+/// How results are published.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PublisherSettings {
+    /// How files are sent; the journal is chosen for each result.
+    pub transfer: TransferOptions,
+    /// What computes, for the manifest.
+    pub device: DeviceKind,
+    /// Licences of base models, as Hugging Face names them, for the model card.
+    pub licenses: BTreeMap<String, String>,
+}
+
+impl From<&StorageSettings> for PublisherSettings {
+    fn from(settings: &StorageSettings) -> Self {
+        Self { transfer: settings.into(), device: DeviceKind::default(), licenses: BTreeMap::new() }
+    }
+}
+
+/// Publishes into object storage.
+#[derive(Debug)]
+pub struct ObjectPublisher {
+    storages: Arc<Storages>,
+    settings: PublisherSettings,
+}
+
+impl ObjectPublisher {
+    /// Through these storages.
+    pub fn new(storages: Arc<Storages>, settings: PublisherSettings) -> Self {
+        Self { storages, settings }
+    }
+
+    /// Discards what a publication of this folder left half sent, for a job that nobody will take
+    /// up again. To be called before the folder's parent is removed.
+    pub async fn abandon(&self, folder: &Path) {
+        storage::abandon(&self.storages, &folder.with_file_name(JOURNAL)).await;
+    }
+
+    async fn publish_result(&self, request: PublishRequest) -> Result<Published, Failure> {
+        let stored = |error| storage_failure(&error);
+        let layout = Layout::of(&self.storages, &request.job).map_err(stored)?;
+        if let Some(manifest) = self.read_manifest(&layout).await.map_err(stored)? {
+            tracing::info!("an earlier attempt has published the result: it stands");
+            return of_manifest(&layout, &request.job, &manifest);
+        }
+        let files = self.publish_files(&request, &layout).await.map_err(stored)?;
+        let manifest = Manifest::new(Findings {
+            job: &request.job,
+            result: &request.result,
+            times: request.times,
+            device: self.settings.device,
+            files,
+        });
+        let manifest = manifest.and_then(|manifest| manifest.to_json());
+        let manifest = manifest.map_err(|error| unwritten(&error))?;
+        self.commit(&layout, &request.job, manifest.into()).await
+    }
+
+    /// Creates the manifest, or takes the one of the attempt that was faster.
+    async fn commit(
+        &self,
+        layout: &Layout,
+        job: &Job,
+        manifest: Bytes,
+    ) -> Result<Published, Failure> {
+        let stored = |error| storage_failure(&error);
+        let patience = self.settings.transfer.patience;
+        let created = storage::create(&layout.manifest, manifest.clone(), patience).await;
+        match created {
+            Ok(()) => {
+                let content = Content::of(&manifest);
+                storage::read_back(&layout.manifest, &content, patience).await.map_err(stored)?;
+                of_manifest(layout, job, &manifest)
+            }
+            // Another attempt's, or our own whose answer was lost.
+            Err(error) if error.kind() == StorageErrorKind::AlreadyExists => {
+                let found = self.read_manifest(layout).await.map_err(stored)?;
+                of_manifest(layout, job, &found.ok_or_else(|| stored(error))?)
+            }
+            Err(error) => Err(stored(error)),
+        }
+    }
+
+    async fn read_manifest(&self, layout: &Layout) -> Result<Option<Bytes>, StorageError> {
+        let patience = self.settings.transfer.patience;
+        storage::read(&layout.manifest, MOST_MANIFEST_BYTES, patience).await
+    }
+
+    /// Brings every file and the model card to the result's folder, and reads them back.
+    async fn publish_files(
+        &self,
+        request: &PublishRequest,
+        layout: &Layout,
+    ) -> Result<Vec<PublishedFile>, StorageError> {
+        let mut files = request.result.files.clone();
+        let card = self.model_card(request);
+        if let Some(card) = &card {
+            let Content { size, sha256 } = Content::of(card);
+            files.push(ResultFile { name: MODEL_CARD.to_owned(), size, sha256 });
+        }
+        files.sort_by(|left, right| left.name.cmp(&right.name));
+        let content_folder = content_folder(&files);
+        let folder = layout.folder.child(&content_folder)?;
+
+        let mut pieces = Vec::new();
+        let mut published = Vec::new();
+        for file in files {
+            // Refuses a name that leaves the folder, here and there: the local one is the same.
+            let place = folder.child(&file.name)?;
+            published.push(PublishedFile {
+                name: format!("{content_folder}/{}", file.name),
+                uri: place.url.to_string(),
+                size: file.size,
+                sha256: file.sha256.clone(),
+            });
+            let bytes = card.as_ref().filter(|_| file.name == MODEL_CARD).cloned();
+            pieces.push(Piece { place, file, bytes, done: AtomicU64::new(0) });
+        }
+        self.send(request, &pieces).await?;
+        Ok(published)
+    }
+
+    /// Small files side by side, since each costs little but three answers' time; large ones one
+    /// after another, each with its parts side by side.
+    async fn send(&self, request: &PublishRequest, pieces: &[Piece]) -> Result<(), StorageError> {
+        let total = pieces.iter().map(|piece| piece.file.size).sum();
+        let tell = || {
+            let done = pieces.iter().map(|piece| piece.done.load(Ordering::Relaxed)).sum();
+            (request.progress)(done, total);
+        };
+        let tell = &tell;
+        let (small, large): (Vec<&Piece>, Vec<&Piece>) =
+            pieces.iter().partition(|piece| piece.file.size <= self.settings.transfer.part_bytes);
+        let sending: Vec<_> =
+            small.into_iter().map(|piece| self.send_one(request, piece, None, tell)).collect();
+        stream::iter(sending)
+            .buffer_unordered(self.settings.transfer.parts_in_flight.max(1))
+            .try_collect::<()>()
+            .await?;
+        let journal = request.folder.with_file_name(JOURNAL);
+        for piece in large {
+            self.send_one(request, piece, Some(&journal), tell).await?;
+        }
+        Ok(())
+    }
+
+    async fn send_one(
+        &self,
+        request: &PublishRequest,
+        piece: &Piece,
+        journal: Option<&Path>,
+        tell: &(dyn Fn() + Send + Sync),
+    ) -> Result<(), StorageError> {
+        let told = |done: u64| {
+            piece.done.store(done, Ordering::Relaxed);
+            tell();
+        };
+        if let Some(bytes) = &piece.bytes {
+            let patience = self.settings.transfer.patience;
+            storage::deliver_bytes(&piece.place, bytes.clone(), patience).await?;
+        } else {
+            let ResultFile { name, size, sha256 } = &piece.file;
+            let content = Content { size: *size, sha256: sha256.clone() };
+            let file = LocalFile { path: request.folder.join(name), content };
+            let journal = journal.map(Path::to_owned);
+            let options = TransferOptions { journal, ..self.settings.transfer.clone() };
+            storage::deliver(&piece.place, &file, &options, &told).await?;
+        }
+        told(piece.file.size);
+        Ok(())
+    }
+
+    /// None where the result has a README of its own.
+    fn model_card(&self, request: &PublishRequest) -> Option<Bytes> {
+        let (work, result) = (&request.job.work, &request.result);
+        if result.files.iter().any(|file| file.name == MODEL_CARD) {
+            return None;
+        }
+        let license = match work {
+            Work::Unlearn(work) => self.settings.licenses.get(&work.base_model),
+            Work::Evaluate(_) => None,
+        };
+        let card = ModelCard { work, result, license: license.map(String::as_str) };
+        Some(card.render().into())
+    }
+}
+
+impl Publisher for ObjectPublisher {
+    fn publish(&self, request: PublishRequest) -> BoxFuture<'_, Result<Published, Failure>> {
+        Box::pin(self.publish_result(request))
+    }
+}
+
+/// A file on its way.
+#[derive(Debug)]
+struct Piece {
+    place: Place,
+    file: ResultFile,
+    /// Where it lies in memory and in no folder.
+    bytes: Option<Bytes>,
+    /// Bytes that stand.
+    done: AtomicU64,
+}
+
+/// The answer that a manifest gives, which must be the job's.
+fn of_manifest(layout: &Layout, job: &Job, bytes: &[u8]) -> Result<Published, Failure> {
+    let manifest = Manifest::from_json(bytes).and_then(|manifest| {
+        manifest.check(job, &layout.folder)?;
+        Ok(manifest)
+    });
+    let manifest = manifest.map_err(|error| {
+        let url = &layout.manifest.url;
+        let message = format!("{url} cannot be relied on: {error}; remove it, or ask again");
+        Failure::new(FailureReason::StorageCorrupted, message)
+            .with("url", url)
+            .with("reason", &error)
+    })?;
+    Ok(Published {
+        manifest_uri: layout.manifest.url.to_string(),
+        manifest_sha256: Content::of(bytes).sha256,
+        files: manifest.published_files(),
+    })
+}
+
+fn unwritten(error: &ManifestError) -> Failure {
+    Failure::new(FailureReason::EngineFault, format!("the manifest cannot be written: {error}"))
+}

@@ -1,0 +1,136 @@
+//! Objects of any size, streamed.
+
+use std::{
+    fs::{self, File},
+    io::Write,
+    path::Path,
+};
+
+use bytes::Bytes;
+use futures::StreamExt;
+use object_store::{GetOptions, ObjectStore};
+
+use super::{
+    Content, Patience, Place, StorageError, StorageErrorKind,
+    content::{Counted, name_of, on_disk},
+    retry::retrying,
+};
+
+/// Bytes that are gathered before the disk is asked to write.
+const GATHERED: usize = 1 << 20;
+
+/// Brings an object into a file, which is replaced, and gives what it holds. The file is not to be
+/// relied on before this is done: bring it under a name of its own, compare, and rename it.
+/// `progress` is told the bytes so far.
+pub async fn download(
+    place: &Place,
+    to: &Path,
+    patience: Patience,
+    progress: &(dyn Fn(u64) + Send + Sync),
+) -> Result<Content, StorageError> {
+    let done = retrying(patience, || download_once(place, to, progress)).await;
+    if done.is_err() {
+        let path = to.to_owned();
+        // It may be that it was never made.
+        let _ = on_disk(name_of(to), move || fs::remove_file(path)).await;
+    }
+    done
+}
+
+async fn download_once(
+    place: &Place,
+    to: &Path,
+    progress: &(dyn Fn(u64) + Send + Sync),
+) -> Result<Content, StorageError> {
+    let of = |error| StorageError::of(&place.url, error);
+    let got = place.store.get_opts(&place.path, GetOptions::default()).await.map_err(of)?;
+    let (name, path) = (name_of(to), to.to_owned());
+    let disk = |error| local(&name, error);
+    let file = on_disk(name.clone(), move || File::create(path)).await.map_err(disk)?;
+    let mut writing = Writing { file, counted: Counted::default() };
+    let mut stream = got.into_stream();
+    let (mut gathered, mut length, mut total) = (Vec::new(), 0, 0);
+    while let Some(chunk) = stream.next().await {
+        let chunk = chunk.map_err(of)?;
+        length += chunk.len();
+        total += chunk.len() as u64;
+        gathered.push(chunk);
+        if length >= GATHERED {
+            let chunks = std::mem::take(&mut gathered);
+            writing = on_disk(name.clone(), move || writing.write(&chunks)).await.map_err(disk)?;
+            length = 0;
+            progress(total);
+        }
+    }
+    let written = on_disk(name.clone(), move || writing.write(&gathered)?.finish()).await;
+    progress(total);
+    written.map_err(disk)
+}
+
+/// A file that vanishes while we write it is no source that changed.
+fn local(name: &str, error: StorageError) -> StorageError {
+    match error {
+        StorageError::SourceChanged { .. } => StorageError::LocalDisk {
+            name: name.to_owned(),
+            full: false,
+            source: std::io::ErrorKind::NotFound.into(),
+        },
+        other => other,
+    }
+}
+
+struct Writing {
+    file: File,
+    counted: Counted,
+}
+
+impl Writing {
+    fn write(mut self, chunks: &[Bytes]) -> std::io::Result<Self> {
+        for chunk in chunks {
+            self.file.write_all(chunk)?;
+            self.counted.add(chunk);
+        }
+        Ok(self)
+    }
+
+    fn finish(self) -> std::io::Result<Content> {
+        self.file.sync_all()?;
+        Ok(self.counted.content())
+    }
+}
+
+/// Reads an object and compares it with what it should hold.
+pub async fn read_back(
+    place: &Place,
+    expected: &Content,
+    patience: Patience,
+) -> Result<(), StorageError> {
+    let corrupted = &|found: String| StorageError::Corrupted {
+        url: place.url.to_string(),
+        expected: expected.to_string(),
+        found,
+    };
+    let read = retrying(patience, || async move {
+        let of = |error| StorageError::of(&place.url, error);
+        let got = place.store.get_opts(&place.path, GetOptions::default()).await.map_err(of)?;
+        if got.meta.size != expected.size {
+            return Err(corrupted(format!("{} bytes", got.meta.size)));
+        }
+        let mut counted = Counted::default();
+        let mut stream = got.into_stream();
+        while let Some(chunk) = stream.next().await {
+            counted.add(&chunk.map_err(of)?);
+        }
+        Ok(counted.content())
+    })
+    .await;
+    match read {
+        Ok(found) if found == *expected => Ok(()),
+        Ok(found) => Err(corrupted(found.to_string())),
+        // Something was to be there.
+        Err(error) if error.kind() == StorageErrorKind::NotFound => {
+            Err(corrupted("nothing".to_owned()))
+        }
+        Err(error) => Err(error),
+    }
+}

@@ -1,0 +1,83 @@
+//! A prefix or an object in a store.
+
+use std::{fmt, sync::Arc};
+
+use object_store::{ObjectStore, multipart::MultipartStore, path::Path};
+use url::Url;
+
+use super::StorageError;
+
+/// A prefix in a store, or one object.
+#[derive(Clone)]
+pub struct Place {
+    /// The bucket, container or root folder.
+    pub store: Arc<dyn ObjectStore>,
+    /// The same store where it takes parts that outlive this process; a local folder does not.
+    pub parts: Option<Arc<dyn MultipartStore>>,
+    /// The prefix within it.
+    pub path: Path,
+    /// The same as a URL without a slash at its end.
+    pub url: Url,
+}
+
+impl fmt::Debug for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Place").field(&self.url.as_str()).finish()
+    }
+}
+
+impl Place {
+    /// What lies below, by a relative name with `/`, such as `files/unet/config.json`. A name that
+    /// might leave the place is refused.
+    pub fn child(&self, name: &str) -> Result<Self, StorageError> {
+        let invalid = || StorageError::InvalidName { name: name.to_owned() };
+        if !is_inside(name) {
+            return Err(invalid());
+        }
+        let path = match self.path.as_ref() {
+            "" => Path::parse(name),
+            prefix => Path::parse(format!("{prefix}/{name}")),
+        };
+        let path = path.map_err(|_| invalid())?;
+        let mut url = self.url.clone();
+        url.path_segments_mut().map_err(|()| invalid())?.pop_if_empty().extend(name.split('/'));
+        Ok(Self { store: self.store.clone(), parts: self.parts.clone(), path, url })
+    }
+}
+
+/// Whether a name stays below the folder that it is joined to, on every back end.
+fn is_inside(name: &str) -> bool {
+    let segment_is_plain = |segment: &str| {
+        !matches!(segment, "" | "." | "..")
+            && !segment.contains(|c: char| c.is_control() || c == '\\')
+    };
+    name.split('/').all(segment_is_plain)
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::storage::{StorageSettings, Storages};
+
+    #[test]
+    fn a_child_is_where_its_url_says() {
+        let storages = Storages::new(StorageSettings::default());
+        for root in ["memory://places", "memory://places/a/b", "file:///a%20b/c", "file:///"] {
+            let place = storages.open(root).unwrap();
+            for name in ["x.json", "unet/a b.json", "50%41 #1?/ü&=.png", "~[x]*"] {
+                let child = place.child(name).unwrap();
+                let opened = storages.open(child.url.as_str()).unwrap();
+                assert_eq!(opened.path, child.path, "{root} {name}");
+                assert_eq!(opened.url, child.url);
+                assert!(child.path.as_ref().ends_with(name));
+            }
+        }
+    }
+
+    #[test]
+    fn no_name_leaves_its_place() {
+        let place = Storages::new(StorageSettings::default()).open("memory://places/a").unwrap();
+        for name in ["", "/", "/etc", "a//b", "a/", "..", "a/../../b", "./a", "a\\..\\b", "a\nb"] {
+            assert!(place.child(name).is_err(), "{name:?}");
+        }
+    }
+}

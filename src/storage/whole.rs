@@ -1,0 +1,59 @@
+//! Objects that fit into memory.
+
+use bytes::Bytes;
+use object_store::{GetOptions, ObjectStore, ObjectStoreExt, PutMode, PutOptions};
+
+use super::{Patience, Place, StorageError, StorageErrorKind, retry::retrying};
+
+/// Creates an object, unless there is one: exactly one of several callers succeeds, the others get
+/// [`StorageError::AlreadyExists`]. Where an answer was lost, that may be our own: read it.
+pub async fn create(place: &Place, bytes: Bytes, patience: Patience) -> Result<(), StorageError> {
+    let bytes = &bytes;
+    retrying(patience, || async move {
+        let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
+        let put = place.store.put_opts(&place.path, bytes.clone().into(), options).await;
+        put.map(|_| ()).map_err(|error| StorageError::of(&place.url, error))
+    })
+    .await
+}
+
+/// Writes an object, whatever is there.
+pub(super) async fn overwrite(
+    place: &Place,
+    bytes: Bytes,
+    patience: Patience,
+) -> Result<(), StorageError> {
+    let bytes = &bytes;
+    retrying(patience, || async move {
+        let put = place.store.put(&place.path, bytes.clone().into()).await;
+        put.map(|_| ()).map_err(|error| StorageError::of_overwrite(&place.url, error))
+    })
+    .await
+}
+
+/// An object's bytes, `None` where there is none; one of more than `most` bytes is refused as
+/// corrupted, before it is read.
+pub async fn read(
+    place: &Place,
+    most: u64,
+    patience: Patience,
+) -> Result<Option<Bytes>, StorageError> {
+    let read = retrying(patience, || async move {
+        let of = |error| StorageError::of(&place.url, error);
+        let got = place.store.get_opts(&place.path, GetOptions::default()).await.map_err(of)?;
+        if got.meta.size > most {
+            return Err(StorageError::Corrupted {
+                url: place.url.to_string(),
+                expected: format!("at most {most} bytes"),
+                found: format!("{} bytes", got.meta.size),
+            });
+        }
+        got.bytes().await.map_err(of)
+    })
+    .await;
+    match read {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(error) if error.kind() == StorageErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}

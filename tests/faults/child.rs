@@ -1,0 +1,111 @@
+//! A worker process that the suite starts, watches and kills: the worker, the file store and the
+//! publisher as `keystep serve` has them, over an engine that is quick and exact.
+
+use std::{path::Path, process::Stdio, sync::Arc, time::Duration};
+
+use keystep::{
+    jobs::{SqliteStore, Store, StoreSettings, WorkerId},
+    publishing::ObjectPublisher,
+    storage::{StorageSettings, Storages, testing::Flaky},
+    worker::{
+        CandleSource, Device, DeviceSettings, EngineSource, Unobserved, Worker, WorkerParts,
+        WorkerSettings, WorkerSignals,
+        testing::{FakeScript, FakeSource, FixedModels},
+    },
+};
+use object_store::local::LocalFileSystem;
+use tokio::{
+    process::{Child, Command},
+    runtime::Handle,
+    signal::unix::{SignalKind, signal},
+};
+use tokio_util::task::TaskTracker;
+
+/// Names the folder in which a child works.
+const PLACE: &str = "KEYSTEP_FAULTS_PLACE";
+/// Whether a child trains the real model.
+const REAL: &str = "KEYSTEP_FAULTS_REAL";
+pub const MODEL: &str = "canvas";
+pub const DIGEST: &str = "digest of canvas";
+/// Updates of a made-up erasure.
+const UPDATES: usize = 60;
+
+/// The store's file in a child's folder.
+pub async fn open_store(place: &Path) -> Store {
+    SqliteStore::open(&place.join("jobs.sqlite"), StoreSettings::default()).await.unwrap().into()
+}
+
+/// Where a child publishes.
+pub fn output(place: &Path) -> String {
+    url::Url::from_file_path(place.join("published")).unwrap().to_string()
+}
+
+/// Starts a child that works on a folder.
+pub fn spawn(place: &Path, real: bool) -> Child {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["--exact", "child::works_until_it_is_told_otherwise", "--nocapture"]);
+    command.env(PLACE, place).stdout(Stdio::null()).kill_on_drop(true);
+    if real {
+        command.env(REAL, "yes");
+    }
+    command.spawn().unwrap()
+}
+
+/// Not a test of its own: what a child runs.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn works_until_it_is_told_otherwise() {
+    let Ok(place) = std::env::var(PLACE) else { return };
+    let place = Path::new(&place);
+    if std::env::var(REAL).is_ok() {
+        work(place, CandleSource, Duration::ZERO).await;
+    } else {
+        let script = FakeScript {
+            updates: UPDATES,
+            delay: Duration::from_millis(1),
+            load_delay: Duration::from_millis(30),
+            can_judge: true,
+            ..FakeScript::default()
+        };
+        work(place, FakeSource(Arc::new(script)), Duration::from_millis(4)).await;
+    }
+}
+
+async fn work<E: EngineSource>(place: &Path, source: E, call_lasts: Duration) {
+    let store = Arc::new(open_store(place).await);
+    let settings = WorkerSettings {
+        save_every: 10,
+        extend_every: Duration::from_millis(200),
+        first_backoff: Duration::from_millis(5),
+        progress_every: Duration::from_millis(5),
+        poll_every: Duration::from_millis(20),
+        sweep_every: Duration::from_millis(50),
+        ..WorkerSettings::new(WorkerId("child".to_owned()), place.join("data"))
+    };
+    let storages = Arc::new(Storages::new(StorageSettings::default()));
+    let slow = Flaky::over(Arc::new(LocalFileSystem::new().with_fsync(true)));
+    slow.delay(call_lasts);
+    storages.mount("file:///", slow, None).unwrap();
+    let models = Arc::new(FixedModels::with_base(MODEL, DIGEST));
+    let device =
+        Device::start(source, DeviceSettings::default(), models.clone(), Handle::current())
+            .unwrap();
+    let (signals, tracker) = (WorkerSignals::default(), TaskTracker::new());
+    let parts = WorkerParts {
+        store: store.clone(),
+        device: device.clone(),
+        models,
+        publisher: Arc::new(ObjectPublisher::new(storages)),
+        observer: Arc::new(Unobserved),
+        tracker: tracker.clone(),
+        signals: signals.clone(),
+    };
+    let worker = Worker::start(settings, parts);
+    signal(SignalKind::terminate()).unwrap().recv().await;
+    signals.stop_claiming.cancel();
+    signals.pause_jobs.cancel();
+    worker.stopped().await;
+    tracker.close();
+    tracker.wait().await;
+    device.stop().await;
+    store.close().await;
+}

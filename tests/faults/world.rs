@@ -1,0 +1,197 @@
+//! The folder that children work in, and what must be true of it whatever happened to them.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use keystep::{
+    artifacts::digest::digest_bytes,
+    jobs::{
+        Evaluation, EventBody, Inserted, Job, JobId, JobOptions, JobState, JobStore, ListQuery,
+        NewJob, Outcome, OutputFormat, Principal, QueueLimits, RequestId, Sequence, StateName,
+        Store, UnlearnWork, Unlearned, Work,
+    },
+    spec::{
+        Concept, ConceptKind, KeySteps, KeystepSettings, LogSnrWindow, Method, Scope, UnlearnSpec,
+        Vocabulary,
+    },
+};
+use tokio::process::Child;
+use uuid::Uuid;
+
+use crate::child;
+
+/// A folder with a store, seen from the process that starts and kills.
+pub struct World {
+    pub place: tempfile::TempDir,
+    pub store: Store,
+    real: bool,
+}
+
+impl World {
+    pub async fn new(real: bool) -> Self {
+        let place = tempfile::tempdir().unwrap();
+        let store = child::open_store(place.path()).await;
+        Self { place, store, real }
+    }
+
+    pub fn spawn(&self) -> Child {
+        child::spawn(self.place.path(), self.real)
+    }
+
+    pub async fn submit(&self, seed: u64) -> JobId {
+        let new = NewJob {
+            principal: Principal("tester".to_owned()),
+            request_id: RequestId(Uuid::new_v4()),
+            request_digest: format!("request {seed}"),
+            work_digest: format!("work {seed}"),
+            work: Work::Unlearn(Box::new(self.work(seed))),
+            options: JobOptions::default(),
+            max_attempts: 10_000,
+        };
+        let limits = QueueLimits { total: 1_000, of_principal: 1_000 };
+        match self.store.insert(new, limits).await.unwrap() {
+            Inserted::Created(job) | Inserted::Existing(job) => job.id,
+        }
+    }
+
+    fn work(&self, seed: u64) -> UnlearnWork {
+        let settings = KeystepSettings {
+            key_steps: KeySteps::Window(LogSnrWindow { low: -9.0, high: -1.0 }),
+            updates: 40,
+            schedule_steps: 4,
+            concept_trajectories: 2,
+            anchor_trajectories: 1,
+            preserve_trajectories: 3,
+            erase_batch: 3,
+            preserve_batch: 3,
+            // Never: every run shall be as long.
+            stop_below: -100.0,
+            ..KeystepSettings::default()
+        };
+        let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect();
+        UnlearnWork {
+            base_model: child::MODEL.to_owned(),
+            base_digest: child::DIGEST.to_owned(),
+            spec: UnlearnSpec {
+                concepts: vec![Concept::new("cat", ConceptKind::Object)],
+                method: Method::Keystep(settings),
+                scope: Scope::CrossAttention,
+                preserve: Vec::new(),
+                vocabulary: Vocabulary {
+                    anything: "emoji".to_owned(),
+                    objects: words(&["cat", "dog"]),
+                    styles: words(&["neon"]),
+                },
+                seed,
+            },
+            score_digest: None,
+            formats: vec![OutputFormat::Unet, OutputFormat::Delta],
+            destination: child::output(self.place.path()),
+            evaluation: if self.real { Evaluation::Skipped } else { Evaluation::WherePossible },
+        }
+    }
+
+    pub async fn job(&self, id: JobId) -> Job {
+        self.store.get(id).await.unwrap().unwrap()
+    }
+
+    pub async fn jobs(&self) -> Vec<Job> {
+        let query = ListQuery { limit: 1_000, ..ListQuery::default() };
+        self.store.list(&query).await.unwrap().jobs
+    }
+
+    /// The job that a worker holds.
+    pub async fn held(&self) -> Option<Job> {
+        self.jobs().await.into_iter().find(|job| job.lease.is_some())
+    }
+
+    /// Waits until every job is done.
+    pub async fn settle(&self) {
+        // A slow machine takes long; a lost job takes for ever.
+        for _ in 0..60_000 {
+            if self.jobs().await.iter().all(|job| job.state.name().is_terminal()) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        panic!("jobs that never end: {:#?}", self.jobs().await);
+    }
+
+    pub async fn states(&self, id: JobId) -> Vec<StateName> {
+        let events = self.store.events_after(id, Sequence(0), 100_000).await.unwrap();
+        let states = events.into_iter().filter_map(|event| match event.body {
+            EventBody::StateChanged { state, .. } => Some(state),
+            _ => None,
+        });
+        states.collect()
+    }
+
+    /// What must hold of a job that is done: its log has no gap and one end; a manifest stands if and
+    /// only if it succeeded; every file of it is there, as long and with the digest that it says;
+    /// and nothing else lies beside them. Gives the files by name.
+    pub async fn check(&self, id: JobId) -> BTreeMap<String, Vec<u8>> {
+        let job = self.job(id).await;
+        let events = self.store.events_after(id, Sequence(0), 100_000).await.unwrap();
+        let sequences: Vec<_> = events.iter().map(|event| event.sequence.0).collect();
+        assert_eq!(sequences, (1..=job.last_sequence.0).collect::<Vec<_>>(), "{id}");
+        let states = self.states(id).await;
+        let ends = states.iter().filter(|state| state.is_terminal()).count();
+        assert_eq!(ends, 1, "{id}: {states:?}");
+        let home = self.place.path().join("published/checkpoints").join(id.to_string());
+        let JobState::Succeeded(Outcome::Unlearned(unlearned)) = &job.state else {
+            assert!(!home.join("manifest.json").exists(), "{:?} with a manifest", job.state);
+            return BTreeMap::new();
+        };
+        check_manifest(&home, unlearned);
+        let listed: BTreeSet<_> = unlearned.files.iter().map(|file| path_of(&file.uri)).collect();
+        let manifest = path_of(&unlearned.manifest_uri);
+        let there: BTreeSet<_> = all_files(&home).into_iter().collect();
+        let expected: BTreeSet<_> = listed.into_iter().chain([manifest]).collect();
+        assert_eq!(there, expected, "{id}");
+        unlearned
+            .files
+            .iter()
+            .map(|file| {
+                let bytes = fs::read(path_of(&file.uri)).unwrap();
+                assert_eq!(bytes.len() as u64, file.size, "{}", file.uri);
+                assert_eq!(digest_bytes(&bytes), file.sha256, "{}", file.uri);
+                (file.name.clone(), bytes)
+            })
+            .collect()
+    }
+}
+
+fn check_manifest(home: &Path, unlearned: &Unlearned) {
+    let path = path_of(&unlearned.manifest_uri);
+    assert_eq!(path, home.join("manifest.json"));
+    let bytes = fs::read(path).unwrap();
+    assert_eq!(digest_bytes(&bytes), unlearned.manifest_sha256);
+    let manifest: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
+    let listed = manifest["files"].as_array().unwrap();
+    assert_eq!(listed.len(), unlearned.files.len());
+    for (file, listed) in unlearned.files.iter().zip(listed) {
+        assert_eq!(listed["sha256"], file.sha256.as_str());
+        assert_eq!(listed["size"], file.size);
+    }
+}
+
+fn path_of(uri: &str) -> PathBuf {
+    url::Url::parse(uri).unwrap().to_file_path().unwrap()
+}
+
+fn all_files(folder: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let Ok(entries) = fs::read_dir(folder) else { return found };
+    for entry in entries.flatten() {
+        if entry.path().is_dir() {
+            found.extend(all_files(&entry.path()));
+        } else {
+            found.push(entry.path());
+        }
+    }
+    found
+}
