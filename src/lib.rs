@@ -16,11 +16,12 @@
 //! | [`catalogue`] | models by name: base models by URL through a local cache, and what jobs published | `spec`, `outcome`, `artifacts`, `jobs`, `worker`, `storage` |
 //! | [`auth`] | who calls and what they may: tokens, roles, limits | `jobs` |
 //! | [`proto`] | the generated wire types | – |
-//! | [`api`] | the services: conversions, the table of errors, operations | `spec`, `outcome`, `jobs`, `worker`, `catalogue`, `auth`, `proto` |
+//! | [`api`] | the services: conversions, the table of errors, operations | `spec`, `outcome`, `jobs`, `worker`, `catalogue`, `auth`, `report`, `proto` |
 //! | [`server`] | the listener: TLS, layers, health, reflection | `jobs`, `auth`, `api`, `proto` |
 //! | [`config`] | typed settings: defaults, file, environment, flags | – |
 //! | [`telemetry`] | logs, metrics | – |
 //! | [`shutdown`] | the phases of going away | – |
+//! | [`daemon`] | the daemon in one piece: starts the parts, watches them, goes away in order | `jobs`, `worker`, `storage`, `publishing`, `catalogue`, `auth`, `api`, `server`, `config`, `telemetry`, `shutdown` |
 //! | [`report`] | what people look at: contact sheets, plots, the report page | `spec`, `outcome` |
 //! | [`cli`] | one file a verb; wires the others, holds no algorithm | all |
 //!
@@ -50,6 +51,8 @@ pub mod catalogue;
 pub mod cli;
 #[cfg(feature = "server")]
 pub mod config;
+#[cfg(feature = "server")]
+pub mod daemon;
 #[cfg(feature = "server")]
 pub mod engine;
 #[cfg(feature = "server")]

@@ -83,6 +83,10 @@ async fn a_repeated_request_makes_no_second_job(world: World) {
         other => panic!("{other:?}"),
     }
 
+    let find = |principal| async { world.store.find_request(&principal, first.request_id).await };
+    assert_eq!(find(ada()).await.unwrap(), Some(first.clone()));
+    assert_eq!(find(bob()).await.unwrap(), None);
+
     let theirs = world.submit(NewJob { principal: bob(), ..request(1) }).await;
     assert_ne!(theirs.id, first.id);
     let claimed = world.claim().await.unwrap();

@@ -27,7 +27,7 @@ use keystep::{
     },
     worker::{
         CandleSource, Device, DeviceHealth, DeviceSettings, DirectCall, DirectUpdate, EngineSource,
-        Unobserved, Worker, WorkerParts, WorkerSettings, WorkerSignals,
+        Worker, WorkerParts, WorkerSettings, WorkerSignals,
         testing::{FakeScript, FakeSource, Fault, FaultKind, FixedModels, FolderPublisher},
     },
 };
@@ -96,7 +96,6 @@ impl Bench {
             device: device.clone(),
             models,
             publisher: publisher.clone(),
-            observer: Arc::new(Unobserved),
             tracker: tracker.clone(),
             signals: signals.clone(),
         };

@@ -1,4 +1,27 @@
-//! The services: conversions, the table of errors, operations.
+//! The services: conversions, the table of errors, operations. No generated type passes this module.
+
+mod admission;
+mod calling;
+mod convert;
+mod destination;
+mod digests;
+mod error;
+mod names;
+mod operations;
+mod paging;
+mod reason;
+mod status;
+mod submitting;
+#[cfg(test)]
+mod tests;
+mod unlearning;
+mod violations;
+mod watching;
+
+pub use error::ApiError;
+pub use operations::OperationsApi;
+pub use reason::Reason;
+pub use unlearning::UnlearningApi;
 
 use std::sync::Arc;
 

@@ -1,47 +1,41 @@
 //! Who calls and what they may: tokens, roles, limits.
+//!
+//! The token file is TOML: one `[[token]]` table a token, one `[[certificate]]` table a name in a
+//! client's certificate.
+//!
+//! ```toml
+//! [[token]]
+//! sha256 = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
+//! principal = "ci"
+//! roles = ["read", "generate", "submit"]
+//! queued_jobs = 50
+//! requests_per_second = 20.0
+//! burst = 40
+//! expires = 2027-01-01T00:00:00Z
+//!
+//! [[certificate]]
+//! name = "spiffe://example.org/painter"
+//! principal = "painter"
+//! roles = ["read", "generate"]
+//! ```
+//!
+//! It holds no secret: a token of 256 random bits cannot be found from its hash.
 
-use std::collections::BTreeSet;
+mod authenticator;
+mod bucket;
+mod caller;
+mod certificate;
+mod error;
+mod failures;
+mod new_token;
+mod rates;
+mod table;
 
-use crate::jobs::Principal;
+pub use authenticator::{Authenticator, Presented, Reloaded};
+pub use caller::{Caller, Role};
+pub use certificate::certificate_names;
+pub use error::{Refusal, TokenFileError, TokenTableError};
+pub use new_token::{NewToken, NewTokenError, TokenGrant};
 
-/// What a caller may do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Role {
-    /// Look at models and at one's own operations.
-    Read,
-    /// `Generate` and `ScoreTimesteps`.
-    Generate,
-    /// `UnlearnConcept` and `EvaluateErasure`, and cancelling and deleting one's own operations.
-    Submit,
-    /// Everything, on everybody's operations.
-    Admin,
-}
-
-/// Who calls: stands in the extensions of every request that reaches a service.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Caller {
-    /// Whose jobs these are.
-    pub principal: Principal,
-    /// What it may do.
-    pub roles: BTreeSet<Role>,
-    /// Jobs of it that may wait; `None` leaves it to the server's limit.
-    pub queued_jobs: Option<u64>,
-}
-
-impl Caller {
-    /// The one caller of a server without authentication: "local", with every role.
-    pub fn local() -> Self {
-        let roles = BTreeSet::from([Role::Read, Role::Generate, Role::Submit, Role::Admin]);
-        Self { principal: Principal("local".to_owned()), roles, queued_jobs: None }
-    }
-
-    /// Whether it has the role; an admin has every one.
-    pub fn may(&self, role: Role) -> bool {
-        self.roles.contains(&role) || self.roles.contains(&Role::Admin)
-    }
-
-    /// Whose jobs it sees; `None` means everybody's.
-    pub fn sees(&self) -> Option<&Principal> {
-        (!self.roles.contains(&Role::Admin)).then_some(&self.principal)
-    }
-}
+#[cfg(test)]
+mod tests;

@@ -15,17 +15,17 @@ const RAYON_NUM_THREADS: &str = "RAYON_NUM_THREADS";
 
 /// Replaces the process by itself with the environment settled; returns where that is done already,
 /// where the user has chosen, and where the system cannot do it (the program is then slow, not
-/// wrong).
-pub(super) fn settle() {
+/// wrong). Computes on so many threads, or on one a core.
+pub(super) fn settle(threads: Option<usize>) {
     if std::env::var_os(CANDLE_NUM_THREADS).is_some() {
         return;
     }
     let Ok(program) = std::env::current_exe() else { return };
     let mut command = Command::new(program);
     command.args(std::env::args_os().skip(1)).env(CANDLE_NUM_THREADS, "1");
-    if std::env::var_os(RAYON_NUM_THREADS).is_none() {
-        let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        command.env(RAYON_NUM_THREADS, threads.to_string());
+    if threads.is_some() || std::env::var_os(RAYON_NUM_THREADS).is_none() {
+        let cores = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        command.env(RAYON_NUM_THREADS, threads.unwrap_or_else(cores).to_string());
     }
     replace(&mut command);
 }

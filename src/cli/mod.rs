@@ -26,6 +26,8 @@ mod remote;
 mod result_folder;
 mod score;
 #[cfg(feature = "server")]
+mod serve;
+#[cfg(feature = "server")]
 mod session;
 #[cfg(feature = "server")]
 mod staging;
@@ -53,8 +55,8 @@ use session::Session;
     arg_required_else_help = true,
     max_term_width = 100,
     after_help = "Start with `keystep demo`: it needs no download, no server and no GPU.\n\n\
-                  Exit codes: 0 fine, 1 the work failed, 2 wrong use, 69 the server is \
-                  away, 77 not permitted, 130 interrupted.\n\
+                  Exit codes: 0 fine, 1 the work failed, 2 wrong use, 64 wrong configuration, \
+                  69 the server is away, 77 not permitted, 130 interrupted.\n\
                   Progress and errors go to stderr, results to stdout."
 )]
 struct Cli {
@@ -64,6 +66,8 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
+    #[cfg(feature = "server")]
+    Serve(serve::ServeArguments),
     #[cfg(feature = "server")]
     Demo(demo::DemoArguments),
     Unlearn(unlearn::UnlearnArguments),
@@ -106,7 +110,7 @@ impl Verb {
     fn ask(&self) -> Result<(), CliError> {
         match self {
             #[cfg(feature = "server")]
-            Self::Demo(_) => Ok(()),
+            Self::Serve(_) | Self::Demo(_) => Ok(()),
             Self::Unlearn(arguments) => remote::unlearn::run(arguments),
             Self::Score(arguments) => remote::score::run(arguments),
             Self::Generate(arguments) => remote::generate::run(arguments),
@@ -120,7 +124,7 @@ impl Verb {
 /// What work in this process needs.
 #[cfg(feature = "server")]
 fn session(quiet: arguments::QuietArguments) -> Result<Session, CliError> {
-    environment::settle();
+    environment::settle(None);
     Ok(Session::new(quiet.quiet, interrupt::install()?))
 }
 
@@ -128,6 +132,11 @@ fn session(quiet: arguments::QuietArguments) -> Result<Session, CliError> {
 pub fn run() -> ExitCode {
     // Wrong use ends here, with clap's own message and code 2.
     let cli = Cli::parse();
+    // A daemon has its own signals, log and exit codes.
+    #[cfg(feature = "server")]
+    if let Verb::Serve(arguments) = &cli.verb {
+        return serve::run(arguments);
+    }
     match cli.verb.run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

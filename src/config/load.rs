@@ -179,8 +179,14 @@ impl Layers {
             return;
         };
         let value = match key.kind {
-            // A comma may be part of a URL; a flag gives one.
-            Kind::List => Some(Value::Array(vec![Value::String(flag.value.clone())])),
+            // A comma may be part of a URL: a flag gives one element, and may be given again.
+            Kind::List => {
+                let earlier = self.values.get(flag.key).filter(|(_, _, from)| *from == origin);
+                let earlier = earlier.and_then(|(_, value, _)| value.as_array());
+                let mut list = earlier.cloned().unwrap_or_default();
+                list.push(Value::String(flag.value.clone()));
+                Some(Value::Array(list))
+            }
             kind => value_of_variable(kind, &flag.value),
         };
         match value {
@@ -236,7 +242,9 @@ impl Layers {
         for mut violation in validate(&settings) {
             // Of a value that is wrong in itself, the default was checked.
             if self.violations.iter().all(|known| known.key != violation.key) {
-                violation.origin = origins.get(&violation.key).cloned().unwrap_or_default();
+                // An element has the origin of its list.
+                let key = violation.key.split('[').next().unwrap_or_default();
+                violation.origin = origins.get(key).cloned().unwrap_or_default();
                 self.violations.push(violation);
             }
         }

@@ -58,6 +58,11 @@ impl Key {
         }
     }
 
+    /// Whether its value must not be shown.
+    pub(super) fn is_secret(&self) -> bool {
+        self.kind == Kind::Secret
+    }
+
     /// The variable that sets it.
     pub(super) fn variable(&self) -> String {
         let path = self.path().to_uppercase().replace('.', "__");

@@ -75,7 +75,8 @@ impl Settings {
 
     /// Every key.
     pub(super) fn keys() -> impl Iterator<Item = Key> {
-        let of_sections = Self::SECTIONS.into_iter().flat_map(|section| section.keys.iter().copied());
+        let of_sections =
+            Self::SECTIONS.into_iter().flat_map(|section| section.keys.iter().copied());
         std::iter::once(Self::MODELS).chain(of_sections)
     }
 }
@@ -125,7 +126,8 @@ section! {
 }
 
 section! {
-    /// Encryption of the gRPC server. The files are read again on SIGHUP.
+    /// Encryption of the gRPC server. The files are read again when they change, and on
+    /// SIGHUP.
     pub struct TlsSettings at "tls" {
         /// PEM file with the server's certificate and those above it.
         pub certificate: Option<PathBuf> = None, example "\"/etc/keystep/tls.pem\"";
@@ -137,7 +139,7 @@ section! {
 }
 
 section! {
-    /// Who may call. The file is read again on SIGHUP.
+    /// Who may call. The file is read again when it changes, and on SIGHUP.
     pub struct AuthenticationSettings at "authentication" {
         /// File with the hashes of bearer tokens, each with its principal, roles and limits.
         pub token_file: Option<PathBuf> = None, example "\"/etc/keystep/tokens.toml\"";
@@ -156,7 +158,7 @@ section! {
         /// Most pictures of one Generate call.
         pub images_per_call: usize = 64;
         /// Most pixels of one picture.
-        pub pixels_per_image: u64 = 1024 * 1024;
+        pub pixels_per_image: usize = 1024 * 1024;
         /// Most calls that wait for the device.
         pub direct_queue: usize = 16;
     }

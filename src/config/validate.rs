@@ -113,9 +113,9 @@ fn exposure(settings: &Settings, found: &mut Found) {
 
 /// Whether both cannot be listened on; port 0 is any free one.
 fn collide(one: SocketAddr, other: SocketAddr) -> bool {
-    one.port() == other.port() && one.port() != 0 && (one.ip() == other.ip()
-        || one.ip().is_unspecified()
-        || other.ip().is_unspecified())
+    one.port() == other.port()
+        && one.port() != 0
+        && (one.ip() == other.ip() || one.ip().is_unspecified() || other.ip().is_unspecified())
 }
 
 fn numbers(settings: &Settings, found: &mut Found) {
@@ -171,7 +171,12 @@ fn storage(settings: &Settings, found: &mut Found) {
     let storage = &settings.storage;
     for (index, text) in storage.outputs.iter().enumerate() {
         if let Err((problem, remedy)) = place(text) {
-            found.add(&format!("storage.outputs[{index}]"), without_password(text), &problem, remedy);
+            found.add(
+                &format!("storage.outputs[{index}]"),
+                without_password(text),
+                &problem,
+                remedy,
+            );
         }
     }
     if let Some(text) = &storage.endpoint {

@@ -7,8 +7,8 @@ use tokio::sync::watch;
 
 use super::{
     Fence, Inserted, Job, JobEvent, JobId, JobStore, LeaseStatus, ListQuery, MemoryStore, NewEvent,
-    NewJob, Page, Principal, QueueLimits, Sequence, SqliteStore, StateName, StoreError, Swept,
-    WorkerId,
+    NewJob, Page, Principal, QueueLimits, RequestId, Sequence, SqliteStore, StateName, StoreError,
+    Swept, WorkerId,
 };
 
 /// Where this process keeps its jobs.
@@ -65,6 +65,7 @@ macro_rules! delegate {
 delegate! {
     insert(job: NewJob, limits: QueueLimits) -> Inserted;
     get(id: JobId) -> Option<Job>;
+    find_request(principal: &Principal, request_id: RequestId) -> Option<Job>;
     list(query: &ListQuery) -> Page;
     find_finished(principal: &Principal, work_digest: &str) -> Option<Job>;
     claim(worker: &WorkerId, lease: Duration) -> Option<Job>;

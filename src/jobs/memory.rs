@@ -106,6 +106,16 @@ impl JobStore for MemoryStore {
         Ok(self.kept().jobs.get(&id).cloned())
     }
 
+    async fn find_request(
+        &self,
+        principal: &Principal,
+        request_id: RequestId,
+    ) -> Result<Option<Job>, StoreError> {
+        let kept = self.kept();
+        let id = kept.requests.get(&(principal.clone(), request_id));
+        Ok(id.and_then(|id| kept.jobs.get(id)).cloned())
+    }
+
     async fn list(&self, query: &ListQuery) -> Result<Page, StoreError> {
         let size = query.page_size() as usize;
         let kept = self.kept();

@@ -21,6 +21,13 @@ pub trait JobStore: Send + Sync {
     /// One job.
     fn get(&self, id: JobId) -> impl Future<Output = Result<Option<Job>, StoreError>> + Send;
 
+    /// The job that a principal's request made before, if it did.
+    fn find_request(
+        &self,
+        principal: &Principal,
+        request_id: RequestId,
+    ) -> impl Future<Output = Result<Option<Job>, StoreError>> + Send;
+
     /// Jobs, newest first.
     fn list(&self, query: &ListQuery) -> impl Future<Output = Result<Page, StoreError>> + Send;
 

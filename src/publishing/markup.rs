@@ -1,5 +1,7 @@
 //! What makes free text harmless in YAML, Markdown and Python.
 
+use std::fmt::Write as _;
+
 /// A text as a scalar of YAML on one line, whatever it holds; as a string of JSON and Python too.
 pub(super) fn quoted(text: &str) -> String {
     let mut safe = String::with_capacity(text.len() + 2);
@@ -10,14 +12,19 @@ pub(super) fn quoted(text: &str) -> String {
             '\\' => safe.push_str("\\\\"),
             // YAML breaks lines at more letters than one sees, and knows letters that it refuses.
             '\u{2028}' | '\u{2029}' | '\u{feff}' | '\u{fffe}' | '\u{ffff}' => {
-                safe.push_str(&format!("\\u{:04x}", letter as u32));
+                escape(&mut safe, letter);
             }
-            _ if letter.is_control() => safe.push_str(&format!("\\u{:04x}", letter as u32)),
+            _ if letter.is_control() => escape(&mut safe, letter),
             _ => safe.push(letter),
         }
     }
     safe.push('"');
     safe
+}
+
+fn escape(safe: &mut String, letter: char) {
+    // Writing to a string cannot fail.
+    let _ = write!(safe, "\\u{:04x}", letter as u32);
 }
 
 /// A text as a text of Markdown: no markup, no HTML, no new line, no cell of a table.
@@ -31,7 +38,9 @@ pub(super) fn plain(text: &str) -> String {
             _ if letter.is_control() || matches!(letter, '\u{2028}' | '\u{2029}') => {
                 safe.push(' ');
             }
-            _ if letter.is_ascii_punctuation() && !matches!(letter, ',' | '/' | '\'') => {
+            // These begin something at the start of a line only, where no free text stands.
+            ',' | '/' | '\'' | '-' | '.' | ';' | '?' => safe.push(letter),
+            _ if letter.is_ascii_punctuation() => {
                 safe.push('\\');
                 safe.push(letter);
             }
@@ -48,7 +57,7 @@ pub(super) fn address(path: &str) -> String {
         if byte.is_ascii_alphanumeric() || b"/._-".contains(&byte) {
             safe.push(char::from(byte));
         } else {
-            safe.push_str(&format!("%{byte:02X}"));
+            let _ = write!(safe, "%{byte:02X}");
         }
     }
     safe
@@ -69,7 +78,7 @@ mod tests {
     #[test]
     fn a_plain_text_has_no_markup() {
         assert_eq!(plain("a|b\n# [x](y) <i>&"), r"a\|b \# \[x\]\(y\) &lt;i&gt;&amp;");
-        assert_eq!(plain("Van Gogh's, 1/2"), "Van Gogh's, 1/2");
+        assert_eq!(plain("Van Gogh's, 1/2-3."), "Van Gogh's, 1/2-3.");
         assert_eq!(address("a b/ü(1).png"), "a%20b/%C3%BC%281%29.png");
     }
 }

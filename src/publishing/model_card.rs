@@ -74,7 +74,7 @@ impl ModelCard<'_> {
         self.write_figures(out)?;
         self.write_sheets(out)?;
         self.write_loading(out, &work.base_model)?;
-        self.write_origin(out, &work.base_digest)
+        write_origin(out, &work.base_digest)
     }
 
     fn write_judgement(&self, out: &mut String, work: &EvaluateWork) -> fmt::Result {
@@ -84,7 +84,7 @@ impl ModelCard<'_> {
         write_concept(out, &work.spec.concept)?;
         self.write_figures(out)?;
         self.write_sheets(out)?;
-        self.write_origin(out, &work.base_digest)
+        write_origin(out, &work.base_digest)
     }
 
     fn write_training(&self, out: &mut String, work: &UnlearnWork, method: &str) -> fmt::Result {
@@ -138,7 +138,9 @@ impl ModelCard<'_> {
 
     fn write_sheets(&self, out: &mut String) -> fmt::Result {
         let sheets = self.result.files.iter().map(|file| file.name.as_str()).filter(|name| {
-            name.starts_with("before-after") && name.ends_with(".png") && !name.contains('/')
+            let number =
+                name.strip_prefix("before-after").and_then(|rest| rest.strip_suffix(".png"));
+            number.is_some_and(|number| !number.contains('/'))
         });
         for (index, sheet) in sheets.enumerate() {
             if index == 0 {
@@ -153,7 +155,8 @@ impl ModelCard<'_> {
         let has = |name: &str| self.result.files.iter().any(|file| file.name == name);
         let base = quoted(base_model);
         writeln!(out, "\n## Use\n")?;
-        writeln!(out, "With the files of this folder, and {base} as diffusers knows it:")?;
+        let named = plain(base_model);
+        writeln!(out, "With the files of this folder, and {named} as diffusers knows it:")?;
         if has("pipeline/model_index.json") {
             write_code(
                 out,
@@ -194,18 +197,18 @@ impl ModelCard<'_> {
         }
         Ok(())
     }
+}
 
-    fn write_origin(&self, out: &mut String, base_digest: &str) -> fmt::Result {
-        writeln!(out, "\n## Where it comes from\n")?;
-        writeln!(
-            out,
-            "Made by Keystep {} from a base model with the digest `{}`. The \
-             [manifest](../{MANIFEST}) holds the whole spec, and the size and SHA-256 of every \
-             file.",
-            env!("CARGO_PKG_VERSION"),
-            base_digest.replace('`', ""),
-        )
-    }
+fn write_origin(out: &mut String, base_digest: &str) -> fmt::Result {
+    writeln!(out, "\n## Where it comes from\n")?;
+    writeln!(
+        out,
+        "Made by Keystep {} from a base model with the digest `{}`. The \
+         [manifest](../{MANIFEST}) holds the whole spec, and the size and SHA-256 of every \
+         file.",
+        env!("CARGO_PKG_VERSION"),
+        base_digest.replace('`', ""),
+    )
 }
 
 fn write_concept(out: &mut String, concept: &Concept) -> fmt::Result {

@@ -63,12 +63,6 @@ impl ObjectPublisher {
         Self { storages, settings }
     }
 
-    /// Discards what a publication of this folder left half sent, for a job that nobody will take
-    /// up again. To be called before the folder's parent is removed.
-    pub async fn abandon(&self, folder: &Path) {
-        storage::abandon(&self.storages, &folder.with_file_name(JOURNAL)).await;
-    }
-
     async fn publish_result(&self, request: PublishRequest) -> Result<Published, Failure> {
         let stored = |error| storage_failure(&error);
         let layout = Layout::of(&self.storages, &request.job).map_err(stored)?;
@@ -86,6 +80,10 @@ impl ObjectPublisher {
         });
         let manifest = manifest.and_then(|manifest| manifest.to_json());
         let manifest = manifest.map_err(|error| unwritten(&error))?;
+        if !request.commit.enter() {
+            let message = "the job was asked to stop before its manifest was written";
+            return Err(Failure::new(FailureReason::Cancelled, message));
+        }
         self.commit(&layout, &request.job, manifest.into()).await
     }
 
@@ -221,6 +219,20 @@ impl ObjectPublisher {
 impl Publisher for ObjectPublisher {
     fn publish(&self, request: PublishRequest) -> BoxFuture<'_, Result<Published, Failure>> {
         Box::pin(self.publish_result(request))
+    }
+
+    fn retract<'a>(&'a self, job: &'a Job) -> BoxFuture<'a, Result<(), Failure>> {
+        Box::pin(async move {
+            let stored = |error| storage_failure(&error);
+            let layout = Layout::of(&self.storages, job).map_err(stored)?;
+            storage::remove(&layout.manifest, self.settings.transfer.patience).await.map_err(stored)
+        })
+    }
+
+    fn abandon<'a>(&'a self, folder: &'a Path) -> BoxFuture<'a, ()> {
+        Box::pin(async move {
+            storage::abandon(&self.storages, &folder.with_file_name(JOURNAL)).await;
+        })
     }
 }
 

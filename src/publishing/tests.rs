@@ -23,7 +23,8 @@ use crate::{
         testing::{Call, Fault, Flaky},
     },
     worker::{
-        FinishedResult, PublishRequest, Published, Publisher, ResultFile, RunTimes, TrainingFigures,
+        CommitGate, FinishedResult, PublishRequest, Published, Publisher, ResultFile, RunTimes,
+        TrainingFigures,
     },
 };
 
@@ -171,6 +172,7 @@ impl Bench {
         let folder = place.path().join("result");
         let (work, concept) = work(place.path());
         let request = PublishRequest {
+            commit: CommitGate::default(),
             job: job(1, work),
             result: result(&folder, &concept),
             folder,
@@ -274,6 +276,7 @@ async fn what_is_published_twice_is_published_once() {
     let bench = Bench::new();
     let late = PublishRequest {
         times: RunTimes { claimed_at: Timestamp(0), finished_at: Timestamp(5_000_000) },
+        commit: CommitGate::default(),
         ..bench.request.clone()
     };
     let (one, other) = tokio::join!(bench.publish(), bench.publisher.publish(late));
@@ -476,5 +479,5 @@ async fn a_judgement_is_published_beside_the_checkpoints() {
     assert_eq!(manifest.edited_model.as_deref(), Some("checkpoints/1"));
     assert_eq!(manifest.seeds["judge"], 500_000);
     let card = card(&bench).await;
-    assert!(card.starts_with("# checkpoints/1 judged against emoji\\-canvas\n"), "{card}");
+    assert!(card.starts_with("# checkpoints/1 judged against emoji-canvas\n"), "{card}");
 }

@@ -220,7 +220,10 @@ impl StorageError {
 
     /// By what lies below an error without a meaning of its own.
     fn of_chain(url: String, reason: String, error: object_store::Error) -> Self {
-        if let Some(disk) = find::<io::Error>(&error) {
+        // Below a request there may be one too, but of a socket.
+        if find::<HttpError>(&error).is_none()
+            && let Some(disk) = find::<io::Error>(&error)
+        {
             match disk.kind() {
                 io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
                     let name = url.rsplit('/').next().unwrap_or_default().to_owned();
@@ -289,6 +292,9 @@ fn reason(error: &(dyn Error + 'static)) -> String {
             None => format!("status {status}"),
         };
     }
+    if chain(error).any(asks_for_credentials) {
+        return "no key is set, and this machine's own role does not answer".to_owned();
+    }
     if let Some(http) = find::<HttpError>(error) {
         return match http.kind() {
             HttpErrorKind::Connect => "no connection",
@@ -302,6 +308,14 @@ fn reason(error: &(dyn Error + 'static)) -> String {
         return disk.kind().to_string();
     }
     "no details".to_owned()
+}
+
+/// Whether it was the cloud's metadata service that failed, which is asked where no key is given.
+fn asks_for_credentials(error: &(dyn Error + 'static)) -> bool {
+    let text = error.to_string();
+    ["//169.254.", "//metadata.google.internal", "//metadata/"]
+        .iter()
+        .any(|address| text.contains(address))
 }
 
 /// The code in an S3 or Azure answer, such as `NoSuchBucket`.
@@ -341,6 +355,10 @@ mod tests {
         assert_eq!(kind(generic(full)), StorageErrorKind::DiskFull);
         let read_only = io::Error::from(io::ErrorKind::ReadOnlyFilesystem);
         assert_eq!(kind(generic(read_only)), StorageErrorKind::Denied);
+        let role = "Error performing PUT http://169.254.169.254/latest/api/token in 1s";
+        let error = StorageError::of(&url, generic(role));
+        assert_eq!(error.kind(), StorageErrorKind::Unavailable);
+        assert!(error.to_string().contains("no key is set"), "{error}");
         let missing = object_store::Error::NotFound { path: "a".into(), source: "404".into() };
         assert_eq!(kind(missing), StorageErrorKind::NotFound);
     }

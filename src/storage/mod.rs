@@ -9,6 +9,8 @@ mod content;
 mod download;
 mod error;
 mod journal;
+#[cfg(test)]
+mod live;
 mod open;
 mod parts;
 mod place;
@@ -26,4 +28,4 @@ pub use parts::abandon;
 pub use place::Place;
 pub use retry::Patience;
 pub use upload::{TransferOptions, deliver, deliver_bytes};
-pub use whole::{create, read};
+pub use whole::{create, read, remove};

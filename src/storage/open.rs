@@ -114,12 +114,11 @@ impl Storages {
         })?;
         let key = bucket_key(&parsed);
         let known = lock(&self.buckets).get(&key).cloned();
-        let bucket = match known {
-            Some(bucket) => bucket,
-            None => {
-                let bucket = self.bucket(&parsed)?;
-                lock(&self.buckets).entry(key).or_insert(bucket).clone()
-            }
+        let bucket = if let Some(bucket) = known {
+            bucket
+        } else {
+            let bucket = self.bucket(&parsed)?;
+            lock(&self.buckets).entry(key).or_insert(bucket).clone()
         };
         Ok(Place { store: bucket.store, parts: bucket.parts, path, url: parsed })
     }
@@ -250,7 +249,7 @@ fn retries() -> RetryConfig {
             base: 2.0,
         },
         max_retries: 3,
-        retry_timeout: Duration::from_secs(60),
+        retry_timeout: Duration::from_mins(1),
     }
 }
 

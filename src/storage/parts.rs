@@ -1,6 +1,12 @@
 //! Uploads in parts that another process can take up.
 
-use std::{path::Path as FilePath, sync::Arc};
+use std::{
+    path::Path as FilePath,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use futures::{StreamExt, stream};
 use object_store::multipart::{MultipartStore, PartId};
@@ -95,24 +101,37 @@ impl PartsUpload<'_> {
             .collect();
         let mut stands = upload.size - missing.iter().map(|(_, length)| length).sum::<u64>();
         (self.progress)(stands);
+        let is_over = AtomicBool::new(false);
+        let (id, is_over) = (&id, &is_over);
         let mut sending = stream::iter(missing)
-            .map(|(index, length)| {
-                let id = &id;
-                async move {
-                    let part = self.send_part(id, index, step * index as u64, length).await?;
-                    Ok::<_, StorageError>((index, length, part))
+            .map(|(index, length)| async move {
+                if is_over.load(Ordering::Relaxed) {
+                    return Ok(None);
                 }
+                let part = self.send_part(id, index, step * index as u64, length).await?;
+                Ok::<_, StorageError>(Some((index, length, part)))
             })
             .buffer_unordered(self.options.parts_in_flight.max(1));
+        let mut done = Ok(());
         while let Some(sent) = sending.next().await {
-            let (index, length, part) = sent?;
-            upload.parts[index] = Some(part);
-            stands += length;
-            journal.set(&self.place.url, upload.clone());
-            journal.save().await;
-            (self.progress)(stands);
+            match sent {
+                Ok(Some((index, length, part))) => {
+                    upload.parts[index] = Some(part);
+                    stands += length;
+                    journal.set(&self.place.url, upload.clone());
+                    journal.save().await;
+                    (self.progress)(stands);
+                }
+                Ok(None) => {}
+                // What is on its way may arrive all the same, and is not to be sent again.
+                Err(error) if error.kind() == StorageErrorKind::Unavailable => {
+                    is_over.store(true, Ordering::Relaxed);
+                    done = Err(error);
+                }
+                Err(error) => return Err(error),
+            }
         }
-        Ok(())
+        done
     }
 
     async fn send_part(

@@ -3,6 +3,7 @@
 use std::{
     fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use async_trait::async_trait;
@@ -36,7 +37,7 @@ pub enum Fault {
 /// A call that a store saw.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Call {
-    /// Such as "put" or "put_part".
+    /// Such as `put` or `put_part`.
     pub operation: &'static str,
     /// Of which object.
     pub path: String,
@@ -49,6 +50,8 @@ struct Script {
     calls: Vec<Call>,
     /// By position in `calls`.
     faults: Vec<(usize, Fault)>,
+    /// How long every call lasts.
+    lasts: Duration,
     /// From this position on, every call fails so.
     for_ever: Option<(usize, Fault)>,
 }
@@ -79,7 +82,10 @@ impl Flaky {
         Arc::new(Self::with(inner, None))
     }
 
-    fn with(inner: Arc<dyn ObjectStore>, parts: Option<Arc<dyn MultipartStore>>) -> Self {
+    pub(super) fn with(
+        inner: Arc<dyn ObjectStore>,
+        parts: Option<Arc<dyn MultipartStore>>,
+    ) -> Self {
         Self { inner, parts, script: Mutex::default(), hanging: Notify::new() }
     }
 
@@ -99,6 +105,11 @@ impl Flaky {
     pub fn fail_from(&self, calls: usize, fault: Fault) {
         let mut script = self.script();
         script.for_ever = Some((script.calls.len() + calls, fault));
+    }
+
+    /// Lets every call last so long from now on.
+    pub fn delay(&self, lasts: Duration) {
+        self.script().lasts = lasts;
     }
 
     /// Lets nothing fail any more, and forgets the calls.
@@ -136,6 +147,10 @@ impl Flaky {
         answer: impl Future<Output = Result<T>> + Send,
     ) -> Result<T> {
         let path = String::new;
+        let lasts = self.script().lasts;
+        if lasts > Duration::ZERO {
+            tokio::time::sleep(lasts).await;
+        }
         match fault {
             None | Some(Fault::Corrupted) => answer.await,
             Some(Fault::Away) => Err(away()),

@@ -31,6 +31,18 @@ pub(super) async fn overwrite(
     .await
 }
 
+/// Removes an object, if it is there.
+pub async fn remove(place: &Place, patience: Patience) -> Result<(), StorageError> {
+    let removed = retrying(patience, || async move {
+        place.store.delete(&place.path).await.map_err(|error| StorageError::of(&place.url, error))
+    })
+    .await;
+    match removed {
+        Err(error) if error.kind() == StorageErrorKind::NotFound => Ok(()),
+        result => result,
+    }
+}
+
 /// An object's bytes, `None` where there is none; one of more than `most` bytes is refused as
 /// corrupted, before it is read.
 pub async fn read(

@@ -1,1 +1,24 @@
-//! Logs and metrics.
+//! Logs, metrics.
+//!
+//! Knows nothing of jobs and calls: who measures passes plain values. Metrics are recorded through
+//! the functions of this module alone, so that [`Metric`] is the whole list.
+
+mod build;
+mod error;
+mod exporter;
+mod log;
+mod metric;
+mod record;
+
+#[cfg(test)]
+mod tests;
+
+pub use build::BuildInfo;
+pub use error::TelemetryError;
+pub use exporter::{MetricsExporter, export_metrics};
+pub use log::{LogStyle, log_panics, log_to_stderr};
+pub use metric::{Metric, MetricKind, reference_page};
+pub use record::{
+    artifact_bytes, build_info, direct_calls_waiting, iterations, job_phase_finished, jobs,
+    lease_lost, loss, memory, queue_waited, ready, rpc_finished, store_failed,
+};

@@ -9,8 +9,10 @@ use tokio::{
 use tracing::Instrument;
 
 use super::{
-    DeviceHealth, WorkerParts, WorkerSettings, context::WorkerContext, result_files::remove,
-    run::Running,
+    DeviceHealth, WorkerParts, WorkerSettings,
+    context::WorkerContext,
+    result_files::remove,
+    run::{RESULT, Running},
 };
 use crate::jobs::{JobId, JobStore, StateName};
 
@@ -82,8 +84,6 @@ async fn claim<S: JobStore + 'static>(
         match store.claim(&settings.worker_id, settings.lease).await {
             Ok(Some(job)) => {
                 told.send_replace(WorkerState::Busy(job.id));
-                // Of a later attempt it is the whole time since the request, too.
-                context.parts.observer.claimed(settings.clock.now().since(job.created_at));
                 let span = tracing::info_span!(
                     "job", id = %job.id, attempt = job.attempt, fence = job.fence.0
                 );
@@ -92,10 +92,7 @@ async fn claim<S: JobStore + 'static>(
                 continue;
             }
             Ok(None) => {}
-            Err(error) => {
-                context.parts.observer.store_failed();
-                tracing::warn!(%error, "cannot claim a job");
-            }
+            Err(error) => tracing::warn!(%error, "cannot claim a job"),
         }
         tokio::select! {
             () = signals.stop_claiming.cancelled() => {}
@@ -152,7 +149,7 @@ async fn sweep<S: JobStore + 'static>(
                     retract(&context, id).await;
                 }
                 for id in swept.forgotten {
-                    forget(&context.folder(id)).await;
+                    forget(&context, &context.folder(id)).await;
                 }
             }
             Err(error) => tracing::warn!(%error, "cannot sweep the store"),
@@ -180,12 +177,13 @@ async fn tidy<S: JobStore>(context: &WorkerContext<S>, busy_with: WorkerState) {
             Err(_) => false,
         };
         if is_over {
-            forget(&entry.path()).await;
+            forget(context, &entry.path()).await;
         }
     }
 }
 
-async fn forget(folder: &Path) {
+async fn forget<S>(context: &WorkerContext<S>, folder: &Path) {
+    context.parts.publisher.abandon(&folder.join(RESULT)).await;
     let folder = folder.to_owned();
     let removed = tokio::task::spawn_blocking(move || remove(&folder)).await;
     if !matches!(removed, Ok(Ok(()))) {

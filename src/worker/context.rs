@@ -4,7 +4,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{Device, ModelProvider, Observer, Publisher};
+use super::{Device, ModelProvider, Publisher};
 use crate::jobs::{Clock, Fence, Job, JobId, JobStore, NewEvent, StoreError, WorkerId};
 
 /// How a worker works.
@@ -64,8 +64,6 @@ pub struct WorkerParts<S> {
     pub models: Arc<dyn ModelProvider>,
     /// Where results go.
     pub publisher: Arc<dyn Publisher>,
-    /// Told what the worker does.
-    pub observer: Arc<dyn Observer>,
     /// Holds every task of the worker.
     pub tracker: TaskTracker,
     /// How the worker is stopped.
@@ -122,7 +120,6 @@ impl<S: JobStore> WorkerContext<S> {
             match self.parts.store.record(hold.id, hold.fence, event.clone()).await {
                 Ok(job) => return Ok(job),
                 Err(StoreError::Backend(message)) if tokio::time::Instant::now() < give_up => {
-                    self.parts.observer.store_failed();
                     tracing::warn!(job = %hold.id, message, again_in = ?wait, "cannot record");
                     tokio::time::sleep(wait).await;
                     wait = (wait * 2).min(LONGEST_WAIT);

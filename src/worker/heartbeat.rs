@@ -42,7 +42,6 @@ pub(super) async fn keep<S: JobStore>(context: &WorkerContext<S>, job: &Job, sto
                         }
                     }
                     Err(StoreError::Backend(message)) if Instant::now() < held_until => {
-                        context.parts.observer.store_failed();
                         tracing::warn!(job = %hold.id, message, "cannot extend the lease");
                         extend_at = Instant::now() + TRY_AGAIN.min(settings.extend_every);
                     }

@@ -12,7 +12,6 @@ mod engine;
 mod failure;
 mod heartbeat;
 mod models;
-mod observer;
 mod progress;
 mod publishing;
 mod result_files;
@@ -31,7 +30,6 @@ pub use direct_queue::DirectCalls;
 pub use engine::{CandleSource, DeviceEngine, EngineSource};
 pub use failure::{artifact_failure, disk_failure, engine_failure, report_failure, spec_failure};
 pub use models::{EditedTensors, ModelProvider, OpenedModel};
-pub use observer::{Observer, Unobserved};
 pub use publishing::{
     CommitGate, FinishedResult, PublishRequest, Published, Publisher, ResultFile, RunTimes,
     TrainingFigures,

@@ -1,7 +1,7 @@
 //! The seam to object storage: a result folder goes out, its addresses come back.
 
 use std::{
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicU8, Ordering},
@@ -30,6 +30,10 @@ pub trait Publisher: std::fmt::Debug + Send + Sync {
     /// Takes back the manifest of a job that was cancelled, where one stands: its worker was lost
     /// after it had written the manifest and before it could say so.
     fn retract<'a>(&'a self, job: &'a Job) -> BoxFuture<'a, Result<(), Failure>>;
+
+    /// Discards what a publication of this folder left half sent. Called before the folder's parent
+    /// is removed, for a job that nobody will take up again.
+    fn abandon<'a>(&'a self, folder: &'a Path) -> BoxFuture<'a, ()>;
 }
 
 /// A result that is ready to go out.

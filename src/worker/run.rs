@@ -25,7 +25,7 @@ use crate::{
 /// A job's saved state, below its folder.
 const STATE: &str = "state";
 /// A job's finished result, below its folder.
-const RESULT: &str = "result";
+pub(super) const RESULT: &str = "result";
 
 /// Why a job does not go on.
 enum Halt {
@@ -244,7 +244,6 @@ impl<S: JobStore + 'static> Running<S> {
                 () = done.cancelled() => return,
             }
             let Some(progress) = *told.borrow_and_update() else { continue };
-            self.context.parts.observer.advanced(&progress);
             let event = NewEvent::Progress(progress);
             let hold = self.hold;
             if self.context.parts.store.record(hold.id, hold.fence, event).await.is_err() {
@@ -302,7 +301,6 @@ impl<S: JobStore + 'static> Running<S> {
         let transition = match (self.stop.reason(), worked) {
             // The state is kept: the next claim may be ours.
             (Some(Stop::Lost), _) => {
-                self.context.parts.observer.lease_lost();
                 return tracing::warn!("the lease was lost; nothing is recorded");
             }
             (_, Ok(outcome)) => Transition::Published(outcome),
@@ -317,14 +315,10 @@ impl<S: JobStore + 'static> Running<S> {
                 Transition::Failed { failure, retry_at: self.retry_at() }
             }
         };
-        let recorded = self.context.record(self.hold, NewEvent::Transition(transition)).await;
-        if let Ok(job) = &recorded {
-            let lasted = self.context.settings.clock.now().since(self.claimed_at);
-            self.context.parts.observer.ended(job.state.name(), lasted);
-        }
-        match recorded {
+        match self.context.record(self.hold, NewEvent::Transition(transition)).await {
             Ok(job) if job.state.name().is_terminal() => {
                 let folder = self.folder();
+                self.context.parts.publisher.abandon(&folder.join(RESULT)).await;
                 let removed = tokio::task::spawn_blocking(move || remove(&folder)).await;
                 if !matches!(removed, Ok(Ok(()))) {
                     tracing::warn!(

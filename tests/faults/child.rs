@@ -5,11 +5,11 @@ use std::{path::Path, process::Stdio, sync::Arc, time::Duration};
 
 use keystep::{
     jobs::{SqliteStore, Store, StoreSettings, WorkerId},
-    publishing::ObjectPublisher,
+    publishing::{ObjectPublisher, PublisherSettings},
     storage::{StorageSettings, Storages, testing::Flaky},
     worker::{
-        CandleSource, Device, DeviceSettings, EngineSource, Unobserved, Worker, WorkerParts,
-        WorkerSettings, WorkerSignals,
+        CandleSource, Device, DeviceSettings, EngineSource, Worker, WorkerParts, WorkerSettings,
+        WorkerSignals,
         testing::{FakeScript, FakeSource, FixedModels},
     },
 };
@@ -72,7 +72,7 @@ async fn works_until_it_is_told_otherwise() {
 
 async fn work<E: EngineSource>(place: &Path, source: E, call_lasts: Duration) {
     let store = Arc::new(open_store(place).await);
-    let settings = WorkerSettings {
+    let worker_settings = WorkerSettings {
         save_every: 10,
         extend_every: Duration::from_millis(200),
         first_backoff: Duration::from_millis(5),
@@ -85,6 +85,7 @@ async fn work<E: EngineSource>(place: &Path, source: E, call_lasts: Duration) {
     let slow = Flaky::over(Arc::new(LocalFileSystem::new().with_fsync(true)));
     slow.delay(call_lasts);
     storages.mount("file:///", slow, None).unwrap();
+    let settings = PublisherSettings::from(storages.settings());
     let models = Arc::new(FixedModels::with_base(MODEL, DIGEST));
     let device =
         Device::start(source, DeviceSettings::default(), models.clone(), Handle::current())
@@ -94,12 +95,11 @@ async fn work<E: EngineSource>(place: &Path, source: E, call_lasts: Duration) {
         store: store.clone(),
         device: device.clone(),
         models,
-        publisher: Arc::new(ObjectPublisher::new(storages)),
-        observer: Arc::new(Unobserved),
+        publisher: Arc::new(ObjectPublisher::new(storages, settings)),
         tracker: tracker.clone(),
         signals: signals.clone(),
     };
-    let worker = Worker::start(settings, parts);
+    let worker = Worker::start(worker_settings, parts);
     signal(SignalKind::terminate()).unwrap().recv().await;
     signals.stop_claiming.cancel();
     signals.pause_jobs.cancel();

@@ -13,7 +13,7 @@ use tokio::sync::watch;
 use self::rows::{keep, load, select};
 use super::{
     Fence, Inserted, Job, JobEvent, JobId, JobStore, LeaseStatus, ListQuery, NewEvent, NewJob,
-    Page, Principal, QueueLimits, Sequence, StateName, StoreError, StoreSettings, Swept,
+    Page, Principal, QueueLimits, RequestId, Sequence, StateName, StoreError, StoreSettings, Swept,
     Transition, WorkerId,
     step::{self, Cause, Claimant, Moment},
 };
@@ -155,6 +155,19 @@ impl JobStore for SqliteStore {
             Err(StoreError::NotFound(_)) => Ok(None),
             Err(error) => Err(error),
         }
+    }
+
+    async fn find_request(
+        &self,
+        principal: &Principal,
+        request_id: RequestId,
+    ) -> Result<Option<Job>, StoreError> {
+        let row = sqlx::query(select!("WHERE principal = ? AND request_id = ?"))
+            .bind(&principal.0)
+            .bind(request_id.0.hyphenated().to_string())
+            .fetch_optional(&self.readers)
+            .await?;
+        row.as_ref().map(rows::job).transpose()
     }
 
     async fn list(&self, query: &ListQuery) -> Result<Page, StoreError> {

@@ -116,6 +116,10 @@ impl Publisher for FolderPublisher {
         Box::pin(self.publish_files(request))
     }
 
+    fn abandon<'a>(&'a self, _: &'a Path) -> BoxFuture<'a, ()> {
+        Box::pin(std::future::ready(()))
+    }
+
     fn retract<'a>(&'a self, job: &'a Job) -> BoxFuture<'a, Result<(), Failure>> {
         Box::pin(async move {
             match fs::remove_file(self.root.join(job.id.to_string()).join("manifest.json")) {

@@ -1,0 +1,168 @@
+//! `EvaluateErasureRequest` to a judgement's work.
+
+use super::{
+    Limits, RequestTerms,
+    fields::{WireTerms, check_name, read_kind, read_vocabulary},
+};
+use crate::{
+    api::{ApiError, destination::destination, violations::Found},
+    catalogue::{ModelEntry, ModelOrigin},
+    jobs::EvaluateWork,
+    proto::keystep::v1::EvaluateErasureRequest,
+    spec::{Concept, GenerateSpec, JudgeSpec, Vocabulary},
+};
+
+/// A request whose every field was checked; what the models bring is yet to come.
+#[derive(Debug, Clone, PartialEq)]
+pub(in crate::api) struct EvaluateDraft {
+    pub(in crate::api) base_model: String,
+    pub(in crate::api) edited_model: String,
+    pub(in crate::api) terms: RequestTerms,
+    concept: Concept,
+    /// The grid that is given.
+    vocabulary: Option<Vocabulary>,
+    given: Given,
+    destination: String,
+}
+
+/// Knobs that have defaults, some of which depend on the grid.
+#[derive(Debug, Clone, PartialEq)]
+struct Given {
+    target_seeds: Option<u32>,
+    retain_seeds: Option<u32>,
+    steps: Option<u32>,
+    guidance_scale: Option<f64>,
+    seed: Option<u64>,
+}
+
+impl EvaluateDraft {
+    /// Checks everything that needs no model, and gives every violation at once.
+    pub(in crate::api) fn read(
+        request: EvaluateErasureRequest,
+        limits: Limits<'_>,
+    ) -> Result<Self, ApiError> {
+        let EvaluateErasureRequest {
+            request_id,
+            base_model,
+            edited_model,
+            concept,
+            concept_kind,
+            vocabulary,
+            target_seeds,
+            retain_seeds,
+            steps,
+            guidance_scale,
+            seed,
+            labels,
+            deadline,
+            priority,
+            force,
+            validate_only,
+            destination: asked_destination,
+        } = request;
+        let mut found = Found::default();
+        let terms = WireTerms { request_id, labels, deadline, priority, force, validate_only }
+            .read(limits, &mut found);
+        check_name("base_model", &base_model, &mut found);
+        check_name("edited_model", &edited_model, &mut found);
+        let kind = read_kind(concept_kind, &mut found);
+        found.prompt("concept", &concept, limits.settings.prompt_characters);
+        let draft = Self {
+            base_model,
+            edited_model,
+            terms,
+            concept: Concept::new(concept, kind),
+            vocabulary: read_vocabulary(vocabulary, limits, &mut found),
+            given: Given { target_seeds, retain_seeds, steps, guidance_scale, seed },
+            destination: destination(&asked_destination, &limits.settings.outputs).unwrap_or_else(
+                |message| {
+                    found.add("destination", message);
+                    String::new()
+                },
+            ),
+        };
+        // Until the model's words are known, the concept is taken for one of them.
+        let placeholder = || Vocabulary {
+            objects: vec![draft.concept.text.clone()],
+            styles: vec![draft.concept.text.clone()],
+            ..Vocabulary::default()
+        };
+        let words = draft.vocabulary.clone().unwrap_or_else(placeholder);
+        let own = draft.vocabulary.is_none();
+        for violation in draft.spec(words).validate().err().into_iter().flat_map(|e| e.violations) {
+            if !(own && violation.field.starts_with("vocabulary")) {
+                found.add(on_wire(&violation.field), violation.message);
+            }
+        }
+        found.finish()?;
+        Ok(draft)
+    }
+
+    /// What should be gone, for logs.
+    pub(in crate::api) fn concept(&self) -> &str {
+        &self.concept.text
+    }
+
+    /// The work on models that are ready.
+    pub(in crate::api) fn complete(
+        &self,
+        base: &ModelEntry,
+        edited: &ModelEntry,
+    ) -> Result<EvaluateWork, ApiError> {
+        let base_digest =
+            base.digest.clone().ok_or(ApiError::Internal("a model that is ready has no digest"))?;
+        let own = || base.vocabulary.clone().unwrap_or_else(Vocabulary::default);
+        let spec = self.spec(self.vocabulary.clone().unwrap_or_else(own));
+        let mut found = Found::default();
+        match &edited.origin {
+            ModelOrigin::Erased(origin) if origin.base_model == self.base_model => {}
+            ModelOrigin::Erased(_) => {
+                found.add("edited_model", "was made of another base model; name that one");
+            }
+            ModelOrigin::Base => {
+                found.add("edited_model", "is no erased model; ListModels names those there are");
+            }
+        }
+        found.absorb(spec.validate(), on_wire);
+        check_grid(&spec, &mut found);
+        found.finish()?;
+        Ok(EvaluateWork {
+            base_model: self.base_model.clone(),
+            base_digest,
+            edited_model: self.edited_model.clone(),
+            spec,
+            destination: self.destination.clone(),
+        })
+    }
+
+    fn spec(&self, vocabulary: Vocabulary) -> JudgeSpec {
+        let mut spec = JudgeSpec::new(self.concept.clone(), vocabulary);
+        let Given { target_seeds, retain_seeds, steps, guidance_scale, seed } = self.given;
+        spec.target_seeds = target_seeds.map_or(spec.target_seeds, |seeds| seeds as usize);
+        spec.retain_seeds = retain_seeds.map_or(spec.retain_seeds, |seeds| seeds as usize);
+        spec.steps = steps.map_or(spec.steps, |steps| steps as usize);
+        spec.guidance_scale = guidance_scale.unwrap_or(spec.guidance_scale);
+        spec.seed = seed.unwrap_or(spec.seed);
+        spec
+    }
+}
+
+/// A grid that is too large to be drawn is refused before it waits for its turn.
+fn check_grid(spec: &JudgeSpec, found: &mut Found) {
+    let own = spec.vocabulary.other_domain(spec.concept.kind).len();
+    let cells = spec.vocabulary.objects.len().saturating_mul(spec.vocabulary.styles.len());
+    let pictures = own
+        .saturating_mul(spec.target_seeds)
+        .saturating_add(cells.saturating_sub(own).saturating_mul(spec.retain_seeds));
+    if !(1..=GenerateSpec::MAX_PICTURES).contains(&pictures) {
+        let message = format!(
+            "the grid has {pictures} pictures, 1 to {} are allowed; change the words or the seeds",
+            GenerateSpec::MAX_PICTURES
+        );
+        found.add("vocabulary", message);
+    }
+}
+
+fn on_wire(field: &str) -> String {
+    field.strip_prefix("concept.").map_or_else(|| field.to_owned(), |_| "concept".to_owned())
+}

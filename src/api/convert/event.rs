@@ -1,0 +1,102 @@
+//! A job's log to the wire.
+
+use super::{small, time};
+use crate::{
+    api::status::failure_status,
+    jobs::{EventBody, JobEvent, JobProgress, StateName, WorkPhase},
+    outcome::{Phase, Progress},
+    proto::keystep::v1::{
+        JobEvent as WireEvent, JobState as WireState, Progress as WireProgress, StateChanged,
+        Warning, WorkPhase as WirePhase, job_event::Event,
+    },
+};
+
+/// One entry of a log.
+pub(in crate::api) fn event(event: JobEvent) -> WireEvent {
+    let JobEvent { sequence, recorded_at, body } = event;
+    let body = match body {
+        EventBody::StateChanged { state: entered, attempt, failure } => {
+            // A job that goes back into the queue has failed, and is not failed.
+            let failure = failure.filter(|_| entered == StateName::Failed);
+            Event::StateChanged(StateChanged {
+                state: state(entered).into(),
+                attempt,
+                error: failure.as_ref().map(failure_status),
+            })
+        }
+        EventBody::Progress(made) => Event::Progress(progress(made)),
+        EventBody::Warning { reason, message } => Event::Warning(Warning { reason, message }),
+    };
+    WireEvent { sequence: sequence.0, record_time: Some(time(recorded_at)), event: Some(body) }
+}
+
+pub(super) fn state(state: StateName) -> WireState {
+    match state {
+        StateName::Queued => WireState::Queued,
+        StateName::Preparing => WireState::Preparing,
+        StateName::Running => WireState::Running,
+        StateName::Publishing => WireState::Publishing,
+        StateName::Succeeded => WireState::Succeeded,
+        StateName::Failed => WireState::Failed,
+        StateName::Cancelled => WireState::Cancelled,
+    }
+}
+
+pub(super) fn progress(progress: JobProgress) -> WireProgress {
+    let JobProgress {
+        phase,
+        done,
+        total,
+        updates_done,
+        updates_total,
+        key_step,
+        loss,
+        gradient_norm,
+    } = progress;
+    let phase = match phase {
+        WorkPhase::Score => WirePhase::Score,
+        WorkPhase::SwitchCurve => WirePhase::SwitchCurve,
+        WorkPhase::Walk => WirePhase::Walk,
+        WorkPhase::Train => WirePhase::Train,
+        WorkPhase::Draw => WirePhase::Draw,
+        WorkPhase::Judge => WirePhase::Judge,
+        WorkPhase::Upload => WirePhase::Upload,
+    };
+    WireProgress {
+        iterations_done: updates_done,
+        iterations_total: updates_total,
+        key_step,
+        loss,
+        phase: phase.into(),
+        units_done: done,
+        units_total: total,
+        gradient_norm,
+    }
+}
+
+/// How far a call that is bound to its caller is.
+pub(in crate::api) fn progress_of_call(made: &Progress) -> WireProgress {
+    let Progress { phase, done, total, update } = made;
+    let phase = match phase {
+        Phase::Score => WirePhase::Score,
+        Phase::SwitchCurve => WirePhase::SwitchCurve,
+        Phase::Walk => WirePhase::Walk,
+        Phase::Train => WirePhase::Train,
+        Phase::Draw => WirePhase::Draw,
+        Phase::Judge => WirePhase::Judge,
+    };
+    let mut told = WireProgress {
+        phase: phase.into(),
+        units_done: *done as u64,
+        units_total: *total as u64,
+        ..WireProgress::default()
+    };
+    if let Some(update) = update {
+        told.iterations_done = small(update.update + 1);
+        told.iterations_total = small(*total);
+        told.key_step = small(update.step.0);
+        told.loss = update.loss;
+        told.gradient_norm = update.gradient_norm;
+    }
+    told
+}

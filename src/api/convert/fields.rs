@@ -1,0 +1,153 @@
+//! Fields that several requests share.
+
+use std::collections::BTreeMap;
+
+use super::Limits;
+use crate::{
+    api::{
+        names,
+        violations::{Found, entry},
+    },
+    jobs::{JobOptions, RequestId, Timestamp},
+    proto::keystep::v1::{
+        ConceptKind as WireKind, TrainableScope as WireScope, Vocabulary as WireVocabulary,
+    },
+    spec::{ConceptKind, Scope, Vocabulary},
+};
+
+const MOST_WORDS: usize = 1_024;
+const MOST_LABELS: usize = 64;
+
+/// How a request is treated: what both kinds of job carry beside their work.
+#[derive(Debug, Clone, PartialEq)]
+pub(in crate::api) struct RequestTerms {
+    /// Unset: the server makes one.
+    pub(in crate::api) request_id: Option<RequestId>,
+    pub(in crate::api) options: JobOptions,
+    pub(in crate::api) force: bool,
+    pub(in crate::api) validate_only: bool,
+}
+
+/// The same on the wire.
+#[derive(Debug)]
+pub(super) struct WireTerms {
+    pub(super) request_id: String,
+    pub(super) labels: BTreeMap<String, String>,
+    pub(super) deadline: Option<prost_types::Timestamp>,
+    pub(super) priority: i32,
+    pub(super) force: bool,
+    pub(super) validate_only: bool,
+}
+
+impl WireTerms {
+    pub(super) fn read(self, limits: Limits<'_>, found: &mut Found) -> RequestTerms {
+        let Self { request_id, labels, deadline, priority, force, validate_only } = self;
+        let request_id = names::request_id(&request_id).unwrap_or_else(|_| {
+            found.add("request_id", "is no UUID; make one for each request, or leave it out");
+            None
+        });
+        check_labels(&labels, found);
+        found.within("priority", priority, -100..=100);
+        let deadline = deadline.and_then(|time| read_deadline(time, limits.now, found));
+        let options = JobOptions { labels, priority, deadline, trace_parent: None };
+        RequestTerms { request_id, options, force, validate_only }
+    }
+}
+
+fn check_labels(labels: &BTreeMap<String, String>, found: &mut Found) {
+    if labels.len() > MOST_LABELS {
+        let message = format!("has {} entries, the limit is {MOST_LABELS}", labels.len());
+        found.add("labels", message);
+    }
+    for (key, value) in labels.iter().take(MOST_LABELS) {
+        let (of_key, of_value) = (key.chars().count(), value.chars().count());
+        if !(1..=63).contains(&of_key) {
+            let message = format!("the key has {of_key} characters, 1 to 63 are allowed");
+            found.add(entry("labels", key), message);
+        }
+        if of_value > 256 {
+            let message = format!("the value has {of_value} characters, the limit is 256");
+            found.add(entry("labels", key), message);
+        }
+    }
+}
+
+fn read_deadline(
+    time: prost_types::Timestamp,
+    now: Timestamp,
+    found: &mut Found,
+) -> Option<Timestamp> {
+    let prost_types::Timestamp { seconds, nanos } = time;
+    let whole = seconds.checked_mul(1_000_000).filter(|_| (0..1_000_000_000).contains(&nanos));
+    let Some(deadline) = whole.and_then(|micros| micros.checked_add(i64::from(nanos) / 1_000))
+    else {
+        found.add("deadline", "is no time; give seconds and 0 to 999999999 nanoseconds");
+        return None;
+    };
+    if deadline <= now.0 {
+        found.add("deadline", "has passed; give a later one or none");
+        return None;
+    }
+    Some(Timestamp(deadline))
+}
+
+/// A model's name; whether there is such a model is the catalogue's to say.
+pub(super) fn check_name(field: &str, name: &str, found: &mut Found) {
+    if name.is_empty() {
+        found.add(field, "is empty; ListModels names the models there are");
+    } else if name.chars().count() > 256 {
+        found.add(field, "has more than 256 characters; ListModels names the models there are");
+    }
+}
+
+/// A kind that cannot be read is refused, and taken for any one so that the other fields are checked.
+pub(super) fn read_kind(number: i32, found: &mut Found) -> ConceptKind {
+    match found.choice("concept_kind", number) {
+        Some(WireKind::Unspecified) => {
+            found.add("concept_kind", "is unset; say what the concept is");
+            ConceptKind::Object
+        }
+        Some(WireKind::Nudity) => ConceptKind::Nudity,
+        Some(WireKind::ObjectClass) | None => ConceptKind::Object,
+        Some(WireKind::Style) => ConceptKind::Style,
+        Some(WireKind::Instance) => ConceptKind::Instance,
+    }
+}
+
+/// The scope that is asked for, if any.
+pub(super) fn read_scope(number: i32, name_contains: String, found: &mut Found) -> Option<Scope> {
+    let scope = match found.choice("scope", number)? {
+        WireScope::Unspecified => None,
+        WireScope::CrossAttention => Some(Scope::CrossAttention),
+        WireScope::CrossAttentionKeyValue => Some(Scope::CrossAttentionKeyValue),
+        WireScope::NonCrossAttention => Some(Scope::NonCrossAttention),
+        WireScope::All => Some(Scope::All),
+    };
+    if name_contains.is_empty() {
+        return scope;
+    }
+    if scope.is_some() {
+        found.add("scope_name_contains", "is given beside scope; give one of them");
+    }
+    Some(Scope::NameContains(name_contains))
+}
+
+/// The words that are given, if any.
+pub(super) fn read_vocabulary(
+    words: Option<WireVocabulary>,
+    limits: Limits<'_>,
+    found: &mut Found,
+) -> Option<Vocabulary> {
+    let WireVocabulary { anything, mut objects, mut styles } = words?;
+    let most = limits.settings.prompt_characters;
+    let anything = if anything.is_empty() { Vocabulary::default().anything } else { anything };
+    found.prompt("vocabulary.anything", &anything, most);
+    for (field, words) in [("vocabulary.objects", &mut objects), ("vocabulary.styles", &mut styles)]
+    {
+        found.at_most(field, words, MOST_WORDS);
+        for (index, word) in words.iter().enumerate() {
+            found.prompt(&format!("{field}[{index}]"), word, most);
+        }
+    }
+    Some(Vocabulary { anything, objects, styles })
+}

@@ -1,0 +1,145 @@
+//! `GenerateRequest` to a drawing, and its pictures back.
+
+use std::num::NonZeroUsize;
+
+use super::{Limits, fields::check_name, small};
+use crate::{
+    api::{ApiError, violations::Found},
+    proto::keystep::v1::{GenerateRequest, GenerateResponse, Sampler, generate_response::Update},
+    report::PictureNotes,
+    spec::GenerateSpec,
+};
+
+/// The wire's own default, which is what most users of diffusers know.
+const GUIDANCE_SCALE: f64 = 7.5;
+const STEPS: usize = 25;
+
+/// A drawing whose every field was checked.
+#[derive(Debug, Clone, PartialEq)]
+pub(in crate::api) struct DrawingDraft {
+    pub(in crate::api) model: String,
+    pub(in crate::api) spec: GenerateSpec,
+    pub(in crate::api) preview_every: Option<NonZeroUsize>,
+}
+
+impl DrawingDraft {
+    /// Checks every field and gives every violation at once.
+    pub(in crate::api) fn read(
+        request: GenerateRequest,
+        limits: Limits<'_>,
+    ) -> Result<Self, ApiError> {
+        let GenerateRequest {
+            model,
+            prompt,
+            negative_prompt,
+            steps,
+            guidance_scale,
+            width,
+            height,
+            seeds,
+            count,
+            sampler,
+            preview_every_steps,
+        } = request;
+        let mut found = Found::default();
+        check_name("model", &model, &mut found);
+        let most = limits.settings.prompt_characters;
+        found.prompt("prompt", &prompt, most);
+        found.prompt("negative_prompt", &negative_prompt, most);
+        match found.choice("sampler", sampler) {
+            Some(Sampler::Unspecified | Sampler::Ddim) | None => {}
+        }
+        let seeds = read_seeds(seeds, count, limits, &mut found);
+        let spec = GenerateSpec {
+            pictures: seeds.into_iter().map(|seed| (prompt.clone(), seed)).collect(),
+            negative_prompt,
+            steps: steps.map_or(STEPS, |steps| steps as usize),
+            guidance_scale: guidance_scale.unwrap_or(GUIDANCE_SCALE),
+            size: read_size(width, height, limits, &mut found),
+        };
+        found.absorb(spec.validate(), |field| {
+            if field.ends_with(".prompt") { "prompt".to_owned() } else { field.to_owned() }
+        });
+        found.finish()?;
+        let preview_every = NonZeroUsize::new(preview_every_steps as usize);
+        Ok(Self { model, spec, preview_every })
+    }
+
+    /// What a picture's file says of itself, as `keystep generate` writes it.
+    pub(in crate::api) fn notes(&self, index: usize) -> PictureNotes {
+        let (prompt, seed) = self.spec.pictures.get(index).cloned().unwrap_or_default();
+        let mut notes = PictureNotes::drawn(&prompt, seed);
+        if !self.spec.negative_prompt.is_empty() {
+            notes.entries.push(("negative prompt", self.spec.negative_prompt.clone()));
+        }
+        notes.entries.push(("steps", self.spec.steps.to_string()));
+        notes.entries.push(("guidance scale", self.spec.guidance_scale.to_string()));
+        notes
+    }
+
+    pub(in crate::api) fn seed(&self, index: usize) -> u64 {
+        self.spec.pictures.get(index).map_or(0, |(_, seed)| *seed)
+    }
+}
+
+/// One seed a picture; one seed alone counts up.
+fn read_seeds(
+    mut seeds: Vec<u64>,
+    count: Option<u32>,
+    limits: Limits<'_>,
+    found: &mut Found,
+) -> Vec<u64> {
+    let most = limits.settings.images_per_call;
+    let several = seeds.len() > 1;
+    if several {
+        if count.is_some_and(|count| count as usize != seeds.len()) {
+            found.add("count", "differs from the number of seeds; leave it out");
+        }
+        found.at_most("seeds", &mut seeds, most);
+        return seeds;
+    }
+    let first = seeds.first().copied().unwrap_or(0);
+    let count = count.map_or(1, |count| count as usize);
+    found.within("count", count, 1..=most.max(1));
+    (0..count.clamp(1, most.max(1)) as u64).map(|index| first.wrapping_add(index)).collect()
+}
+
+fn read_size(
+    width: Option<u32>,
+    height: Option<u32>,
+    limits: Limits<'_>,
+    found: &mut Found,
+) -> Option<(usize, usize)> {
+    let (width, height) = match (width, height) {
+        (Some(width), Some(height)) => (width as usize, height as usize),
+        (None, None) => return None,
+        (Some(_), None) => {
+            found.add("height", "is unset beside width; give both or neither");
+            return None;
+        }
+        (None, Some(_)) => {
+            found.add("width", "is unset beside height; give both or neither");
+            return None;
+        }
+    };
+    let (pixels, most) = (width.saturating_mul(height), limits.settings.pixels_per_image);
+    if pixels > most {
+        let message = format!("{width} by {height} is {pixels} pixels, the limit is {most}");
+        found.add("width", message);
+    }
+    Some((width, height))
+}
+
+/// A finished picture.
+pub(in crate::api) fn finished(index: usize, seed: u64, png: Vec<u8>) -> GenerateResponse {
+    response(Update::ImagePng(png.into()), index, seed)
+}
+
+/// An unfinished picture.
+pub(in crate::api) fn previewed(index: usize, seed: u64, png: Vec<u8>) -> GenerateResponse {
+    response(Update::PreviewPng(png.into()), index, seed)
+}
+
+fn response(update: Update, index: usize, seed: u64) -> GenerateResponse {
+    GenerateResponse { update: Some(update), steps_total: 0, image_index: small(index), seed }
+}

@@ -1,0 +1,58 @@
+//! Between the wire's messages and what they mean, one file a message or direction. Incoming messages
+//! are taken apart whole, so that a new field cannot be forgotten.
+
+mod evaluate;
+mod event;
+mod fields;
+mod generate;
+mod model;
+mod operation;
+mod outcome;
+mod plan;
+mod score;
+mod unlearn;
+
+use prost::Message;
+
+pub(super) use evaluate::EvaluateDraft;
+pub(super) use event::{event, progress_of_call};
+pub(super) use fields::RequestTerms;
+pub(super) use generate::{DrawingDraft, finished, previewed};
+pub(super) use model::model;
+pub(super) use operation::{operation, validated};
+pub(super) use plan::plan;
+pub(super) use score::{CitedScores, ScoreDraft, step_score, summary};
+pub(super) use unlearn::UnlearnDraft;
+
+use super::ApiSettings;
+use crate::jobs::Timestamp;
+
+/// What requests are held against.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Limits<'a> {
+    pub(super) settings: &'a ApiSettings,
+    pub(super) now: Timestamp,
+    /// Taken where a request leaves its seed open.
+    pub(super) drawn_seed: u64,
+}
+
+/// A message of `keystep.v1` as `Any`.
+fn packed(name: &str, message: &impl Message) -> prost_types::Any {
+    prost_types::Any {
+        type_url: format!("type.googleapis.com/keystep.v1.{name}"),
+        value: message.encode_to_vec(),
+    }
+}
+
+fn time(time: Timestamp) -> prost_types::Timestamp {
+    const MICROS: i64 = 1_000_000;
+    prost_types::Timestamp {
+        seconds: time.0.div_euclid(MICROS),
+        nanos: i32::try_from(time.0.rem_euclid(MICROS) * 1_000).unwrap_or_default(),
+    }
+}
+
+/// A number that is far below the limit of the wire's type.
+fn small(number: usize) -> u32 {
+    u32::try_from(number).unwrap_or(u32::MAX)
+}

@@ -1,0 +1,40 @@
+//! The catalogue to the wire.
+
+use super::{outcome::verdict, time};
+use crate::{
+    catalogue::{ErasedOrigin, ModelEntry, ModelOrigin},
+    proto::keystep::v1::{Model, ModelKind, Vocabulary as WireVocabulary},
+    spec::Vocabulary,
+};
+
+/// A model of the catalogue.
+pub(in crate::api) fn model(entry: ModelEntry) -> Model {
+    let ModelEntry { name, digest, vocabulary, origin } = entry;
+    let words = vocabulary.map(|words| {
+        let Vocabulary { anything, objects, styles } = words;
+        WireVocabulary { anything, objects, styles }
+    });
+    let told = Model {
+        name,
+        digest: digest.unwrap_or_default(),
+        vocabulary: words,
+        kind: ModelKind::Base.into(),
+        ..Model::default()
+    };
+    match origin {
+        ModelOrigin::Base => told,
+        ModelOrigin::Erased(origin) => {
+            let ErasedOrigin { base_model, concepts, manifest_uri, published_at, verdicts } =
+                *origin;
+            Model {
+                kind: ModelKind::Erased.into(),
+                base_model,
+                concepts,
+                manifest_uri,
+                create_time: Some(time(published_at)),
+                verdicts: verdicts.iter().map(verdict).collect(),
+                ..told
+            }
+        }
+    }
+}

@@ -1,0 +1,122 @@
+//! A job as its client sees it.
+
+use super::{
+    event::{progress, state},
+    outcome::{evaluated, unlearned},
+    packed, time,
+};
+use crate::{
+    api::{
+        names::{operation_name, request_name},
+        status::failure_status,
+    },
+    jobs::{EvaluateWork, Failure, FailureReason, Job, JobState, Outcome, UnlearnWork, Work},
+    proto::{
+        google::longrunning::{Operation, operation::Result as Ending},
+        keystep::v1::{
+            EvaluateErasureMetadata, EvaluateErasureResponse, Plan, UnlearnConceptMetadata,
+            UnlearnConceptResponse,
+        },
+    },
+};
+
+/// A stored job; the position is of use while it is queued.
+pub(in crate::api) fn operation(job: &Job, queue_position: u64) -> Operation {
+    let queue_position = u32::try_from(queue_position).unwrap_or(u32::MAX);
+    let metadata = match &job.work {
+        Work::Unlearn(work) => {
+            packed("UnlearnConceptMetadata", &unlearn_metadata(job, work, queue_position))
+        }
+        Work::Evaluate(work) => {
+            packed("EvaluateErasureMetadata", &evaluate_metadata(job, work, queue_position))
+        }
+    };
+    let result = ending(job);
+    Operation {
+        name: operation_name(job.id),
+        metadata: Some(metadata),
+        done: result.is_some(),
+        result,
+    }
+}
+
+fn unlearn_metadata(job: &Job, work: &UnlearnWork, queue_position: u32) -> UnlearnConceptMetadata {
+    UnlearnConceptMetadata {
+        state: state(job.state.name()).into(),
+        queue_position,
+        progress: job.progress.map(progress),
+        attempt: job.attempt,
+        create_time: Some(time(job.created_at)),
+        update_time: Some(time(job.updated_at)),
+        expire_time: job.expires_at.map(time),
+        labels: job.options.labels.clone(),
+        cancel_requested: job.cancel_requested,
+        last_sequence: job.last_sequence.0,
+        base_model: work.base_model.clone(),
+        concepts: work.spec.concepts.iter().map(|concept| concept.text.clone()).collect(),
+        request_id: request_name(job.request_id),
+        priority: job.options.priority,
+        deadline: job.options.deadline.map(time),
+        seed: work.spec.seed,
+    }
+}
+
+fn evaluate_metadata(
+    job: &Job,
+    work: &EvaluateWork,
+    queue_position: u32,
+) -> EvaluateErasureMetadata {
+    EvaluateErasureMetadata {
+        state: state(job.state.name()).into(),
+        queue_position,
+        progress: job.progress.map(progress),
+        attempt: job.attempt,
+        create_time: Some(time(job.created_at)),
+        update_time: Some(time(job.updated_at)),
+        expire_time: job.expires_at.map(time),
+        labels: job.options.labels.clone(),
+        cancel_requested: job.cancel_requested,
+        last_sequence: job.last_sequence.0,
+        base_model: work.base_model.clone(),
+        edited_model: work.edited_model.clone(),
+        concept: work.spec.concept.text.clone(),
+        request_id: request_name(job.request_id),
+        priority: job.options.priority,
+        deadline: job.options.deadline.map(time),
+    }
+}
+
+fn ending(job: &Job) -> Option<Ending> {
+    match &job.state {
+        JobState::Queued | JobState::Preparing | JobState::Running | JobState::Publishing => None,
+        JobState::Succeeded(Outcome::Unlearned(outcome)) => {
+            Some(Ending::Response(packed("UnlearnConceptResponse", &unlearned(job.id, outcome))))
+        }
+        JobState::Succeeded(Outcome::Evaluated(outcome)) => {
+            Some(Ending::Response(packed("EvaluateErasureResponse", &evaluated(outcome))))
+        }
+        JobState::Failed(failure) => Some(Ending::Error(failure_status(failure))),
+        JobState::Cancelled => {
+            let failure = Failure::new(FailureReason::Cancelled, "the operation was cancelled");
+            Some(Ending::Error(failure_status(&failure)))
+        }
+    }
+}
+
+/// What answers `validate_only`: done, nameless since nothing is stored, and with a plan where the
+/// request asks for an erasure.
+pub(in crate::api) fn validated(plan: Option<Plan>) -> Operation {
+    let response = match plan {
+        Some(plan) => packed(
+            "UnlearnConceptResponse",
+            &UnlearnConceptResponse { plan: Some(plan), ..UnlearnConceptResponse::default() },
+        ),
+        None => packed("EvaluateErasureResponse", &EvaluateErasureResponse::default()),
+    };
+    Operation {
+        name: String::new(),
+        metadata: None,
+        done: true,
+        result: Some(Ending::Response(response)),
+    }
+}

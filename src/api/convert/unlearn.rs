@@ -1,0 +1,380 @@
+//! `UnlearnConceptRequest` to an erasure's work.
+
+use std::collections::BTreeMap;
+
+use super::{
+    CitedScores, Limits, RequestTerms,
+    fields::{WireTerms, check_name, read_kind, read_scope, read_vocabulary},
+};
+use crate::{
+    api::{
+        ApiError,
+        destination::destination,
+        violations::{Found, entry},
+    },
+    catalogue::ModelEntry,
+    jobs::{Evaluation, OutputFormat, UnlearnWork},
+    proto::keystep::v1::{
+        AutoWindow, KeySteps as WireKeySteps, LogSnrWindow as WireWindow,
+        OutputFormat as WireFormat, UnlearnConceptRequest, UnlearningMethod,
+        unlearn_concept_request::WindowSource,
+    },
+    spec::{Concept, KeySteps, LogSnrWindow, Method, MethodName, UnlearnSpec, Vocabulary},
+};
+
+const MOST_PRESERVED: usize = 1_024;
+
+/// A request whose every field was checked; what the model and earlier scores bring is yet to come.
+#[derive(Debug, Clone, PartialEq)]
+pub(in crate::api) struct UnlearnDraft {
+    pub(in crate::api) base_model: String,
+    /// Earlier scores that the window is to be taken from.
+    pub(in crate::api) score_digest: Option<String>,
+    pub(in crate::api) terms: RequestTerms,
+    pub(in crate::api) seed_is_given: bool,
+    spec: UnlearnSpec,
+    takes_own_words: bool,
+    formats: Vec<OutputFormat>,
+    destination: String,
+    evaluation: Evaluation,
+    paths: Paths,
+}
+
+impl UnlearnDraft {
+    /// Checks everything that needs no model, and gives every violation at once.
+    pub(in crate::api) fn read(
+        request: UnlearnConceptRequest,
+        limits: Limits<'_>,
+    ) -> Result<Self, ApiError> {
+        let UnlearnConceptRequest {
+            request_id,
+            base_model,
+            concepts,
+            concept_kind,
+            key_steps,
+            seed,
+            validate_only,
+            replacements,
+            preserve,
+            scope,
+            scope_name_contains,
+            method,
+            updates,
+            learning_rate,
+            vocabulary,
+            output_formats,
+            destination: asked_destination,
+            labels,
+            deadline,
+            priority,
+            force,
+            evaluate,
+            window_source,
+        } = request;
+        let mut found = Found::default();
+        let terms = WireTerms { request_id, labels, deadline, priority, force, validate_only }
+            .read(limits, &mut found);
+        check_name("base_model", &base_model, &mut found);
+        let kind = read_kind(concept_kind, &mut found);
+        let concepts = Texts { concepts, preserve, replacements }.read(limits, &mut found);
+        let paths = Paths {
+            concepts: concepts.concepts.clone(),
+            has_key_steps: key_steps.is_some(),
+            names_tensors: !scope_name_contains.is_empty(),
+        };
+        let knobs = Knobs { method, key_steps, updates, learning_rate };
+        let name = knobs.name(&mut found);
+        let (mut method, preset_scope) = Method::preset(name, kind, concepts.concepts.len() > 1);
+        knobs.apply(&mut method, &mut found);
+        let score_digest = apply_window(window_source, &mut method, &mut found);
+        let scope = read_scope(scope, scope_name_contains, &mut found);
+        let vocabulary = read_vocabulary(vocabulary, limits, &mut found);
+        let takes_own_words = vocabulary.is_none();
+        let spec = UnlearnSpec {
+            concepts: concepts.of_kind(kind),
+            method,
+            scope: scope.unwrap_or(preset_scope),
+            preserve: concepts.preserve,
+            vocabulary: vocabulary.unwrap_or_default(),
+            seed: seed.unwrap_or(limits.drawn_seed),
+        };
+        found.absorb(spec.validate(), |field| paths.on_wire(field));
+        let formats = read_formats(&output_formats, &mut found);
+        let destination =
+            destination(&asked_destination, &limits.settings.outputs).unwrap_or_else(|message| {
+                found.add("destination", message);
+                String::new()
+            });
+        found.finish()?;
+        Ok(Self {
+            base_model,
+            score_digest,
+            terms,
+            seed_is_given: seed.is_some(),
+            spec,
+            takes_own_words,
+            formats,
+            destination,
+            evaluation: match evaluate {
+                None => Evaluation::WherePossible,
+                Some(true) => Evaluation::Required,
+                Some(false) => Evaluation::Skipped,
+            },
+            paths,
+        })
+    }
+
+    /// The concepts, for logs.
+    pub(in crate::api) fn concepts(&self) -> impl Iterator<Item = &str> {
+        self.spec.concepts.iter().map(|concept| concept.text.as_str())
+    }
+
+    /// The work on a model that is ready, with the window of the scores that were cited.
+    pub(in crate::api) fn complete(
+        &self,
+        base: &ModelEntry,
+        cited: Option<&CitedScores>,
+    ) -> Result<UnlearnWork, ApiError> {
+        let base_digest =
+            base.digest.clone().ok_or(ApiError::Internal("a model that is ready has no digest"))?;
+        let mut found = Found::default();
+        let mut spec = self.spec.clone();
+        if self.takes_own_words {
+            spec.vocabulary = base.vocabulary.clone().unwrap_or_else(Vocabulary::default);
+        }
+        if self.score_digest.is_some() {
+            match cited_window(cited, &base_digest, &spec) {
+                Ok(window) => set_window(&mut spec.method, window),
+                Err(message) => found.add("score_digest", message),
+            }
+        }
+        found.absorb(spec.validate(), |field| self.paths.on_wire(field));
+        found.finish()?;
+        Ok(UnlearnWork {
+            base_model: self.base_model.clone(),
+            base_digest,
+            spec,
+            score_digest: self.score_digest.clone(),
+            formats: self.formats.clone(),
+            destination: self.destination.clone(),
+            evaluation: self.evaluation,
+        })
+    }
+}
+
+/// Everything that is text.
+struct Texts {
+    concepts: Vec<String>,
+    preserve: Vec<String>,
+    replacements: BTreeMap<String, String>,
+}
+
+impl Texts {
+    fn read(mut self, limits: Limits<'_>, found: &mut Found) -> Self {
+        let most = limits.settings.prompt_characters;
+        for (field, texts, most_texts) in [
+            ("concepts", &mut self.concepts, UnlearnSpec::MAX_CONCEPTS),
+            ("preserve", &mut self.preserve, MOST_PRESERVED),
+        ] {
+            found.at_most(field, texts, most_texts);
+            for (index, text) in texts.iter().enumerate() {
+                found.prompt(&format!("{field}[{index}]"), text, most);
+            }
+        }
+        let (given, most_given) = (self.replacements.len(), UnlearnSpec::MAX_CONCEPTS);
+        if given > most_given {
+            found.add("replacements", format!("has {given} entries, the limit is {most_given}"));
+        }
+        for (concept, replacement) in self.replacements.iter().take(most_given) {
+            let path = entry("replacements", concept);
+            found.prompt(&path, replacement, most);
+            if !self.concepts.contains(concept) {
+                found.add(path, "is for no concept of this request; name one of them");
+            }
+        }
+        self
+    }
+
+    fn of_kind(&self, kind: crate::spec::ConceptKind) -> Vec<Concept> {
+        let concept = |text: &String| Concept {
+            text: text.clone(),
+            kind,
+            replacement: self.replacements.get(text).cloned(),
+        };
+        self.concepts.iter().map(concept).collect()
+    }
+}
+
+/// The method and what of it is given.
+struct Knobs {
+    method: i32,
+    key_steps: Option<WireKeySteps>,
+    updates: Option<u32>,
+    learning_rate: Option<f64>,
+}
+
+impl Knobs {
+    fn name(&self, found: &mut Found) -> MethodName {
+        match found.choice("method", self.method) {
+            Some(UnlearningMethod::Unspecified | UnlearningMethod::Keystep) | None => {
+                MethodName::Keystep
+            }
+            Some(UnlearningMethod::Kscu) => MethodName::Kscu,
+            Some(UnlearningMethod::Esd) => MethodName::Esd,
+        }
+    }
+
+    fn apply(self, method: &mut Method, found: &mut Found) {
+        let (updates, rate) = match method {
+            Method::Keystep(settings) => (&mut settings.updates, &mut settings.relative_rate),
+            Method::Kscu(settings) => (&mut settings.updates, &mut settings.learning_rate),
+            Method::Esd(settings) => (&mut settings.updates, &mut settings.learning_rate),
+        };
+        *updates = self.updates.map_or(*updates, |updates| updates as usize);
+        *rate = self.learning_rate.unwrap_or(*rate);
+        let Some(WireKeySteps { start_step, end_step, iterations }) = self.key_steps else {
+            return;
+        };
+        let Method::Kscu(settings) = method else {
+            let message = "is for UNLEARNING_METHOD_KSCU; other methods take a window or none";
+            found.add("key_steps", message);
+            return;
+        };
+        if self.updates.is_some_and(|updates| updates != iterations) {
+            let message = "differs from key_steps.iterations; leave it out";
+            found.add("updates", message);
+        }
+        settings.first_key_step = start_step as usize;
+        settings.schedule_steps = end_step as usize;
+        settings.updates = iterations as usize;
+    }
+}
+
+/// Sets a window that is given; gives the digest of scores that it is to be taken from.
+fn apply_window(
+    source: Option<WindowSource>,
+    method: &mut Method,
+    found: &mut Found,
+) -> Option<String> {
+    let source = source?;
+    let field = match &source {
+        WindowSource::Auto(AutoWindow {}) => "auto",
+        WindowSource::ScoreDigest(_) => "score_digest",
+        WindowSource::Window(_) => "window",
+    };
+    if method.name() != MethodName::Keystep {
+        let message = format!(
+            "is for UNLEARNING_METHOD_KEYSTEP; the method {} has its own steps",
+            method.name().name()
+        );
+        found.add(field, message);
+        return None;
+    }
+    match source {
+        // The preset measures.
+        WindowSource::Auto(AutoWindow {}) => None,
+        WindowSource::ScoreDigest(digest) => {
+            if digest.is_empty() || digest.len() > 128 {
+                found.add("score_digest", "is no digest; take it from ScoreSummary.score_digest");
+            }
+            Some(digest)
+        }
+        WindowSource::Window(WireWindow { low, high }) => {
+            if low.is_finite() && high.is_finite() && low < high {
+                set_window(method, LogSnrWindow { low, high });
+            } else {
+                let message = format!("{low} to {high} is no window; give two numbers, low < high");
+                found.add("window", message);
+            }
+            None
+        }
+    }
+}
+
+fn set_window(method: &mut Method, window: LogSnrWindow) {
+    if let Method::Keystep(settings) = method {
+        settings.key_steps = KeySteps::Window(window);
+    }
+}
+
+/// The window of earlier scores of the same model and of one of the concepts.
+fn cited_window(
+    cited: Option<&CitedScores>,
+    base_digest: &str,
+    spec: &UnlearnSpec,
+) -> Result<LogSnrWindow, &'static str> {
+    let cited = cited
+        .ok_or("no scores with this digest are kept for this caller; call ScoreTimesteps again")?;
+    if cited.model_digest != base_digest {
+        return Err("these scores are of another model; score this one");
+    }
+    let scored = &cited.scores.spec.concept.text;
+    if spec.concepts.iter().any(|concept| concept.text == *scored) {
+        Ok(cited.scores.window)
+    } else {
+        Err("these scores are of a concept that is not to be erased; score one that is")
+    }
+}
+
+/// What to publish, in one order and without repetition, so that equal work is seen to be equal.
+fn read_formats(numbers: &[i32], found: &mut Found) -> Vec<OutputFormat> {
+    if numbers.is_empty() {
+        return vec![OutputFormat::Delta, OutputFormat::Unet];
+    }
+    let mut formats = Vec::new();
+    for (index, number) in numbers.iter().enumerate() {
+        let field = format!("output_formats[{index}]");
+        // One slip is told as well as thousands of them.
+        if index > 16 {
+            found.add("output_formats", "has more entries than there are formats");
+            break;
+        }
+        match found.choice(&field, *number) {
+            Some(WireFormat::Unspecified) => found.add(field, "is unset; name a format"),
+            Some(WireFormat::Delta) => formats.push(OutputFormat::Delta),
+            Some(WireFormat::Unet) => formats.push(OutputFormat::Unet),
+            Some(WireFormat::Pipeline) => formats.push(OutputFormat::Pipeline),
+            None => {}
+        }
+    }
+    formats.sort_unstable();
+    formats.dedup();
+    formats
+}
+
+/// What is needed to name a spec's field as the request does.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Paths {
+    concepts: Vec<String>,
+    has_key_steps: bool,
+    names_tensors: bool,
+}
+
+impl Paths {
+    fn on_wire(&self, field: &str) -> String {
+        let of_key_steps = |part: &str, otherwise: &str| {
+            if self.has_key_steps { format!("key_steps.{part}") } else { otherwise.to_owned() }
+        };
+        match field {
+            "method.updates" => return of_key_steps("iterations", "updates"),
+            "method.first_key_step" => return of_key_steps("start_step", "key_steps"),
+            "method.schedule_steps" => return of_key_steps("end_step", "key_steps"),
+            "method.learning_rate" | "method.relative_rate" => return "learning_rate".to_owned(),
+            "method.key_steps" => return "window".to_owned(),
+            "scope" if self.names_tensors => return "scope_name_contains".to_owned(),
+            "concepts[].replacement" => return "replacements".to_owned(),
+            _ => {}
+        }
+        if field.starts_with("method.") {
+            return "method".to_owned();
+        }
+        if let Some(concept) = field.strip_suffix(".text") {
+            return concept.to_owned();
+        }
+        let replaced = field
+            .strip_prefix("concepts[")
+            .and_then(|rest| rest.strip_suffix("].replacement"))
+            .and_then(|index| self.concepts.get(index.parse::<usize>().ok()?));
+        replaced.map_or_else(|| field.to_owned(), |concept| entry("replacements", concept))
+    }
+}

@@ -1,0 +1,356 @@
+//! Requests of every sort against the conversions: no panic, and violations that name real fields.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::LazyLock,
+};
+
+use proptest::{collection::vec, option, prelude::*};
+use prost_reflect::DescriptorPool;
+
+use super::world::{NOW, erase_cat, settings};
+use crate::{
+    api::{
+        ApiError, ApiSettings,
+        convert::{DrawingDraft, EvaluateDraft, Limits, ScoreDraft, UnlearnDraft},
+    },
+    catalogue::{BUILTIN, ModelEntry, ModelOrigin},
+    jobs::{Evaluation, OutputFormat},
+    proto::{
+        DESCRIPTOR_SET,
+        keystep::v1::{
+            AutoWindow, ConceptKind as WireKind, EvaluateErasureRequest, GenerateRequest, KeySteps,
+            LogSnrWindow, ScoreTimestepsRequest, UnlearnConceptRequest, UnlearningMethod,
+            Vocabulary as WireVocabulary, unlearn_concept_request::WindowSource,
+        },
+    },
+    spec::{Concept, ConceptKind, Method, MethodName, Scope, UnlearnSpec, Vocabulary},
+};
+
+fn limits(settings: &ApiSettings) -> Limits<'_> {
+    Limits { settings, now: NOW, drawn_seed: 11 }
+}
+
+fn entry() -> ModelEntry {
+    ModelEntry {
+        name: BUILTIN.to_owned(),
+        digest: Some("d".repeat(64)),
+        vocabulary: Some(words()),
+        origin: ModelOrigin::Base,
+    }
+}
+
+fn words() -> Vocabulary {
+    Vocabulary {
+        anything: "emoji".to_owned(),
+        objects: vec!["cat".to_owned(), "dog".to_owned()],
+        styles: vec!["neon".to_owned()],
+    }
+}
+
+fn violations<T: std::fmt::Debug>(read: Result<T, ApiError>) -> Vec<String> {
+    match read {
+        Ok(_) => Vec::new(),
+        Err(ApiError::Invalid(violations)) => {
+            violations.into_iter().map(|violation| violation.field).collect()
+        }
+        Err(other) => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn the_defaults_are_those_of_the_command_line() {
+    let settings = settings();
+    for (wire, name) in [
+        (UnlearningMethod::Unspecified, MethodName::Keystep),
+        (UnlearningMethod::Kscu, MethodName::Kscu),
+        (UnlearningMethod::Esd, MethodName::Esd),
+    ] {
+        for (wire_kind, kind) in [
+            (WireKind::ObjectClass, ConceptKind::Object),
+            (WireKind::Style, ConceptKind::Style),
+            (WireKind::Instance, ConceptKind::Instance),
+            (WireKind::Nudity, ConceptKind::Nudity),
+        ] {
+            let request = UnlearnConceptRequest {
+                method: wire.into(),
+                concept_kind: wire_kind.into(),
+                ..erase_cat()
+            };
+            let draft = UnlearnDraft::read(request, limits(&settings)).unwrap();
+            let work = draft.complete(&entry(), None).unwrap();
+            let (method, scope) = Method::preset(name, kind, false);
+            let expected = UnlearnSpec {
+                concepts: vec![Concept::new("cat", kind)],
+                method,
+                scope,
+                preserve: Vec::new(),
+                vocabulary: words(),
+                seed: 11,
+            };
+            assert_eq!(work.spec, expected);
+            assert_eq!(work.formats, [OutputFormat::Delta, OutputFormat::Unet]);
+            assert_eq!(work.evaluation, Evaluation::WherePossible);
+            assert_eq!(work.destination, "s3://out/models");
+        }
+    }
+}
+
+#[test]
+fn knobs_reach_the_spec() {
+    let settings = settings();
+    let request = UnlearnConceptRequest {
+        method: UnlearningMethod::Kscu.into(),
+        key_steps: Some(KeySteps { start_step: 3, end_step: 20, iterations: 9 }),
+        learning_rate: Some(1e-4),
+        scope_name_contains: "attn1".to_owned(),
+        seed: Some(5),
+        output_formats: vec![3, 1, 3],
+        ..erase_cat()
+    };
+    let draft = UnlearnDraft::read(request, limits(&settings)).unwrap();
+    assert!(draft.seed_is_given);
+    let work = draft.complete(&entry(), None).unwrap();
+    let Method::Kscu(kscu) = &work.spec.method else { panic!("{:?}", work.spec.method) };
+    assert_eq!((kscu.first_key_step, kscu.schedule_steps, kscu.updates), (3, 20, 9));
+    assert!((kscu.learning_rate - 1e-4).abs() < 1e-12);
+    assert_eq!(work.spec.scope, Scope::NameContains("attn1".to_owned()));
+    assert_eq!((work.spec.seed, work.formats.len()), (5, 2));
+}
+
+#[test]
+fn every_violation_is_told_under_the_wires_path() {
+    let settings = settings();
+    let request = UnlearnConceptRequest {
+        request_id: "7".to_owned(),
+        base_model: String::new(),
+        concepts: vec!["cat".to_owned(), String::new(), "cat".to_owned()],
+        concept_kind: 9,
+        key_steps: Some(KeySteps::default()),
+        replacements: BTreeMap::from([
+            ("cat".to_owned(), "CAT".to_owned()),
+            ("cow".to_owned(), "dog".to_owned()),
+        ]),
+        preserve: vec![" ".to_owned()],
+        scope: 2,
+        scope_name_contains: "\u{7}".to_owned(),
+        updates: Some(0),
+        learning_rate: Some(f64::INFINITY),
+        vocabulary: Some(WireVocabulary {
+            objects: vec!["a".to_owned(), "a".to_owned()],
+            ..WireVocabulary::default()
+        }),
+        output_formats: vec![0, 8],
+        destination: "s3://elsewhere".to_owned(),
+        labels: BTreeMap::from([(String::new(), "x".repeat(257))]),
+        deadline: Some(prost_types::Timestamp { seconds: i64::MAX, nanos: -1 }),
+        priority: 101,
+        window_source: Some(WindowSource::Window(LogSnrWindow { low: 1.0, high: 1.0 })),
+        ..UnlearnConceptRequest::default()
+    };
+    let found: BTreeSet<_> =
+        violations(UnlearnDraft::read(request, limits(&settings))).into_iter().collect();
+    let expected = [
+        "base_model",
+        "concept_kind",
+        "concepts[1]",
+        "concepts[2]",
+        "deadline",
+        "destination",
+        "key_steps",
+        "labels[\"\"]",
+        "learning_rate",
+        "output_formats[0]",
+        "output_formats[1]",
+        "preserve[0]",
+        "priority",
+        "replacements[\"cat\"]",
+        "replacements[\"cow\"]",
+        "request_id",
+        "scope_name_contains",
+        "key_steps.iterations",
+        "vocabulary.objects[1]",
+        "window",
+    ];
+    assert_eq!(found, expected.map(str::to_owned).into());
+}
+
+#[test]
+fn key_steps_and_windows_are_each_for_their_method() {
+    let settings = settings();
+    let of = |request| violations(UnlearnDraft::read(request, limits(&settings)));
+    let kscu = || UnlearnConceptRequest { method: UnlearningMethod::Kscu.into(), ..erase_cat() };
+    let late = Some(KeySteps { start_step: 18, end_step: 20, iterations: 9 });
+    assert_eq!(of(UnlearnConceptRequest { key_steps: late, ..kscu() }), ["key_steps.start_step"]);
+    let auto = Some(WindowSource::Auto(AutoWindow {}));
+    assert_eq!(of(UnlearnConceptRequest { window_source: auto.clone(), ..kscu() }), ["auto"]);
+    assert_eq!(of(UnlearnConceptRequest { window_source: auto, ..erase_cat() }), [""; 0]);
+    let replaced = BTreeMap::from([("cat".to_owned(), "dog".to_owned())]);
+    assert_eq!(of(UnlearnConceptRequest { replacements: replaced, ..kscu() }), ["replacements"]);
+    let window = Some(WindowSource::Window(LogSnrWindow { low: f64::NAN, high: 1.0 }));
+    assert_eq!(of(UnlearnConceptRequest { window_source: window, ..erase_cat() }), ["window"]);
+}
+
+#[test]
+fn lists_that_are_far_too_long_are_refused_quickly() {
+    let settings = settings();
+    let many = |prefix: &str| (0..100_000).map(|n| format!("{prefix}{n}")).collect::<Vec<_>>();
+    let request = UnlearnConceptRequest {
+        concepts: many("c"),
+        preserve: many("p"),
+        replacements: many("r").into_iter().map(|key| (key, "x".to_owned())).collect(),
+        labels: many("l").into_iter().map(|key| (key, String::new())).collect(),
+        output_formats: vec![0; 100_000],
+        vocabulary: Some(WireVocabulary {
+            objects: many("o"),
+            styles: many("s"),
+            ..WireVocabulary::default()
+        }),
+        ..erase_cat()
+    };
+    let found = violations(UnlearnDraft::read(request, limits(&settings)));
+    for field in ["concepts", "preserve", "labels", "vocabulary.objects", "vocabulary.styles"] {
+        assert!(found.iter().any(|other| other == field), "{field}");
+    }
+}
+
+/// Names of a request's fields.
+fn field_names(message: &str) -> BTreeSet<String> {
+    static POOL: LazyLock<DescriptorPool> =
+        LazyLock::new(|| DescriptorPool::decode(DESCRIPTOR_SET).unwrap());
+    let message = POOL.get_message_by_name(&format!("keystep.v1.{message}")).unwrap();
+    message.fields().map(|field| field.name().to_owned()).collect()
+}
+
+fn check<T: std::fmt::Debug>(read: Result<T, ApiError>, message: &str) -> Option<T> {
+    match read {
+        Ok(read) => Some(read),
+        Err(ApiError::Invalid(violations)) => {
+            assert!(!violations.is_empty());
+            let known = field_names(message);
+            for violation in violations {
+                let head = violation.field.split(['[', '.']).next().unwrap();
+                assert!(known.contains(head), "{message} has no field {}", violation.field);
+            }
+            None
+        }
+        Err(other) => panic!("{other:?}"),
+    }
+}
+
+fn text() -> impl Strategy<Value = String> {
+    prop_oneof![
+        4 => prop::sample::select(vec!["cat", "dog", "neon", "Van Gogh", "s3://out/models/x"])
+            .prop_map(str::to_owned),
+        1 => Just(String::new()),
+        1 => "\\PC{0,12}",
+        1 => any::<String>(),
+    ]
+}
+
+fn number() -> impl Strategy<Value = i32> {
+    prop_oneof![8 => 0..5, 1 => any::<i32>()]
+}
+
+fn time() -> impl Strategy<Value = prost_types::Timestamp> {
+    (prop_oneof![Just(1_900_000_000), any::<i64>()], prop_oneof![Just(0), any::<i32>()])
+        .prop_map(|(seconds, nanos)| prost_types::Timestamp { seconds, nanos })
+}
+
+fn vocabulary() -> impl Strategy<Value = WireVocabulary> {
+    (text(), vec(text(), 0..4), vec(text(), 0..4))
+        .prop_map(|(anything, objects, styles)| WireVocabulary { anything, objects, styles })
+}
+
+fn map() -> impl Strategy<Value = BTreeMap<String, String>> {
+    prop::collection::btree_map(text(), text(), 0..3)
+}
+
+fn window() -> impl Strategy<Value = WindowSource> {
+    prop_oneof![
+        Just(WindowSource::Auto(AutoWindow {})),
+        text().prop_map(WindowSource::ScoreDigest),
+        (any::<f64>(), any::<f64>())
+            .prop_map(|(low, high)| WindowSource::Window(LogSnrWindow { low, high })),
+    ]
+}
+
+prop_compose! {
+    fn unlearn_requests()(
+        (request_id, base_model, concepts, concept_kind) in
+            (text(), text(), vec(text(), 0..4), number()),
+        (steps, seed, replacements, preserve) in
+            (option::of(any::<[u32; 3]>()), any::<Option<u64>>(), map(), vec(text(), 0..3)),
+        (scope, scope_name_contains, method, updates, learning_rate) in
+            (number(), text(), number(), any::<Option<u32>>(), any::<Option<f64>>()),
+        (words, output_formats, destination, labels) in
+            (option::of(vocabulary()), vec(number(), 0..4), text(), map()),
+        (deadline, priority, window_source, evaluate) in
+            (option::of(time()), any::<i32>(), option::of(window()), any::<Option<bool>>()),
+    ) -> UnlearnConceptRequest {
+        UnlearnConceptRequest {
+            request_id, base_model, concepts, concept_kind,
+            key_steps: steps.map(|[start_step, end_step, iterations]| {
+                KeySteps { start_step, end_step, iterations }
+            }),
+            seed, replacements, preserve, scope, scope_name_contains, method, updates,
+            learning_rate, vocabulary: words, output_formats, destination, labels, deadline,
+            priority, window_source, evaluate, force: false, validate_only: false,
+        }
+    }
+}
+
+prop_compose! {
+    fn other_requests()(
+        (model, prompt, kind, words) in (text(), text(), number(), option::of(vocabulary())),
+        (a, b, c, d) in any::<(Option<u32>, Option<u32>, Option<u32>, Option<u32>)>(),
+        (scale, seed, seeds) in any::<(Option<f64>, Option<u64>, Vec<u64>)>(),
+        (measures, scope, name, sampler) in (vec(number(), 0..3), number(), text(), number()),
+        (labels, deadline, priority) in (map(), option::of(time()), any::<i32>()),
+    ) -> (EvaluateErasureRequest, ScoreTimestepsRequest, GenerateRequest) {
+        let evaluate = EvaluateErasureRequest {
+            request_id: name.clone(), base_model: model.clone(), edited_model: name.clone(),
+            concept: prompt.clone(), concept_kind: kind, vocabulary: words.clone(),
+            target_seeds: a, retain_seeds: b, steps: c, guidance_scale: scale, seed, labels,
+            deadline, priority, force: false, validate_only: false, destination: model.clone(),
+        };
+        let score = ScoreTimestepsRequest {
+            model: model.clone(), concept: prompt.clone(), concept_kind: kind, steps: a,
+            guidance_scale: scale, trajectories: b, seed, measures, scope, vocabulary: words,
+            scope_name_contains: name.clone(),
+        };
+        let generate = GenerateRequest {
+            model, prompt, negative_prompt: name, steps: a, guidance_scale: scale, width: b,
+            height: c, seeds, count: d, sampler, preview_every_steps: a.unwrap_or(0),
+        };
+        (evaluate, score, generate)
+    }
+}
+
+proptest! {
+    #[test]
+    fn no_erasure_panics_and_violations_name_fields(request in unlearn_requests()) {
+        let settings = settings();
+        let read = UnlearnDraft::read(request, limits(&settings));
+        if let Some(draft) = check(read, "UnlearnConceptRequest") {
+            check(draft.complete(&entry(), None), "UnlearnConceptRequest");
+        }
+    }
+
+    #[test]
+    fn no_other_request_panics(requests in other_requests()) {
+        let settings = settings();
+        let (evaluate, score, generate) = requests;
+        let read = EvaluateDraft::read(evaluate, limits(&settings));
+        if let Some(draft) = check(read, "EvaluateErasureRequest") {
+            check(draft.complete(&entry(), &entry()), "EvaluateErasureRequest");
+        }
+        let read = ScoreDraft::read(score, limits(&settings));
+        if let Some(draft) = check(read, "ScoreTimestepsRequest") {
+            prop_assert!(draft.complete(Some(words())).validate().is_ok());
+        }
+        if let Some(draft) = check(DrawingDraft::read(generate, limits(&settings)), "GenerateRequest") {
+            prop_assert!(draft.spec.pictures.len() <= 4);
+        }
+    }
+}

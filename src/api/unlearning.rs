@@ -1,0 +1,138 @@
+//! `keystep.v1.UnlearningService`: who may, then each call's own file.
+
+use std::sync::Arc;
+
+use tonic::{Request, Response, Status};
+
+use super::{
+    ApiError, ApiParts,
+    admission::trace_parent,
+    calling::{self, Messages},
+    convert::model,
+    paging::{models_token, page_size, read_models_token},
+    violations::Found,
+    watching,
+};
+use crate::{
+    auth::{Caller, Role},
+    proto::{
+        google::longrunning::Operation,
+        keystep::v1::{
+            EvaluateErasureRequest, GenerateRequest, GenerateResponse, GetModelRequest,
+            GetModelResponse, ListModelsRequest, ListModelsResponse, ScoreTimestepsRequest,
+            ScoreTimestepsResponse, UnlearnConceptRequest, WatchOperationRequest,
+            WatchOperationResponse, unlearning_service_server::UnlearningService,
+        },
+    },
+};
+
+/// Serves `keystep.v1.UnlearningService`.
+#[derive(Debug, Clone)]
+pub struct UnlearningApi {
+    parts: Arc<ApiParts>,
+}
+
+impl UnlearningApi {
+    /// Over these parts.
+    pub fn new(parts: Arc<ApiParts>) -> Self {
+        Self { parts }
+    }
+
+    async fn models(
+        &self,
+        caller: &Caller,
+        request: ListModelsRequest,
+    ) -> Result<ListModelsResponse, ApiError> {
+        let ListModelsRequest { page_size: size, page_token } = request;
+        let mut found = Found::default();
+        let most = page_size(size, &mut found) as usize;
+        let after = read_models_token(&page_token, &mut found);
+        found.finish()?;
+        let page = self.parts.catalogue.list(caller.sees(), after, most).await?;
+        Ok(ListModelsResponse {
+            models: page.models.into_iter().map(model).collect(),
+            next_page_token: page.next.map(models_token).unwrap_or_default(),
+        })
+    }
+
+    async fn model(
+        &self,
+        caller: &Caller,
+        request: GetModelRequest,
+    ) -> Result<GetModelResponse, ApiError> {
+        let GetModelRequest { name } = request;
+        let entry = self.parts.catalogue.get(&name, caller.sees()).await?;
+        let entry = entry.ok_or(ApiError::ModelNotFound { name })?;
+        Ok(GetModelResponse { model: Some(model(entry)) })
+    }
+}
+
+#[tonic::async_trait]
+impl UnlearningService for UnlearningApi {
+    type ScoreTimestepsStream = Messages<ScoreTimestepsResponse>;
+    type GenerateStream = Messages<GenerateResponse>;
+    type WatchOperationStream = Messages<WatchOperationResponse>;
+
+    async fn unlearn_concept(
+        &self,
+        request: Request<UnlearnConceptRequest>,
+    ) -> Result<Response<Operation>, Status> {
+        let caller = self.parts.admit(&request, Role::Submit)?;
+        let trace = trace_parent(&request);
+        let operation = self.parts.submit_unlearn(&caller, trace, request.into_inner()).await?;
+        Ok(Response::new(operation))
+    }
+
+    async fn evaluate_erasure(
+        &self,
+        request: Request<EvaluateErasureRequest>,
+    ) -> Result<Response<Operation>, Status> {
+        let caller = self.parts.admit(&request, Role::Submit)?;
+        let trace = trace_parent(&request);
+        let operation = self.parts.submit_evaluate(&caller, trace, request.into_inner()).await?;
+        Ok(Response::new(operation))
+    }
+
+    async fn score_timesteps(
+        &self,
+        request: Request<ScoreTimestepsRequest>,
+    ) -> Result<Response<Self::ScoreTimestepsStream>, Status> {
+        let caller = self.parts.admit(&request, Role::Generate)?;
+        let messages = calling::score(&self.parts, &caller, request.into_inner()).await?;
+        Ok(Response::new(messages))
+    }
+
+    async fn generate(
+        &self,
+        request: Request<GenerateRequest>,
+    ) -> Result<Response<Self::GenerateStream>, Status> {
+        let caller = self.parts.admit(&request, Role::Generate)?;
+        let messages = calling::generate(&self.parts, &caller, request.into_inner()).await?;
+        Ok(Response::new(messages))
+    }
+
+    async fn watch_operation(
+        &self,
+        request: Request<WatchOperationRequest>,
+    ) -> Result<Response<Self::WatchOperationStream>, Status> {
+        let caller = self.parts.admit(&request, Role::Read)?;
+        let messages = watching::watch(&self.parts, &caller, request.into_inner()).await?;
+        Ok(Response::new(messages))
+    }
+
+    async fn list_models(
+        &self,
+        request: Request<ListModelsRequest>,
+    ) -> Result<Response<ListModelsResponse>, Status> {
+        let caller = self.parts.admit(&request, Role::Read)?;
+        Ok(Response::new(self.models(&caller, request.into_inner()).await?))
+    }
+
+    async fn get_model(
+        &self,
+        request: Request<GetModelRequest>,
+    ) -> Result<Response<GetModelResponse>, Status> {
+        let caller = self.parts.admit(&request, Role::Read)?;
+        Ok(Response::new(self.model(&caller, request.into_inner()).await?))
+    }
+}

@@ -1,0 +1,221 @@
+//! The token file's contents, checked.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use serde::Deserialize;
+use sha2::{Digest, Sha256};
+use subtle::{ConditionallySelectable, ConstantTimeEq};
+use toml::value::Datetime;
+
+use super::{Caller, Role, TokenTableError, bucket::Rate};
+use crate::jobs::{Principal, Timestamp};
+
+/// Characters of a principal or of a certificate's name.
+const MOST_CHARACTERS: usize = 256;
+
+/// Above this a limit is none.
+const MOST_PER_SECOND: f64 = 1e6;
+
+/// Who is known.
+pub(super) struct Table {
+    tokens: Vec<Token>,
+    certificates: BTreeMap<String, Grant>,
+}
+
+/// What one entry gives.
+pub(super) struct Grant {
+    pub(super) caller: Caller,
+    pub(super) rate: Option<Rate>,
+}
+
+struct Token {
+    sha256: [u8; 32],
+    expires: Option<Timestamp>,
+    grant: Grant,
+}
+
+impl Table {
+    /// Reads and checks the file's text.
+    pub(super) fn parse(text: &str) -> Result<Self, TokenTableError> {
+        let file: File = toml::from_str(text).map_err(|error| {
+            // Its Display quotes the line, where a token may stand by mistake.
+            let start = error.span().map_or(0, |span| span.start);
+            let before = text.get(..start).unwrap_or_default();
+            let line = before.matches('\n').count() + 1;
+            TokenTableError::Syntax { line, message: error.message().to_owned() }
+        })?;
+        Ok(Self { tokens: tokens(file.token)?, certificates: certificates(file.certificate)? })
+    }
+
+    /// Whose token this is; `None` when it is unknown or has expired.
+    pub(super) fn of_token(&self, token: &[u8], now: Timestamp) -> Option<&Grant> {
+        const NONE: u64 = u64::MAX;
+        let presented = Sha256::digest(token);
+        let mut found = NONE;
+        // All of them, so that the time taken tells neither whether nor where one matched.
+        for (index, entry) in (0_u64..).zip(&self.tokens) {
+            let same = entry.sha256.as_slice().ct_eq(presented.as_slice());
+            found.conditional_assign(&index, same);
+        }
+        let entry = self.tokens.get(usize::try_from(found).ok()?)?;
+        (entry.expires.is_none_or(|end| now < end)).then_some(&entry.grant)
+    }
+
+    /// Whose certificate this is: of its names the first that is known.
+    pub(super) fn of_certificate(&self, names: &[String]) -> Option<&Grant> {
+        names.iter().find_map(|name| self.certificates.get(name))
+    }
+
+    /// Whether any entry is of the principal.
+    pub(super) fn names(&self, principal: &Principal) -> bool {
+        let of_tokens = self.tokens.iter().map(|token| &token.grant);
+        let mut grants = of_tokens.chain(self.certificates.values());
+        grants.any(|grant| grant.caller.principal == *principal)
+    }
+
+    /// Tokens and certificates, for the log.
+    pub(super) fn counts(&self) -> (usize, usize) {
+        (self.tokens.len(), self.certificates.len())
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    #[serde(default)]
+    token: Vec<TokenEntry>,
+    #[serde(default)]
+    certificate: Vec<CertificateEntry>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TokenEntry {
+    sha256: String,
+    principal: String,
+    roles: BTreeSet<Role>,
+    queued_jobs: Option<u64>,
+    requests_per_second: Option<f64>,
+    burst: Option<u32>,
+    expires: Option<Datetime>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct CertificateEntry {
+    name: String,
+    principal: String,
+    roles: BTreeSet<Role>,
+    queued_jobs: Option<u64>,
+    requests_per_second: Option<f64>,
+    burst: Option<u32>,
+}
+
+/// What both kinds of entry say of a caller.
+struct Granted {
+    principal: String,
+    roles: BTreeSet<Role>,
+    queued_jobs: Option<u64>,
+    requests_per_second: Option<f64>,
+    burst: Option<u32>,
+}
+
+impl Granted {
+    fn check(self) -> Result<Grant, TokenTableError> {
+        let principal = checked_name("principal", self.principal)?;
+        if self.roles.is_empty() {
+            return Err(TokenTableError::NoRole { principal });
+        }
+        let rate = match (self.requests_per_second, self.burst) {
+            (None, None) => None,
+            (None, Some(_)) | (Some(_), Some(0)) => {
+                return Err(TokenTableError::Burst { principal });
+            }
+            (Some(value), _) if !(value > 0.0 && value <= MOST_PER_SECOND) => {
+                return Err(TokenTableError::Rate { principal, value, most: MOST_PER_SECOND });
+            }
+            (Some(per_second), burst) => {
+                let burst = burst.map_or(per_second.ceil(), f64::from).max(1.0);
+                Some(Rate { per_second, burst })
+            }
+        };
+        let principal = Principal(principal);
+        let caller = Caller { principal, roles: self.roles, queued_jobs: self.queued_jobs };
+        Ok(Grant { caller, rate })
+    }
+}
+
+fn tokens(entries: Vec<TokenEntry>) -> Result<Vec<Token>, TokenTableError> {
+    let mut seen = HashMap::new();
+    let mut tokens = Vec::with_capacity(entries.len());
+    for (index, entry) in entries.into_iter().enumerate() {
+        let number = index + 1;
+        let sha256 = digest(&entry.sha256).ok_or(TokenTableError::Hash { entry: number })?;
+        if let Some(first) = seen.insert(sha256, number) {
+            return Err(TokenTableError::RepeatedToken { first, entry: number });
+        }
+        let expires = match entry.expires {
+            None => None,
+            Some(end) => Some(moment(&end).ok_or(TokenTableError::Expires { entry: number })?),
+        };
+        let granted = Granted {
+            principal: entry.principal,
+            roles: entry.roles,
+            queued_jobs: entry.queued_jobs,
+            requests_per_second: entry.requests_per_second,
+            burst: entry.burst,
+        };
+        tokens.push(Token { sha256, expires, grant: granted.check()? });
+    }
+    Ok(tokens)
+}
+
+fn certificates(
+    entries: Vec<CertificateEntry>,
+) -> Result<BTreeMap<String, Grant>, TokenTableError> {
+    let mut certificates = BTreeMap::new();
+    for entry in entries {
+        let name = checked_name("name", entry.name)?;
+        let granted = Granted {
+            principal: entry.principal,
+            roles: entry.roles,
+            queued_jobs: entry.queued_jobs,
+            requests_per_second: entry.requests_per_second,
+            burst: entry.burst,
+        };
+        if certificates.insert(name.clone(), granted.check()?).is_some() {
+            return Err(TokenTableError::RepeatedCertificate { name });
+        }
+    }
+    Ok(certificates)
+}
+
+fn checked_name(key: &'static str, value: String) -> Result<String, TokenTableError> {
+    let fits = (1..=MOST_CHARACTERS).contains(&value.chars().count());
+    if fits && !value.contains(char::is_control) {
+        return Ok(value);
+    }
+    Err(TokenTableError::Name { key, value, most: MOST_CHARACTERS })
+}
+
+fn digest(text: &str) -> Option<[u8; 32]> {
+    let text: &[u8; 64] = text.as_bytes().try_into().ok()?;
+    let mut digest = [0; 32];
+    for (byte, pair) in digest.iter_mut().zip(text.chunks_exact(2)) {
+        if !pair.iter().all(u8::is_ascii_hexdigit) {
+            return None;
+        }
+        *byte = u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()?;
+    }
+    Some(digest)
+}
+
+/// Only what names one moment everywhere.
+fn moment(time: &Datetime) -> Option<Timestamp> {
+    if time.date.is_none() || time.time.is_none() || time.offset.is_none() {
+        return None;
+    }
+    let time: prost_types::Timestamp = time.to_string().parse().ok()?;
+    let micros = time.seconds.checked_mul(1_000_000)?.checked_add(i64::from(time.nanos) / 1000)?;
+    Some(Timestamp(micros))
+}

@@ -1,0 +1,194 @@
+//! `keystep serve`: the daemon.
+
+mod arguments;
+mod notify;
+mod signals;
+
+use std::{
+    io::Write,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+pub(super) use arguments::ServeArguments;
+
+use super::{environment, session::print_result};
+use crate::{
+    config::{self, ConfigError, LogFormat, Settings},
+    daemon::{Daemon, DaemonParts, StartError},
+    shutdown::Departure,
+    telemetry::{self, BuildInfo, LogStyle, TelemetryError},
+    worker::CandleSource,
+};
+use notify::Notifier;
+
+/// The configuration is wrong.
+const BAD_CONFIGURATION: u8 = 64;
+
+/// Why there is no daemon.
+#[derive(Debug, thiserror::Error)]
+enum ServeError {
+    /// The settings are wrong.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// Logs or metrics cannot be had.
+    #[error(transparent)]
+    Telemetry(#[from] TelemetryError),
+    /// Tasks cannot be run.
+    #[error("cannot start the runtime")]
+    Runtime(#[source] std::io::Error),
+    /// Signals cannot be heard.
+    #[error("cannot listen for signals")]
+    Signals(#[source] std::io::Error),
+    /// A part of the daemon does not start.
+    #[error(transparent)]
+    Start(#[from] StartError),
+}
+
+impl ServeError {
+    fn exit_code(&self) -> u8 {
+        match self {
+            Self::Config(_) | Self::Telemetry(TelemetryError::Level(_)) => BAD_CONFIGURATION,
+            _ => 1,
+        }
+    }
+
+    fn lines(&self) -> Vec<String> {
+        if let Self::Config(error) = self {
+            return error.lines();
+        }
+        let mut line = self.to_string();
+        let mut source = std::error::Error::source(self);
+        while let Some(error) = source {
+            let text = error.to_string();
+            if !line.contains(&text) {
+                line = format!("{line}: {text}");
+            }
+            source = error.source();
+        }
+        vec![line]
+    }
+
+    fn print(&self) {
+        let mut stderr = std::io::stderr().lock();
+        for line in self.lines() {
+            // Nobody is left to tell when stderr is closed.
+            let _ = writeln!(stderr, "error: {line}");
+        }
+    }
+}
+
+/// Runs the daemon, or looks at its configuration; gives the exit code.
+pub(super) fn run(arguments: &ServeArguments) -> ExitCode {
+    match serve(arguments) {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            error.print();
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+fn serve(arguments: &ServeArguments) -> Result<u8, ServeError> {
+    let loaded = config::load(&arguments.sources())?;
+    if arguments.print_config {
+        print_result(&config::print(&loaded)?);
+        return Ok(0);
+    }
+    if arguments.check {
+        return Ok(0);
+    }
+    environment::settle(loaded.settings.device.threads);
+    let settings = config::open_files(&loaded)?;
+    let json = settings.log.format == LogFormat::Json;
+    telemetry::log_to_stderr(&LogStyle { json, level: settings.log.level.clone() })?;
+    telemetry::log_panics();
+    tracing::info!("{}", BuildInfo::CURRENT);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(ServeError::Runtime)?;
+    let departure = runtime.block_on(daemon(&settings, arguments.ready_file.clone()));
+    // What still blocks a thread must not hold the process: everything that matters is closed.
+    runtime.shutdown_background();
+    Ok(departure?.exit_code())
+}
+
+async fn daemon(settings: &Settings, ready_file: Option<PathBuf>) -> Result<Departure, ServeError> {
+    // Before anything else, so that no signal kills what has just begun.
+    let signals = signals::listen().map_err(ServeError::Signals)?;
+    let _metrics = match settings.metrics.listen {
+        Some(address) => {
+            let runtime = tokio::runtime::Handle::current();
+            let exporter = telemetry::export_metrics(address, &runtime)?;
+            tracing::info!("metrics on http://{address}/metrics");
+            Some(exporter)
+        }
+        None => None,
+    };
+    let daemon = Daemon::start(settings, DaemonParts::new(CandleSource)).await?;
+    let address = daemon.address();
+    tracing::info!("listening on {address}");
+    let told = announce(&daemon, ready_file);
+    let departure = daemon.run(signals).await;
+    told.abort();
+    Ok(departure)
+}
+
+/// Tells whoever waits that the daemon is ready, and later that it goes.
+fn announce(daemon: &Daemon, ready_file: Option<PathBuf>) -> tokio::task::JoinHandle<()> {
+    let (mut ready, draining, address) = (daemon.ready(), daemon.draining(), daemon.address());
+    let notifier = Notifier::of_environment();
+    tokio::spawn(async move {
+        if ready.wait_for(|is_ready| *is_ready).await.is_ok() {
+            notifier.say(&format!("READY=1\nSTATUS=listening on {address}"));
+            if let Some(path) = &ready_file
+                && let Err(error) = write_whole(path, &address.to_string())
+            {
+                tracing::error!(path = %path.display(), %error, "the ready file is not written");
+            }
+        }
+        draining.cancelled().await;
+        notifier.say("STOPPING=1");
+    })
+}
+
+/// Who waits for the file must never read half of it.
+fn write_whole(path: &Path, text: &str) -> std::io::Result<()> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    let mut file = tempfile::NamedTempFile::new_in(folder.unwrap_or(Path::new(".")))?;
+    writeln!(file, "{text}")?;
+    file.persist(path).map_err(|error| error.error)?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn wrong_configuration_has_its_own_code_and_a_line_a_violation() {
+        let arguments = ServeArguments {
+            listen: Some("0.0.0.0:1".to_owned()),
+            output: vec!["nowhere".to_owned()],
+            ..ServeArguments::default()
+        };
+        let error = config::load(&arguments.sources_without_environment()).unwrap_err();
+        let error = ServeError::from(error);
+        assert_eq!((error.exit_code(), error.lines().len()), (64, 2), "{:?}", error.lines());
+        let start = ServeError::from(StartError::DataFolder {
+            path: PathBuf::from("x"),
+            source: std::io::Error::other("the disk is gone"),
+        });
+        assert_eq!(start.exit_code(), 1);
+        assert!(start.lines()[0].ends_with("--data-dir: the disk is gone"), "{:?}", start.lines());
+    }
+
+    #[test]
+    fn the_ready_file_holds_the_address() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("ready");
+        write_whole(&path, "127.0.0.1:5").unwrap();
+        assert_eq!(std::fs::read_to_string(path).unwrap(), "127.0.0.1:5\n");
+    }
+}

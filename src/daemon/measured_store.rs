@@ -1,0 +1,182 @@
+//! The store as the worker sees it: the same, with what passes measured.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use tokio::{sync::watch, time::Instant};
+
+use crate::{
+    jobs::{
+        Clock, Fence, Inserted, Job, JobEvent, JobId, JobState, JobStore, LeaseStatus, ListQuery,
+        NewEvent, NewJob, Outcome, Page, Principal, QueueLimits, Sequence, StateName, StoreError,
+        Swept, WorkerId,
+    },
+    telemetry,
+};
+
+/// A store whose worker is measured by what it claims and records.
+#[derive(Debug)]
+pub(super) struct MeasuredStore<S> {
+    inner: Arc<S>,
+    clock: Clock,
+    held: Mutex<HashMap<JobId, Held>>,
+}
+
+/// A job in this worker's hands.
+#[derive(Debug, Clone, Copy)]
+struct Held {
+    state: StateName,
+    since: Instant,
+    /// Updates that were reported, and when.
+    updates: (u32, Instant),
+}
+
+impl<S: JobStore> MeasuredStore<S> {
+    pub(super) fn new(inner: Arc<S>, clock: Clock) -> Self {
+        Self { inner, clock, held: Mutex::default() }
+    }
+
+    fn claimed(&self, job: &Job) {
+        if job.attempt == 1 {
+            telemetry::queue_waited(self.clock.now().since(job.created_at));
+        }
+        let now = Instant::now();
+        // What an earlier attempt made is not made again by being claimed.
+        let done = job.progress.map_or(0, |progress| progress.updates_done);
+        let held = Held { state: job.state.name(), since: now, updates: (done, now) };
+        self.with_held(|jobs| jobs.insert(job.id, held));
+    }
+
+    fn recorded(&self, job: &Job) {
+        let now = Instant::now();
+        self.with_held(|jobs| {
+            let Some(held) = jobs.get_mut(&job.id) else { return };
+            if let Some(progress) = job.progress {
+                let (before, since) = held.updates;
+                // Fewer than before: the state that was saved is older.
+                let made = progress.updates_done.saturating_sub(before);
+                if made > 0 {
+                    telemetry::iterations(made.into(), now - since);
+                    telemetry::loss(progress.loss);
+                }
+                // Whatever came before the first update is no part of it.
+                held.updates = (progress.updates_done, now);
+            }
+            let state = job.state.name();
+            if state != held.state {
+                telemetry::job_phase_finished(held.state.name(), state.name(), now - held.since);
+                (held.state, held.since) = (state, now);
+            }
+            if state.is_terminal() || state == StateName::Queued {
+                jobs.remove(&job.id);
+            }
+        });
+        if let JobState::Succeeded(outcome) = &job.state {
+            let files = match outcome {
+                Outcome::Unlearned(unlearned) => &unlearned.files,
+                Outcome::Evaluated(evaluated) => &evaluated.files,
+            };
+            telemetry::artifact_bytes(files.iter().map(|file| file.size).sum());
+        }
+    }
+
+    fn refused(&self, id: JobId, error: &StoreError) {
+        if matches!(error, StoreError::FenceIsOld { .. }) && self.dropped(id) {
+            telemetry::lease_lost(1);
+        }
+    }
+
+    /// Lets go of a job; says whether it was held.
+    fn dropped(&self, id: JobId) -> bool {
+        self.with_held(|jobs| jobs.remove(&id)).is_some()
+    }
+
+    fn with_held<T>(&self, change: impl FnOnce(&mut HashMap<JobId, Held>) -> T) -> T {
+        // Figures of a job are whole after any panic.
+        change(&mut self.held.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// Counts failures of the store itself.
+fn counted<T>(result: Result<T, StoreError>) -> Result<T, StoreError> {
+    if let Err(error) = &result {
+        telemetry::store_failed(match error {
+            StoreError::Backend(_) => "backend",
+            StoreError::FenceIsOld { .. } => "fence_is_old",
+            StoreError::IllegalTransition { .. } => "illegal_transition",
+            StoreError::NotFound(_) => "not_found",
+            StoreError::QueueFull { .. } => "queue_full",
+            StoreError::RequestIdReused { .. } => "request_id_reused",
+        });
+    }
+    result
+}
+
+macro_rules! pass_on {
+    ($($name:ident($($argument:ident: $kind:ty),*) -> $output:ty;)*) => {
+        $(async fn $name(&self, $($argument: $kind),*) -> Result<$output, StoreError> {
+            counted(self.inner.$name($($argument),*).await)
+        })*
+    };
+}
+
+impl<S: JobStore> JobStore for MeasuredStore<S> {
+    pass_on! {
+        insert(job: NewJob, limits: QueueLimits) -> Inserted;
+        get(id: JobId) -> Option<Job>;
+        expire_worker(worker: &WorkerId) -> Vec<JobId>;
+        list(query: &ListQuery) -> Page;
+        find_finished(principal: &Principal, work_digest: &str) -> Option<Job>;
+        events_after(id: JobId, after: Sequence, limit: u32) -> Vec<JobEvent>;
+        request_cancel(id: JobId) -> Job;
+        delete(id: JobId) -> ();
+        queue_position(id: JobId) -> u64;
+        counts() -> BTreeMap<StateName, u64>;
+        put_scores(principal: &Principal, digest: &str, scores_json: &str) -> ();
+        get_scores(principal: &Principal, digest: &str) -> Option<String>;
+        probe() -> ();
+    }
+
+    async fn claim(&self, worker: &WorkerId, lease: Duration) -> Result<Option<Job>, StoreError> {
+        let claimed = counted(self.inner.claim(worker, lease).await)?;
+        if let Some(job) = &claimed {
+            self.claimed(job);
+        }
+        Ok(claimed)
+    }
+
+    async fn extend(
+        &self,
+        id: JobId,
+        fence: Fence,
+        lease: Duration,
+    ) -> Result<LeaseStatus, StoreError> {
+        let extended = counted(self.inner.extend(id, fence, lease).await);
+        extended.inspect_err(|error| self.refused(id, error))
+    }
+
+    async fn record(&self, id: JobId, fence: Fence, event: NewEvent) -> Result<Job, StoreError> {
+        let recorded = counted(self.inner.record(id, fence, event).await);
+        recorded.inspect(|job| self.recorded(job)).inspect_err(|error| self.refused(id, error))
+    }
+
+    async fn sweep(&self) -> Result<Swept, StoreError> {
+        let swept = counted(self.inner.sweep().await)?;
+        // A lease that expired is lost once, whoever finds it.
+        let lost = swept.expired_leases.len() as u64;
+        for id in &swept.expired_leases {
+            self.dropped(*id);
+        }
+        if lost > 0 {
+            telemetry::lease_lost(lost);
+        }
+        Ok(swept)
+    }
+
+    fn subscribe(&self) -> watch::Receiver<u64> {
+        self.inner.subscribe()
+    }
+}

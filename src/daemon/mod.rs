@@ -1,0 +1,22 @@
+//! The daemon in one piece: starts every part, watches whether they work, and goes away in order.
+//!
+//! `keystep serve` runs it until a signal comes, `keystep demo` runs it within its own process, and
+//! tests run it over engines of their own.
+
+mod calls;
+mod data_folder;
+mod error;
+mod measured_store;
+mod output_probe;
+mod readiness;
+mod running;
+mod sampling;
+mod starting;
+mod wiring;
+
+#[cfg(test)]
+mod tests;
+
+pub use error::StartError;
+pub use running::{Daemon, DaemonSignal};
+pub use starting::DaemonParts;

@@ -1,0 +1,44 @@
+//! Figures that nobody reports: they are looked up now and then.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::time::{MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    jobs::{JobStore, StateName, Store},
+    telemetry,
+    worker::DirectCalls,
+};
+
+/// From one look to the next.
+const EVERY: Duration = Duration::from_secs(5);
+
+/// Looks until it is told to close.
+pub(super) async fn sample(store: Arc<Store>, direct: DirectCalls, closing: CancellationToken) {
+    let mut ticks = interval(EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    while closing.run_until_cancelled(ticks.tick()).await.is_some() {
+        telemetry::direct_calls_waiting(direct.waiting());
+        match store.counts().await {
+            Ok(counts) => {
+                for state in StateName::ALL {
+                    telemetry::jobs(state.name(), counts.get(&state).copied().unwrap_or(0));
+                }
+            }
+            Err(_) => telemetry::store_failed("backend"),
+        }
+        let status = tokio::fs::read_to_string("/proc/self/status").await.unwrap_or_default();
+        for (kind, field) in [("resident", "VmRSS:"), ("peak", "VmHWM:")] {
+            if let Some(bytes) = bytes_of(&status, field) {
+                telemetry::memory("cpu", kind, bytes);
+            }
+        }
+    }
+}
+
+fn bytes_of(status: &str, field: &str) -> Option<u64> {
+    let line = status.lines().find_map(|line| line.strip_prefix(field))?;
+    let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    kibibytes.checked_mul(1_024)
+}

@@ -1,0 +1,262 @@
+//! From settings to a daemon that runs.
+
+use std::{
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use tokio::{runtime::Handle, sync::watch, task::spawn_blocking};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use url::Url;
+
+use super::{
+    Daemon, StartError,
+    data_folder::DataFolder,
+    measured_store::MeasuredStore,
+    readiness::Readiness,
+    running::RunningParts,
+    sampling::sample,
+    wiring::{self, Front, FrontParts},
+};
+use crate::{
+    api::{ApiParts, ApiSettings},
+    catalogue::{BaseModel, CacheSettings, Catalogue},
+    config::Settings,
+    jobs::{Clock, Identifiers, SqliteStore, Store, StoreSettings, WorkerId},
+    shutdown::{Limits, Steps},
+    storage::{StorageSettings, Storages},
+    worker::{
+        Device, DeviceSettings, EngineSource, Worker, WorkerParts, WorkerSettings, WorkerSignals,
+    },
+};
+
+/// What a daemon is made of beside its settings.
+#[derive(Debug)]
+pub struct DaemonParts<S> {
+    /// What makes engines.
+    pub source: S,
+    /// Where the time comes from.
+    pub clock: Clock,
+    /// Where names come from.
+    pub identifiers: Identifiers,
+}
+
+impl<S> DaemonParts<S> {
+    /// With the system's clock and random names.
+    pub fn new(source: S) -> Self {
+        Self { source, clock: Clock::default(), identifiers: Identifiers::default() }
+    }
+}
+
+/// The data folder with what is in it.
+struct Folders {
+    data: DataFolder,
+    cache: PathBuf,
+    /// URL prefixes of results, never empty.
+    outputs: Vec<String>,
+}
+
+impl Daemon {
+    /// Starts everything; the port is open when this returns, and health not yet serving.
+    /// The settings are taken as they are: checked by [`crate::config`].
+    pub async fn start<S: EngineSource>(
+        settings: &Settings,
+        parts: DaemonParts<S>,
+    ) -> Result<Self, StartError> {
+        let DaemonParts { source, clock, identifiers } = parts;
+        let folders = folders(settings, identifiers.clone()).await?;
+        let identity = folders.data.identity().to_owned();
+
+        let store_settings = StoreSettings {
+            clock: clock.clone(),
+            identifiers: identifiers.clone(),
+            retention: settings.jobs.retention,
+        };
+        let file = folders.data.path().join("jobs.sqlite");
+        let store = Arc::new(Store::from(SqliteStore::open(&file, store_settings).await?));
+
+        let storages = Arc::new(Storages::new(storage_settings(settings)));
+        for output in &folders.outputs {
+            storages.open(output)?;
+        }
+        let cache = CacheSettings { folder: folders.cache, max_bytes: settings.cache.max_bytes };
+        let catalogue =
+            Arc::new(Catalogue::new(base_models(settings), cache, storages.clone(), store.clone()));
+
+        let steps = Steps::default();
+        let tracker = TaskTracker::new();
+        let closing = CancellationToken::new();
+        let device = Device::start(
+            source,
+            DeviceSettings {
+                loaded_models: settings.device.loaded_models,
+                direct_calls: settings.limits.direct_queue,
+                clock: clock.clone(),
+                ..DeviceSettings::default()
+            },
+            catalogue.clone(),
+            Handle::current(),
+        )
+        .map_err(StartError::Device)?;
+
+        let (told, ready) = watch::channel(false);
+        let front = FrontParts {
+            api: Arc::new(ApiParts {
+                store: store.clone(),
+                catalogue: catalogue.clone(),
+                direct: device.direct_calls(),
+                clock: clock.clone(),
+                identifiers,
+                settings: api_settings(settings, folders.outputs.clone()),
+                draining: steps.refuse.clone(),
+            }),
+            ready: ready.clone(),
+            clock: clock.clone(),
+        };
+        // The port comes before the worker: where it is taken, no job is touched.
+        let Front { address, serving, reload } = wiring::open(settings, front, &steps).await?;
+
+        let worker = Worker::start(
+            worker_settings(settings, WorkerId(identity.clone()), &folders.data, clock.clone()),
+            WorkerParts {
+                store: Arc::new(MeasuredStore::new(store.clone(), clock)),
+                device: device.clone(),
+                models: catalogue.clone(),
+                publisher: wiring::publisher(storages.clone()),
+                tracker: tracker.clone(),
+                signals: WorkerSignals {
+                    stop_claiming: steps.draining.clone(),
+                    pause_jobs: steps.pause_jobs.clone(),
+                    stop_publishing: steps.stop_publishing.clone(),
+                },
+            },
+        );
+
+        let served = CancellationToken::new();
+        let server_failure = Arc::new(Mutex::new(None));
+        let (ended, failure) = (served.clone(), server_failure.clone());
+        let asked_to_end = steps.refuse.clone();
+        tracker.spawn(async move {
+            // Also where serving panics.
+            let _ended = ended.drop_guard();
+            let failed = match serving.await {
+                Err(message) => Some(message),
+                Ok(()) if asked_to_end.is_cancelled() => None,
+                Ok(()) => Some("the server ended by itself".to_owned()),
+            };
+            *failure.lock().unwrap_or_else(PoisonError::into_inner) = failed;
+        });
+        let readiness = Readiness {
+            store: store.clone(),
+            storages,
+            output: folders.outputs.into_iter().next().unwrap_or_default(),
+            identity,
+            device: device.health(),
+            draining: steps.draining.clone(),
+        };
+        tracker.spawn(readiness.watch(told));
+        tracker.spawn(sample(store.clone(), device.direct_calls(), closing.clone()));
+        let warming = wiring::prewarm(catalogue);
+        let stops = steps.draining.clone();
+        tracker.spawn(async move {
+            stops.run_until_cancelled(warming).await;
+        });
+
+        let shutdown = &settings.shutdown;
+        Ok(Self {
+            address,
+            ready,
+            limits: Limits {
+                drain_delay: shutdown.drain_delay,
+                unary: shutdown.unary,
+                grace: shutdown.grace,
+                publish_grace: shutdown.publish_grace,
+            },
+            steps,
+            reload,
+            parts: RunningParts {
+                store,
+                device,
+                worker,
+                tracker,
+                served,
+                server_failure,
+                closing,
+                _data_folder: folders.data,
+            },
+        })
+    }
+}
+
+async fn folders(settings: &Settings, identifiers: Identifiers) -> Result<Folders, StartError> {
+    let path = settings.server.data_dir.clone();
+    let outputs = settings.storage.outputs.clone();
+    let made = spawn_blocking(move || {
+        let data = DataFolder::take(&path, &identifiers)?;
+        let cache = data.below("models")?;
+        let outputs = if outputs.is_empty() {
+            let published = data.below("published")?;
+            let url = Url::from_file_path(&published)
+                .map_err(|()| StartError::NoUrl { path: published.clone() })?;
+            vec![url.to_string()]
+        } else {
+            outputs
+        };
+        Ok(Folders { data, cache, outputs })
+    });
+    made.await.unwrap_or_else(|error| {
+        let path = settings.server.data_dir.clone();
+        Err(StartError::DataFolder { path, source: std::io::Error::other(error) })
+    })
+}
+
+fn storage_settings(settings: &Settings) -> StorageSettings {
+    let storage = &settings.storage;
+    StorageSettings {
+        endpoint: storage.endpoint.clone(),
+        region: storage.region.clone(),
+        allow_http: storage.allow_http,
+        access_key_id: storage.access_key_id.clone(),
+        secret_access_key: storage.secret_access_key.as_ref().map(|key| key.expose().to_owned()),
+        part_bytes: storage.part_bytes,
+        parts_in_flight: storage.parts_in_flight,
+    }
+}
+
+fn base_models(settings: &Settings) -> Vec<BaseModel> {
+    let models = settings.models.iter().cloned();
+    models
+        .map(|model| BaseModel { name: model.name, url: model.url, sha256: model.sha256 })
+        .collect()
+}
+
+fn api_settings(settings: &Settings, outputs: Vec<String>) -> ApiSettings {
+    let limits = &settings.limits;
+    ApiSettings {
+        outputs,
+        max_attempts: settings.jobs.max_attempts,
+        queued_total: limits.queued_total,
+        queued_of_principal: limits.queued_of_principal,
+        prompt_characters: limits.prompt_characters,
+        images_per_call: limits.images_per_call,
+        pixels_per_image: limits.pixels_per_image,
+        log_prompts: settings.log.log_prompts,
+    }
+}
+
+fn worker_settings(
+    settings: &Settings,
+    worker_id: WorkerId,
+    folder: &DataFolder,
+    clock: Clock,
+) -> WorkerSettings {
+    let jobs = &settings.jobs;
+    WorkerSettings {
+        lease: jobs.lease,
+        extend_every: jobs.extend_every,
+        save_every: jobs.save_every_updates,
+        sweep_every: jobs.sweep_every,
+        clock,
+        ..WorkerSettings::new(worker_id, folder.path())
+    }
+}

@@ -1,0 +1,155 @@
+//! One connection, encrypted or not.
+
+use std::{
+    fmt, io,
+    net::SocketAddr,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use futures::FutureExt;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    sync::OwnedSemaphorePermit,
+    time::Sleep,
+};
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+use tonic::transport::server::Connected;
+
+/// Bytes there and back.
+pub(super) trait Duplex: AsyncRead + AsyncWrite + Unpin + Send {}
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> Duplex for T {}
+
+/// A stream that a client has opened, before TLS.
+pub struct Socket {
+    pub(super) stream: Box<dyn Duplex>,
+    pub(super) address: Option<SocketAddr>,
+}
+
+impl Socket {
+    /// `address` is the client's, where there is one.
+    pub fn new(
+        stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        address: Option<SocketAddr>,
+    ) -> Self {
+        Self { stream: Box::new(stream), address }
+    }
+}
+
+impl fmt::Debug for Socket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Socket").field("address", &self.address).finish_non_exhaustive()
+    }
+}
+
+/// Who is at the other end; stands in the extensions of every request.
+#[derive(Debug, Clone, Default)]
+pub struct Peer {
+    /// Where it calls from; `None` within the process.
+    pub address: Option<SocketAddr>,
+    /// The names in its certificate, which was verified; empty when it showed none.
+    pub names: Arc<[String]>,
+}
+
+/// A stream that is let in. Holds its place in the limit of connections until it is dropped.
+pub(super) struct Connection {
+    stream: Box<dyn Duplex>,
+    peer: Peer,
+    aborted: Pin<Box<WaitForCancellationFutureOwned>>,
+    /// Ends a connection that says nothing, which the transport would wait for without end.
+    greeting: Option<Greeting>,
+    _place: OwnedSemaphorePermit,
+}
+
+/// The first bytes of HTTP/2, and when they must be here.
+struct Greeting {
+    bytes_missing: usize,
+    late: Pin<Box<Sleep>>,
+}
+
+/// What an HTTP/2 client sends first, in bytes.
+const PREFACE: usize = 24;
+
+impl Connection {
+    /// `place` is given back when the connection closes.
+    pub(super) fn new(
+        (stream, peer): (Box<dyn Duplex>, Peer),
+        greet_within: Duration,
+        abort: CancellationToken,
+        place: OwnedSemaphorePermit,
+    ) -> Self {
+        let late = Box::pin(tokio::time::sleep(greet_within));
+        Self {
+            stream,
+            peer,
+            aborted: Box::pin(abort.cancelled_owned()),
+            greeting: Some(Greeting { bytes_missing: PREFACE, late }),
+            _place: place,
+        }
+    }
+}
+
+impl Connected for Connection {
+    type ConnectInfo = Peer;
+
+    fn connect_info(&self) -> Peer {
+        self.peer.clone()
+    }
+}
+
+impl AsyncRead for Connection {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        // The connection's task belongs to the transport, which has no way to end it.
+        if self.aborted.poll_unpin(cx).is_ready() {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+        }
+        let before = buffer.filled().len();
+        let polled = Pin::new(&mut self.stream).poll_read(cx, buffer);
+        let read = buffer.filled().len() - before;
+        if let Some(greeting) = &mut self.greeting {
+            greeting.bytes_missing = greeting.bytes_missing.saturating_sub(read);
+            if greeting.bytes_missing == 0 {
+                self.greeting = None;
+            } else if polled.is_pending() && greeting.late.poll_unpin(cx).is_ready() {
+                return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+            }
+        }
+        polled
+    }
+}
+
+impl AsyncWrite for Connection {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+}

@@ -1,0 +1,98 @@
+//! One small function for each thing that is measured: the only place where metrics are recorded.
+#![expect(clippy::disallowed_macros, reason = "this is the seam")]
+
+use std::time::Duration;
+
+use super::{BuildInfo, Metric, MetricKind};
+
+/// Tells the recorder of this process what each metric means.
+pub(super) fn describe_all() {
+    for metric in Metric::ALL {
+        let (name, about) = (metric.name(), metric.about());
+        match metric.kind() {
+            MetricKind::Counter => metrics::describe_counter!(name, about),
+            MetricKind::Gauge => metrics::describe_gauge!(name, about),
+            MetricKind::Histogram(_) => metrics::describe_histogram!(name, about),
+        }
+    }
+}
+
+/// A call ended. `method` must come from the list of methods, never from a client's text.
+pub fn rpc_finished(method: &str, code: &'static str, lasted: Duration) {
+    let method = method.to_owned();
+    metrics::counter!(Metric::RpcRequests.name(), "method" => method.clone(), "code" => code)
+        .increment(1);
+    metrics::histogram!(Metric::RpcDuration.name(), "method" => method).record(lasted);
+}
+
+/// So many jobs are in a state.
+pub fn jobs(state: &'static str, count: u64) {
+    metrics::gauge!(Metric::Jobs.name(), "state" => state).set(count as f64);
+}
+
+/// A job left a phase; `outcome` is what came after it.
+pub fn job_phase_finished(phase: &'static str, outcome: &'static str, lasted: Duration) {
+    metrics::histogram!(Metric::JobDuration.name(), "phase" => phase, "outcome" => outcome)
+        .record(lasted);
+}
+
+/// A job was claimed for the first time, so long after it was accepted.
+pub fn queue_waited(waited: Duration) {
+    metrics::histogram!(Metric::QueueWait.name()).record(waited);
+}
+
+/// So many updates were made in that time.
+pub fn iterations(count: u64, lasted: Duration) {
+    metrics::counter!(Metric::Iterations.name()).increment(count);
+    let Ok(updates) = u32::try_from(count) else { return };
+    if let Some(each) = lasted.checked_div(updates) {
+        let times = usize::try_from(count).unwrap_or(usize::MAX);
+        metrics::histogram!(Metric::IterationDuration.name()).record_many(each, times);
+    }
+}
+
+/// What an erasure reported.
+pub fn loss(loss: f64) {
+    metrics::gauge!(Metric::Loss.name()).set(loss);
+}
+
+/// Memory of a device; `kind` says which.
+pub fn memory(device: &'static str, kind: &'static str, bytes: u64) {
+    metrics::gauge!(Metric::DeviceMemory.name(), "device" => device, "kind" => kind)
+        .set(bytes as f64);
+}
+
+/// So many calls wait for the device.
+pub fn direct_calls_waiting(count: usize) {
+    metrics::gauge!(Metric::DirectCallsWaiting.name()).set(count as f64);
+}
+
+/// Holds on jobs were lost.
+pub fn lease_lost(count: u64) {
+    metrics::counter!(Metric::LeaseLost.name()).increment(count);
+}
+
+/// A result was published.
+pub fn artifact_bytes(bytes: u64) {
+    metrics::counter!(Metric::ArtifactBytes.name()).increment(bytes);
+}
+
+/// The store failed.
+pub fn store_failed(reason: &'static str) {
+    metrics::counter!(Metric::StoreErrors.name(), "reason" => reason).increment(1);
+}
+
+/// Whether health says serving.
+pub fn ready(is_ready: bool) {
+    metrics::gauge!(Metric::Ready.name()).set(f64::from(u8::from(is_ready)));
+}
+
+/// What runs.
+pub fn build_info(build: BuildInfo) {
+    let BuildInfo { version, profile, os, architecture } = build;
+    metrics::gauge!(
+        Metric::BuildInfo.name(),
+        "version" => version, "profile" => profile, "os" => os, "architecture" => architecture
+    )
+    .set(1.0);
+}
