@@ -43,15 +43,6 @@ impl ModelArguments {
     pub(super) fn name(&self) -> Result<&str, CliError> {
         self.model.as_deref().ok_or_else(|| CliError::Usage("--model is missing".to_owned()))
     }
-
-    /// The flags that a server does not understand.
-    pub(super) fn only_local(&self) -> (&'static str, bool) {
-        #[cfg(feature = "server")]
-        let given = self.variant.is_some();
-        #[cfg(not(feature = "server"))]
-        let given = false;
-        ("--variant", given)
-    }
 }
 
 /// The words of contexts and neighbours.
@@ -222,7 +213,8 @@ fn parse_window(text: &str) -> Result<LogSnrWindow, String> {
     Ok(window)
 }
 
-#[cfg(all(test, feature = "server"))]
+#[cfg(test)]
+#[cfg(feature = "server")]
 mod tests {
     use super::*;
 

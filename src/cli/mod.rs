@@ -8,7 +8,8 @@ mod demo;
 mod environment;
 mod evaluate;
 mod failure;
-#[cfg(all(test, feature = "server"))]
+#[cfg(test)]
+#[cfg(feature = "server")]
 mod fake;
 #[cfg(feature = "server")]
 mod files;
@@ -54,10 +55,15 @@ use session::Session;
     version,
     arg_required_else_help = true,
     max_term_width = 100,
-    after_help = "Start with `keystep demo`: it needs no download, no server and no GPU.\n\n\
-                  Exit codes: 0 fine, 1 the work failed, 2 wrong use, 64 wrong configuration, \
-                  69 the server is away, 77 not permitted, 130 interrupted.\n\
+    after_help = "Exit codes: 0 fine, 1 the work failed, 2 wrong use, 64 wrong configuration, 69 the \
+                  server is away, 77 not permitted, 130 interrupted.\n\
                   Progress and errors go to stderr, results to stdout."
+)]
+#[cfg_attr(
+    feature = "server",
+    command(
+        before_help = "Start with `keystep demo`: it needs no download, no server and no GPU."
+    )
 )]
 struct Cli {
     #[command(subcommand)]

@@ -11,8 +11,6 @@ use super::{
 
 /// One mebibyte.
 const MIB: u64 = 1 << 20;
-/// One day in seconds.
-const DAY: u64 = 24 * 60 * 60;
 
 /// Everything that the daemon can be told.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -154,7 +152,7 @@ section! {
         /// Most jobs that wait, of one caller, unless the token file gives the caller its own.
         pub queued_of_principal: u64 = 1_000;
         /// The longest prompt or concept, in characters.
-        pub prompt_characters: usize = 2_000;
+        pub prompt_characters: usize = 1_000;
         /// Most pictures of one Generate call.
         pub images_per_call: usize = 64;
         /// Most pixels of one picture.
@@ -169,7 +167,7 @@ section! {
     pub struct JobSettings at "jobs" {
         /// How long a worker holds a job without a sign of life before another may take it.
         #[serde(with = "humantime_serde")]
-        pub lease: Duration = Duration::from_secs(60);
+        pub lease: Duration = Duration::from_mins(1);
         /// How often a worker gives that sign; the lease must be more than twice as long.
         #[serde(with = "humantime_serde")]
         pub extend_every: Duration = Duration::from_secs(15);
@@ -180,7 +178,7 @@ section! {
         pub max_attempts: u32 = 3;
         /// How long a finished job and its events are kept.
         #[serde(with = "humantime_serde")]
-        pub retention: Duration = Duration::from_secs(30 * DAY);
+        pub retention: Duration = Duration::from_hours(30 * 24);
         /// Updates between two saves of the training state, from which a lost job resumes.
         pub save_every_updates: usize = 25;
     }
@@ -261,9 +259,9 @@ section! {
         pub unary: Duration = Duration::from_secs(10);
         /// How long a running job may take to finish before it is saved and given back.
         #[serde(with = "humantime_serde")]
-        pub grace: Duration = Duration::from_secs(60);
+        pub grace: Duration = Duration::from_mins(1);
         /// How long saving and publishing may take after that.
         #[serde(with = "humantime_serde")]
-        pub publish_grace: Duration = Duration::from_secs(120);
+        pub publish_grace: Duration = Duration::from_mins(2);
     }
 }

@@ -19,7 +19,7 @@ const SCHEMES: [&str; 4] = ["file", "s3", "gs", "az"];
 /// The name of the model that is built in.
 const BUILTIN: &str = "emoji-canvas";
 /// No wait that anybody means is longer.
-const LONGEST: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
+const LONGEST: Duration = Duration::from_hours(10 * 365 * 24);
 
 /// Every rule that the settings break.
 pub(super) fn validate(settings: &Settings) -> Vec<ConfigViolation> {
@@ -71,7 +71,8 @@ fn exposure(settings: &Settings, found: &mut Found) {
     let (server, tls) = (&settings.server, &settings.tls);
     let encrypted = tls.certificate.is_some() && tls.key.is_some();
     let known = settings.authentication.token_file.is_some() || tls.client_ca.is_some();
-    if !server.listen.ip().is_loopback() && !server.insecure && !(encrypted && known) {
+    let is_hidden = server.listen.ip().is_loopback() || server.insecure;
+    if !is_hidden && !(encrypted && known) {
         let missing = match (encrypted, known) {
             (false, false) => "TLS and authentication",
             (false, true) => "TLS",

@@ -2,7 +2,7 @@
 
 use std::{io, path::PathBuf};
 
-use crate::{jobs::StoreError, storage::StorageError};
+use crate::{auth::TokenFileError, jobs::StoreError, server::ServerError, storage::StorageError};
 
 /// Why the daemon does not start or go on.
 #[derive(Debug, thiserror::Error)]
@@ -40,9 +40,9 @@ pub enum StartError {
     #[error("cannot start the device's thread")]
     Device(#[source] io::Error),
     /// Who may call cannot be told.
-    #[error("cannot tell who may call: {0}")]
-    Callers(String),
+    #[error(transparent)]
+    Callers(#[from] TokenFileError),
     /// Nothing can be served.
-    #[error("{0}")]
-    Server(String),
+    #[error(transparent)]
+    Server(#[from] ServerError),
 }

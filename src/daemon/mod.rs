@@ -3,7 +3,6 @@
 //! `keystep serve` runs it until a signal comes, `keystep demo` runs it within its own process, and
 //! tests run it over engines of their own.
 
-mod calls;
 mod data_folder;
 mod error;
 mod measured_store;

@@ -19,7 +19,7 @@ use crate::{
 /// From one look at the store to the next, and at an output that failed.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// From one look at an output that works to the next: each one costs requests to a bucket.
-const PROBE_EVERY: Duration = Duration::from_secs(300);
+const PROBE_EVERY: Duration = Duration::from_mins(5);
 /// What takes longer than this does not work.
 const PATIENCE: Duration = Duration::from_secs(30);
 

@@ -9,9 +9,10 @@ use futures::{FutureExt, Stream, StreamExt, future::BoxFuture, stream};
 use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{data_folder::DataFolder, wiring::Reload};
+use super::data_folder::DataFolder;
 use crate::{
     jobs::Store,
+    server::Reloader,
     shutdown::{self, Departure, Limits, Steps, Tenants},
     worker::{Device, Worker},
 };
@@ -33,7 +34,7 @@ pub struct Daemon {
     pub(super) ready: watch::Receiver<bool>,
     pub(super) steps: Steps,
     pub(super) limits: Limits,
-    pub(super) reload: Reload,
+    pub(super) reloader: Reloader,
     pub(super) parts: RunningParts,
 }
 
@@ -88,7 +89,7 @@ impl Daemon {
             match signal {
                 Some(DaemonSignal::Reload) => {
                     tracing::info!("tokens and certificates are read again");
-                    self.reload.reload().await;
+                    self.reloader.reload().await;
                 }
                 Some(DaemonSignal::Terminate) | None => break,
             }

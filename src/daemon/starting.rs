@@ -5,6 +5,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
+use futures::future::BoxFuture;
 use tokio::{runtime::Handle, sync::watch, task::spawn_blocking};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use url::Url;
@@ -21,7 +22,7 @@ use super::{
 use crate::{
     api::{ApiParts, ApiSettings},
     catalogue::{BaseModel, CacheSettings, Catalogue},
-    config::Settings,
+    config::{Settings, ShutdownSettings},
     jobs::{Clock, Identifiers, SqliteStore, Store, StoreSettings, WorkerId},
     shutdown::{Limits, Steps},
     storage::{StorageSettings, Storages},
@@ -114,7 +115,7 @@ impl Daemon {
             clock: clock.clone(),
         };
         // The port comes before the worker: where it is taken, no job is touched.
-        let Front { address, serving, reload } = wiring::open(settings, front, &steps).await?;
+        let Front { address, serving, reloader } = wiring::open(settings, front, &steps).await?;
 
         let worker = Worker::start(
             worker_settings(settings, WorkerId(identity.clone()), &folders.data, clock.clone()),
@@ -132,20 +133,7 @@ impl Daemon {
             },
         );
 
-        let served = CancellationToken::new();
-        let server_failure = Arc::new(Mutex::new(None));
-        let (ended, failure) = (served.clone(), server_failure.clone());
-        let asked_to_end = steps.refuse.clone();
-        tracker.spawn(async move {
-            // Also where serving panics.
-            let _ended = ended.drop_guard();
-            let failed = match serving.await {
-                Err(message) => Some(message),
-                Ok(()) if asked_to_end.is_cancelled() => None,
-                Ok(()) => Some("the server ended by itself".to_owned()),
-            };
-            *failure.lock().unwrap_or_else(PoisonError::into_inner) = failed;
-        });
+        let (served, server_failure) = follow_server(serving, &steps, &tracker);
         let readiness = Readiness {
             store: store.clone(),
             storages,
@@ -156,24 +144,17 @@ impl Daemon {
         };
         tracker.spawn(readiness.watch(told));
         tracker.spawn(sample(store.clone(), device.direct_calls(), closing.clone()));
-        let warming = wiring::prewarm(catalogue);
         let stops = steps.draining.clone();
         tracker.spawn(async move {
-            stops.run_until_cancelled(warming).await;
+            stops.run_until_cancelled(wiring::prewarm(catalogue)).await;
         });
 
-        let shutdown = &settings.shutdown;
         Ok(Self {
             address,
             ready,
-            limits: Limits {
-                drain_delay: shutdown.drain_delay,
-                unary: shutdown.unary,
-                grace: shutdown.grace,
-                publish_grace: shutdown.publish_grace,
-            },
+            limits: Limits::from(&settings.shutdown),
             steps,
-            reload,
+            reloader,
             parts: RunningParts {
                 store,
                 device,
@@ -186,6 +167,29 @@ impl Daemon {
             },
         })
     }
+}
+
+/// Serves, and notes when and why that ended.
+fn follow_server(
+    serving: BoxFuture<'static, Result<(), String>>,
+    steps: &Steps,
+    tracker: &TaskTracker,
+) -> (CancellationToken, Arc<Mutex<Option<String>>>) {
+    let served = CancellationToken::new();
+    let server_failure = Arc::new(Mutex::new(None));
+    let (ended, failure) = (served.clone(), server_failure.clone());
+    let asked_to_end = steps.refuse.clone();
+    tracker.spawn(async move {
+        // Also where serving panics.
+        let _ended = ended.drop_guard();
+        let failed = match serving.await {
+            Err(message) => Some(message),
+            Ok(()) if asked_to_end.is_cancelled() => None,
+            Ok(()) => Some("the server ended by itself".to_owned()),
+        };
+        *failure.lock().unwrap_or_else(PoisonError::into_inner) = failed;
+    });
+    (served, server_failure)
 }
 
 async fn folders(settings: &Settings, identifiers: Identifiers) -> Result<Folders, StartError> {
@@ -208,6 +212,13 @@ async fn folders(settings: &Settings, identifiers: Identifiers) -> Result<Folder
         let path = settings.server.data_dir.clone();
         Err(StartError::DataFolder { path, source: std::io::Error::other(error) })
     })
+}
+
+impl From<&ShutdownSettings> for Limits {
+    fn from(settings: &ShutdownSettings) -> Self {
+        let ShutdownSettings { drain_delay, unary, grace, publish_grace } = *settings;
+        Self { drain_delay, unary, grace, publish_grace }
+    }
 }
 
 fn storage_settings(settings: &Settings) -> StorageSettings {

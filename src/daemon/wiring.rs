@@ -1,36 +1,24 @@
 //! The calls into the server, the catalogue and the publisher: what a change of theirs touches.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use futures::{FutureExt, future::BoxFuture};
-use tokio::{net::TcpListener, sync::watch};
+use tokio::sync::watch;
 
-use super::{StartError, calls::MeasuredCalls};
+use super::StartError;
 use crate::{
     api::ApiParts,
+    auth::Authenticator,
     catalogue::Catalogue,
     config::Settings,
     jobs::Clock,
     publishing::{ObjectPublisher, PublisherSettings},
+    server::{self, CallObserver, Reloader, Server, ServerParts, ServerSettings, TlsSettings},
     shutdown::Steps,
     storage::Storages,
+    telemetry,
     worker::Publisher,
 };
-
-/// Reads tokens and certificates again.
-pub(super) struct Reload(Box<dyn Fn() -> BoxFuture<'static, ()> + Send + Sync>);
-
-impl Reload {
-    pub(super) async fn reload(&self) {
-        (self.0)().await;
-    }
-}
-
-impl std::fmt::Debug for Reload {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Reload").finish_non_exhaustive()
-    }
-}
 
 /// What answers calls is made of.
 #[derive(Debug)]
@@ -45,7 +33,7 @@ pub(super) struct Front {
     pub(super) address: SocketAddr,
     /// Ends once it was asked to refuse calls and the last one ended, or with a message.
     pub(super) serving: BoxFuture<'static, Result<(), String>>,
-    pub(super) reload: Reload,
+    pub(super) reloader: Reloader,
 }
 
 /// Opens the port.
@@ -54,19 +42,77 @@ pub(super) async fn open(
     parts: FrontParts,
     steps: &Steps,
 ) -> Result<Front, StartError> {
-    let _ = MeasuredCalls::finished;
-    let listen = settings.server.listen;
-    let failed = |error| StartError::Server(format!("cannot listen on {listen}: {error}"));
-    let listener = TcpListener::bind(listen).await.map_err(failed)?;
-    let address = listener.local_addr().map_err(failed)?;
-    let refuse = steps.refuse.clone();
-    let serving = async move {
-        let _open = (listener, parts);
-        refuse.cancelled().await;
-        Ok(())
+    let authenticator = match &settings.authentication.token_file {
+        Some(path) => Authenticator::from_file(path, parts.clock).await?,
+        None => Authenticator::none(),
     };
-    let reload = Reload(Box::new(|| std::future::ready(()).boxed()));
-    Ok(Front { address, serving: serving.boxed(), reload })
+    let server_settings = server_settings(settings);
+    let server_parts = ServerParts {
+        services: server::services(&server_settings, parts.api),
+        authenticator: Arc::new(authenticator),
+        ready: parts.ready,
+        observer: Arc::new(MeasuredCalls),
+    };
+    let server = Server::bind(server_settings, server_parts).await?;
+    let (address, reloader) = (server.local_addr(), server.reloader());
+    let serving = server.serve(steps.refuse.clone(), steps.abort.clone());
+    let serving = serving.map(|served| served.map_err(|error| error.to_string())).boxed();
+    Ok(Front { address, serving, reloader })
+}
+
+fn server_settings(settings: &Settings) -> ServerSettings {
+    let (server, tls) = (&settings.server, &settings.tls);
+    let tls = match (&tls.certificate, &tls.key) {
+        (Some(certificate), Some(key)) => Some(TlsSettings {
+            certificate: certificate.clone(),
+            key: key.clone(),
+            client_ca: tls.client_ca.clone(),
+        }),
+        _ => None,
+    };
+    ServerSettings {
+        listen: server.listen,
+        tls,
+        max_message_bytes: server.max_message_bytes,
+        max_concurrent_streams: server.max_concurrent_streams,
+        max_connections: server.max_connections,
+        reflection: server.reflection,
+        ..ServerSettings::default()
+    }
+}
+
+/// Tells telemetry of every call that ends.
+#[derive(Debug)]
+struct MeasuredCalls;
+
+impl CallObserver for MeasuredCalls {
+    fn on_finished(&self, method: &str, code: tonic::Code, duration: Duration) {
+        telemetry::rpc_finished(method, code_name(code), duration);
+    }
+}
+
+/// The code as it is written in specifications.
+fn code_name(code: tonic::Code) -> &'static str {
+    use tonic::Code;
+    match code {
+        Code::Ok => "OK",
+        Code::Cancelled => "CANCELLED",
+        Code::Unknown => "UNKNOWN",
+        Code::InvalidArgument => "INVALID_ARGUMENT",
+        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
+        Code::NotFound => "NOT_FOUND",
+        Code::AlreadyExists => "ALREADY_EXISTS",
+        Code::PermissionDenied => "PERMISSION_DENIED",
+        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
+        Code::FailedPrecondition => "FAILED_PRECONDITION",
+        Code::Aborted => "ABORTED",
+        Code::OutOfRange => "OUT_OF_RANGE",
+        Code::Unimplemented => "UNIMPLEMENTED",
+        Code::Internal => "INTERNAL",
+        Code::Unavailable => "UNAVAILABLE",
+        Code::DataLoss => "DATA_LOSS",
+        Code::Unauthenticated => "UNAUTHENTICATED",
+    }
 }
 
 /// What publishes results.

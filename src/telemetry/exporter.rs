@@ -60,7 +60,7 @@ pub fn export_metrics(
     Ok(MetricsExporter { handle, serving })
 }
 
-fn builder() -> Result<PrometheusBuilder, BuildError> {
+pub(super) fn builder() -> Result<PrometheusBuilder, BuildError> {
     let mut builder = PrometheusBuilder::new();
     for metric in Metric::ALL {
         if let MetricKind::Histogram(bounds) = metric.kind() {
@@ -69,10 +69,4 @@ fn builder() -> Result<PrometheusBuilder, BuildError> {
         }
     }
     Ok(builder)
-}
-
-/// A recorder with the same metrics that serves nobody.
-#[cfg(test)]
-pub(super) fn recorder() -> metrics_exporter_prometheus::PrometheusRecorder {
-    builder().unwrap().build_recorder()
 }

@@ -22,7 +22,7 @@ fn measure_everything() {
 
 #[test]
 fn every_metric_is_measured_described_and_labelled() {
-    let recorder = exporter::recorder();
+    let recorder = exporter::builder().unwrap().build_recorder();
     let handle = recorder.handle();
     metrics::with_local_recorder(&recorder, || {
         record::describe_all();

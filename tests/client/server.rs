@@ -111,7 +111,7 @@ impl Running {
         let mut command = cargo_bin_cmd!("keystep");
         command.current_dir(place.path()).env_remove("KEYSTEP_SERVER");
         command.args(verb).args(["--server", &self.url]).args(rest);
-        command.timeout(Duration::from_secs(60));
+        command.timeout(Duration::from_mins(1));
         command
     }
 
@@ -160,26 +160,26 @@ fn verdict() -> Verdict {
     }
 }
 
-fn metadata(state: JobState) -> Option<prost_types::Any> {
+fn metadata(state: JobState) -> prost_types::Any {
     let data = UnlearnConceptMetadata {
         state: state.into(),
         base_model: "emoji-canvas".to_owned(),
         ..UnlearnConceptMetadata::default()
     };
-    Some(any("UnlearnConceptMetadata", &data))
+    any("UnlearnConceptMetadata", &data)
 }
 
 fn queued() -> Operation {
     Operation {
         name: NAME.to_owned(),
-        metadata: metadata(JobState::Queued),
+        metadata: Some(metadata(JobState::Queued)),
         ..Operation::default()
     }
 }
 
 fn succeeded(response: &UnlearnConceptResponse) -> Operation {
     Operation {
-        metadata: metadata(JobState::Succeeded),
+        metadata: Some(metadata(JobState::Succeeded)),
         done: true,
         result: Some(Ending::Response(any("UnlearnConceptResponse", response))),
         ..queued()

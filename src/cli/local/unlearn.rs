@@ -44,8 +44,7 @@ pub(in crate::cli) fn run<E: LocalEngine>(
         && scores.model_digest != base.engine.unet_digest()?
     {
         return Err(CliError::Usage(format!(
-            "the scores are of another model than {}; score this one",
-            name
+            "the scores are of another model than {name}; score this one"
         )));
     }
 

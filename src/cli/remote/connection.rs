@@ -30,7 +30,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 #[derive(Debug, Clone, Args)]
 pub(in crate::cli) struct ServerArguments {
     /// The server: https://HOST:PORT, or http:// on this machine [default: what the environment
-    /// has as KEYSTEP_SERVER].
+    /// has as `KEYSTEP_SERVER`].
     #[arg(long, value_name = "URL")]
     server: Option<String>,
     /// File with the bearer token; sent to this machine or over TLS alone.
@@ -65,19 +65,16 @@ impl ServerArguments {
 
     /// The flags that lead another call to the same server.
     pub(super) fn again(&self) -> String {
-        let mut flags =
-            self.address().map_or_else(|_| String::new(), |url| format!(" --server {url}"));
-        for (flag, path) in [
+        let server = self.address().ok().map(|url| format!(" --server {url}"));
+        let files = [
             ("--token-file", &self.token_file),
             ("--ca-file", &self.ca_file),
             ("--client-certificate", &self.client_certificate),
             ("--client-key", &self.client_key),
-        ] {
-            if let Some(path) = path {
-                flags.push_str(&format!(" {flag} {}", path.display()));
-            }
-        }
-        flags
+        ];
+        let named = files.into_iter().filter_map(|(flag, path)| Some((flag, path.as_ref()?)));
+        let files = named.map(|(flag, path)| format!(" {flag} {}", path.display()));
+        server.into_iter().chain(files).collect()
     }
 }
 

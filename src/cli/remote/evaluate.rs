@@ -11,7 +11,8 @@ use crate::{
 /// Submits a judgement and follows it.
 pub(in crate::cli) fn run(arguments: &EvaluateArguments) -> Result<(), CliError> {
     let only_local = [
-        arguments.model.only_local(),
+        #[cfg(feature = "server")]
+        ("--variant", arguments.model.variant.is_some()),
         #[cfg(feature = "server")]
         ("--out", arguments.out.is_some()),
         #[cfg(feature = "server")]

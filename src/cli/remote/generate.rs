@@ -39,7 +39,8 @@ struct Kept {
 /// Has pictures drawn, and keeps each as it comes.
 pub(in crate::cli) fn run(arguments: &GenerateArguments) -> Result<(), CliError> {
     let only_local = [
-        arguments.model.only_local(),
+        #[cfg(feature = "server")]
+        ("--variant", arguments.model.variant.is_some()),
         #[cfg(feature = "server")]
         ("--out", arguments.out.is_some()),
     ];
@@ -65,7 +66,9 @@ pub(in crate::cli) fn run(arguments: &GenerateArguments) -> Result<(), CliError>
     if ended.is_ok() && server.json {
         print(&json::pretty(&document(arguments.model.name()?, &kept)));
     } else if ended.is_ok() {
-        kept.iter().for_each(|kept| print(&kept.path.display().to_string()));
+        for kept in &kept {
+            print(&kept.path.display().to_string());
+        }
         display.note(&format!("{:.1} s", stopwatch.seconds()));
     }
     Ok(ended?)

@@ -112,7 +112,9 @@ async fn list(filter: &str, server: &ServerArguments) -> Result<(), RemoteError>
     if server.json {
         print(&json::pretty(&serde_json::json!({ "operations": operations })));
     } else {
-        operations.iter().for_each(|operation| print(&line(operation)));
+        for operation in &operations {
+            print(&line(operation));
+        }
     }
     Ok(())
 }

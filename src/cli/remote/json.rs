@@ -2,6 +2,7 @@
 
 use prost::Message;
 use serde_json::{Value, json};
+use tonic_types::RpcStatusExt;
 
 use super::failure::RemoteError;
 use crate::proto::{
@@ -9,7 +10,7 @@ use crate::proto::{
     keystep::v1::{
         Estimate, EvaluateErasureMetadata, EvaluateErasureResponse, Figures, JobState,
         LogSnrWindow, Model, ModelKind, Plan, Progress, PublishedFile, ScoreSummary,
-        ScoreTimestepsResponse, UnlearnConceptMetadata, UnlearnConceptResponse, Verdict, WorkPhase,
+        ScoreTimestepsResponse, UnlearnConceptMetadata, UnlearnConceptResponse, Verdict,
     },
 };
 
@@ -133,9 +134,7 @@ pub(super) fn scores(steps: &[ScoreTimestepsResponse], summary: &ScoreSummary) -
 /// A whole operation.
 pub(super) fn operation(operation: &Operation) -> Result<Value, RemoteError> {
     let (error, response) = match &operation.result {
-        Some(Ending::Error(error)) => {
-            (json!({ "code": error.code, "message": error.message }), None)
-        }
+        Some(Ending::Error(error)) => (failure(error), None),
         Some(Ending::Response(response)) => (Value::Null, Some(response)),
         None => (Value::Null, None),
     };
@@ -146,6 +145,15 @@ pub(super) fn operation(operation: &Operation) -> Result<Value, RemoteError> {
         "error": error,
         "response": answer(response)?,
     }))
+}
+
+fn failure(error: &tonic_types::pb::Status) -> Value {
+    let mut told = json!({ "code": error.code, "message": error.message });
+    if let Some(info) = error.get_details_error_info() {
+        told["reason"] = Value::from(info.reason);
+        told["metadata"] = info.metadata.into_iter().collect();
+    }
+    told
 }
 
 fn metadata(any: Option<&prost_types::Any>) -> Result<Value, RemoteError> {
@@ -217,11 +225,6 @@ pub(super) fn model(model: &Model) -> Value {
 /// A state as people read it.
 pub(super) fn state_name(state: JobState) -> String {
     state.as_str_name().trim_start_matches("JOB_STATE_").to_lowercase()
-}
-
-/// A phase as people read it.
-pub(super) fn phase_name(phase: WorkPhase) -> String {
-    phase.as_str_name().trim_start_matches("WORK_PHASE_").to_lowercase().replace('_', " ")
 }
 
 /// A kind of model as people read it.

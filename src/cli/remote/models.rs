@@ -70,7 +70,9 @@ async fn list(server: &ServerArguments) -> Result<(), RemoteError> {
         let models: Value = models.iter().map(json::model).collect();
         print(&json::pretty(&serde_json::json!({ "models": models })));
     } else {
-        models.iter().for_each(|model| print(&line(model)));
+        for model in &models {
+            print(&line(model));
+        }
     }
     Ok(())
 }

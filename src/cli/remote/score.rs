@@ -20,7 +20,11 @@ use crate::{
 
 /// Has the steps scored, and prints them.
 pub(in crate::cli) fn run(arguments: &ScoreArguments) -> Result<(), CliError> {
-    let server = arguments.place.server(&[arguments.model.only_local()])?;
+    let only_local = [
+        #[cfg(feature = "server")]
+        ("--variant", arguments.model.variant.is_some()),
+    ];
+    let server = arguments.place.server(&only_local)?;
     let request = request(arguments)?;
     let out = arguments.out.as_deref();
     if let Some(out) = out.filter(|out| std::fs::symlink_metadata(out).is_ok()) {

@@ -26,6 +26,7 @@ use crate::{
 
 /// How a server shall take a job; for --server alone.
 #[derive(Debug, Clone, Args)]
+#[allow(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
 pub(in crate::cli) struct SubmitArguments {
     /// A label for finding the job again. Give it again for several (at most 64).
     #[arg(long, value_name = "KEY=VALUE", value_parser = parse_label)]
@@ -133,7 +134,7 @@ impl Errand<'_> {
             }
             let name = submitted.name;
             let mut display = ProgressDisplay::new(self.quiet);
-            display.note(&format!("{name} is queued"));
+            display.note(&format!("submitted as {name}"));
             let request = WatchOperationRequest { name: name.clone(), after_sequence: 0 };
             let watched = interrupt.unless(watch(&connection, request, &mut display)).await;
             display.finish();
@@ -254,7 +255,7 @@ mod tests {
 
     #[test]
     fn a_deadline_is_a_time_or_a_while() {
-        let hour = Deadline::In(Duration::from_secs(7_200));
+        let hour = Deadline::In(Duration::from_hours(2));
         assert_eq!(parse_deadline("2h"), Ok(hour));
         let time = Timestamp { seconds: 1_769_882_400, nanos: 0 };
         assert_eq!(parse_deadline("2026-01-31T18:00:00Z"), Ok(Deadline::At(time)));

@@ -12,7 +12,8 @@ use crate::{
 /// Submits an erasure and follows it.
 pub(in crate::cli) fn run(arguments: &UnlearnArguments) -> Result<(), CliError> {
     let only_local = [
-        arguments.model.only_local(),
+        #[cfg(feature = "server")]
+        ("--variant", arguments.model.variant.is_some()),
         #[cfg(feature = "server")]
         ("--out", arguments.out.is_some()),
     ];

@@ -12,7 +12,7 @@ use crate::{
     proto::{
         google::longrunning::Operation,
         keystep::v1::{
-            JobEvent, Progress, WatchOperationRequest, job_event::Event,
+            JobEvent, Progress, WatchOperationRequest, WorkPhase, job_event::Event,
             unlearning_service_client::UnlearningServiceClient, watch_operation_response::Update,
         },
     },
@@ -81,9 +81,23 @@ fn tell(event: &JobEvent, display: &mut ProgressDisplay) {
 pub(super) fn standing(progress: &Progress) -> Standing {
     let training = progress.iterations_done > 0;
     Standing {
-        phase: json::phase_name(progress.phase()).into(),
+        phase: phase_name(progress.phase()).into(),
         done: progress.units_done,
         total: progress.units_total,
         loss: training.then_some(progress.loss),
+    }
+}
+
+/// The names that work in this process shows.
+fn phase_name(phase: WorkPhase) -> &'static str {
+    match phase {
+        WorkPhase::Unspecified => "working",
+        WorkPhase::Score => "scoring steps",
+        WorkPhase::SwitchCurve => "sampling switch curve",
+        WorkPhase::Walk => "walking trajectories",
+        WorkPhase::Train => "training",
+        WorkPhase::Draw => "drawing pictures",
+        WorkPhase::Judge => "judging pictures",
+        WorkPhase::Upload => "uploading",
     }
 }

@@ -8,8 +8,8 @@ use crate::config::{FlagValue, Sources};
 
 /// Runs the server: takes jobs over gRPC, keeps them, works on them, publishes results.
 ///
-/// Settings come from defaults, the file of --config, variables KEYSTEP__SECTION__KEY and the flags
-/// below, the later over the earlier. docs/configuration.md has them all.
+/// Settings come from defaults, the file of --config, variables `KEYSTEP__SECTION__KEY` and the
+/// flags below, the later over the earlier. docs/configuration.md has them all.
 #[derive(Debug, Clone, Default, Args)]
 #[command(after_help = "\
 Examples:
@@ -33,14 +33,14 @@ pub(in crate::cli) struct ServeArguments {
     /// Where gRPC is served [server.listen, default: 127.0.0.1:50051].
     #[arg(long, value_name = "ADDR")]
     pub(super) listen: Option<String>,
-    /// The folder of the daemon's own state [server.data_dir, default: keystep-data].
+    /// The folder of the daemon's own state [`server.data_dir`, default: keystep-data].
     #[arg(long, value_name = "DIR")]
     pub(super) data_dir: Option<String>,
     /// URL prefix that results may be published under; may be given again, the first is the default
     /// [storage.outputs, default: the folder "published" in the data folder].
     #[arg(long, value_name = "URL")]
     pub(super) output: Vec<String>,
-    /// File with the hashes of bearer tokens [authentication.token_file].
+    /// File with the hashes of bearer tokens [`authentication.token_file`].
     #[arg(long, value_name = "FILE")]
     pub(super) token_file: Option<String>,
     /// Where Prometheus finds metrics [metrics.listen].
