@@ -145,12 +145,11 @@ async fn open_builtin(name: &'static str) -> Result<(String, Arc<dyn ModelFiles>
     static DIGEST: OnceLock<String> = OnceLock::new();
     on_disk(move || {
         let files = BuiltinModel::open(name).map_err(|error| artifact_failure(&error))?;
-        let digest = match DIGEST.get() {
-            Some(digest) => digest.clone(),
-            None => {
-                let read = read_model_files(&files).map_err(|error| artifact_failure(&error))?;
-                DIGEST.get_or_init(|| model_digest(&read)).clone()
-            }
+        let digest = if let Some(digest) = DIGEST.get() {
+            digest.clone()
+        } else {
+            let read = read_model_files(&files).map_err(|error| artifact_failure(&error))?;
+            DIGEST.get_or_init(|| model_digest(&read)).clone()
         };
         let files: Arc<dyn ModelFiles> = Arc::new(files);
         Ok((digest, files))

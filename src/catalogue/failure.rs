@@ -32,9 +32,9 @@ pub(super) fn storage_failure(model: &str, error: &StorageError) -> Failure {
     };
     let source = std::error::Error::source(error).map(ToString::to_string);
     tracing::warn!(model, %error, source, "a model cannot be fetched");
-    Failure::new(reason, format!("the model {model} cannot be fetched: {error}"))
-        .with("model", &model)
-        .with("cause", error)
+    let message = format!("the model {model} cannot be fetched: {error}");
+    let failure = Failure::new(reason, message).with("model", &model);
+    error.variables().iter().fold(failure, |failure, (name, value)| failure.with(name, value))
 }
 
 /// What an error of the job store means for whoever asked for a checkpoint.

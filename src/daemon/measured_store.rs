@@ -11,8 +11,8 @@ use tokio::{sync::watch, time::Instant};
 use crate::{
     jobs::{
         Clock, Fence, Inserted, Job, JobEvent, JobId, JobState, JobStore, LeaseStatus, ListQuery,
-        NewEvent, NewJob, Outcome, Page, Principal, QueueLimits, Sequence, StateName, StoreError,
-        Swept, WorkerId,
+        NewEvent, NewJob, Outcome, Page, Principal, QueueLimits, RequestId, Sequence, StateName,
+        StoreError, Swept, WorkerId,
     },
     telemetry,
 };
@@ -127,6 +127,7 @@ impl<S: JobStore> JobStore for MeasuredStore<S> {
     pass_on! {
         insert(job: NewJob, limits: QueueLimits) -> Inserted;
         get(id: JobId) -> Option<Job>;
+        find_request(principal: &Principal, request_id: RequestId) -> Option<Job>;
         expire_worker(worker: &WorkerId) -> Vec<JobId>;
         list(query: &ListQuery) -> Page;
         find_finished(principal: &Principal, work_digest: &str) -> Option<Job>;

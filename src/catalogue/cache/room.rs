@@ -264,7 +264,7 @@ impl Cache {
     ) -> Result<Held, CacheError> {
         let (from, folder) = (self.folder_of(partial), self.folder_of(key));
         let mut kept = self.kept()?;
-        let is_used = kept.entries.get(key).is_some_and(|entry| entry.is_in_use());
+        let is_used = kept.entries.get(key).is_some_and(Entry::is_in_use);
         if is_used {
             // The same bytes from elsewhere: those who use them have compared them.
             remove_folder(&from)?;

@@ -66,7 +66,7 @@ async fn a_bucket_is_read_once_for_all_who_ask() {
     let digest = opened[0].as_ref().unwrap().digest.clone();
     let names = NAMES.map(|name| format!("sd/{name}"));
     assert_eq!(world.bucket.asked(), (names.to_vec(), 1));
-    assert_eq!(world.cached("models"), [digest.clone()]);
+    assert_eq!(world.cached("models"), std::slice::from_ref(&digest));
     let entry = catalogue.ready("sd", None).await.unwrap();
     assert_eq!(entry.digest.as_ref(), Some(&digest));
     assert_eq!(entry.vocabulary.unwrap().objects, ["cat"]);

@@ -10,7 +10,7 @@ use crate::{
 const DELTA: &[u8] = b"the edited tensors";
 const WHOLE: &[u8] = b"the edited tensors and all the others";
 
-fn erasure<'a>(base_digest: &'a str, files: Vec<PublishedFile>) -> Erasure<'a> {
+fn erasure(base_digest: &str, files: Vec<PublishedFile>) -> Erasure<'_> {
     Erasure { principal: ada(), base: "sd", base_digest, files }
 }
 
@@ -67,12 +67,17 @@ async fn an_erased_model_is_its_base_and_the_smallest_file_of_edited_tensors() {
 async fn an_erased_model_keeps_its_files_while_it_is_in_use() {
     let (world, base) = world().await;
     let id = world.erase(erasure(&base, vec![published("delta.safetensors", DELTA)])).await;
+    let larger = vec![published(&format!("pipeline/{UNET}"), WHOLE)];
+    let larger = world.erase(erasure(&base, larger)).await;
     world.put_model("other").await;
-    let room = super::world::MODEL_BYTES + DELTA.len() as u64;
+    // For the base, and for the tensors of either.
+    let room = super::world::MODEL_BYTES + WHOLE.len() as u64;
     let bases = ["sd", "other"].map(super::world::base).to_vec();
     let catalogue = world.catalogue(bases, room);
     let opened = catalogue.open(&format!("checkpoints/{id}")).await.unwrap();
-    assert_eq!(catalogue.open("other").await.unwrap_err().reason, Reason::DiskFull);
+    for name in ["other", &format!("checkpoints/{larger}")] {
+        assert_eq!(catalogue.open(name).await.unwrap_err().reason, Reason::DiskFull, "{name}");
+    }
     assert_whole(&opened, "sd");
     assert_eq!(std::fs::read(&opened.edited.as_ref().unwrap().path).unwrap(), DELTA);
     drop(opened);

@@ -1,6 +1,6 @@
 //! What the tests have in common: a bucket with small models, and jobs that are done.
 
-use std::{fs, io::Read, path::PathBuf, sync::Arc};
+use std::{fs, io::Read, path::PathBuf, sync::Arc, time::Duration};
 
 use tempfile::TempDir;
 use uuid::Uuid;
@@ -127,7 +127,7 @@ impl World {
     pub(super) async fn erase(&self, erasure: Erasure<'_>) -> JobId {
         let job = self.queue(&erasure).await;
         let worker = WorkerId("worker".to_owned());
-        let claimed = self.store.claim(&worker, std::time::Duration::from_secs(60)).await.unwrap();
+        let claimed = self.store.claim(&worker, Duration::from_mins(1)).await.unwrap();
         let claimed = claimed.unwrap();
         assert_eq!(claimed.id, job.id);
         let figures = |ua| Figures { ua, ira: 0.9, cra: 0.9 };
