@@ -42,6 +42,7 @@ class Client:
         self.pictures = pictures
         # Finds this run's operations again, whatever else the daemon holds.
         self.label = f"run-{uuid.uuid4().hex[:12]}"
+        self.first_request = self.request(SHORT, requestId=str(uuid.uuid4()))
         self._erased = None
 
     def request(self, base, **changes):
@@ -128,7 +129,7 @@ class Client:
 
     def erase(self):
         """A watch that breaks is resumed without gap or repeat; the result is read."""
-        submitted = self.daemon.unlearn(self.request(SHORT))
+        submitted = self.daemon.unlearn(self.first_request)
         assert submitted.name.startswith("operations/") and not submitted.done, submitted
         before, seen = [], self.daemon.watch(submitted.name)
         for update in seen:
@@ -292,23 +293,24 @@ class Client:
 
     def idempotence(self):
         """One id is one operation; the same work is not done twice unless forced."""
-        identity = str(uuid.uuid4())
-        request = self.request(SHORT, requestId=identity, labels={"only": "same"})
-        first = self.daemon.unlearn(request)
-        second = self.daemon.unlearn(request)
-        assert first.name == second.name, (first.name, second.name)
-        other = {**request, "updates": 7}
+        first = self.erased()
+        again = self.daemon.unlearn(self.first_request)
+        assert again.name == first["name"] and again.done, (again.name, first["name"])
+        other = {**self.first_request, "updates": 7}
         clash = self.refused("ALREADY_EXISTS", self.daemon.unlearn, other)
         assert "ResourceInfo" in clash.details, clash.details
-        done = self.daemon.unlearn(self.request(SHORT))
-        assert done.done, "the same work is finished already"
-        model = self.daemon.as_dict(done)["response"]["model"]
-        assert model == self.erased()["response"]["model"], model
+        waiting = self.request(LONG, requestId=str(uuid.uuid4()), seed="10")
+        names = {self.daemon.unlearn(waiting).name for _ in range(3)}
+        assert len(names) == 1, f"one id made {names}"
+        self.daemon.call(OPERATIONS, "CancelOperation", {"name": names.pop()})
+        same_work = self.daemon.unlearn(self.request(SHORT))
+        assert same_work.done, "the same work is finished already"
+        assert self.daemon.as_dict(same_work)["response"] == first["response"], same_work
         forced = self.daemon.unlearn(self.request(SHORT, force=True))
         assert not forced.done, "forced work is done again"
         self.daemon.call(OPERATIONS, "CancelOperation", {"name": forced.name})
         self.daemon.watch_to_the_end(forced.name)
-        return {"request_id": identity, "reason": clash.reason}
+        return {"request_id": self.first_request["requestId"], "reason": clash.reason}
 
     def bad_request(self):
         """All violations come at once, each with its field path."""

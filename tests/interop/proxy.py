@@ -90,17 +90,18 @@ class Proxy:
         # Failures in a row, by method and target.
         self.failures = {}
 
-    def next_kind(self):
+    def next_kind(self, has_body):
         """Each kind once, in a drawn order, and then again: a short run sees them all."""
-        if not self.kinds:
-            self.kinds = self.draw.sample(FAILING + SLOW, len(FAILING + SLOW))
-        return self.kinds.pop()
+        fitting = [kind for kind in self.kinds if has_body or kind != "cut_request"]
+        if not fitting:
+            self.kinds += self.draw.sample(FAILING + SLOW, len(FAILING + SLOW))
+            return self.next_kind(has_body)
+        self.kinds.remove(fitting[0])
+        return fitting[0]
 
     def fault(self, line, has_body):
         """What this request is drawn."""
-        kind = self.next_kind() if self.draw.random() < self.rate else None
-        if kind == "cut_request" and not has_body:
-            kind = "unavailable"
+        kind = self.next_kind(has_body) if self.draw.random() < self.rate else None
         key = line.rsplit(" ", 1)[0]
         if kind in FAILING and self.failures.get(key, 0) >= IN_A_ROW:
             kind = None
