@@ -25,7 +25,7 @@ const KILLS: u64 = 40;
 const JOBS: u64 = 8;
 const MILLISECOND: Duration = Duration::from_millis(1);
 
-/// A number that follows from a seed, evenly spread (SplitMix64).
+/// A number that follows from a seed, evenly spread (`SplitMix64`).
 fn drawn(seed: u64, below: u64) -> u64 {
     let mut z = seed.wrapping_add(1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
     z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);

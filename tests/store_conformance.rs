@@ -83,7 +83,7 @@ async fn a_repeated_request_makes_no_second_job(world: World) {
         other => panic!("{other:?}"),
     }
 
-    let find = |principal| async { world.store.find_request(&principal, first.request_id).await };
+    let find = async |principal| world.store.find_request(&principal, first.request_id).await;
     assert_eq!(find(ada()).await.unwrap(), Some(first.clone()));
     assert_eq!(find(bob()).await.unwrap(), None);
 

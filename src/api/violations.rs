@@ -26,7 +26,7 @@ impl Found {
     /// Checks a number.
     pub(super) fn within<T>(&mut self, field: &str, value: T, range: std::ops::RangeInclusive<T>)
     where
-        T: PartialOrd + Display,
+        T: PartialOrd + Display + Copy,
     {
         if !range.contains(&value) {
             self.add(field, format!("{value} is outside {} to {}", range.start(), range.end()));

@@ -21,6 +21,8 @@ mod list;
 mod published;
 mod remote;
 #[cfg(test)]
+mod testing;
+#[cfg(test)]
 mod tests;
 
 use std::{collections::BTreeMap, sync::Arc};

@@ -72,7 +72,8 @@ fn exposure(settings: &Settings, found: &mut Found) {
     let encrypted = tls.certificate.is_some() && tls.key.is_some();
     let known = settings.authentication.token_file.is_some() || tls.client_ca.is_some();
     let is_hidden = server.listen.ip().is_loopback() || server.insecure;
-    if !is_hidden && !(encrypted && known) {
+    let is_safe = encrypted && known;
+    if !(is_hidden || is_safe) {
         let missing = match (encrypted, known) {
             (false, false) => "TLS and authentication",
             (false, true) => "TLS",

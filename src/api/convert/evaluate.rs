@@ -111,7 +111,7 @@ impl EvaluateDraft {
     ) -> Result<EvaluateWork, ApiError> {
         let base_digest =
             base.digest.clone().ok_or(ApiError::Internal("a model that is ready has no digest"))?;
-        let own = || base.vocabulary.clone().unwrap_or_else(Vocabulary::default);
+        let own = || base.vocabulary.clone().unwrap_or_default();
         let spec = self.spec(self.vocabulary.clone().unwrap_or_else(own));
         let mut found = Found::default();
         match &edited.origin {

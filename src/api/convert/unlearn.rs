@@ -19,7 +19,7 @@ use crate::{
         OutputFormat as WireFormat, UnlearnConceptRequest, UnlearningMethod,
         unlearn_concept_request::WindowSource,
     },
-    spec::{Concept, KeySteps, LogSnrWindow, Method, MethodName, UnlearnSpec, Vocabulary},
+    spec::{Concept, KeySteps, LogSnrWindow, Method, MethodName, UnlearnSpec},
 };
 
 const MOST_PRESERVED: usize = 1_024;
@@ -140,7 +140,7 @@ impl UnlearnDraft {
         let mut found = Found::default();
         let mut spec = self.spec.clone();
         if self.takes_own_words {
-            spec.vocabulary = base.vocabulary.clone().unwrap_or_else(Vocabulary::default);
+            spec.vocabulary = base.vocabulary.clone().unwrap_or_default();
         }
         if self.score_digest.is_some() {
             match cited_window(cited, &base_digest, &spec) {

@@ -1,8 +1,6 @@
 //! A small daemon: everything but the listener and a worker, whose part tests play.
 
 use std::{
-    collections::BTreeSet,
-    path::PathBuf,
     sync::{
         Arc,
         atomic::{AtomicI64, Ordering},
@@ -19,7 +17,7 @@ use tonic_types::StatusExt;
 use crate::{
     api::{ApiParts, ApiSettings, OperationsApi, UnlearningApi},
     auth::{Caller, Role},
-    catalogue::{BUILTIN, CacheSettings, Catalogue},
+    catalogue::{BUILTIN, Catalogue},
     jobs::{
         Clock, Identifiers, Job, JobStore, MemoryStore, NewEvent, Outcome, Principal, Store,
         StoreSettings, Timestamp, Transition, Unlearned, WorkerId,
@@ -31,7 +29,6 @@ use crate::{
         },
     },
     spec::{LogSnrWindow, StepIndex},
-    storage::{StorageSettings, Storages},
     worker::{
         Device, DeviceSettings,
         testing::{FakeScript, FakeSource},
@@ -74,10 +71,7 @@ impl World {
         let clock = Clock::Manual(now.clone());
         let settings_of_store = StoreSettings { clock: clock.clone(), ..StoreSettings::default() };
         let store = Arc::new(Store::from(MemoryStore::new(settings_of_store)));
-        // Nothing is fetched: the built-in model needs no cache.
-        let cache = CacheSettings { folder: PathBuf::from("unused"), max_bytes: 1 };
-        let storages = Arc::new(Storages::new(StorageSettings::default()));
-        let catalogue = Arc::new(Catalogue::new(Vec::new(), cache, storages, store.clone()));
+        let catalogue = Arc::new(Catalogue::of_builtin(store.clone()));
         let device =
             Device::start(FakeSource(script), device, catalogue.clone(), Handle::current())
                 .unwrap();
@@ -119,7 +113,7 @@ impl World {
     /// A worker's part: claims.
     pub(super) async fn claim(&self) -> Job {
         let worker = WorkerId("w".to_owned());
-        self.store.claim(&worker, Duration::from_secs(60)).await.unwrap().unwrap()
+        self.store.claim(&worker, Duration::from_mins(1)).await.unwrap().unwrap()
     }
 
     /// A worker's part: one step of a claimed job.
@@ -158,7 +152,7 @@ fn outcome(job: &Job) -> Outcome {
 pub(super) fn caller(name: &str, roles: &[Role]) -> Caller {
     Caller {
         principal: Principal(name.to_owned()),
-        roles: BTreeSet::from_iter(roles.iter().copied()),
+        roles: roles.iter().copied().collect(),
         queued_jobs: None,
     }
 }
