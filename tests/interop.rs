@@ -23,6 +23,7 @@ use std::{
     process::Command,
 };
 
+use keystep::auth::{NewToken, Role, TokenGrant};
 use processes::{Daemon, Server, Setup, local};
 use serde_json::{Value, json};
 use tools::{SCRIPTS, python, skip, tail};
@@ -157,6 +158,48 @@ fn a_client_that_is_not_ours_has_the_whole_api() {
     for name in ["base-0.png", "erased-1.png", "base-0-preview-0.png"] {
         assert!(pictures.join(name).is_file(), "{name}");
     }
+    daemon.stop();
+}
+
+#[test]
+fn a_client_that_is_not_ours_needs_the_certificate_and_a_token() {
+    let Some(python) = python() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
+    fs::write(path("tls.pem"), made.cert.pem()).unwrap();
+    fs::write(path("tls.key"), made.signing_key.serialize_pem()).unwrap();
+    let grant = TokenGrant {
+        principal: "ada".to_owned(),
+        roles: [Role::Read, Role::Generate, Role::Submit].into(),
+        queued_jobs: None,
+        requests_per_second: None,
+    };
+    let token = NewToken::generate(&grant).unwrap();
+    fs::write(path("tokens.toml"), &token.entry).unwrap();
+    fs::write(path("token"), &token.token).unwrap();
+    let published = file_url(&path("published"));
+    let setup = Setup::new(folder.path(), &published)
+        .set("KEYSTEP__TLS__CERTIFICATE", &path("tls.pem").display())
+        .set("KEYSTEP__TLS__KEY", &path("tls.key").display())
+        .set("KEYSTEP__AUTHENTICATION__TOKEN_FILE", &path("tokens.toml").display());
+    let daemon = Daemon::start(&setup);
+
+    let client = |more: &[&str]| {
+        let mut client = script(python, "client.py");
+        client.args(["--target", &daemon.address, "--pictures"]).arg(path("pictures"));
+        client.arg("--authority").arg(path("tls.pem")).args(more);
+        client
+    };
+    let token_file = path("token");
+    let with_token = ["--token-file", token_file.to_str().unwrap(), "--only"];
+    let wanted = ["reflection", "health", "models", "plan", "score", "bad_request"];
+    output(client(&with_token).args(wanted), Some(&daemon));
+    // Probes have no token; nothing else goes without one.
+    output(&mut client(&["--only", "health"]), Some(&daemon));
+    let refused = client(&["--only", "models"]).output().unwrap();
+    let said = tail(&refused);
+    assert!(!refused.status.success() && said.contains("UNAUTHENTICATED"), "{said}");
     daemon.stop();
 }
 

@@ -1,6 +1,7 @@
 """A client that is not ours: walks through the daemon's whole API and says what holds.
 
     client.py --target 127.0.0.1:50051 --pictures FOLDER [--only NAME …]
+        [--authority PEM [--token-file FILE]]
 
 One JSON line a scenario; the exit code is 0 only if all hold. The scenarios build on each other in
 this order; `erase` is run for those that need its result.
@@ -37,8 +38,8 @@ FINISHED = ("SUCCEEDED", "FAILED", "CANCELLED")
 class Client:
     """The scenarios, and what they leave for each other."""
 
-    def __init__(self, target, pictures):
-        self.daemon = Daemon(target)
+    def __init__(self, daemon, pictures):
+        self.daemon = daemon
         self.pictures = pictures
         # Finds this run's operations again, whatever else the daemon holds.
         self.label = f"run-{uuid.uuid4().hex[:12]}"
@@ -448,10 +449,14 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--target", required=True, help="host:port of the daemon")
     parser.add_argument("--pictures", required=True, type=Path, help="folder for the pictures")
+    parser.add_argument("--authority", type=Path, help="PEM file that vouches for the daemon: use TLS")
+    parser.add_argument("--token-file", type=Path, help="bearer token, for TLS alone")
     parser.add_argument("--only", nargs="*", choices=SCENARIOS, default=SCENARIOS)
     arguments = parser.parse_args()
     arguments.pictures.mkdir(parents=True, exist_ok=True)
-    client = Client(arguments.target, arguments.pictures)
+    authority = arguments.authority and arguments.authority.read_bytes()
+    token = arguments.token_file and arguments.token_file.read_text().strip()
+    client = Client(Daemon(arguments.target, authority, token), arguments.pictures)
     failed = 0
     for name in SCENARIOS:
         if name not in arguments.only:

@@ -71,8 +71,15 @@ def code_name(number):
 class Daemon:
     """A connection to a daemon, and what it says of itself."""
 
-    def __init__(self, target):
-        self.channel = grpc.insecure_channel(target)
+    def __init__(self, target, authority=None, token=None):
+        if authority is None:
+            self.channel = grpc.insecure_channel(target)
+        else:
+            credentials = grpc.ssl_channel_credentials(root_certificates=authority)
+            if token is not None:
+                of_calls = grpc.access_token_call_credentials(token)
+                credentials = grpc.composite_channel_credentials(credentials, of_calls)
+            self.channel = grpc.secure_channel(target, credentials)
         grpc.channel_ready_future(self.channel).result(timeout=30)
         self.reflection = ProtoReflectionDescriptorDatabase(self.channel)
         self.pool = descriptor_pool.DescriptorPool(self.reflection)
