@@ -243,6 +243,11 @@ fn s3_takes_a_result_over_a_network_that_fails() {
     };
     let last = requests.iter().rfind(is_write).unwrap()["target"].as_str().unwrap();
     assert!(last.contains("manifest.json"), "{last} was written after the manifest");
+
+    // A checkpoint comes back over the same network and draws.
+    let mut client = script(python, "client.py");
+    client.args(["--target", &daemon.address, "--only", "generate", "--pictures"]);
+    output(client.arg(folder.path().join("pictures")), Some(&daemon));
     daemon.stop();
 }
 
@@ -281,8 +286,9 @@ fn a_model_from_a_bucket_is_erased_as_the_built_in_one() {
     bucket.run(&["make", "models"]);
     let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/emoji-canvas/model");
     bucket.run(&["upload", "models", "emoji", model.to_str().unwrap()]);
+    let proxy = Server::proxy(python, folder.path(), &moto.address, 11);
     let published = file_url(&folder.path().join("published"));
-    let mut setup = s3(Setup::new(folder.path(), &published), &moto.url());
+    let mut setup = s3(Setup::new(folder.path(), &published), &proxy.url());
     setup.config = Some("[[models]]\nname = \"afar\"\nurl = \"s3://models/emoji\"\n".to_owned());
     let daemon = Daemon::start(&setup);
 

@@ -8,6 +8,7 @@ use std::{
     path::{Path, PathBuf},
     process::{Command, Output},
     sync::OnceLock,
+    thread,
 };
 
 /// The folder of the scripts and of the pinned lists.
@@ -47,8 +48,9 @@ pub(crate) fn azurite() -> Option<&'static Path> {
 
 /// Says on the terminal that a test was skipped.
 pub(crate) fn skip(why: &str) {
+    let test = thread::current();
     // Straight to the terminal: what a passing test prints is not shown.
-    let _ = writeln!(io::stderr(), "skipped: {why}");
+    let _ = writeln!(io::stderr(), "skipped: {}: {why}", test.name().unwrap_or_default());
 }
 
 /// Fails the test where what is not ours must be there.
