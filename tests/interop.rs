@@ -154,7 +154,7 @@ fn a_client_that_is_not_ours_has_the_whole_api() {
         String::from_utf8_lossy(&said.stderr),
         daemon.process.said()
     );
-    assert_eq!(lines.lines().count(), 13, "{lines}");
+    assert_eq!(lines.lines().count(), 14, "{lines}");
     for name in ["base-0.png", "erased-1.png", "base-0-preview-0.png"] {
         assert!(pictures.join(name).is_file(), "{name}");
     }

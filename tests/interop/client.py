@@ -259,6 +259,33 @@ class Client:
             "score_digest": summary.score_digest,
         }
 
+    def evaluate(self):
+        """EvaluateErasure judges the published checkpoint against its base, as an operation."""
+        checkpoint = self.erased()["response"]["model"]
+        request = {
+            "baseModel": MODEL,
+            "editedModel": checkpoint,
+            "concept": "cat",
+            "conceptKind": "CONCEPT_KIND_OBJECT_CLASS",
+            "vocabulary": {"anything": "picture", "objects": ["cat", "dog"], "styles": ["flat"]},
+            "targetSeeds": 1,
+            "retainSeeds": 1,
+            "steps": 4,
+            "labels": {"run": self.label},
+        }
+        submitted = self.daemon.call(UNLEARNING, "EvaluateErasure", request)
+        _, operation = self.daemon.watch_to_the_end(submitted.name)
+        shown = self.daemon.as_dict(operation)
+        assert shown["metadata"]["state"] == "JOB_STATE_SUCCEEDED", shown
+        assert shown["metadata"]["edited_model"] == checkpoint, shown
+        verdicts = shown["response"]["verdicts"]
+        assert verdicts and all(verdict["concept"] == "cat" for verdict in verdicts), verdicts
+        names = [published["uri"].rsplit("/", 1)[-1] for published in shown["response"]["files"]]
+        assert {"report.json", "before-after.png"} <= set(names), names
+        listed = sum(self.list_pages("kind = evaluate", 10), [])
+        assert listed == [submitted.name], listed
+        return {"judges": [verdict["judge"] for verdict in verdicts], "files": names}
+
     def cancel(self):
         """Running and waiting jobs are cancelled; a picture is drawn beside the running one."""
         running = self.daemon.unlearn(self.request(LONG, labels={"only": "cancel"}))
@@ -421,6 +448,7 @@ class Client:
         name = cancelled[0]
         self.daemon.call(OPERATIONS, "DeleteOperation", {"name": name})
         gone = self.refused("NOT_FOUND", self.daemon.operation, name)
+        self.refused("NOT_FOUND", lambda: list(self.daemon.watch(name)))
         assert name not in sum(self.list_pages("", 100), []), "it is not listed any more"
         self.refused(
             "NOT_FOUND", self.daemon.call, OPERATIONS, "CancelOperation", {"name": name}
@@ -436,6 +464,7 @@ SCENARIOS = (
     "erase",
     "generate",
     "score",
+    "evaluate",
     "cancel",
     "idempotence",
     "bad_request",
