@@ -12,14 +12,13 @@ use tonic::Status;
 use super::{
     ApiError, ApiParts,
     convert::{
-        CitedScores, DrawingDraft, ScoreDraft, finished, previewed, progress_of_call, step_score,
-        summary,
+        DrawingDraft, ScoreDraft, finished, previewed, progress_of_call, step_score, summary,
     },
     digests::{digest, logged},
 };
 use crate::{
     auth::Caller,
-    jobs::{JobStore, Principal},
+    jobs::{JobStore, Principal, StoredScores},
     outcome::{Picture, TimestepScores},
     proto::keystep::v1::{
         GenerateRequest, GenerateResponse, ScoreTimestepsRequest, ScoreTimestepsResponse,
@@ -209,7 +208,7 @@ impl Measurement {
     ) -> Result<crate::proto::keystep::v1::ScoreSummary, ApiError> {
         let no_json = |_| ApiError::Internal("scores have no form in JSON");
         let scores_json = serde_json::to_string_pretty(&scores).map_err(no_json)?;
-        let cited = CitedScores {
+        let cited = StoredScores {
             model: self.model.clone(),
             model_digest: self.model_digest.clone(),
             scores,

@@ -2,7 +2,7 @@
 
 use super::{
     ApiError, ApiParts,
-    convert::{CitedScores, EvaluateDraft, RequestTerms, UnlearnDraft, operation, plan, validated},
+    convert::{EvaluateDraft, RequestTerms, UnlearnDraft, operation, plan, validated},
     digests::{
         evaluate_request_digest, evaluate_work_digest, logged, unlearn_request_digest,
         unlearn_work_digest,
@@ -14,7 +14,7 @@ use crate::{
     catalogue::ModelOrigin,
     jobs::{
         Inserted, Job, JobStore, NewJob, QueueLimits, RequestId, StateName, StoreError,
-        UnlearnWork, Work,
+        StoredScores, UnlearnWork, Work,
     },
     proto::{
         google::longrunning::Operation,
@@ -123,7 +123,7 @@ impl ApiParts {
         &self,
         caller: &Caller,
         digest: &str,
-    ) -> Result<Option<CitedScores>, ApiError> {
+    ) -> Result<Option<StoredScores>, ApiError> {
         let kept = self.store.get_scores(&caller.principal, digest).await?;
         // Scores of another version that cannot be read are as good as none.
         Ok(kept.and_then(|json| serde_json::from_str(&json).ok()))

@@ -21,7 +21,7 @@ pub(super) use generate::{DrawingDraft, finished, previewed};
 pub(super) use model::model;
 pub(super) use operation::{operation, validated};
 pub(super) use plan::plan;
-pub(super) use score::{CitedScores, ScoreDraft, step_score, summary};
+pub(super) use score::{ScoreDraft, step_score, summary};
 pub(super) use unlearn::UnlearnDraft;
 
 use super::ApiSettings;

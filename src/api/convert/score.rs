@@ -1,7 +1,5 @@
 //! `ScoreTimestepsRequest` to a measurement, and its results back.
 
-use serde::{Deserialize, Serialize};
-
 use super::{
     Limits,
     fields::{check_name, read_kind, read_scope, read_vocabulary},
@@ -16,15 +14,6 @@ use crate::{
     },
     spec::{Concept, ScoreSpec, Vocabulary},
 };
-
-/// Scores as they are kept: with the digest that the catalogue knows the model by, which is over
-/// all of its files, where the engine's is over the U-Net alone.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(in crate::api) struct CitedScores {
-    pub(in crate::api) model: String,
-    pub(in crate::api) model_digest: String,
-    pub(in crate::api) scores: TimestepScores,
-}
 
 /// A request whose every field was checked; the model's own words may be yet to come.
 #[derive(Debug, Clone, PartialEq)]

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::{
-    CitedScores, Limits, RequestTerms,
+    Limits, RequestTerms,
     fields::{WireTerms, check_name, read_kind, read_scope, read_vocabulary},
 };
 use crate::{
@@ -13,7 +13,7 @@ use crate::{
         violations::{Found, entry},
     },
     catalogue::ModelEntry,
-    jobs::{Evaluation, OutputFormat, UnlearnWork},
+    jobs::{Evaluation, OutputFormat, StoredScores, UnlearnWork},
     proto::keystep::v1::{
         AutoWindow, KeySteps as WireKeySteps, LogSnrWindow as WireWindow,
         OutputFormat as WireFormat, UnlearnConceptRequest, UnlearningMethod,
@@ -133,7 +133,7 @@ impl UnlearnDraft {
     pub(in crate::api) fn complete(
         &self,
         base: &ModelEntry,
-        cited: Option<&CitedScores>,
+        cited: Option<&StoredScores>,
     ) -> Result<UnlearnWork, ApiError> {
         let base_digest =
             base.digest.clone().ok_or(ApiError::Internal("a model that is ready has no digest"))?;
@@ -299,7 +299,7 @@ fn set_window(method: &mut Method, window: LogSnrWindow) {
 
 /// The window of earlier scores of the same model and of one of the concepts.
 fn cited_window(
-    cited: Option<&CitedScores>,
+    cited: Option<&StoredScores>,
     base_digest: &str,
     spec: &UnlearnSpec,
 ) -> Result<LogSnrWindow, &'static str> {
