@@ -5,7 +5,8 @@ use url::Url;
 /// The prefix to publish below, as it is stored: normalised, without a slash at its end. The message
 /// names what may be asked for.
 pub(super) fn destination(asked: &str, allowed: &[String]) -> Result<String, String> {
-    let known: Vec<Url> = allowed.iter().filter_map(|prefix| read(prefix).ok()).collect();
+    // The operator's own may hold anything, such as a folder's name with a percent sign.
+    let known: Vec<Url> = allowed.iter().filter_map(|prefix| Url::parse(prefix).ok()).collect();
     if asked.is_empty() {
         let first = known.first().map(written);
         return first.ok_or_else(|| "this server publishes nowhere; ask its operator".to_owned());
@@ -77,6 +78,9 @@ mod tests {
         assert_eq!(at("").unwrap(), "s3://b/p");
         assert!(destination("", &[]).is_err());
         assert!(destination("s3://b/p", &[]).is_err());
+        let odd = "file:///a%20%23/50%25";
+        assert_eq!(destination("", &[odd.to_owned()]).as_deref(), Ok(odd));
+        assert!(destination(odd, &[odd.to_owned()]).is_err());
     }
 
     #[test]

@@ -1,6 +1,13 @@
-//! `keystep demo`: the whole main job on the model that comes with the program.
+//! `keystep demo`: the whole main job on the model that comes with the program, by the daemon that
+//! `keystep serve` runs: it is started within this process, asked as any client asks it, and ended.
 
-use std::{collections::BTreeMap, path::PathBuf};
+mod errand;
+mod house;
+mod result;
+#[cfg(test)]
+mod tests;
+
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 
@@ -8,15 +15,18 @@ use super::{
     CliError,
     arguments::{MethodArguments, QuietArguments, kind_parser},
     files::name_part,
-    local::{BUILTIN_MODEL, LocalEngine, LocalModel},
-    result_folder::{CHECKPOINT, EXPECTED, verdict_table, write_evidence, write_model},
-    session::{Session, cost, print_result},
+    memory::peak_rss_bytes,
+    result_folder::{CHECKPOINT, verdict_table},
+    session::{Session, print_result},
     staging::Staging,
 };
 use crate::{
-    report::{Cost, Evidence, RunReport},
-    spec::{Concept, ConceptKind, JudgeSpec, KeySteps, Method, ScoreSpec, UnlearnSpec},
+    report::RunReport,
+    spec::{Concept, ConceptKind},
+    worker::EngineSource,
 };
+use errand::Errand;
+use result::{EXPECTED, Spent};
 
 /// Makes the built-in model forget a concept: score, erase, draw before and after, judge, write.
 ///
@@ -62,9 +72,10 @@ pub(super) struct DemoArguments {
     pub(super) quiet: QuietArguments,
 }
 
-/// Runs the demo.
-pub(super) fn run<E: LocalEngine>(
+/// Runs the demo, with engines of this source.
+pub(super) fn run(
     arguments: &DemoArguments,
+    source: impl EngineSource,
     session: &mut Session,
 ) -> Result<(), CliError> {
     let out = arguments.out.clone().unwrap_or_else(|| {
@@ -75,88 +86,24 @@ pub(super) fn run<E: LocalEngine>(
         kind: arguments.kind,
         replacement: arguments.replace_with.clone(),
     };
-    concept.validate("concept")?;
-    let (mut method, scope) = arguments.method.preset(arguments.kind, false);
-    if arguments.method.learning_rate.is_none() {
-        set_canvas_rate(&mut method, arguments.kind);
-    }
-    method.validate()?;
+    let errand = Errand::new(concept, &arguments.method, arguments.seed)?;
     let mut staging = Staging::create(&out, &EXPECTED, &session.interrupt)?;
-    let name = method.name().name();
-    session.note(&format!("forgetting \"{}\" with {name}, seed {}", concept.text, arguments.seed));
-
-    let mut base = LocalModel::<E>::open(BUILTIN_MODEL, None)?;
-    let vocabulary = base.engine.vocabulary().clone();
-    let mut spec = UnlearnSpec {
-        concepts: vec![concept.clone()],
-        method,
-        scope: scope.clone(),
-        preserve: Vec::new(),
-        vocabulary: vocabulary.clone(),
-        seed: arguments.seed,
-    };
-    let score_spec = ScoreSpec {
-        scope,
-        seed: arguments.seed,
-        ..ScoreSpec::new(concept.clone(), vocabulary.clone())
-    };
-    let judge_spec = JudgeSpec::new(concept, vocabulary);
-    // All of it before any work, so that a wrong word costs no minutes.
-    spec.validate()?;
-    score_spec.validate()?;
-    judge_spec.validate()?;
-
-    let (scores, seconds) =
-        session.work(|context| base.engine.score_timesteps(&score_spec, context))?;
-    let scoring = cost(scores.unet_evaluations, seconds);
-    if let Method::Keystep(settings) = &mut spec.method {
-        settings.key_steps = KeySteps::Window(scores.window);
-    }
-    let (erased, seconds) = session.work(|context| base.engine.unlearn(&spec, context))?;
-    let erasing = cost(E::log(&erased).unet_evaluations, seconds);
-
-    write_model(&base, &erased, &spec, &mut staging)?;
-    // The model is judged as it was written: read back from its folder.
-    let checkpoint = staging.path().join(CHECKPOINT);
-    let edited = LocalModel::<E>::open(&checkpoint.to_string_lossy(), None)?;
-    let (judged, seconds) =
-        session.work(|context| base.engine.judge(&judge_spec, &edited.engine, context))?;
-    let judging = cost(judged.unet_evaluations, seconds);
-
-    let evidence = Evidence {
-        model: base.files.location(),
-        spec: &spec,
-        log: E::log(&erased),
-        scores: std::slice::from_ref(&scores),
-        judged: std::slice::from_ref(&judged),
-        cost: Cost { scoring, erasing, judging },
-        seconds: Some(session.seconds()),
-        peak_rss_bytes: None,
-        versions: BTreeMap::new(),
-        digests: BTreeMap::new(),
-    };
-    let report = write_evidence(base.files.as_ref(), evidence, &mut staging)?;
+    let (concept, method) = (&arguments.concept, arguments.method.method.name());
+    session.note(&format!("forgetting \"{concept}\" with {method}, seed {}", arguments.seed));
+    // Within the unfinished folder, so that whatever removes that leaves nothing of the daemon.
+    let daemon_folder = staging.path().join(house::FOLDER);
+    let found = house::ask_own_daemon(source, &daemon_folder, &errand, session)?;
+    let spent = Spent { seconds: session.seconds(), peak_rss_bytes: peak_rss_bytes() };
+    let report = result::write(&found, spent, &mut staging)?;
+    std::fs::remove_dir_all(&daemon_folder)
+        .map_err(|source| CliError::Remove { path: daemon_folder, source })?;
     staging.commit()?;
     print_result(&summary(&report, &out));
     Ok(())
 }
 
-/// The published rate of 1e-5 hardly moves so small a model: the published methods run at the best
-/// of the rates that were tried on it (`docs/figures.md`). Keystep derives its own.
-fn set_canvas_rate(method: &mut Method, kind: ConceptKind) {
-    match method {
-        Method::Keystep(_) => {}
-        Method::Kscu(settings) => {
-            settings.learning_rate = if kind == ConceptKind::Style { 3e-4 } else { 3e-5 };
-        }
-        Method::Esd(settings) => {
-            settings.learning_rate = if kind == ConceptKind::Style { 1e-3 } else { 3e-4 };
-        }
-    }
-}
-
 /// The short table and where to look.
-fn summary(report: &RunReport, out: &std::path::Path) -> String {
+fn summary(report: &RunReport, out: &Path) -> String {
     let concept = report.spec.concepts.first().map_or("", |concept| concept.text.as_str());
     let peak = report
         .peak_rss_bytes

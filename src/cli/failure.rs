@@ -5,7 +5,9 @@ use std::{error::Error, io::Write, path::PathBuf};
 use super::remote::RemoteError;
 use crate::spec::SpecError;
 #[cfg(feature = "server")]
-use crate::{artifacts::ArtifactError, engine::EngineError, report::ReportError};
+use crate::{
+    artifacts::ArtifactError, daemon::StartError, engine::EngineError, report::ReportError,
+};
 
 /// Why a verb did not do its work.
 #[derive(Debug, thiserror::Error)]
@@ -24,6 +26,10 @@ pub(super) enum CliError {
     #[error(transparent)]
     Engine(EngineError),
     #[cfg(feature = "server")]
+    /// The daemon within this process does not start.
+    #[error("cannot start the daemon within this process")]
+    Daemon(#[from] StartError),
+    #[cfg(feature = "server")]
     /// A model folder could not be opened or written.
     #[error(transparent)]
     Artifact(#[from] ArtifactError),
@@ -34,6 +40,15 @@ pub(super) enum CliError {
     /// A file that the user named could not be read.
     #[error("cannot read {}", .path.display())]
     File {
+        /// Where.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    #[cfg(feature = "server")]
+    /// What was made in passing stays.
+    #[error("cannot remove {}", .path.display())]
+    Remove {
         /// Where.
         path: PathBuf,
         /// What the system said.

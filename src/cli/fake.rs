@@ -7,9 +7,9 @@ use std::{
 };
 
 use super::{
-    CliError, demo,
+    CliError,
     interrupt::Interrupt,
-    local::{BUILTIN_MODEL, LocalEngine, evaluate, generate, score, unlearn},
+    local::{LocalEngine, evaluate, generate, score, unlearn},
     session::Session,
 };
 use crate::{
@@ -23,6 +23,9 @@ use crate::{
         Prompt, ScoreSpec, StepIndex, Timestep, UnlearnSpec, Vocabulary,
     },
 };
+
+/// The model that comes with the program.
+const BUILTIN_MODEL: &str = "builtin:emoji-canvas";
 
 #[derive(Debug)]
 struct FakeEngine {
@@ -187,12 +190,11 @@ fn run(line: &[&str]) -> Result<(), CliError> {
     let line = std::iter::once("keystep").chain(line.iter().copied());
     let mut session = Session::new(true, Interrupt::default());
     match super::Cli::try_parse_from(line).unwrap().verb {
-        super::Verb::Demo(arguments) => demo::run::<FakeEngine>(&arguments, &mut session),
         super::Verb::Unlearn(arguments) => unlearn::run::<FakeEngine>(&arguments, &mut session),
         super::Verb::Score(arguments) => score::run::<FakeEngine>(&arguments, &mut session),
         super::Verb::Generate(arguments) => generate::run::<FakeEngine>(&arguments, &mut session),
         super::Verb::Evaluate(arguments) => evaluate::run::<FakeEngine>(&arguments, &mut session),
-        other => panic!("{other:?} runs on a server"),
+        other => panic!("{other:?} works in no engine of this process's own"),
     }
 }
 
@@ -210,71 +212,20 @@ fn json(path: PathBuf) -> serde_json::Value {
 }
 
 #[test]
-fn the_demo_writes_all_of_its_files() {
-    let parent = tempfile::tempdir().unwrap();
-    let out = parent.path().join("out");
-    run(&["demo", "--out", out.to_str().unwrap(), "--seed", "4"]).unwrap();
-    assert_eq!(
-        names_in(&out),
-        [
-            "before-after.png",
-            "checkpoint",
-            "delta.safetensors",
-            "report.html",
-            "report.json",
-            "scores.json",
-            "scores.png",
-            "training.json",
-        ]
-    );
-    assert_eq!(names_in(parent.path()), ["out"]);
-    let report = json(out.join("report.json"));
-    assert_eq!(report["judge"], "cnn");
-    assert_eq!(report["ua"], 1.0);
-    assert_eq!(report["unet_evaluations"], 123);
-    assert_eq!(report["window"]["low"], -4.0);
-    assert_eq!(report["spec"]["method"]["key_steps"]["window"]["high"], -1.0);
-    assert_eq!(report["seeds"]["unlearn"], 4);
-    let digests = report["digests"].as_object().unwrap();
-    assert_eq!(digests.len(), 4, "{digests:?}");
-    let delta = std::fs::read_to_string(out.join("delta.safetensors")).unwrap();
-    assert!(delta.contains("keystep.spec"));
-    assert!(matches!(
-        run(&["demo", "--out", out.to_str().unwrap()]),
-        Err(error) if error.exit_code() == 2 && error.to_string().contains("exists")
-    ));
-}
-
-#[test]
-fn scoring_is_no_cost_of_the_published_methods() {
-    let parent = tempfile::tempdir().unwrap();
-    let out = parent.path().join("out");
-    run(&["demo", "--method", "esd", "--out", out.to_str().unwrap()]).unwrap();
-    let report = json(out.join("report.json"));
-    assert_eq!(report["unet_evaluations"], 23);
-    assert_eq!(report["cost"]["scoring"]["unet_evaluations"], 100);
-    assert!(report["window"].is_null());
-}
-
-#[test]
 fn nothing_is_left_of_a_run_that_failed_or_was_interrupted() {
     let parent = tempfile::tempdir().unwrap();
     let out = parent.path().join("out");
     let out = out.to_str().unwrap();
-    let interrupted = run(&["demo", "--seed", "13", "--out", out]).unwrap_err();
+    let unlearn = |model: &str, rest: &[&str]| {
+        let line = ["unlearn", "--local", "--model", model, "--kind", "object", "--out", out];
+        run(&[&line[..], rest].concat()).unwrap_err()
+    };
+    let cat = ["--concept", "cat"];
+    let interrupted = unlearn(BUILTIN_MODEL, &[&cat[..], &["--seed", "13"]].concat());
     assert_eq!(interrupted.exit_code(), 130);
-    for line in [
-        &["demo", "--concept", "zebra", "--out", out][..],
-        &["demo", "--concept", " ", "--out", out],
-        &["demo", "--replace-with", "cat", "--out", out],
-        &["demo", "--learning-rate", "7", "--out", out],
-    ] {
-        let error = run(line).unwrap_err();
-        assert_eq!(error.exit_code(), 2, "{line:?}: {error}");
-    }
-    let missing = ["unlearn", "--local", "--model", "nowhere", "--concept", "cat"];
-    let error = run(&[&missing[..], &["--kind", "object", "--out", out]].concat()).unwrap_err();
-    assert_eq!(error.exit_code(), 1);
+    let wrong = unlearn(BUILTIN_MODEL, &[&cat[..], &["--replace-with", "cat"]].concat());
+    assert_eq!(wrong.exit_code(), 2);
+    assert_eq!(unlearn("nowhere", &cat).exit_code(), 1);
     assert!(names_in(parent.path()).is_empty());
 }
 

@@ -1,9 +1,12 @@
 //! Ctrl-C and SIGTERM: the first asks the run to stop, the second ends the process.
 
 use std::{
+    future::Future,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
 };
+
+use tokio_util::sync::CancellationToken;
 
 use super::CliError;
 use crate::engine::CancelFlag;
@@ -13,6 +16,8 @@ use crate::engine::CancelFlag;
 pub(super) struct Interrupt {
     /// Set by the first signal.
     pub(super) cancel: CancelFlag,
+    /// The same for what waits and does not look.
+    arrived: CancellationToken,
     unfinished: Arc<Mutex<Vec<PathBuf>>>,
 }
 
@@ -20,6 +25,15 @@ impl Interrupt {
     /// Fails once a signal has come; for the parts of a run that the engine does not watch.
     pub(super) fn check(&self) -> Result<(), CliError> {
         if self.cancel.is_cancelled() { Err(CliError::Interrupted) } else { Ok(()) }
+    }
+
+    /// What the work gives; fails once a signal has come, and drops the work.
+    pub(super) async fn unless<T>(&self, work: impl Future<Output = T>) -> Result<T, CliError> {
+        tokio::select! {
+            biased;
+            () = self.arrived.cancelled() => Err(CliError::Interrupted),
+            done = work => Ok(done),
+        }
     }
 
     /// Names an unfinished folder, which the second signal removes before the process ends.
@@ -37,14 +51,16 @@ impl Interrupt {
         self.unfinished.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn signal(&self) {
+    pub(super) fn signal(&self) {
         if !self.cancel.is_cancelled() {
             self.cancel.cancel();
+            self.arrived.cancel();
             return;
         }
         for folder in self.lock().drain(..) {
-            // The process ends in any case; what cannot be removed stays.
-            let _ = std::fs::remove_dir_all(folder);
+            // Files may still be added while this removes. The process ends in any case; what
+            // cannot be removed stays.
+            let _ = (0..3).find(|_| std::fs::remove_dir_all(&folder).is_ok());
         }
         std::process::exit(130);
     }
@@ -68,5 +84,14 @@ mod tests {
         assert!(interrupt.check().is_ok());
         interrupt.signal();
         assert!(matches!(interrupt.check(), Err(CliError::Interrupted)));
+    }
+
+    #[tokio::test]
+    async fn what_waits_ends_with_the_signal() {
+        let interrupt = Interrupt::default();
+        assert!(matches!(interrupt.unless(async { 5 }).await, Ok(5)));
+        let waiting = interrupt.unless(std::future::pending::<()>());
+        let (waited, ()) = tokio::join!(waiting, async { interrupt.signal() });
+        assert!(matches!(waited, Err(CliError::Interrupted)));
     }
 }

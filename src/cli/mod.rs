@@ -40,7 +40,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 #[cfg(feature = "server")]
-use crate::engine::CandleEngine;
+use crate::{engine::CandleEngine, worker::CandleSource};
 use failure::CliError;
 #[cfg(feature = "server")]
 use session::Session;
@@ -89,7 +89,7 @@ impl Verb {
     fn run(&self) -> Result<(), CliError> {
         match self {
             Self::Demo(arguments) => {
-                demo::run::<CandleEngine>(arguments, &mut session(arguments.quiet)?)
+                demo::run(arguments, CandleSource, &mut session(arguments.quiet)?)
             }
             Self::Unlearn(arguments) if arguments.place.local => {
                 local::unlearn::run::<CandleEngine>(arguments, &mut session(arguments.quiet)?)

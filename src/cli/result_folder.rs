@@ -1,4 +1,4 @@
-//! What an erasure leaves: the folder of `demo` and `unlearn`.
+//! What an erasure leaves: the folder of `unlearn --local`, and what the demo shares with it.
 
 use std::collections::BTreeMap;
 

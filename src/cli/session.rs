@@ -48,6 +48,11 @@ impl Session {
         Ok((result?, stopwatch.seconds()))
     }
 
+    /// Where progress is shown that comes from elsewhere than [`Session::work`].
+    pub(super) fn display(&mut self) -> &mut ProgressDisplay {
+        &mut self.progress
+    }
+
     /// A line on what is done now, on stderr.
     pub(super) fn note(&mut self, text: &str) {
         self.progress.note(text);

@@ -1,4 +1,4 @@
-//! A store that forgets everything when the process ends: for tests and for `demo`.
+//! A store that forgets everything when the process ends: for tests.
 
 use std::{
     cmp::Reverse,

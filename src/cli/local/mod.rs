@@ -19,9 +19,6 @@ use crate::{
     spec::{GenerateSpec, JudgeSpec, ModelFiles, ScoreSpec, UnlearnSpec, Vocabulary},
 };
 
-/// The model that comes with the program.
-pub(super) const BUILTIN_MODEL: &str = "builtin:emoji-canvas";
-
 /// A model that is loaded in this process, and where it came from.
 #[derive(Debug)]
 pub(super) struct LocalModel<E> {

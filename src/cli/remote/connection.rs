@@ -127,6 +127,19 @@ impl Connection {
             endpoint = endpoint.tls_config(tls(arguments)?).map_err(failed)?;
         }
         let token = arguments.token_file.as_deref().map(read_token).transpose()?;
+        Self::over(&endpoint, token)
+    }
+
+    /// To a server within this process, which knows no callers; must be called within a runtime.
+    #[cfg(feature = "server")]
+    pub(super) fn near(address: std::net::SocketAddr) -> Result<Self, RemoteError> {
+        let server = format!("http://{address}");
+        let endpoint = Endpoint::from_shared(server.clone())
+            .map_err(|source| RemoteError::Connection { server, source })?;
+        Self::over(&endpoint.connect_timeout(CONNECT_TIMEOUT), None)
+    }
+
+    fn over(endpoint: &Endpoint, token: Option<MetadataValue<Ascii>>) -> Result<Self, RemoteError> {
         let request_id = uuid::Uuid::new_v4().to_string();
         let carried = MetadataValue::try_from(&request_id)
             .map_err(|_| RemoteError::Usage("the request id is no header value".to_owned()))?;

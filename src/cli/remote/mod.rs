@@ -1,5 +1,7 @@
 //! The verbs that ask a server.
 
+#[cfg(feature = "server")]
+mod client;
 mod connection;
 pub(super) mod evaluate;
 mod failure;
@@ -15,8 +17,10 @@ mod submit;
 mod tables;
 pub(super) mod unlearn;
 mod watch;
-mod wire;
+pub(super) mod wire;
 
+#[cfg(feature = "server")]
+pub(super) use client::Client;
 pub(super) use connection::ServerArguments;
 pub(super) use failure::RemoteError;
 pub(super) use submit::SubmitArguments;

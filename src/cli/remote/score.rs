@@ -3,12 +3,8 @@
 use std::path::Path;
 
 use super::{
-    RemoteError, block_on,
-    connection::{Connection, ServerArguments},
-    interrupt::Interrupt,
-    json, print, saving, tables,
-    watch::standing,
-    wire,
+    RemoteError, block_on, connection::Connection, interrupt::Interrupt, json, print, saving,
+    tables, watch::standing, wire,
 };
 use crate::{
     cli::{CliError, progress::ProgressDisplay, score::ScoreArguments},
@@ -34,8 +30,9 @@ pub(in crate::cli) fn run(arguments: &ScoreArguments) -> Result<(), CliError> {
     let mut interrupt = Interrupt::install()?;
     let mut display = ProgressDisplay::new(arguments.quiet.quiet);
     let asked = block_on(async {
+        let connection = Connection::open(server)?;
         interrupt
-            .unless(ask(server, request, &mut display))
+            .unless(ask(&connection, request, &mut display))
             .await
             .unwrap_or_else(|| Err(RemoteError::Interrupted("nothing was written".to_owned())))
     });
@@ -76,12 +73,12 @@ fn request(arguments: &ScoreArguments) -> Result<ScoreTimestepsRequest, CliError
     })
 }
 
-async fn ask(
-    server: &ServerArguments,
+/// Follows a measurement to its end; the work ends where this is dropped.
+pub(super) async fn ask(
+    connection: &Connection,
     request: ScoreTimestepsRequest,
     display: &mut ProgressDisplay,
 ) -> Result<(Vec<ScoreTimestepsResponse>, ScoreSummary), RemoteError> {
-    let connection = Connection::open(server)?;
     let mut stream = connection
         .repeatable(|channel| {
             let request = request.clone();

@@ -8,7 +8,7 @@ use crate::{
     spec::{ConceptKind, LogSnrWindow, MethodName, Scope, Vocabulary},
 };
 
-pub(super) fn kind(kind: ConceptKind) -> WireKind {
+pub(in crate::cli) fn kind(kind: ConceptKind) -> WireKind {
     match kind {
         ConceptKind::Object => WireKind::ObjectClass,
         ConceptKind::Style => WireKind::Style,
@@ -17,7 +17,7 @@ pub(super) fn kind(kind: ConceptKind) -> WireKind {
     }
 }
 
-pub(super) fn method(method: MethodName) -> UnlearningMethod {
+pub(in crate::cli) fn method(method: MethodName) -> UnlearningMethod {
     match method {
         MethodName::Keystep => UnlearningMethod::Keystep,
         MethodName::Kscu => UnlearningMethod::Kscu,
@@ -26,7 +26,7 @@ pub(super) fn method(method: MethodName) -> UnlearningMethod {
 }
 
 /// The scope, and the text of one that goes by names.
-pub(super) fn scope(scope: &Scope) -> (TrainableScope, String) {
+pub(in crate::cli) fn scope(scope: &Scope) -> (TrainableScope, String) {
     let scope = match scope {
         Scope::CrossAttention => TrainableScope::CrossAttention,
         Scope::CrossAttentionKeyValue => TrainableScope::CrossAttentionKeyValue,
