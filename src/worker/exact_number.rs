@@ -26,6 +26,7 @@ impl Written {
     }
 }
 
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
 pub(super) fn serialize<S: Serializer>(number: &f64, serializer: S) -> Result<S::Ok, S::Error> {
     Written::from(*number).serialize(serializer)
 }
@@ -40,6 +41,7 @@ pub(super) mod optional {
 
     use super::Written;
 
+    #[allow(clippy::ref_option, reason = "serde calls it so")]
     pub(in crate::worker) fn serialize<S: Serializer>(
         number: &Option<f64>,
         serializer: S,
