@@ -2,10 +2,12 @@
 
 use std::{env, error::Error, fs, path::PathBuf};
 
-const FILES: [&str; 3] = [
+const FILES: [&str; 4] = [
     "keystep/v1/operation.proto",
     "keystep/v1/unlearning_service.proto",
     "google/longrunning/operations.proto",
+    // Read by nothing here: reflection hands it to clients that show an error's details.
+    "google/rpc/error_details.proto",
 ];
 
 fn main() -> Result<(), Box<dyn Error>> {

@@ -100,6 +100,10 @@ async fn a_daemon_needs_no_more_than_an_address_and_a_folder() {
     let published: Vec<_> = fs::read_dir(checkpoints).unwrap().flatten().collect();
     assert_eq!(published.len(), 1);
     assert!(published[0].path().join("manifest.json").is_file());
+    let contents: Vec<_> = fs::read_dir(published[0].path()).unwrap().flatten().collect();
+    let card = contents.iter().map(|entry| entry.path().join("README.md")).find(|it| it.is_file());
+    let card = fs::read_to_string(card.unwrap()).unwrap();
+    assert!(card.contains("license: \"apache-2.0\""), "{card}");
 
     let address = daemon.address();
     assert_eq!(timeout(LONG, daemon.stop()).await.unwrap(), fine(false));

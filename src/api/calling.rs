@@ -15,6 +15,7 @@ use super::{
         DrawingDraft, ScoreDraft, finished, previewed, progress_of_call, step_score, summary,
     },
     digests::{digest, logged},
+    violations::{Found, on_wire},
 };
 use crate::{
     auth::Caller,
@@ -153,7 +154,9 @@ pub(super) async fn score(
     tracing::info!(model = draft.model, concept, "a concept is scored");
     let model = draft.model.clone();
     let spec = draft.complete(own_words);
-    spec.validate().map_err(|error| ApiError::Invalid(error.violations))?;
+    let mut found = Found::default();
+    found.absorb(spec.validate(), on_wire);
+    found.finish()?;
     let call = DirectCall::Score { model: model.clone(), spec: Box::new(spec) };
     let measurement = Arc::new(Measurement {
         parts: parts.clone(),

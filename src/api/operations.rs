@@ -6,13 +6,14 @@ use tonic::{Request, Response, Status};
 
 use super::{
     ApiError, ApiParts,
+    convert::operation,
     paging::{operations_token, page_size, read_operations_token},
     violations::Found,
     watching::Wakes,
 };
 use crate::{
     auth::{Caller, Role},
-    jobs::{Filter, JobStore, ListQuery},
+    jobs::{Filter, Job, JobStore, ListQuery, StateName},
     proto::google::longrunning::{
         CancelOperationRequest, DeleteOperationRequest, GetOperationRequest, ListOperationsRequest,
         ListOperationsResponse, Operation, WaitOperationRequest, operations_server::Operations,
@@ -65,10 +66,12 @@ impl OperationsApi {
         }
         found.finish()?;
         let page = self.parts.store.list(&query).await?;
-        let mut operations = Vec::with_capacity(page.jobs.len());
-        for job in &page.jobs {
-            operations.push(self.parts.shown(job).await?);
-        }
+        let waits = |job: &&Job| job.state.name() == StateName::Queued;
+        let waiting: Vec<_> = page.jobs.iter().filter(waits).map(|job| job.id).collect();
+        // One question for the whole page: one a job would take longer than the page itself.
+        let positions = self.parts.store.queue_positions(&waiting).await?;
+        let shown = |job: &Job| operation(job, positions.get(&job.id).copied().unwrap_or(0));
+        let operations = page.jobs.iter().map(shown).collect();
         Ok(ListOperationsResponse {
             operations,
             next_page_token: page

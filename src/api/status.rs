@@ -10,9 +10,10 @@ use super::{
     ApiError, Reason,
     error::role_name,
     names::{operation_name, request_name},
+    violations::on_wire,
 };
 use crate::{
-    jobs::{Failure, StoreError},
+    jobs::{Failure, StoreError, VIOLATION},
     spec::Violation,
 };
 
@@ -190,15 +191,19 @@ impl Told {
         let Failure { reason, message, metadata } = failure;
         let reason = Reason::from(reason);
         let subject = metadata.get("model").cloned().unwrap_or_default();
-        // A spec's violations come as variables that are named by their fields.
-        let (variables, fields): (Vec<_>, Vec<_>) =
-            metadata.into_iter().partition(|(name, _)| is_variable(name));
+        let (fields, variables): (Vec<_>, Vec<_>) = metadata.into_iter().partition(|(name, _)| {
+            // Before this prefix, a stored violation was told by its name alone.
+            name.starts_with(VIOLATION) || !is_variable(name)
+        });
         let mut told = Self { variables, ..Self::new(reason, message) };
         match reason {
             Reason::InvalidSpec => {
                 let violations: Vec<_> = fields
                     .into_iter()
-                    .map(|(field, message)| Violation { field, message })
+                    .map(|(name, message)| {
+                        let field = name.strip_prefix(VIOLATION).unwrap_or(&name);
+                        Violation { field: on_wire(field), message }
+                    })
                     .collect();
                 if !violations.is_empty() {
                     told.details.set_bad_request(shown(&violations));
@@ -261,6 +266,24 @@ mod tests {
     use crate::jobs::FailureReason;
 
     #[test]
+    fn what_the_model_refuses_is_told_by_the_wires_fields() {
+        let failure = Failure::new(FailureReason::InvalidSpec, "does not fit")
+            .with("scope", &"all")
+            .with("field:scope", &"matches no tensor")
+            .with("field:method.updates", &"is too small")
+            .with("field:concepts[1].text", &"is too long")
+            // As it was stored before the prefix.
+            .with("concepts[0].text", &"is unknown");
+        let status = Status::from(ApiError::Failed(failure));
+        let bad = status.get_details_bad_request().unwrap().field_violations;
+        let mut fields: Vec<_> = bad.into_iter().map(|violation| violation.field).collect();
+        fields.sort();
+        assert_eq!(fields, ["concepts[0]", "concepts[1]", "scope", "updates"]);
+        let variables = status.get_details_error_info().unwrap().metadata;
+        assert_eq!(variables, HashMap::from([("scope".to_owned(), "all".to_owned())]));
+    }
+
+    #[test]
     fn every_failure_has_a_code_and_one_error_info() {
         for reason in FailureReason::ALL {
             let failure = Failure::new(reason, "the model is odd").with("model", &"sd14");
@@ -302,7 +325,7 @@ mod tests {
             .with("concepts[0].text", &"is empty");
         let status = Status::from(ApiError::Failed(failure));
         let bad = status.get_details_bad_request().unwrap();
-        assert_eq!(bad.field_violations[0].field, "concepts[0].text");
+        assert_eq!(bad.field_violations[0].field, "concepts[0]");
         assert!(status.get_details_error_info().unwrap().metadata.is_empty());
     }
 }

@@ -77,8 +77,46 @@ impl Found {
     }
 }
 
+/// A spec's field as requests name it, where the request itself is not at hand any more.
+pub(super) fn on_wire(field: &str) -> String {
+    let known = match field {
+        "method.updates" => "updates",
+        "method.learning_rate" | "method.relative_rate" => "learning_rate",
+        "method.key_steps" => "window",
+        "method.first_key_step" => "key_steps.start_step",
+        "method.schedule_steps" => "key_steps.end_step",
+        _ if field.starts_with("method.") => "method",
+        _ if field.starts_with("pictures") => "prompt",
+        _ if field.ends_with(".replacement") => "replacements",
+        _ => field.strip_suffix(".text").unwrap_or(field),
+    };
+    known.to_owned()
+}
+
 /// The path of a map's entry, such as `labels["team"]`.
 pub(super) fn entry(map: &str, key: &str) -> String {
     let shown: String = key.chars().take(60).collect();
     format!("{map}[{shown:?}]")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fields_of_specs_are_named_as_on_the_wire() {
+        for (field, wire) in [
+            ("method.updates", "updates"),
+            ("method.key_steps", "window"),
+            ("method.contexts", "method"),
+            ("concept.text", "concept"),
+            ("concepts[3].text", "concepts[3]"),
+            ("concepts[3].replacement", "replacements"),
+            ("pictures[0].prompt", "prompt"),
+            ("vocabulary.styles[1]", "vocabulary.styles[1]"),
+            ("width", "width"),
+        ] {
+            assert_eq!(on_wire(field), wire);
+        }
+    }
 }

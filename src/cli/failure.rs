@@ -65,6 +65,15 @@ pub(super) enum CliError {
         source: serde_json::Error,
     },
     #[cfg(feature = "server")]
+    /// A file that the user named could not be written.
+    #[error("cannot write {}", .path.display())]
+    Write {
+        /// Where.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    #[cfg(feature = "server")]
     /// The signal handler could not be set.
     #[error("cannot listen for Ctrl-C")]
     Signals(#[source] ctrlc::Error),

@@ -33,6 +33,8 @@ mod session;
 #[cfg(feature = "server")]
 mod staging;
 mod stopwatch;
+#[cfg(feature = "server")]
+mod token;
 mod unlearn;
 
 use std::process::ExitCode;
@@ -75,6 +77,8 @@ enum Verb {
     #[cfg(feature = "server")]
     Serve(serve::ServeArguments),
     #[cfg(feature = "server")]
+    Token(token::TokenArguments),
+    #[cfg(feature = "server")]
     Demo(demo::DemoArguments),
     Unlearn(unlearn::UnlearnArguments),
     Score(score::ScoreArguments),
@@ -88,6 +92,7 @@ impl Verb {
     #[cfg(feature = "server")]
     fn run(&self) -> Result<(), CliError> {
         match self {
+            Self::Token(arguments) => token::run(arguments),
             Self::Demo(arguments) => {
                 demo::run(arguments, CandleSource, &mut session(arguments.quiet)?)
             }
@@ -116,7 +121,7 @@ impl Verb {
     fn ask(&self) -> Result<(), CliError> {
         match self {
             #[cfg(feature = "server")]
-            Self::Serve(_) | Self::Demo(_) => Ok(()),
+            Self::Serve(_) | Self::Token(_) | Self::Demo(_) => Ok(()),
             Self::Unlearn(arguments) => remote::unlearn::run(arguments),
             Self::Score(arguments) => remote::score::run(arguments),
             Self::Generate(arguments) => remote::generate::run(arguments),

@@ -28,7 +28,10 @@ pub fn reference_page() -> String {
          `keystep serve --print-config` prints the settings that hold, secrets masked, and where \
          each came from.\n\n\
          Secrets never stand in the file: they come from the environment, or from a file of their \
-         own.\n\n",
+         own.\n\n\
+         `keystep token --principal NAME --role read --append FILE` makes a bearer token: it prints \
+         the token, once, and appends its entry to the token file, which a server reads again when \
+         it changes.\n\n",
     );
     let _ = writeln!(page, "## Models\n");
     header(&mut page);

@@ -135,6 +135,7 @@ impl<S: JobStore> JobStore for MeasuredStore<S> {
         request_cancel(id: JobId) -> Job;
         delete(id: JobId) -> ();
         queue_position(id: JobId) -> u64;
+        queue_positions(ids: &[JobId]) -> BTreeMap<JobId, u64>;
         counts() -> BTreeMap<StateName, u64>;
         put_scores(principal: &Principal, digest: &str, scores_json: &str) -> ();
         get_scores(principal: &Principal, digest: &str) -> Option<String>;

@@ -9,7 +9,7 @@ use super::StartError;
 use crate::{
     api::ApiParts,
     auth::Authenticator,
-    catalogue::Catalogue,
+    catalogue::{BUILTIN, Catalogue},
     config::Settings,
     jobs::Clock,
     publishing::{ObjectPublisher, PublisherSettings},
@@ -115,9 +115,13 @@ fn code_name(code: tonic::Code) -> &'static str {
     }
 }
 
+/// As Hugging Face names it; `assets/emoji-canvas/README.md` has the artwork's own licences beside.
+const BUILTIN_LICENSE: &str = "apache-2.0";
+
 /// What publishes results.
 pub(super) fn publisher(storages: Arc<Storages>) -> Arc<dyn Publisher> {
-    let settings = PublisherSettings::from(storages.settings());
+    let mut settings = PublisherSettings::from(storages.settings());
+    settings.licenses.insert(BUILTIN.to_owned(), BUILTIN_LICENSE.to_owned());
     Arc::new(ObjectPublisher::new(storages, settings))
 }
 

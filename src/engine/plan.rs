@@ -71,7 +71,7 @@ pub fn plan(files: &dyn ModelFiles, spec: &UnlearnSpec) -> Result<Plan, EngineEr
     let scoped: Vec<u64> =
         unet.iter().filter(|(name, _)| spec.scope.contains(name)).map(|(_, n)| *n as u64).collect();
     if scoped.is_empty() {
-        return Err(EngineError::EmptyScope { scope: format!("{:?}", spec.scope) });
+        return Err(EngineError::EmptyScope { scope: spec.scope.to_string() });
     }
     let parameters: u64 = scoped.iter().sum();
     let costs = evaluations::count(&sizes, spec)?;

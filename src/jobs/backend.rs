@@ -77,6 +77,7 @@ delegate! {
     sweep() -> Swept;
     expire_worker(worker: &WorkerId) -> Vec<JobId>;
     queue_position(id: JobId) -> u64;
+    queue_positions(ids: &[JobId]) -> BTreeMap<JobId, u64>;
     counts() -> BTreeMap<StateName, u64>;
     put_scores(principal: &Principal, digest: &str, scores_json: &str) -> ();
     get_scores(principal: &Principal, digest: &str) -> Option<String>;

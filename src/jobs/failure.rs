@@ -4,6 +4,9 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+/// What precedes a field's name in a failure's metadata, where the value says what is wrong with it.
+pub const VIOLATION: &str = "field:";
+
 /// What stopped a job or a call.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[error("{message}")]
@@ -12,7 +15,8 @@ pub struct Failure {
     pub reason: FailureReason,
     /// The value, the limit and the remedy, for a developer; no prompt and no secret.
     pub message: String,
-    /// Every variable of the message, by lowerCamelCase name.
+    /// Every variable of the message, by lowerCamelCase name, and after [`VIOLATION`] every field of
+    /// the spec that is wrong.
     pub metadata: BTreeMap<String, String>,
 }
 

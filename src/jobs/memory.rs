@@ -291,6 +291,12 @@ impl JobStore for MemoryStore {
         Ok(if waits { kept.queue.range(..place).count() as u64 } else { 0 })
     }
 
+    async fn queue_positions(&self, ids: &[JobId]) -> Result<BTreeMap<JobId, u64>, StoreError> {
+        let kept = self.kept();
+        let places = (0_u64..).zip(&kept.queue).map(|(ahead, (_, id))| (*id, ahead));
+        Ok(places.filter(|(id, _)| ids.contains(id)).collect())
+    }
+
     async fn counts(&self) -> Result<BTreeMap<StateName, u64>, StoreError> {
         let mut counts: BTreeMap<_, _> = StateName::ALL.into_iter().map(|name| (name, 0)).collect();
         for job in self.kept().jobs.values() {

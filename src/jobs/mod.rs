@@ -23,7 +23,7 @@ mod work;
 pub use backend::Store;
 pub use clock::{Clock, Identifiers, Timestamp};
 pub use event::{EventBody, JobEvent, JobProgress, NewEvent, WorkPhase};
-pub use failure::{Failure, FailureReason};
+pub use failure::{Failure, FailureReason, VIOLATION};
 pub use filter::{Filter, FilterError};
 pub use identity::{Fence, JobId, Principal, RequestId, Sequence, WorkerId};
 pub use job::{Job, JobOptions, JobState, Lease, StateName, Transition};

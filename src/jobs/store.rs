@@ -91,6 +91,12 @@ pub trait JobStore: Send + Sync {
     /// Jobs that will be claimed before this one.
     fn queue_position(&self, id: JobId) -> impl Future<Output = Result<u64, StoreError>> + Send;
 
+    /// The same of several jobs at once, for a page of a list; those that do not wait are left out.
+    fn queue_positions(
+        &self,
+        ids: &[JobId],
+    ) -> impl Future<Output = Result<BTreeMap<JobId, u64>, StoreError>> + Send;
+
     /// Jobs by state.
     fn counts(&self) -> impl Future<Output = Result<BTreeMap<StateName, u64>, StoreError>> + Send;
 

@@ -1,5 +1,7 @@
 //! An erasure.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -21,6 +23,19 @@ pub enum Scope {
     All,
     /// Every tensor whose name contains the text.
     NameContains(String),
+}
+
+/// As it stands in messages.
+impl fmt::Display for Scope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::CrossAttention => f.write_str("cross-attention"),
+            Self::CrossAttentionKeyValue => f.write_str("cross-attention, keys and values"),
+            Self::NonCrossAttention => f.write_str("all but cross-attention"),
+            Self::All => f.write_str("all"),
+            Self::NameContains(text) => write!(f, "of names that contain {text:?}"),
+        }
+    }
 }
 
 impl Scope {

@@ -3,7 +3,7 @@
 use crate::{
     artifacts::ArtifactError,
     engine::{EngineError, StateError},
-    jobs::{Failure, FailureReason as Reason},
+    jobs::{Failure, FailureReason as Reason, VIOLATION},
     report::ReportError,
     spec::{FileError, SpecError},
 };
@@ -65,7 +65,10 @@ pub fn engine_failure(error: &EngineError) -> Failure {
         EngineError::WreckedModel { value, limit } => {
             of(Reason::WreckedModel).with("value", value).with("limit", limit)
         }
-        EngineError::EmptyScope { scope } => of(Reason::InvalidSpec).with("scope", scope),
+        EngineError::EmptyScope { scope } => {
+            let failure = of(Reason::InvalidSpec).with("scope", scope);
+            violated(failure, "scope", "matches no tensor of the U-Net; name another one")
+        }
         EngineError::NoJudge { .. } => of(Reason::NoJudge),
         EngineError::Tensor(error) => tensor_failure(error),
     }
@@ -100,7 +103,12 @@ pub fn spec_failure(error: &SpecError) -> Failure {
     error
         .violations
         .iter()
-        .fold(failure, |failure, broken| failure.with(&broken.field, &broken.message))
+        .fold(failure, |failure, broken| violated(failure, &broken.field, &broken.message))
+}
+
+/// Notes what is wrong with a field, so that it is told from the message's variables.
+fn violated(failure: Failure, field: &str, message: &str) -> Failure {
+    failure.with(&format!("{VIOLATION}{field}"), &message)
 }
 
 fn file_failure(error: &FileError) -> Failure {
@@ -175,6 +183,6 @@ mod tests {
         assert_eq!(failure.metadata["tokens"], "90");
         assert_eq!(failure.metadata["limit"], "77");
         let failure = engine_failure(&EngineError::Spec(SpecError::one("seed", "is odd")));
-        assert_eq!(failure.metadata["seed"], "is odd");
+        assert_eq!(failure.metadata["field:seed"], "is odd");
     }
 }

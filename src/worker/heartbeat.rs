@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep, sleep_until},
+};
 
 use super::{
     context::{Hold, WorkerContext},
@@ -10,6 +13,9 @@ use super::{
 };
 use crate::jobs::{Job, JobStore, StoreError, Timestamp};
 
+/// Least time between two looks at the job, since everything that is stored wakes: short beside an
+/// update, so that a cancel is seen within one.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// How soon an extension that failed is tried again.
 const TRY_AGAIN: Duration = Duration::from_secs(1);
 
@@ -22,6 +28,7 @@ pub(super) async fn keep<S: JobStore>(context: &WorkerContext<S>, job: &Job, sto
     let mut deadline = job.options.deadline;
     let mut extend_at = Instant::now() + settings.extend_every;
     let mut held_until = Instant::now() + settings.lease;
+    let mut look_at = Instant::now();
     if job.cancel_requested {
         stop.raise(Stop::Cancelled);
     }
@@ -51,11 +58,9 @@ pub(super) async fn keep<S: JobStore>(context: &WorkerContext<S>, job: &Job, sto
                     }
                 }
             }
-            changed = woken.changed(), if wakes => {
+            changed = changed_after(look_at, &mut woken), if wakes => {
                 wakes = changed.is_ok();
-                // Every record of progress wakes: one look for all of them.
-                sleep(settings.progress_every).await;
-                woken.borrow_and_update();
+                look_at = Instant::now() + LOOK_EVERY;
                 match store.get(hold.id).await {
                     Ok(Some(seen)) if seen.fence == hold.fence && !seen.state.name().is_terminal() => {
                         if seen.cancel_requested {
@@ -73,6 +78,15 @@ pub(super) async fn keep<S: JobStore>(context: &WorkerContext<S>, job: &Job, sto
             () = sleep(until(deadline, now)), if deadline.is_some() => {}
         }
     }
+}
+
+/// The next change, and not before that time.
+async fn changed_after(
+    time: Instant,
+    woken: &mut watch::Receiver<u64>,
+) -> Result<(), watch::error::RecvError> {
+    sleep_until(time).await;
+    woken.changed().await
 }
 
 fn until(deadline: Option<Timestamp>, now: Timestamp) -> Duration {

@@ -9,6 +9,7 @@ mod device_job;
 mod direct;
 mod direct_queue;
 mod engine;
+mod exact_number;
 mod failure;
 mod heartbeat;
 mod models;

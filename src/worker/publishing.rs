@@ -11,6 +11,7 @@ use std::{
 use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 
+use super::exact_number;
 use crate::{
     jobs::{ConceptVerdict, Failure, Job, PublishedFile, Timestamp},
     outcome::TrainingLog,
@@ -130,16 +131,22 @@ pub struct TrainingFigures {
     /// Whether the erase measure ended the run before its last update.
     pub stopped_early: bool,
     /// Loss of the first update.
+    #[serde(with = "exact_number::optional")]
     pub first_loss: Option<f64>,
     /// Loss of the last update.
+    #[serde(with = "exact_number::optional")]
     pub last_loss: Option<f64>,
     /// What is left of the concept's guidance.
+    #[serde(with = "exact_number")]
     pub erase_measure: f64,
     /// Squared change of unrelated predictions over the squared guidance of the concept.
+    #[serde(with = "exact_number")]
     pub damage_measure: f64,
     /// Relative change of the weights in scope.
+    #[serde(with = "exact_number")]
     pub weight_change: f64,
     /// The rate that Adam ran at.
+    #[serde(with = "exact_number")]
     pub learning_rate: f64,
 }
 

@@ -3,9 +3,11 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use keystep::jobs::{
-    EventBody, FailureReason, Inserted, JobState, JobStore, NewEvent, NewJob, QueueLimits,
+    EventBody, FailureReason, Inserted, JobId, JobState, JobStore, NewEvent, NewJob, QueueLimits,
     StateName, StoreError, Transition,
 };
+
+use uuid::Uuid;
 
 use crate::world::{
     LEASE, NO_LIMITS, World, bob, failed, fence, progress, request, with_deadline, with_priority,
@@ -48,6 +50,11 @@ pub async fn claims_go_by_priority_then_age(world: World) {
     for (position, id) in (0..).zip(order) {
         assert_eq!(world.store.queue_position(id).await.unwrap(), position);
     }
+    let ahead: BTreeMap<_, u64> = order.into_iter().zip(0..).collect();
+    assert_eq!(world.store.queue_positions(&ids).await.unwrap(), ahead);
+    let some = world.store.queue_positions(&[ids[4], JobId(Uuid::from_u128(77))]).await.unwrap();
+    assert_eq!(some, BTreeMap::from([(ids[4], 3)]), "only of those that are asked for and wait");
+    assert_eq!(world.store.queue_positions(&[]).await.unwrap(), BTreeMap::new());
     for (index, id) in order.into_iter().enumerate() {
         let job = world.claim().await.unwrap();
         assert_eq!(job.id, id);
@@ -55,6 +62,8 @@ pub async fn claims_go_by_priority_then_age(world: World) {
         assert_eq!(job.lease.as_ref().unwrap().until, world.now() + LEASE);
         assert_eq!(world.job(id).await, job);
         assert_eq!(world.store.queue_position(id).await.unwrap(), 0);
+        let waiting = world.store.queue_positions(&ids).await.unwrap();
+        assert_eq!(waiting.len(), order.len() - index - 1, "who is claimed waits no more");
         if let Some(next) = order.get(index + 1) {
             assert_eq!(world.store.queue_position(*next).await.unwrap(), 0);
         }

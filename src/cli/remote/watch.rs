@@ -1,5 +1,7 @@
 //! Following a job to its end, through cut connections.
 
+use std::time::Duration;
+
 use tonic::{Code, Status};
 
 use super::{
@@ -10,9 +12,11 @@ use super::{
 use crate::{
     cli::progress::{ProgressDisplay, Standing},
     proto::{
-        google::longrunning::Operation,
+        google::longrunning::{
+            GetOperationRequest, Operation, operations_client::OperationsClient,
+        },
         keystep::v1::{
-            JobEvent, Progress, WatchOperationRequest, WorkPhase, job_event::Event,
+            JobEvent, JobState, Progress, WatchOperationRequest, WorkPhase, job_event::Event,
             unlearning_service_client::UnlearningServiceClient, watch_operation_response::Update,
         },
     },
@@ -21,6 +25,8 @@ use crate::{
 /// Broken streams in a row, without an event between them, before watching is given up: about two
 /// minutes, in which a server can restart.
 const MOST_BREAKS: u32 = 16;
+/// How often a job that waits is asked for its place.
+const POSITION_EVERY: Duration = Duration::from_secs(2);
 
 /// Watches to the end, and goes on after the last event where the stream breaks.
 pub(super) async fn watch(
@@ -29,6 +35,7 @@ pub(super) async fn watch(
     display: &mut ProgressDisplay,
 ) -> Result<Operation, RemoteError> {
     let mut breaks = 0;
+    let mut queue = QueueLine::default();
     loop {
         let mut client = UnlearningServiceClient::new(connection.channel());
         let broken = match client.watch_operation(request.clone()).await {
@@ -36,7 +43,14 @@ pub(super) async fn watch(
             Ok(response) => {
                 let mut stream = response.into_inner();
                 loop {
-                    match stream.message().await {
+                    let message = tokio::select! {
+                        message = stream.message() => message,
+                        () = tokio::time::sleep(POSITION_EVERY), if queue.waits => {
+                            queue.look(connection, &request.name, display).await;
+                            continue;
+                        }
+                    };
+                    match message {
                         Err(status) => break status,
                         // A server that drains may end a stream without a word.
                         Ok(None) => break Status::unavailable("the stream ended early"),
@@ -44,6 +58,7 @@ pub(super) async fn watch(
                             Some(Update::Event(event)) => {
                                 breaks = 0;
                                 request.after_sequence = event.sequence;
+                                queue.see(&event);
                                 tell(&event, display);
                             }
                             Some(Update::Operation(operation)) => {
@@ -64,6 +79,37 @@ pub(super) async fn watch(
             return Err(connection.refused(broken));
         }
         tokio::time::sleep(pause(&broken, breaks)).await;
+    }
+}
+
+/// Where a job stands in the queue: no event says it, since it changes with other jobs.
+#[derive(Debug, Default)]
+struct QueueLine {
+    waits: bool,
+    told: Option<u64>,
+}
+
+impl QueueLine {
+    fn see(&mut self, event: &JobEvent) {
+        if let Some(Event::StateChanged(change)) = &event.event {
+            self.waits = change.state() == JobState::Queued;
+            self.told = None;
+        }
+    }
+
+    /// Asks, and tells what is new. What cannot be asked is of no weight: the log goes on.
+    async fn look(&mut self, connection: &Connection, name: &str, display: &mut ProgressDisplay) {
+        let request = GetOperationRequest { name: name.to_owned() };
+        let mut client = OperationsClient::new(connection.channel());
+        let Ok(operation) = client.get_operation(request).await else { return };
+        let Ok(told) = json::operation(&operation.into_inner()) else { return };
+        let ahead = told["metadata"]["queue_position"].as_u64();
+        // It may have been claimed in between.
+        let waits = told["metadata"]["state"] == JobState::Queued.as_str_name();
+        if let (Some(ahead), true) = (ahead, waits && ahead != self.told) {
+            self.told = Some(ahead);
+            display.note(&format!("queued, {ahead} ahead"));
+        }
     }
 }
 

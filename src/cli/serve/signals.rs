@@ -6,6 +6,10 @@ use futures::{Stream, StreamExt, stream};
 
 use crate::daemon::DaemonSignal;
 
+/// `SIGXFSZ` on Linux, macOS and the BSDs.
+#[cfg(unix)]
+const FILE_TOO_LARGE: i32 = 25;
+
 /// Hears signals from now on.
 #[cfg(unix)]
 pub(super) fn listen() -> io::Result<impl Stream<Item = DaemonSignal> + Unpin> {
@@ -17,6 +21,9 @@ pub(super) fn listen() -> io::Result<impl Stream<Item = DaemonSignal> + Unpin> {
             signals.recv().await.map(|()| (means, signals))
         }))
     };
+    // A file that reaches the limit of `ulimit -f` is an error like a full disk, and no reason to be
+    // killed: with a handler, the write fails instead.
+    let _ = signal(SignalKind::from_raw(FILE_TOO_LARGE))?;
     let terminate = heard(SignalKind::terminate(), DaemonSignal::Terminate)?;
     let interrupt = heard(SignalKind::interrupt(), DaemonSignal::Terminate)?;
     let hang_up = heard(SignalKind::hangup(), DaemonSignal::Reload)?;

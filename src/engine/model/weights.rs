@@ -124,7 +124,7 @@ impl Scoped {
         if stored.tensors.keys().any(|name| scope.contains(name)) {
             Ok(())
         } else {
-            Err(EngineError::EmptyScope { scope: format!("{scope:?}") })
+            Err(EngineError::EmptyScope { scope: scope.to_string() })
         }
     }
 

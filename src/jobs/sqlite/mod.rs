@@ -338,6 +338,18 @@ impl JobStore for SqliteStore {
         rows::count(&row, "ahead")
     }
 
+    async fn queue_positions(&self, ids: &[JobId]) -> Result<BTreeMap<JobId, u64>, StoreError> {
+        if ids.is_empty() {
+            return Ok(BTreeMap::new());
+        }
+        let names: Vec<_> = ids.iter().map(ToString::to_string).collect();
+        let found = sqlx::query(rows::ALL_AHEAD_IN_TURN)
+            .bind(serde_json::Value::from(names).to_string())
+            .fetch_all(&self.readers)
+            .await?;
+        found.iter().map(|row| Ok((rows::id(row)?, rows::count(row, "ahead")?))).collect()
+    }
+
     async fn counts(&self) -> Result<BTreeMap<StateName, u64>, StoreError> {
         let mut counts: BTreeMap<_, _> = StateName::ALL.into_iter().map(|name| (name, 0)).collect();
         let found = sqlx::query("SELECT state, SUM(jobs) AS jobs FROM tallies GROUP BY state")

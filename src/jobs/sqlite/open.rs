@@ -3,7 +3,7 @@
 use std::{path::Path, time::Duration};
 
 use sqlx::{
-    SqlitePool,
+    Connection, SqlitePool,
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
 use tokio::sync::watch;
@@ -34,6 +34,12 @@ impl SqliteStore {
                 .test_before_acquire(false)
         };
         let writer = pool(1)
+            // Where a disk is full, SQLite ends a transaction by itself, and the driver counts it
+            // as open for ever: such a connection is replaced, or nothing could be written again.
+            .before_acquire(|connection, _| {
+                let is_usable = !connection.is_in_transaction();
+                Box::pin(async move { Ok(is_usable) })
+            })
             .connect_with(
                 options
                     .clone()

@@ -35,6 +35,11 @@ pub(super) const AHEAD_IN_TURN: &str = "SELECT CASE WHEN state <> 'queued' THEN 
    + (SELECT COUNT(*) FROM jobs AS older \
       WHERE older.state = 'queued' AND older.priority = jobs.priority AND older.id < jobs.id) \
    END AS ahead FROM jobs WHERE id = ?";
+/// The same for many jobs: one walk along the queue, however many they are.
+pub(super) const ALL_AHEAD_IN_TURN: &str = "SELECT id, ahead FROM \
+     (SELECT id, ROW_NUMBER() OVER (ORDER BY priority DESC, id) - 1 AS ahead \
+      FROM jobs INDEXED BY jobs_by_turn WHERE state = 'queued') \
+   WHERE id IN (SELECT value FROM json_each(?))";
 pub(super) const PAST_DEADLINE: &str = select!("WHERE due_at <= ? ORDER BY due_at LIMIT ?");
 pub(super) const PAST_LEASE: &str = select!("WHERE lease_until <= ? ORDER BY lease_until LIMIT ?");
 pub(super) const HELD_BY: &str =

@@ -24,6 +24,7 @@ async fn every_frequent_query_walks_an_index() {
     for (sql, index, sorts) in [
         (rows::NEXT_IN_TURN, "jobs_by_turn", false),
         (rows::AHEAD_IN_TURN, "jobs_by_turn", false),
+        (rows::ALL_AHEAD_IN_TURN, "jobs_by_turn", false),
         (rows::PAST_DEADLINE, "jobs_by_deadline", false),
         (rows::PAST_LEASE, "jobs_by_lease", false),
         (rows::HELD_BY, "jobs_by_lease", false),
@@ -69,6 +70,20 @@ async fn every_list_walks_an_index_in_order() {
             assert!(plan.contains(index), "{sql}\n{plan}");
         }
     }
+}
+
+/// As where the disk is full: SQLite ended the transaction, and the driver does not know.
+#[tokio::test]
+async fn a_transaction_that_sqlite_ended_itself_is_no_end_of_the_store() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(&folder.path().join("jobs.db")).await.unwrap();
+    let mut transaction = store.begin().await.unwrap();
+    sqlx::raw_sql("ROLLBACK").execute(&mut *transaction).await.unwrap();
+    assert!(transaction.commit().await.is_err());
+    store.sweep().await.unwrap();
+    store.probe().await.unwrap();
+    let scores = store.put_scores(&Principal("ada".to_owned()), "digest", "{}").await;
+    assert!(scores.is_ok(), "{scores:?}");
 }
 
 #[tokio::test]
