@@ -37,10 +37,14 @@ async fn kill(mut child: Child) {
     child.kill().await.unwrap();
 }
 
-async fn terminate(mut child: Child) {
-    let id = i32::try_from(child.id().unwrap()).unwrap();
-    let sent = std::process::Command::new("kill").args(["-TERM", &id.to_string()]).status();
+fn signal(child: &Child, name: &str) {
+    let id = child.id().unwrap().to_string();
+    let sent = std::process::Command::new("kill").args([name, &id]).status();
     assert!(sent.unwrap().success());
+}
+
+async fn terminate(mut child: Child) {
+    signal(&child, "-TERM");
     assert!(child.wait().await.unwrap().success());
 }
 
@@ -138,6 +142,7 @@ async fn whatever_the_moment_of_a_kill_nothing_is_lost_doubled_or_half_published
     {
         assert!(killed_in.contains_key(&state), "no kill hit {state:?}: {killed_in:?}");
     }
+    world.check_all(&ids).await;
     for (id, expected) in ids.into_iter().zip(&expected) {
         let job = world.job(id).await;
         assert_eq!(job.state.name(), StateName::Succeeded, "{:?}", job.state);
@@ -169,6 +174,7 @@ async fn the_real_engine_ends_with_the_same_bytes_after_kills() {
     kill(child).await;
     let job = world.job(id).await;
     assert_eq!((job.state.name(), job.attempt), (StateName::Succeeded, 4), "{:?}", job.state);
+    world.check_all(&[id]).await;
     assert_same(&world.check(id).await, &expected[0], "three kills");
 }
 
@@ -198,6 +204,43 @@ async fn a_drain_in_any_state_gives_the_job_back_or_ends_it_and_costs_no_attempt
     }
 }
 
+/// A process that the system stops for a while, or whose host does: when it goes on, another has
+/// its job, and may have finished it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_that_lost_its_lease_while_publishing_does_no_harm() {
+    let expected = undisturbed(4, false).await;
+    for (seed, expected) in (0..).zip(&expected) {
+        let world = World::new(false).await;
+        let id = world.submit(seed).await;
+        let frozen = world.spawn_another("frozen");
+        wait_for(&world, StateName::Publishing).await.unwrap();
+        tokio::time::sleep(MILLISECOND * drawn(seed + 3_000, 40) as u32).await;
+        signal(&frozen, "-STOP");
+        let held = world.held().await.expect("it was published before it was stopped");
+        let other = world.spawn_another("other");
+        if seed % 2 == 0 {
+            // Goes on while the other publishes.
+            while world.job(id).await.fence == held.fence {
+                tokio::time::sleep(MILLISECOND).await;
+            }
+            wait_for(&world, StateName::Publishing).await;
+        } else {
+            // Goes on when all is over.
+            world.settle().await;
+        }
+        signal(&frozen, "-CONT");
+        world.settle().await;
+        // Both end what they do.
+        terminate(frozen).await;
+        terminate(other).await;
+        let job = world.job(id).await;
+        assert_eq!(job.state.name(), StateName::Succeeded, "{:?}", job.state);
+        assert!(job.fence > held.fence, "nobody took it over");
+        world.check_all(&[id]).await;
+        assert_same(&world.check(id).await, expected, &format!("frozen with seed {seed}"));
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_cancel_around_a_kill_leaves_no_manifest() {
     for (round, state) in
@@ -219,6 +262,7 @@ async fn a_cancel_around_a_kill_leaves_no_manifest() {
             assert_eq!(job.state.name(), StateName::Cancelled);
         }
         // Whichever came first: what is told and what stands agree.
+        world.check_all(&[id]).await;
         world.check(id).await;
     }
 }

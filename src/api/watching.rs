@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     auth::Caller,
-    jobs::{Job, JobEvent, JobId, JobStore, Sequence, StoreError},
+    jobs::{EventBody, Job, JobEvent, JobId, JobStore, Sequence, StoreError},
     proto::keystep::v1::{
         WatchOperationRequest, WatchOperationResponse, watch_operation_response::Update,
     },
@@ -62,6 +62,11 @@ struct Watch {
     id: JobId,
     after: Sequence,
     read: VecDeque<JobEvent>,
+    /// The log as it was read last holds no end: until it grows, the job is not done.
+    goes_on: bool,
+    /// Everything was read that there was when this was last told of a change. With many watches
+    /// on one job each read that is left out counts: training wakes them several times a second.
+    is_up_to_date: bool,
     is_over: bool,
 }
 
@@ -78,6 +83,8 @@ pub(super) async fn watch(
         id: job.id,
         after: Sequence(after_sequence),
         read: VecDeque::new(),
+        goes_on: false,
+        is_up_to_date: false,
         is_over: false,
     };
     let next = |mut watch: Watch| async { watch.next().await.map(|message| (message, watch)) };
@@ -101,19 +108,28 @@ impl Watch {
                 self.after = next.sequence;
                 return Ok(Update::Event(event(next)));
             }
+            if self.is_up_to_date {
+                self.wakes.wait().await?;
+                self.is_up_to_date = false;
+            }
             self.wakes.note()?;
             let store = &self.wakes.parts.store;
             let events = store.events_after(self.id, self.after, EVENTS_A_PAGE).await?;
-            if !events.is_empty() {
+            if let Some(last) = events.last() {
+                self.goes_on = !is_end(last);
+                self.is_up_to_date = self.goes_on && events.len() < EVENTS_A_PAGE as usize;
                 self.read = events.into();
                 continue;
             }
-            let job = store.get(self.id).await?.ok_or(StoreError::NotFound(self.id))?;
-            if self.is_told(&job) {
-                return Ok(Update::Operation(operation(&job, 0)));
+            if !self.goes_on {
+                let job = store.get(self.id).await?.ok_or(StoreError::NotFound(self.id))?;
+                if self.is_told(&job) {
+                    return Ok(Update::Operation(operation(&job, 0)));
+                }
+                self.goes_on = !job.state.name().is_terminal();
             }
             // The log may have grown between the two reads; then the wake is there already.
-            self.wakes.wait().await?;
+            self.is_up_to_date = true;
         }
     }
 
@@ -121,4 +137,9 @@ impl Watch {
     fn is_told(&self, job: &Job) -> bool {
         job.state.name().is_terminal() && job.last_sequence <= self.after
     }
+}
+
+/// Whether no event follows this one.
+fn is_end(event: &JobEvent) -> bool {
+    matches!(&event.body, EventBody::StateChanged { state, .. } if state.is_terminal())
 }

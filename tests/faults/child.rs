@@ -25,6 +25,10 @@ use tokio_util::task::TaskTracker;
 const PLACE: &str = "KEYSTEP_FAULTS_PLACE";
 /// Whether a child trains the real model.
 const REAL: &str = "KEYSTEP_FAULTS_REAL";
+/// Names the worker, which has a folder of its own for what it saves.
+const WORKER: &str = "KEYSTEP_FAULTS_WORKER";
+/// How long the worker's holds last, in milliseconds.
+const LEASE: &str = "KEYSTEP_FAULTS_LEASE";
 pub const MODEL: &str = "canvas";
 pub const DIGEST: &str = "digest of canvas";
 /// Updates of a made-up erasure.
@@ -40,11 +44,12 @@ pub fn output(place: &Path) -> String {
     url::Url::from_file_path(place.join("published")).unwrap().to_string()
 }
 
-/// Starts a child that works on a folder.
-pub fn spawn(place: &Path, real: bool) -> Child {
+/// Starts a child that works on a folder, with one of a few names and a hold so long.
+pub fn spawn(place: &Path, real: bool, worker: &str, lease: Duration) -> Child {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.args(["--exact", "child::works_until_it_is_told_otherwise", "--nocapture"]);
     command.env(PLACE, place).stdout(Stdio::null()).kill_on_drop(true);
+    command.env(WORKER, worker).env(LEASE, lease.as_millis().to_string());
     if real {
         command.env(REAL, "yes");
     }
@@ -72,14 +77,17 @@ async fn works_until_it_is_told_otherwise() {
 
 async fn work<E: EngineSource>(place: &Path, source: E, call_lasts: Duration) {
     let store = Arc::new(open_store(place).await);
+    let worker = std::env::var(WORKER).unwrap();
+    let data = place.join(&worker);
     let worker_settings = WorkerSettings {
+        lease: Duration::from_millis(std::env::var(LEASE).unwrap().parse().unwrap()),
         save_every: 10,
         extend_every: Duration::from_millis(200),
         first_backoff: Duration::from_millis(5),
         progress_every: Duration::from_millis(5),
         poll_every: Duration::from_millis(20),
         sweep_every: Duration::from_millis(50),
-        ..WorkerSettings::new(WorkerId("child".to_owned()), place.join("data"))
+        ..WorkerSettings::new(WorkerId(worker), data)
     };
     let storages = Arc::new(Storages::new(StorageSettings::default()));
     let slow = Flaky::over(Arc::new(LocalFileSystem::new().with_fsync(true)));

@@ -39,7 +39,12 @@ impl World {
     }
 
     pub fn spawn(&self) -> Child {
-        child::spawn(self.place.path(), self.real)
+        child::spawn(self.place.path(), self.real, "one", Duration::from_mins(1))
+    }
+
+    /// Another worker, which shares nothing with the first but the store; its holds are short.
+    pub fn spawn_another(&self, name: &str) -> Child {
+        child::spawn(self.place.path(), self.real, name, Duration::from_secs(1))
     }
 
     pub async fn submit(&self, seed: u64) -> JobId {
@@ -128,6 +133,22 @@ impl World {
             _ => None,
         });
         states.collect()
+    }
+
+    /// What must hold of them all together: no job is lost, none came to be twice, and nothing was
+    /// published but what succeeded.
+    pub async fn check_all(&self, ids: &[JobId]) {
+        let jobs = self.jobs().await;
+        let known: BTreeSet<_> = jobs.iter().map(|job| job.id).collect();
+        assert_eq!(known, ids.iter().copied().collect());
+        assert_eq!(jobs.len(), ids.len());
+        let succeeded = jobs.iter().filter(|job| job.state.name() == StateName::Succeeded);
+        let expected: BTreeSet<_> = succeeded.map(|job| job.id.to_string()).collect();
+        let published = fs::read_dir(self.place.path().join("published/checkpoints"));
+        let folders = published.into_iter().flatten().flatten();
+        let standing = folders.filter(|folder| folder.path().join("manifest.json").exists());
+        let found = standing.map(|folder| folder.file_name().into_string().unwrap()).collect();
+        assert_eq!(expected, found);
     }
 
     /// What must hold of a job that is done: its log has no gap and one end; a manifest stands if and
