@@ -156,7 +156,7 @@ async fn the_real_engine_ends_with_the_same_bytes_after_kills() {
     let world = World::new(true).await;
     let id = world.submit(0).await;
     // Early, in the middle, late in training.
-    for updates in [3, 17, 36] {
+    for updates in [3, 13, 22] {
         let child = world.spawn();
         loop {
             let job = world.job(id).await;
@@ -184,7 +184,7 @@ async fn a_drain_in_any_state_gives_the_job_back_or_ends_it_and_costs_no_attempt
     for (seed, state) in
         [StateName::Preparing, StateName::Running, StateName::Publishing].into_iter().enumerate()
     {
-        let world = World::new(false).await;
+        let world = World::slow().await;
         let id = world.submit(seed as u64).await;
         let child = world.spawn();
         wait_for(&world, state).await.unwrap();
@@ -210,7 +210,7 @@ async fn a_drain_in_any_state_gives_the_job_back_or_ends_it_and_costs_no_attempt
 async fn a_worker_that_lost_its_lease_while_publishing_does_no_harm() {
     let expected = undisturbed(4, false).await;
     for (seed, expected) in (0..).zip(&expected) {
-        let world = World::new(false).await;
+        let world = World::slow().await;
         let id = world.submit(seed).await;
         let frozen = world.spawn_another("frozen");
         wait_for(&world, StateName::Publishing).await.unwrap();
@@ -246,7 +246,7 @@ async fn a_cancel_around_a_kill_leaves_no_manifest() {
     for (round, state) in
         [StateName::Preparing, StateName::Running, StateName::Publishing].into_iter().enumerate()
     {
-        let world = World::new(false).await;
+        let world = World::slow().await;
         let id = world.submit(1).await;
         let child = world.spawn();
         wait_for(&world, state).await.unwrap();

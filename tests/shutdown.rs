@@ -24,7 +24,7 @@ use tonic::{Code, Request};
 use tonic_health::pb::health_check_response::ServingStatus;
 
 /// Updates of a job that is to be met while it trains.
-const LONG_JOB: u32 = 120;
+const LONG_JOB: u32 = 40;
 const SHORT_JOB: u32 = 3;
 /// Gives the job under way back at once.
 const NO_GRACE: [(&str, &str); 1] = [("KEYSTEP__SHUTDOWN__GRACE", "0s")];
@@ -137,7 +137,7 @@ async fn health_goes_first_then_calls_then_streams() {
     let settings = [NO_GRACE[0], ("KEYSTEP__SHUTDOWN__DRAIN_DELAY", "3s")];
     let served = home.serve(&settings).await;
     assert_eq!(served.health().await, ServingStatus::Serving);
-    let mut job = Followed::new(&served.submit(LONG_JOB * 10, 5).await);
+    let mut job = Followed::new(&served.submit(LONG_JOB * 100, 5).await);
     job.resume(&served).await;
     job.until_state(JobState::Running).await;
     let drawing = GenerateRequest {

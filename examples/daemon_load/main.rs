@@ -48,7 +48,7 @@ struct Options {
     #[arg(long, default_value_t = 3)]
     pairs: u32,
     /// Updates of each training.
-    #[arg(long, default_value_t = 400)]
+    #[arg(long, default_value_t = 150)]
     updates: u32,
     /// Clients, each with a connection, a watch and its polls.
     #[arg(long, default_value_t = 64)]
@@ -185,11 +185,11 @@ impl Bench<'_> {
             base_model: "emoji-canvas".to_owned(),
             concepts: vec!["cat".to_owned()],
             concept_kind: ConceptKind::ObjectClass.into(),
-            method: UnlearningMethod::Esd.into(),
+            method: UnlearningMethod::Kscu.into(),
             updates: Some(self.options.updates),
             // The same steps each time, so that each is as long.
             seed: Some(1),
-            learning_rate: Some(1e-4),
+            learning_rate: Some(3e-5),
             evaluate: Some(false),
             force: true,
             ..UnlearnConceptRequest::default()

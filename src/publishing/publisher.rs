@@ -7,6 +7,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
+    time::UNIX_EPOCH,
 };
 
 use bytes::Bytes;
@@ -20,7 +21,7 @@ use super::{
     model_card::{MODEL_CARD, ModelCard},
 };
 use crate::{
-    jobs::{Failure, FailureReason, Job, PublishedFile, Work},
+    jobs::{Failure, FailureReason, Job, PublishedFile, Timestamp, Work},
     storage::{
         self, Content, LocalFile, Place, StorageError, StorageErrorKind, StorageSettings, Storages,
         TransferOptions,
@@ -66,6 +67,7 @@ impl ObjectPublisher {
     async fn publish_result(&self, request: PublishRequest) -> Result<Published, Failure> {
         let stored = |error| storage_failure(&error);
         let layout = Layout::of(&self.storages, &request.job).map_err(stored)?;
+        clear_leftovers(&layout, &request).await;
         if let Some(manifest) = self.read_manifest(&layout).await.map_err(stored)? {
             tracing::info!("an earlier attempt has published the result: it stands");
             return of_manifest(&layout, &request.job, &manifest);
@@ -233,6 +235,16 @@ impl Publisher for ObjectPublisher {
         Box::pin(async move {
             storage::abandon(&self.storages, &folder.with_file_name(JOURNAL)).await;
         })
+    }
+}
+
+/// Removes what an attempt that was killed left half written. That it stays harms nobody.
+async fn clear_leftovers(layout: &Layout, request: &PublishRequest) {
+    let before = UNIX_EPOCH + request.times.claimed_at.since(Timestamp(0));
+    match storage::remove_leftovers(&layout.folder, before).await {
+        Ok(0) => {}
+        Ok(files) => tracing::info!(files, "an earlier attempt's unfinished files are removed"),
+        Err(error) => tracing::warn!(%error, "unfinished files of an earlier attempt stay"),
     }
 }
 

@@ -9,6 +9,7 @@ mod content;
 mod download;
 mod error;
 mod journal;
+mod leftovers;
 #[cfg(test)]
 mod live;
 mod open;
@@ -23,6 +24,7 @@ mod whole;
 pub use content::{Content, LocalFile};
 pub use download::{download, read_back};
 pub use error::{StorageError, StorageErrorKind};
+pub use leftovers::remove_leftovers;
 pub use open::{StorageSettings, Storages};
 pub use parts::abandon;
 pub use place::Place;

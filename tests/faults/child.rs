@@ -29,6 +29,8 @@ const REAL: &str = "KEYSTEP_FAULTS_REAL";
 const WORKER: &str = "KEYSTEP_FAULTS_WORKER";
 /// How long the worker's holds last, in milliseconds.
 const LEASE: &str = "KEYSTEP_FAULTS_LEASE";
+/// How long a call of the place where results go lasts, in milliseconds.
+const CALL: &str = "KEYSTEP_FAULTS_CALL";
 pub const MODEL: &str = "canvas";
 pub const DIGEST: &str = "digest of canvas";
 /// Updates of a made-up erasure.
@@ -44,16 +46,35 @@ pub fn output(place: &Path) -> String {
     url::Url::from_file_path(place.join("published")).unwrap().to_string()
 }
 
-/// Starts a child that works on a folder, with one of a few names and a hold so long.
-pub fn spawn(place: &Path, real: bool, worker: &str, lease: Duration) -> Child {
+/// How a child works.
+#[derive(Debug, Clone, Copy)]
+pub struct Way {
+    /// Whether it trains the real model.
+    pub real: bool,
+    /// Its worker's name.
+    pub worker: &'static str,
+    /// How long its holds last.
+    pub lease: Duration,
+    /// How long a call of the place where results go lasts.
+    pub call_lasts: Duration,
+}
+
+/// Starts a child that works on a folder.
+pub fn spawn(place: &Path, way: Way) -> Child {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.args(["--exact", "child::works_until_it_is_told_otherwise", "--nocapture"]);
     command.env(PLACE, place).stdout(Stdio::null()).kill_on_drop(true);
-    command.env(WORKER, worker).env(LEASE, lease.as_millis().to_string());
-    if real {
+    command.env(WORKER, way.worker);
+    command.env(LEASE, way.lease.as_millis().to_string());
+    command.env(CALL, way.call_lasts.as_millis().to_string());
+    if way.real {
         command.env(REAL, "yes");
     }
     command.spawn().unwrap()
+}
+
+fn milliseconds(name: &str) -> Duration {
+    Duration::from_millis(std::env::var(name).unwrap().parse().unwrap())
 }
 
 /// Not a test of its own: what a child runs.
@@ -62,7 +83,7 @@ async fn works_until_it_is_told_otherwise() {
     let Ok(place) = std::env::var(PLACE) else { return };
     let place = Path::new(&place);
     if std::env::var(REAL).is_ok() {
-        work(place, CandleSource, Duration::ZERO).await;
+        work(place, CandleSource).await;
     } else {
         let script = FakeScript {
             updates: UPDATES,
@@ -71,16 +92,16 @@ async fn works_until_it_is_told_otherwise() {
             can_judge: true,
             ..FakeScript::default()
         };
-        work(place, FakeSource(Arc::new(script)), Duration::from_millis(4)).await;
+        work(place, FakeSource(Arc::new(script))).await;
     }
 }
 
-async fn work<E: EngineSource>(place: &Path, source: E, call_lasts: Duration) {
+async fn work<E: EngineSource>(place: &Path, source: E) {
     let store = Arc::new(open_store(place).await);
     let worker = std::env::var(WORKER).unwrap();
     let data = place.join(&worker);
     let worker_settings = WorkerSettings {
-        lease: Duration::from_millis(std::env::var(LEASE).unwrap().parse().unwrap()),
+        lease: milliseconds(LEASE),
         save_every: 10,
         extend_every: Duration::from_millis(200),
         first_backoff: Duration::from_millis(5),
@@ -91,7 +112,7 @@ async fn work<E: EngineSource>(place: &Path, source: E, call_lasts: Duration) {
     };
     let storages = Arc::new(Storages::new(StorageSettings::default()));
     let slow = Flaky::over(Arc::new(LocalFileSystem::new().with_fsync(true)));
-    slow.delay(call_lasts);
+    slow.delay(milliseconds(CALL));
     storages.mount("file:///", slow, None).unwrap();
     let settings = PublisherSettings::from(storages.settings());
     let models = Arc::new(FixedModels::with_base(MODEL, DIGEST));

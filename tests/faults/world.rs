@@ -22,29 +22,38 @@ use keystep::{
 use tokio::process::Child;
 use uuid::Uuid;
 
-use crate::child;
+use crate::child::{self, Way};
 
 /// A folder with a store, seen from the process that starts and kills.
 pub struct World {
     pub place: tempfile::TempDir,
     pub store: Store,
-    real: bool,
+    way: Way,
 }
 
 impl World {
     pub async fn new(real: bool) -> Self {
         let place = tempfile::tempdir().unwrap();
         let store = child::open_store(place.path()).await;
-        Self { place, store, real }
+        let call_lasts = if real { Duration::ZERO } else { Duration::from_millis(4) };
+        let lease = Duration::from_mins(1);
+        Self { place, store, way: Way { real, worker: "one", lease, call_lasts } }
+    }
+
+    /// With an engine that is none, and so slow a place for results that publishing is not missed.
+    pub async fn slow() -> Self {
+        let mut world = Self::new(false).await;
+        world.way.call_lasts = Duration::from_millis(30);
+        world
     }
 
     pub fn spawn(&self) -> Child {
-        child::spawn(self.place.path(), self.real, "one", Duration::from_mins(1))
+        child::spawn(self.place.path(), self.way)
     }
 
     /// Another worker, which shares nothing with the first but the store; its holds are short.
-    pub fn spawn_another(&self, name: &str) -> Child {
-        child::spawn(self.place.path(), self.real, name, Duration::from_secs(1))
+    pub fn spawn_another(&self, worker: &'static str) -> Child {
+        child::spawn(self.place.path(), Way { worker, lease: Duration::from_secs(1), ..self.way })
     }
 
     pub async fn submit(&self, seed: u64) -> JobId {
@@ -66,7 +75,7 @@ impl World {
     fn work(&self, seed: u64) -> UnlearnWork {
         let settings = KeystepSettings {
             key_steps: KeySteps::Window(LogSnrWindow { low: -9.0, high: -1.0 }),
-            updates: 40,
+            updates: 24,
             schedule_steps: 4,
             concept_trajectories: 2,
             anchor_trajectories: 1,
@@ -96,7 +105,7 @@ impl World {
             score_digest: None,
             formats: vec![OutputFormat::Unet, OutputFormat::Delta],
             destination: child::output(self.place.path()),
-            evaluation: if self.real { Evaluation::Skipped } else { Evaluation::WherePossible },
+            evaluation: if self.way.real { Evaluation::Skipped } else { Evaluation::WherePossible },
         }
     }
 

@@ -152,9 +152,9 @@ impl Served {
             base_model: "emoji-canvas".to_owned(),
             concepts: vec!["cat".to_owned()],
             concept_kind: ConceptKind::ObjectClass.into(),
-            method: UnlearningMethod::Esd.into(),
+            method: UnlearningMethod::Kscu.into(),
             updates: Some(updates),
-            learning_rate: Some(1e-3),
+            learning_rate: Some(2e-4),
             seed: Some(seed),
             evaluate: Some(false),
             output_formats: [OutputFormat::Pipeline, OutputFormat::Unet, OutputFormat::Delta]
