@@ -25,7 +25,7 @@ use tokio::time::timeout;
 use tonic::transport::Channel;
 use uuid::Uuid;
 
-const LONG: Duration = Duration::from_secs(120);
+const LONG: Duration = Duration::from_mins(2);
 const CLIENTS: usize = 64;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
