@@ -43,7 +43,7 @@ async fn undisturbed(updates: &[u32]) -> Vec<BTreeMap<String, Vec<u8>>> {
     for updates in updates {
         let mut job = Followed::new(&served.submit(*updates, 5).await);
         job.resume(&served).await;
-        results.push(home.files(&job.rest().await.unwrap()));
+        results.push(Home::files(&job.rest().await.unwrap()));
     }
     terminated(served).await;
     results
@@ -91,7 +91,7 @@ async fn a_drain_in_any_state_costs_nothing_and_changes_no_byte() {
     long.resume(&served).await;
     let done = long.rest().await.unwrap();
     assert_eq!(metadata(&done).attempt, 1, "a drain is no attempt: {:?}", long.states());
-    assert_same(&home.files(&done), &expected[0], "the long job");
+    assert_same(&Home::files(&done), &expected[0], "the long job");
     let states = long.states();
     let count = |wanted| states.iter().filter(|state| **state == wanted).count();
     assert_eq!((count(JobState::Publishing), count(JobState::Succeeded)), (1, 1), "{states:?}");
@@ -101,7 +101,7 @@ async fn a_drain_in_any_state_costs_nothing_and_changes_no_byte() {
     short.resume(&served).await;
     let done = short.rest().await.unwrap();
     assert_eq!(metadata(&done).attempt, 1, "it only waited: {:?}", short.states());
-    assert_same(&home.files(&done), &expected[1], "the short job");
+    assert_same(&Home::files(&done), &expected[1], "the short job");
     let listed = served.operations().list_operations(ListOperationsRequest::default()).await;
     assert_eq!(listed.unwrap().into_inner().operations.len(), 2, "none is lost, none doubled");
     assert_eq!(home.manifests().len(), 2);
@@ -126,7 +126,7 @@ async fn a_second_signal_ends_it_at_once_and_the_job_survives() {
     let served = home.serve(&[]).await;
     job.resume(&served).await;
     let done = job.rest().await.unwrap();
-    assert_same(&home.files(&done), &expected[0], "after two signals");
+    assert_same(&Home::files(&done), &expected[0], "after two signals");
     assert_eq!(home.manifests(), [job.name.clone()]);
     terminated(served).await;
 }

@@ -71,7 +71,7 @@ mod tests {
         }
         assert_eq!(remove_leftovers(&place, SystemTime::UNIX_EPOCH).await.unwrap(), 0);
         let written = fs::metadata(folder.path().join("a.json#1")).unwrap().modified().unwrap();
-        let later = written + Duration::from_secs(60);
+        let later = written + Duration::from_mins(1);
         assert_eq!(remove_leftovers(&place, later).await.unwrap(), gone.len());
         assert!(kept.iter().all(|name| folder.path().join(name).exists()));
         assert!(!gone.iter().any(|name| folder.path().join(name).exists()));

@@ -32,7 +32,7 @@ use tonic_types::StatusExt;
 use uuid::Uuid;
 
 /// Longer than anything here takes on a slow machine.
-pub const LONG: Duration = Duration::from_secs(120);
+pub const LONG: Duration = Duration::from_mins(2);
 const MOMENT: Duration = Duration::from_millis(5);
 
 /// Waits for something that will come.
@@ -81,7 +81,7 @@ impl Home {
     }
 
     /// The files of a finished operation by name, each checked against its size and digest.
-    pub fn files(&self, operation: &Operation) -> BTreeMap<String, Vec<u8>> {
+    pub fn files(operation: &Operation) -> BTreeMap<String, Vec<u8>> {
         let response = response(operation);
         let manifest = path_of(&response.manifest_uri);
         assert_eq!(sha256(&fs::read(&manifest).unwrap()), response.manifest_sha256);
