@@ -155,8 +155,8 @@ async fn the_real_engine_ends_with_the_same_bytes_after_kills() {
     let expected = undisturbed(1, true).await;
     let world = World::new(true).await;
     let id = world.submit(0).await;
-    // Early, in the middle, late in training.
-    for updates in [3, 13, 22] {
+    // Before the first save, and between two.
+    for updates in [3, 13] {
         let child = world.spawn();
         loop {
             let job = world.job(id).await;
@@ -173,9 +173,9 @@ async fn the_real_engine_ends_with_the_same_bytes_after_kills() {
     world.settle().await;
     kill(child).await;
     let job = world.job(id).await;
-    assert_eq!((job.state.name(), job.attempt), (StateName::Succeeded, 4), "{:?}", job.state);
+    assert_eq!((job.state.name(), job.attempt), (StateName::Succeeded, 3), "{:?}", job.state);
     world.check_all(&[id]).await;
-    assert_same(&world.check(id).await, &expected[0], "three kills");
+    assert_same(&world.check(id).await, &expected[0], "two kills");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

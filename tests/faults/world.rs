@@ -80,8 +80,8 @@ impl World {
             concept_trajectories: 2,
             anchor_trajectories: 1,
             preserve_trajectories: 3,
-            erase_batch: 3,
-            preserve_batch: 3,
+            erase_batch: 2,
+            preserve_batch: 1,
             // Never: every run shall be as long.
             stop_below: -100.0,
             ..KeystepSettings::default()
