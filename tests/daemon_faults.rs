@@ -36,7 +36,7 @@ use tonic::{Code, transport::Channel};
 use tonic_types::pb;
 use uuid::Uuid;
 
-const LONG: Duration = Duration::from_secs(120);
+const LONG: Duration = Duration::from_mins(2);
 const UPDATES: usize = 60;
 
 /// A daemon over an engine that does what it is told.
