@@ -30,7 +30,7 @@ use keystep::{
     worker::testing::{FakeScript, FakeSource},
 };
 
-const LONG: Duration = Duration::from_secs(60);
+const LONG: Duration = Duration::from_mins(1);
 
 fn settings(folder: &Path) -> Settings {
     let mut settings = Settings::default();

@@ -74,13 +74,12 @@ pub(super) fn write(
     if !read.contains_key(SCORES) {
         staging.write(SCORES, format!("{}\n", found.scores.scores_json).as_bytes())?;
     }
-    let plot = match read.remove(SCORE_PLOT) {
-        Some(plot) => plot,
-        None => {
-            let plot = score_plot(&scores)?;
-            staging.write(SCORE_PLOT, &plot)?;
-            plot
-        }
+    let plot = if let Some(plot) = read.remove(SCORE_PLOT) {
+        plot
+    } else {
+        let plot = score_plot(&scores)?;
+        staging.write(SCORE_PLOT, &plot)?;
+        plot
     };
     let log: TrainingLog = parsed(TRAINING, bytes_of(&read, TRAINING)?)?;
     let report = restated(parsed(REPORT, bytes_of(&read, REPORT)?)?, found, &scores, spent);
