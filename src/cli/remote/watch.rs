@@ -125,7 +125,8 @@ fn tell(event: &JobEvent, display: &mut ProgressDisplay) {
 
 /// Progress of a job or of a call as the display takes it.
 pub(super) fn standing(progress: &Progress) -> Standing {
-    let training = progress.iterations_done > 0;
+    // Later phases repeat what training came to.
+    let training = progress.phase() == WorkPhase::Train && progress.iterations_done > 0;
     Standing {
         phase: phase_name(progress.phase()).into(),
         done: progress.units_done,
