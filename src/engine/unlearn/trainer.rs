@@ -7,9 +7,10 @@ use rayon::prelude::*;
 
 use crate::{
     engine::{
-        EngineError, Pipeline, RunContext,
+        EngineError, RunContext,
+        checkpoint::StoredTensors,
         denoise::{EvaluationCounter, SAMPLES_A_PASS},
-        model::{Scoped, Unet, Weights},
+        model::{Scoped, Unet, UnetConfig, Weights},
         ops::{Adam, AdamSettings, Moments},
     },
     outcome::{Phase, Progress, UpdateRecord},
@@ -65,13 +66,13 @@ pub(super) struct Trainer {
 
 impl Trainer {
     pub(super) fn new(
-        pipeline: &Pipeline,
+        stored: &StoredTensors,
+        config: &UnetConfig,
         scope: &Scope,
         adam: AdamSettings,
     ) -> Result<Self, EngineError> {
-        let scoped = Scoped::new(&pipeline.unet_tensors, scope)?;
-        let weights = Weights::scoped(&pipeline.unet_tensors, &scoped);
-        let unet = Unet::new(&weights, pipeline.unet.config())?;
+        let scoped = Scoped::new(stored, scope)?;
+        let unet = Unet::new(&Weights::scoped(stored, &scoped), config)?;
         let scales = scoped
             .variables
             .iter()
