@@ -291,10 +291,8 @@ fn every_method_survives_pauses_between_updates() {
 }
 
 #[test]
-fn every_method_survives_pauses_anywhere() {
+fn keystep_survives_pauses_anywhere() {
     assert_survives_pauses_anywhere(&keystep(), &KEYSTEP);
-    assert_survives_pauses_anywhere(&kscu(), &KSCU);
-    assert_survives_pauses_anywhere(&esd(), &ESD);
 }
 
 #[test]
