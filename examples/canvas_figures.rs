@@ -12,7 +12,7 @@ use std::{collections::BTreeMap, error::Error, io::Write, time::Instant};
 use clap::Parser;
 use keystep::{
     artifacts::open_model,
-    engine::{CancelFlag, CandleEngine, Engine, EngineError, RunContext},
+    engine::{CancelFlag, CandleEngine, EngineError, RunContext},
     outcome::{Phase, Picture, Progress},
     spec::{
         Concept, ConceptKind, GenerateSpec, JudgeSpec, KeySteps, LogSnrWindow, Method, MethodName,

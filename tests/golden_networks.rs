@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, fs::File, path::PathBuf};
 use candle_core::{DType, Device, Tensor};
 use keystep::{
     engine::{
-        CancelFlag, CandleEngine, Engine, RunContext,
+        CancelFlag, CandleEngine, RunContext,
         checkpoint::read_component,
         judge::Domain,
         model::{

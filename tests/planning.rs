@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 
 use keystep::{
     artifacts::open_model,
-    engine::{CancelFlag, CandleEngine, Engine, EngineError, RunContext, plan},
+    engine::{CancelFlag, CandleEngine, EngineError, RunContext, plan},
     outcome::Plan,
     spec::{
         Concept, ConceptKind, EsdSettings, KeySteps, KeystepSettings, KscuSettings, LogSnrWindow,

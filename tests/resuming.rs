@@ -16,8 +16,8 @@ use std::{
 use keystep::{
     artifacts::open_model,
     engine::{
-        CancelFlag, CandleEngine, Engine, EngineError, ErasedCheckpoint, PauseFlag, RunContext,
-        Saving, StateError, StatePart, StateStore,
+        CancelFlag, CandleEngine, EngineError, ErasedCheckpoint, PauseFlag, RunContext, Saving,
+        StateError, StatePart, StateStore,
     },
     outcome::{Notice, Phase, Progress, TimestepScores, TrainingLog},
     spec::{

@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 
 use keystep::{
     artifacts::open_model,
-    engine::{CancelFlag, CandleEngine, Engine, EngineError, RunContext},
+    engine::{CancelFlag, CandleEngine, EngineError, RunContext},
     outcome::{Estimate, Phase, TimestepScores},
     spec::{Concept, ConceptKind, ScoreSpec, StepIndex, Vocabulary},
 };

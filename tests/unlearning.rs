@@ -14,7 +14,7 @@ use std::{
 
 use keystep::{
     artifacts::{diffusers::UNET_WEIGHTS, open_model},
-    engine::{CancelFlag, CandleEngine, Engine, EngineError, ErasedCheckpoint, RunContext},
+    engine::{CancelFlag, CandleEngine, EngineError, ErasedCheckpoint, RunContext},
     outcome::{Phase, Progress},
     spec::{
         Concept, ConceptKind, EsdSettings, FileError, KeySteps, KeystepSettings, KscuSettings,

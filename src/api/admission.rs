@@ -2,7 +2,9 @@
 
 use tonic::Request;
 
-use super::{ApiError, ApiParts, convert::Limits, digests::drawn_seed, names::operation_id};
+use super::{
+    ApiError, ApiParts, TraceContext, convert::Limits, digests::drawn_seed, names::operation_id,
+};
 use crate::{
     auth::{Caller, Role},
     jobs::{Job, JobStore},
@@ -57,10 +59,7 @@ impl ApiParts {
     }
 }
 
-/// The W3C trace context of a request, where it has the form of one.
+/// The trace that a request belongs to, as it is kept with a job.
 pub(super) fn trace_parent<T>(request: &Request<T>) -> Option<String> {
-    let text = request.metadata().get("traceparent")?.to_str().ok()?;
-    let lengths: Vec<usize> = text.split('-').map(str::len).collect();
-    let is_hexadecimal = text.chars().all(|c| c.is_ascii_hexdigit() || c == '-');
-    (lengths == [2, 32, 16, 2] && is_hexadecimal).then(|| text.to_owned())
+    request.extensions().get::<TraceContext>().map(ToString::to_string)
 }

@@ -14,6 +14,7 @@ mod status;
 mod submitting;
 #[cfg(test)]
 mod tests;
+mod trace_context;
 mod unlearning;
 mod violations;
 mod watching;
@@ -21,6 +22,7 @@ mod watching;
 pub use error::ApiError;
 pub use operations::OperationsApi;
 pub use reason::Reason;
+pub use trace_context::TraceContext;
 pub use unlearning::UnlearningApi;
 
 use std::sync::Arc;

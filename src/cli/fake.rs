@@ -1,9 +1,9 @@
 //! A made-up engine, and the verbs run with it from end to end.
 
 use std::{
-    collections::BTreeMap,
-    io::{self, Write},
+    cell::RefCell,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use super::{
@@ -13,174 +13,34 @@ use super::{
     session::Session,
 };
 use crate::{
-    engine::{EngineError, RunContext},
-    outcome::{
-        Estimate, Figures, JudgeReport, JudgedPicture, Phase, Picture, StepScore, TimestepScores,
-        TrainingLog, UpdateRecord, Verdict,
-    },
-    spec::{
-        GenerateSpec, JudgeSpec, KeySteps, KeystepSettings, LogSnrWindow, Method, ModelFiles,
-        Prompt, ScoreSpec, StepIndex, Timestep, UnlearnSpec, Vocabulary,
+    engine::EngineError,
+    spec::ModelFiles,
+    worker::{
+        EngineSource,
+        testing::{FakeEngine, FakeScript, FakeSource, Fault, FaultKind},
     },
 };
 
 /// The model that comes with the program.
 const BUILTIN_MODEL: &str = "builtin:emoji-canvas";
 
-#[derive(Debug)]
-struct FakeEngine {
-    vocabulary: Vocabulary,
+thread_local! {
+    /// What the engines do that this test's verbs load.
+    static SCRIPT: RefCell<Arc<FakeScript>> = RefCell::new(Arc::new(script()));
 }
 
-fn picture() -> Picture {
-    Picture { width: 8, height: 8, rgb: vec![120; 192] }
-}
-
-fn given_window(spec: &UnlearnSpec) -> Option<LogSnrWindow> {
-    match &spec.method {
-        Method::Keystep(KeystepSettings { key_steps: KeySteps::Window(window), .. }) => {
-            Some(*window)
-        }
-        _ => None,
-    }
+fn script() -> FakeScript {
+    FakeScript { updates: 1, can_judge: true, ..FakeScript::default() }
 }
 
 impl LocalEngine for FakeEngine {
-    type Erased = (TrainingLog, Vec<TimestepScores>);
-
-    fn load(_: &dyn ModelFiles, _: Option<&str>) -> Result<Self, EngineError> {
-        Ok(Self {
-            vocabulary: Vocabulary {
-                anything: "emoji".to_owned(),
-                objects: vec!["cat".to_owned(), "dog".to_owned()],
-                styles: vec!["neon".to_owned()],
-            },
-        })
+    fn load(files: &dyn ModelFiles, _: Option<&str>) -> Result<Self, EngineError> {
+        FakeSource(SCRIPT.with_borrow(Arc::clone)).load(files)
     }
 
     fn unet_digest(&self) -> Result<String, EngineError> {
-        Ok(String::new())
-    }
-
-    fn vocabulary(&self) -> &Vocabulary {
-        &self.vocabulary
-    }
-
-    fn score_timesteps(
-        &mut self,
-        spec: &ScoreSpec,
-        context: &mut RunContext<'_>,
-    ) -> Result<TimestepScores, EngineError> {
-        context.advance(Phase::Score, 1, 1)?;
-        let estimate = Estimate { mean: 0.5, standard_error: 0.1 };
-        let steps = (0..spec.steps).map(|step| StepScore {
-            step: StepIndex(step),
-            timestep: Timestep(981 - step),
-            log_snr: step as f64 - 5.0,
-            guidance_energy: estimate,
-            guidance_effect: estimate,
-            concept_until: None,
-            concept_from: None,
-            gradient_share: Some(estimate),
-        });
-        Ok(TimestepScores {
-            spec: spec.clone(),
-            model_digest: String::new(),
-            steps: steps.collect(),
-            window: LogSnrWindow { low: -4.0, high: -1.0 },
-            window_steps: (StepIndex(1), StepIndex(4)),
-            rule: "made up".to_owned(),
-            unet_evaluations: 100,
-        })
-    }
-
-    fn unlearn(
-        &mut self,
-        spec: &UnlearnSpec,
-        context: &mut RunContext<'_>,
-    ) -> Result<Self::Erased, EngineError> {
-        spec.validate()?;
-        if spec.seed == 13 {
-            context.cancel.cancel();
-        }
-        context.advance(Phase::Train, 1, 1)?;
-        let update = UpdateRecord {
-            update: 0,
-            step: StepIndex(1),
-            timestep: Timestep(980),
-            loss: 1.0,
-            gradient_norm: 1.0,
-            unet_evaluations: 23,
-        };
-        let log = TrainingLog {
-            updates: vec![update],
-            key_steps: vec![StepIndex(1)],
-            unet_evaluations: 23,
-            stopped_early: false,
-            erase_measure: -0.5,
-            damage_measure: 0.01,
-            weight_change: 0.02,
-            learning_rate: 1e-4,
-            window: given_window(spec),
-            ..TrainingLog::default()
-        };
-        Ok((log, Vec::new()))
-    }
-
-    fn generate(
-        &mut self,
-        spec: &GenerateSpec,
-        context: &mut RunContext<'_>,
-    ) -> Result<Vec<Picture>, EngineError> {
-        context.advance(Phase::Draw, 1, 1)?;
-        Ok(vec![picture(); spec.pictures.len()])
-    }
-
-    fn judge(
-        &mut self,
-        spec: &JudgeSpec,
-        _: &Self,
-        context: &mut RunContext<'_>,
-    ) -> Result<JudgeReport, EngineError> {
-        context.advance(Phase::Judge, 1, 1)?;
-        let figures = |ua| Figures { ua, ira: 0.9, cra: 0.95 };
-        let judged = JudgedPicture {
-            prompt: Prompt::of(&spec.concept.text, spec.concept.kind),
-            seed: spec.seed,
-            is_target: true,
-            before: picture(),
-            after: picture(),
-        };
-        Ok(JudgeReport {
-            spec: spec.clone(),
-            verdicts: vec![Verdict {
-                judge: "cnn".to_owned(),
-                edited: figures(1.0),
-                base: figures(0.0),
-            }],
-            pictures: vec![judged],
-            unet_evaluations: 500,
-        })
-    }
-
-    fn log(erased: &Self::Erased) -> &TrainingLog {
-        &erased.0
-    }
-
-    fn scores(erased: &Self::Erased) -> &[TimestepScores] {
-        &erased.1
-    }
-
-    fn write_unet(_: &Self::Erased, out: &mut dyn Write) -> io::Result<()> {
-        out.write_all(b"edited")
-    }
-
-    fn write_delta(
-        _: &Self::Erased,
-        metadata: &BTreeMap<String, String>,
-        out: &mut dyn Write,
-    ) -> io::Result<()> {
-        write!(out, "{metadata:?}")
+        // That of the scores it makes up.
+        Ok("fake".to_owned())
     }
 }
 
@@ -221,8 +81,9 @@ fn nothing_is_left_of_a_run_that_failed_or_was_interrupted() {
         run(&[&line[..], rest].concat()).unwrap_err()
     };
     let cat = ["--concept", "cat"];
-    let interrupted = unlearn(BUILTIN_MODEL, &[&cat[..], &["--seed", "13"]].concat());
-    assert_eq!(interrupted.exit_code(), 130);
+    let fault = Fault { at: 0, kind: FaultKind::Cancelled, times: 1 };
+    SCRIPT.with_borrow(|script| script.set_fault(fault));
+    assert_eq!(unlearn(BUILTIN_MODEL, &cat).exit_code(), 130);
     let wrong = unlearn(BUILTIN_MODEL, &[&cat[..], &["--replace-with", "cat"]].concat());
     assert_eq!(wrong.exit_code(), 2);
     assert_eq!(unlearn("nowhere", &cat).exit_code(), 1);

@@ -18,30 +18,6 @@ use crate::{
     },
 };
 
-/// What can be done with a model. Blocking.
-pub trait Engine {
-    /// Measures which steps decide a concept.
-    fn score_timesteps(
-        &self,
-        spec: &ScoreSpec,
-        context: &mut RunContext<'_>,
-    ) -> Result<TimestepScores, EngineError>;
-
-    /// Erases concepts; reports every update and returns early when cancelled.
-    fn unlearn(
-        &self,
-        spec: &UnlearnSpec,
-        context: &mut RunContext<'_>,
-    ) -> Result<ErasedCheckpoint, EngineError>;
-
-    /// Draws pictures.
-    fn generate(
-        &self,
-        spec: &GenerateSpec,
-        context: &mut RunContext<'_>,
-    ) -> Result<Vec<Picture>, EngineError>;
-}
-
 /// A pipeline in memory.
 #[derive(Debug, Clone)]
 pub struct CandleEngine {
@@ -97,7 +73,7 @@ impl CandleEngine {
         self.pipeline.judges.all().is_ok()
     }
 
-    /// [`Engine::generate`], with each picture handed over once it is drawn, and small previews
+    /// [`CandleEngine::generate`], with each picture handed over once it is drawn, and small previews
     /// every so many steps where they are asked for. The pictures are the same.
     pub fn generate_each(
         &self,
@@ -147,8 +123,10 @@ impl CandleEngine {
     }
 }
 
-impl Engine for CandleEngine {
-    fn score_timesteps(
+/// What can be done with a model. Blocking.
+impl CandleEngine {
+    /// Measures which steps decide a concept.
+    pub fn score_timesteps(
         &self,
         spec: &ScoreSpec,
         context: &mut RunContext<'_>,
@@ -156,7 +134,8 @@ impl Engine for CandleEngine {
         score::score_timesteps(&self.pipeline, spec, context)
     }
 
-    fn unlearn(
+    /// Erases concepts; reports every update and returns early when cancelled.
+    pub fn unlearn(
         &self,
         spec: &UnlearnSpec,
         context: &mut RunContext<'_>,
@@ -164,7 +143,8 @@ impl Engine for CandleEngine {
         unlearn::unlearn(&self.pipeline, spec, context)
     }
 
-    fn generate(
+    /// Draws pictures.
+    pub fn generate(
         &self,
         spec: &GenerateSpec,
         context: &mut RunContext<'_>,

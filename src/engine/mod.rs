@@ -16,7 +16,7 @@ mod score;
 mod state;
 mod unlearn;
 
-pub use candle_engine::{CandleEngine, Engine};
+pub use candle_engine::CandleEngine;
 pub use error::EngineError;
 pub use generate::Drawn;
 pub use pipeline::Pipeline;

@@ -7,7 +7,8 @@ use tokio::time::Instant;
 use tonic::Code;
 use tracing::Span;
 
-use super::{methods::Methods, request_id::RequestName, trace_context::TraceContext};
+use super::{methods::Methods, request_id::RequestName};
+use crate::api::TraceContext;
 
 /// Is told of every call that ends, for metrics.
 pub trait CallObserver: fmt::Debug + Send + Sync {

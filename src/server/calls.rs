@@ -21,8 +21,8 @@ use super::{
     call::{Call, CallObserver},
     methods::Methods,
     request_id, status,
-    trace_context::TraceContext,
 };
+use crate::api::TraceContext;
 
 /// Services of the transport itself, whose streams no draining service ends.
 const OF_TRANSPORT: &str = "/grpc.";
@@ -88,7 +88,9 @@ where
     S::Future: Send,
 {
     let (mut request, body) = request.into_parts();
-    if let Some(context) = TraceContext::of(&request.headers) {
+    if let Some(context) =
+        request.headers.get("traceparent").and_then(|text| TraceContext::of(text.to_str().ok()?))
+    {
         request.extensions.insert(context);
     }
     let (mut call, name) = Call::start(layer.methods, layer.observer, &request);

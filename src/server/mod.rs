@@ -18,7 +18,6 @@ mod services;
 mod settings;
 mod status;
 mod tls;
-mod trace_context;
 
 use std::{net::SocketAddr, sync::Arc};
 
@@ -33,7 +32,6 @@ pub use error::{CertificateError, ServerError};
 pub use request_id::RequestName;
 pub use services::services;
 pub use settings::{ServerSettings, TlsSettings};
-pub use trace_context::TraceContext;
 
 use crate::auth::Authenticator;
 use admission::Admission;

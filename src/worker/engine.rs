@@ -9,7 +9,7 @@ use std::{
 
 use super::PlanEstimate;
 use crate::{
-    engine::{self, CandleEngine, Drawn, Engine, EngineError, ErasedCheckpoint, RunContext},
+    engine::{self, CandleEngine, Drawn, EngineError, ErasedCheckpoint, RunContext},
     outcome::{JudgeReport, TimestepScores, TrainingLog},
     spec::{
         GenerateSpec, JudgeSpec, Method, ModelFiles, ReadSeek, ScoreSpec, UnlearnSpec, Vocabulary,
@@ -178,7 +178,7 @@ impl DeviceEngine for CandleEngine {
         spec: &ScoreSpec,
         context: &mut RunContext<'_>,
     ) -> Result<TimestepScores, EngineError> {
-        Engine::score_timesteps(self, spec, context)
+        self.score_timesteps(spec, context)
     }
 
     fn unlearn(
@@ -186,7 +186,7 @@ impl DeviceEngine for CandleEngine {
         spec: &UnlearnSpec,
         context: &mut RunContext<'_>,
     ) -> Result<ErasedCheckpoint, EngineError> {
-        Engine::unlearn(self, spec, context)
+        self.unlearn(spec, context)
     }
 
     fn generate(

@@ -30,7 +30,7 @@ pub(in crate::cli) fn run<E: LocalEngine>(
     for file in std::iter::once(out).chain(arguments.sheet.as_deref()) {
         check_target(file)?;
     }
-    let mut base = LocalModel::<E>::open(&arguments.base, None)?.engine;
+    let base = LocalModel::<E>::open(&arguments.base, None)?.engine;
     let vocabulary = arguments.vocabulary.words(base.vocabulary())?;
     let mut spec = JudgeSpec::new(concept, vocabulary);
     spec.seed = arguments.seed;

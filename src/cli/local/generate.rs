@@ -9,6 +9,7 @@ use crate::{
         place::needed,
         session::{Session, print_result},
     },
+    engine::Drawn,
     report::{PictureNotes, encode_png, picture_grid},
     spec::GenerateSpec,
 };
@@ -35,8 +36,15 @@ pub(in crate::cli) fn run<E: LocalEngine>(
     };
     spec.validate()?;
     check_target(out)?;
-    let mut engine = LocalModel::<E>::open(name, arguments.model.variant.as_deref())?.engine;
-    let (pictures, seconds) = session.work(|context| engine.generate(&spec, context))?;
+    let engine = LocalModel::<E>::open(name, arguments.model.variant.as_deref())?.engine;
+    let mut pictures = Vec::new();
+    let mut hand_over = |drawn| {
+        if let Drawn::Picture { picture, .. } = drawn {
+            pictures.push(picture);
+        }
+    };
+    let ((), seconds) =
+        session.work(|context| engine.generate(&spec, None, &mut hand_over, context))?;
     let mut notes = PictureNotes::drawn(&arguments.prompt, arguments.seed);
     if !arguments.negative_prompt.is_empty() {
         notes.entries.push(("negative prompt", arguments.negative_prompt.clone()));

@@ -5,6 +5,7 @@ use tonic::{Response, codegen::BoxStream};
 
 use super::*;
 use crate::{
+    api::TraceContext,
     auth::Caller,
     proto::{
         google::longrunning::{

@@ -13,7 +13,7 @@ use std::{
 };
 
 use crate::{
-    engine::{Drawn, EngineError, RunContext, StatePart},
+    engine::{CancelFlag, Drawn, EngineError, RunContext, StatePart},
     outcome::{
         Estimate, Figures, JudgeReport, JudgedPicture, Notice, Phase, Picture, Progress, StepScore,
         TimestepScores, TrainingLog, UpdateRecord, Verdict,
@@ -67,6 +67,8 @@ pub enum FaultKind {
     OutOfMemory,
     /// The loss is not a number.
     NotFinite,
+    /// Whoever asked wants it no more.
+    Cancelled,
 }
 
 impl FakeScript {
@@ -80,7 +82,7 @@ impl FakeScript {
         *self.fault.lock().unwrap_or_else(PoisonError::into_inner) = Some(fault);
     }
 
-    fn strike(&self, update: usize) -> Result<(), EngineError> {
+    fn strike(&self, update: usize, cancel: &CancelFlag) -> Result<(), EngineError> {
         let kind = {
             let mut fault = self.fault.lock().unwrap_or_else(PoisonError::into_inner);
             match fault.as_mut() {
@@ -99,6 +101,10 @@ impl FakeScript {
             }
             FaultKind::NotFinite => {
                 Err(EngineError::NotFinite { what: "the loss", value: f64::NAN, update })
+            }
+            FaultKind::Cancelled => {
+                cancel.cancel();
+                Err(EngineError::Cancelled)
             }
         }
     }
@@ -288,7 +294,7 @@ impl DeviceEngine for FakeEngine {
             if next >= total {
                 break;
             }
-            self.script.strike(next)?;
+            self.script.strike(next, &context.cancel)?;
             self.unit();
             weights = step(weights, next);
             self.script.updates_made.fetch_add(1, Ordering::SeqCst);
