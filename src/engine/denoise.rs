@@ -72,13 +72,11 @@ impl Denoiser<'_> {
             .into_par_iter()
             .map(|start| {
                 let count = SAMPLES_A_PASS.min(batch - start);
-                let output = self.unet.forward(
+                self.unet.forward(
                     &z.narrow(0, start, count)?,
                     &timesteps[start..start + count],
                     &text.narrow(0, start, count)?,
-                )?;
-                // An edited model's variables would otherwise keep the whole graph alive.
-                Ok(output.detach())
+                )
             })
             .collect::<Result<Vec<_>, EngineError>>()?;
         Ok(Tensor::cat(&parts, 0)?)

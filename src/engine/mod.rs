@@ -23,4 +23,4 @@ pub use pipeline::Pipeline;
 pub use plan::plan;
 pub use run::{CancelFlag, PauseFlag, RunContext};
 pub use state::{PartReader, Saving, StateError, StatePart, StateStore};
-pub use unlearn::ErasedCheckpoint;
+pub use unlearn::{Batch, ErasedCheckpoint, LoneSteps};

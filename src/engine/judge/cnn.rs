@@ -13,7 +13,7 @@ use crate::{
     engine::{
         EngineError,
         checkpoint::{StoredTensors, read_single, read_text},
-        ops::{self, Convolution},
+        ops::{self, Convolution, Traced},
     },
     outcome::Picture,
     spec::{ModelFiles, SpecError, Vocabulary},
@@ -130,7 +130,9 @@ impl CnnJudge {
         let mut x = pixels.clone();
         for layer in &self.layers {
             let geometry = Convolution { stride: 2, padding: layer.padding };
-            x = ops::conv2d(&x, &layer.weight, Some(&layer.bias), geometry)?.relu()?;
+            let (weight, bias) = (Traced::constant(&layer.weight), Traced::constant(&layer.bias));
+            let y = ops::conv2d(&Traced::constant(&x), &weight, Some(&bias), geometry)?;
+            x = y.tensor().relu()?;
         }
         Ok(x.flatten_from(1)?)
     }
@@ -153,10 +155,12 @@ impl Judge for CnnJudge {
             Domain::Styles => (&self.style, "vocabulary.styles"),
         };
         let (weight, bias) = head.rows(domain.words(vocabulary), field)?;
+        let (weight, bias) = (Traced::constant(&weight), Traced::constant(&bias));
         let mut all = Vec::with_capacity(pictures.len());
         for pictures in pictures.chunks(PICTURES_AT_ONCE) {
             let input = pixels(pictures, self.image_size, Normalisation::UNIT, &self.device)?;
-            all.extend(softmax(&ops::linear(&self.features(&input)?, &weight, Some(&bias))?)?);
+            let features = Traced::constant(&self.features(&input)?);
+            all.extend(softmax(ops::linear(&features, &weight, Some(&bias))?.tensor())?);
         }
         Ok(all)
     }

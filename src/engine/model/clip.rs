@@ -7,7 +7,10 @@ use super::{
     config::ClipActivation,
     layers::{Conv2d, Conv2dSize, LayerNorm, Linear},
 };
-use crate::engine::{EngineError, ops};
+use crate::engine::{
+    EngineError,
+    ops::{self, Traced},
+};
 
 /// A tower's size; text and image towers are the same transformer.
 #[derive(Debug, Clone, Copy)]
@@ -53,7 +56,7 @@ impl EncoderLayer {
         })
     }
 
-    fn forward(&self, x: &Tensor, mask: Option<&Tensor>) -> Result<Tensor, EngineError> {
+    fn forward(&self, x: &Traced, mask: Option<&Tensor>) -> Result<Traced, EngineError> {
         let normed = self.layer_norm1.forward(x)?;
         let (query, key, value) = (
             self.q_proj.forward(&normed)?,
@@ -61,13 +64,13 @@ impl EncoderLayer {
             self.v_proj.forward(&normed)?,
         );
         let attended = ops::attention(&query, &key, &value, self.heads, mask)?;
-        let x = (self.out_proj.forward(&attended)? + x)?;
+        let x = ops::add(&self.out_proj.forward(&attended)?, x)?;
         let hidden = self.fc1.forward(&self.layer_norm2.forward(&x)?)?;
         let hidden = match self.activation {
             ClipActivation::QuickGelu => ops::quick_gelu(&hidden)?,
             ClipActivation::Gelu => ops::gelu_erf(&hidden)?,
         };
-        Ok((self.fc2.forward(&hidden)? + x)?)
+        Ok(ops::add(&self.fc2.forward(&hidden)?, &x)?)
     }
 }
 
@@ -140,11 +143,11 @@ impl ClipTextModel {
             .reshape((ids.len(), tokens, self.config.hidden_size))?
             .broadcast_add(&self.position_embedding.narrow(0, 0, tokens)?)?;
         let mask = causal_mask(tokens, device)?;
-        let mut x = embedded;
+        let mut x = Traced::forgotten(&embedded);
         for layer in &self.layers {
             x = layer.forward(&x, Some(&mask))?;
         }
-        self.final_layer_norm.forward(&x)
+        Ok(self.final_layer_norm.forward(&x)?.into_tensor())
     }
 }
 
@@ -206,18 +209,20 @@ impl ClipVisionModel {
         let hidden = self.config.hidden_size;
         let patches = self
             .patch_embedding
-            .forward(pixels)?
+            .forward(&Traced::forgotten(pixels))?
+            .into_tensor()
             .reshape((batch, hidden, ()))?
             .transpose(1, 2)?
             .contiguous()?;
         let class = self.class_embedding.reshape((1, 1, hidden))?.expand((batch, 1, hidden))?;
         let embedded =
             Tensor::cat(&[&class, &patches], 1)?.broadcast_add(&self.position_embedding)?;
-        let mut x = self.pre_layer_norm.forward(&embedded)?;
+        let mut x = self.pre_layer_norm.forward(&Traced::forgotten(&embedded))?;
         for layer in &self.layers {
             x = layer.forward(&x, None)?;
         }
-        self.post_layer_norm.forward(&x.i((.., 0, ..))?.contiguous()?)
+        let class = x.tensor().i((.., 0, ..))?.contiguous()?;
+        Ok(self.post_layer_norm.forward(&Traced::forgotten(&class))?.into_tensor())
     }
 }
 
@@ -284,12 +289,14 @@ impl ClipModel {
                 hidden.i((row, position.unwrap_or(0)))
             })
             .collect::<Result<Vec<_>, _>>()?;
-        unit(&self.text_projection.forward(&Tensor::stack(&pooled, 0)?)?)
+        let pooled = Traced::forgotten(&Tensor::stack(&pooled, 0)?);
+        unit(self.text_projection.forward(&pooled)?.tensor())
     }
 
     /// Unit vectors, `[batch, projection]`, of normalised pixels `[batch, 3, size, size]`.
     pub fn image_features(&self, pixels: &Tensor) -> Result<Tensor, EngineError> {
-        unit(&self.visual_projection.forward(&self.vision.forward(pixels)?)?)
+        let pooled = Traced::forgotten(&self.vision.forward(pixels)?);
+        unit(self.visual_projection.forward(&pooled)?.tensor())
     }
 }
 

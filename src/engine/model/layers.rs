@@ -1,24 +1,22 @@
 //! The layers with weights, as PyTorch names them.
 
-use candle_core::Tensor;
-
 use super::Weights;
 use crate::engine::{
     EngineError,
-    ops::{self, Convolution, GroupNorm},
+    ops::{self, Convolution, GroupNorm, Traced},
 };
 
 /// `torch.nn.Linear`.
 #[derive(Debug)]
 pub(super) struct Linear {
-    weight: Tensor,
-    bias: Option<Tensor>,
+    weight: Traced,
+    bias: Option<Traced>,
 }
 
 impl Linear {
     pub(super) fn new(w: &Weights, inputs: usize, outputs: usize) -> Result<Self, EngineError> {
-        let weight = w.take("weight", &[outputs, inputs])?;
-        Ok(Self { weight, bias: Some(w.take("bias", &[outputs])?) })
+        let weight = w.traced("weight", &[outputs, inputs])?;
+        Ok(Self { weight, bias: Some(w.traced("bias", &[outputs])?) })
     }
 
     pub(super) fn without_bias(
@@ -26,10 +24,10 @@ impl Linear {
         inputs: usize,
         outputs: usize,
     ) -> Result<Self, EngineError> {
-        Ok(Self { weight: w.take("weight", &[outputs, inputs])?, bias: None })
+        Ok(Self { weight: w.traced("weight", &[outputs, inputs])?, bias: None })
     }
 
-    pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor, EngineError> {
+    pub(super) fn forward(&self, x: &Traced) -> Result<Traced, EngineError> {
         Ok(ops::linear(x, &self.weight, self.bias.as_ref())?)
     }
 }
@@ -59,27 +57,27 @@ impl Conv2dSize {
 /// `torch.nn.Conv2d`.
 #[derive(Debug)]
 pub(super) struct Conv2d {
-    weight: Tensor,
-    bias: Option<Tensor>,
+    weight: Traced,
+    bias: Option<Traced>,
     geometry: Convolution,
 }
 
 impl Conv2d {
     pub(super) fn new(w: &Weights, size: Conv2dSize) -> Result<Self, EngineError> {
-        let bias = w.take("bias", &[size.outputs])?;
+        let bias = w.traced("bias", &[size.outputs])?;
         Ok(Self { bias: Some(bias), ..Self::without_bias(w, size)? })
     }
 
     pub(super) fn without_bias(w: &Weights, size: Conv2dSize) -> Result<Self, EngineError> {
         let shape = [size.outputs, size.inputs, size.kernel, size.kernel];
         Ok(Self {
-            weight: w.take("weight", &shape)?,
+            weight: w.traced("weight", &shape)?,
             bias: None,
             geometry: Convolution { stride: size.stride, padding: size.padding },
         })
     }
 
-    pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor, EngineError> {
+    pub(super) fn forward(&self, x: &Traced) -> Result<Traced, EngineError> {
         Ok(ops::conv2d(x, &self.weight, self.bias.as_ref(), self.geometry)?)
     }
 }
@@ -87,8 +85,8 @@ impl Conv2d {
 /// `torch.nn.GroupNorm`, with the SiLU that follows it everywhere but in attention.
 #[derive(Debug)]
 pub(super) struct GroupNormLayer {
-    weight: Tensor,
-    bias: Tensor,
+    weight: Traced,
+    bias: Traced,
     settings: GroupNorm,
 }
 
@@ -99,13 +97,13 @@ impl GroupNormLayer {
         settings: GroupNorm,
     ) -> Result<Self, EngineError> {
         Ok(Self {
-            weight: w.take("weight", &[channels])?,
-            bias: w.take("bias", &[channels])?,
+            weight: w.traced("weight", &[channels])?,
+            bias: w.traced("bias", &[channels])?,
             settings,
         })
     }
 
-    pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor, EngineError> {
+    pub(super) fn forward(&self, x: &Traced) -> Result<Traced, EngineError> {
         Ok(ops::group_norm(x, &self.weight, &self.bias, self.settings)?)
     }
 }
@@ -113,17 +111,21 @@ impl GroupNormLayer {
 /// `torch.nn.LayerNorm` over the last axis.
 #[derive(Debug)]
 pub(super) struct LayerNorm {
-    weight: Tensor,
-    bias: Tensor,
+    weight: Traced,
+    bias: Traced,
     eps: f64,
 }
 
 impl LayerNorm {
     pub(super) fn new(w: &Weights, channels: usize, eps: f64) -> Result<Self, EngineError> {
-        Ok(Self { weight: w.take("weight", &[channels])?, bias: w.take("bias", &[channels])?, eps })
+        Ok(Self {
+            weight: w.traced("weight", &[channels])?,
+            bias: w.traced("bias", &[channels])?,
+            eps,
+        })
     }
 
-    pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor, EngineError> {
+    pub(super) fn forward(&self, x: &Traced) -> Result<Traced, EngineError> {
         Ok(ops::layer_norm(x, &self.weight, &self.bias, self.eps)?)
     }
 }

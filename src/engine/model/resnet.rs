@@ -1,14 +1,12 @@
 //! Residual blocks and the changes of resolution between them, shared by U-Net and autoencoder.
 
-use candle_core::Tensor;
-
 use super::{
     Weights,
     layers::{Conv2d, Conv2dSize, GroupNormLayer, Linear},
 };
 use crate::engine::{
     EngineError,
-    ops::{self, GroupNorm},
+    ops::{self, GroupNorm, Traced},
 };
 
 /// A residual block's size.
@@ -59,21 +57,19 @@ impl ResnetBlock {
     /// `x: [batch, inputs, h, w]`, `activated_time: [batch, time]`, result `[batch, outputs, h, w]`.
     pub(super) fn forward(
         &self,
-        x: &Tensor,
-        activated_time: Option<&Tensor>,
-    ) -> Result<Tensor, EngineError> {
+        x: &Traced,
+        activated_time: Option<&Traced>,
+    ) -> Result<Traced, EngineError> {
         let mut hidden = self.conv1.forward(&self.norm1.forward(x)?)?;
         if let (Some(projection), Some(time)) = (&self.time_emb_proj, activated_time) {
-            let shift = projection.forward(time)?;
-            let (batch, channels) = shift.dims2()?;
-            hidden = hidden.broadcast_add(&shift.reshape((batch, channels, 1, 1))?)?;
+            hidden = ops::add_to_channels(&hidden, &projection.forward(time)?)?;
         }
         let hidden = self.conv2.forward(&self.norm2.forward(&hidden)?)?;
         let shortcut = match &self.conv_shortcut {
             Some(shortcut) => shortcut.forward(x)?,
             None => x.clone(),
         };
-        Ok((shortcut + hidden)?)
+        Ok(ops::add(&shortcut, &hidden)?)
     }
 }
 
@@ -97,9 +93,9 @@ impl Downsample {
         Ok(Self { conv: Conv2d::new(&w.at("conv"), size)?, asymmetric })
     }
 
-    pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor, EngineError> {
+    pub(super) fn forward(&self, x: &Traced) -> Result<Traced, EngineError> {
         if self.asymmetric {
-            let padded = x.pad_with_zeros(2, 0, 1)?.pad_with_zeros(3, 0, 1)?;
+            let padded = ops::pad_right_and_bottom(x)?;
             self.conv.forward(&padded)
         } else {
             self.conv.forward(x)
@@ -118,7 +114,7 @@ impl Upsample {
         Ok(Self { conv: Conv2d::new(&w.at("conv"), Conv2dSize::same(channels, channels))? })
     }
 
-    pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor, EngineError> {
+    pub(super) fn forward(&self, x: &Traced) -> Result<Traced, EngineError> {
         self.conv.forward(&ops::upsample_nearest_2x(x)?)
     }
 }

@@ -1,14 +1,12 @@
 //! The U-Net's transformers: self-attention, cross-attention, feed-forward.
 
-use candle_core::Tensor;
-
 use super::{
     Weights,
-    layers::{Conv2d, Conv2dSize, GroupNormLayer, LayerNorm, Linear},
+    layers::{GroupNormLayer, LayerNorm, Linear},
 };
 use crate::engine::{
     EngineError,
-    ops::{self, GroupNorm},
+    ops::{self, GroupNorm, Traced},
 };
 
 /// A transformer's size.
@@ -48,7 +46,7 @@ impl Attention {
         })
     }
 
-    fn forward(&self, x: &Tensor, context: &Tensor) -> Result<Tensor, EngineError> {
+    fn forward(&self, x: &Traced, context: &Traced) -> Result<Traced, EngineError> {
         let (query, key, value) =
             (self.to_q.forward(x)?, self.to_k.forward(context)?, self.to_v.forward(context)?);
         self.to_out.forward(&ops::attention(&query, &key, &value, self.heads, None)?)
@@ -84,20 +82,29 @@ impl TransformerBlock {
         })
     }
 
-    fn forward(&self, x: &Tensor, text: &Tensor) -> Result<Tensor, EngineError> {
+    fn forward(&self, x: &Traced, text: &Traced) -> Result<Traced, EngineError> {
         let normed = self.norm1.forward(x)?;
-        let x = (self.attn1.forward(&normed, &normed)? + x)?;
-        let x = (self.attn2.forward(&self.norm2.forward(&x)?, text)? + x)?;
+        let x = ops::add(&self.attn1.forward(&normed, &normed)?, x)?;
+        let x = ops::add(&self.attn2.forward(&self.norm2.forward(&x)?, text)?, &x)?;
         let hidden = ops::geglu(&self.ff_in.forward(&self.norm3.forward(&x)?)?)?;
-        Ok((self.ff_out.forward(&hidden)? + x)?)
+        Ok(ops::add(&self.ff_out.forward(&hidden)?, &x)?)
     }
 }
 
-/// Into and out of the transformer: a 1 × 1 convolution in SD 1.x, a linear map in SD 2.x.
+/// Into and out of the transformer: a 1 × 1 convolution in SD 1.x, a linear map in SD 2.x, which are
+/// the same but for the shape of the weight.
 #[derive(Debug)]
-enum Projection {
-    Conv(Conv2d),
-    Linear(Linear),
+struct Projection {
+    weight: Traced,
+    bias: Traced,
+}
+
+impl Projection {
+    fn new(w: &Weights, channels: usize, linear: bool) -> Result<Self, EngineError> {
+        let shape = [channels, channels, 1, 1];
+        let weight = w.traced("weight", if linear { &shape[..2] } else { &shape })?;
+        Ok(Self { weight, bias: w.traced("bias", &[channels])? })
+    }
 }
 
 /// diffusers `Transformer2DModel`.
@@ -112,14 +119,8 @@ pub(super) struct Transformer {
 impl Transformer {
     pub(super) fn new(w: &Weights, size: TransformerSize) -> Result<Self, EngineError> {
         let channels = size.channels;
-        let projection = |name: &str| {
-            Ok::<_, EngineError>(if size.use_linear_projection {
-                Projection::Linear(Linear::new(&w.at(name), channels, channels)?)
-            } else {
-                let pointwise = Conv2dSize::pointwise(channels, channels);
-                Projection::Conv(Conv2d::new(&w.at(name), pointwise)?)
-            })
-        };
+        let projection =
+            |name: &str| Projection::new(&w.at(name), channels, size.use_linear_projection);
         // Unlike the U-Net's own norms, this one's epsilon is fixed in diffusers.
         let norm = GroupNorm { groups: size.groups, eps: 1e-6, silu: false };
         Ok(Self {
@@ -134,25 +135,16 @@ impl Transformer {
 
     /// # Shapes
     /// `x: [batch, channels, h, w]`, `text: [batch, tokens, cross_attention_dim]`.
-    pub(super) fn forward(&self, x: &Tensor, text: &Tensor) -> Result<Tensor, EngineError> {
-        let (batch, channels, height, width) = x.dims4()?;
-        let to_sequence = |x: &Tensor| {
-            x.reshape((batch, channels, height * width))?.transpose(1, 2)?.contiguous()
-        };
-        let to_picture =
-            |x: &Tensor| x.transpose(1, 2)?.contiguous()?.reshape((batch, channels, height, width));
-        let normed = self.norm.forward(x)?;
-        let mut hidden = match &self.proj_in {
-            Projection::Conv(conv) => to_sequence(&conv.forward(&normed)?)?,
-            Projection::Linear(linear) => linear.forward(&to_sequence(&normed)?)?,
-        };
+    pub(super) fn forward(&self, x: &Traced, text: &Traced) -> Result<Traced, EngineError> {
+        let (batch, channels, height, width) = x.tensor().dims4()?;
+        let planes = ops::reshape(&self.norm.forward(x)?, (batch, channels, height * width))?;
+        let Projection { weight, bias } = &self.proj_in;
+        let mut hidden = ops::linear_from_planes(&planes, weight, bias)?;
         for block in &self.blocks {
             hidden = block.forward(&hidden, text)?;
         }
-        let hidden = match &self.proj_out {
-            Projection::Conv(conv) => conv.forward(&to_picture(&hidden)?)?,
-            Projection::Linear(linear) => to_picture(&linear.forward(&hidden)?)?,
-        };
-        Ok((hidden + x)?)
+        let Projection { weight, bias } = &self.proj_out;
+        let hidden = ops::linear_to_planes(&hidden, weight, bias)?;
+        Ok(ops::add(&ops::reshape(&hidden, (batch, channels, height, width))?, x)?)
     }
 }

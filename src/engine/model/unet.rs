@@ -12,7 +12,7 @@ use super::{
 };
 use crate::engine::{
     EngineError,
-    ops::{self, GroupNorm},
+    ops::{self, GroupNorm, Traced},
 };
 
 /// diffusers `UNet2DConditionModel` of Stable Diffusion 1.x and 2.x.
@@ -118,7 +118,7 @@ impl Unet {
         &self.config
     }
 
-    /// Predicts noise (or velocity, as the scheduler's config says).
+    /// Predicts noise (or velocity, as the scheduler's config says). Keeps nothing for gradients.
     ///
     /// # Shapes
     /// `sample: [batch, in, h, w]`, one timestep a sample, `text: [batch, tokens,
@@ -129,17 +129,38 @@ impl Unet {
         timesteps: &[f64],
         text: &Tensor,
     ) -> Result<Tensor, EngineError> {
+        let sample = Traced::forgotten(sample);
+        Ok(ops::in_pool(|| self.predict(&sample, timesteps, text))?.into_tensor())
+    }
+
+    /// The same prediction, from which gradients flow back to the network's variables.
+    pub fn trace(
+        &self,
+        sample: &Tensor,
+        timesteps: &[f64],
+        text: &Tensor,
+    ) -> Result<Traced, EngineError> {
+        ops::in_pool(|| self.predict(&Traced::constant(sample), timesteps, text))
+    }
+
+    fn predict(
+        &self,
+        sample: &Traced,
+        timesteps: &[f64],
+        text: &Tensor,
+    ) -> Result<Traced, EngineError> {
         let embedding = sinusoidal_embedding(
             timesteps,
             self.config.block_out_channels[0],
             self.config.flip_sin_to_cos,
             self.config.freq_shift,
-            sample.device(),
+            sample.tensor().device(),
         )?;
+        let (embedding, text) = (sample.alike(&embedding), sample.alike(text));
         let time =
             self.time_linear_2.forward(&ops::silu(&self.time_linear_1.forward(&embedding)?)?)?;
         let activated_time = ops::silu(&time)?;
-        let conditioning = Conditioning { activated_time: &activated_time, text };
+        let conditioning = Conditioning { activated_time: &activated_time, text: &text };
 
         let mut x = self.conv_in.forward(sample)?;
         let mut skips = vec![x.clone()];

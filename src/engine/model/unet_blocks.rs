@@ -1,21 +1,22 @@
 //! The U-Net's levels.
 
-use candle_core::Tensor;
-
 use super::{
     Weights,
     resnet::{Downsample, ResnetBlock, ResnetSize, Upsample},
     transformer::{Transformer, TransformerSize},
 };
-use crate::engine::EngineError;
+use crate::engine::{
+    EngineError,
+    ops::{self, Traced},
+};
 
 /// What every level reads beside its input.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Conditioning<'a> {
     /// The time embedding after its SiLU, `[batch, time]`.
-    pub(super) activated_time: &'a Tensor,
+    pub(super) activated_time: &'a Traced,
     /// Text hidden states, `[batch, tokens, cross_attention_dim]`.
-    pub(super) text: &'a Tensor,
+    pub(super) text: &'a Traced,
 }
 
 /// diffusers `CrossAttnDownBlock2D` and `DownBlock2D`.
@@ -46,10 +47,10 @@ impl DownBlock {
     /// Pushes every intermediate onto `skips`, for the way up.
     pub(super) fn forward(
         &self,
-        x: Tensor,
+        x: Traced,
         conditioning: Conditioning<'_>,
-        skips: &mut Vec<Tensor>,
-    ) -> Result<Tensor, EngineError> {
+        skips: &mut Vec<Traced>,
+    ) -> Result<Traced, EngineError> {
         let mut x = x;
         for (index, resnet) in self.resnets.iter().enumerate() {
             x = resnet.forward(&x, Some(conditioning.activated_time))?;
@@ -87,9 +88,9 @@ impl MidBlock {
 
     pub(super) fn forward(
         &self,
-        x: &Tensor,
+        x: &Traced,
         conditioning: Conditioning<'_>,
-    ) -> Result<Tensor, EngineError> {
+    ) -> Result<Traced, EngineError> {
         let mut x = x.clone();
         for (index, resnet) in self.resnets.iter().enumerate() {
             x = resnet.forward(&x, Some(conditioning.activated_time))?;
@@ -129,14 +130,14 @@ impl UpBlock {
     /// Pops what [`DownBlock::forward`] pushed.
     pub(super) fn forward(
         &self,
-        x: Tensor,
+        x: Traced,
         conditioning: Conditioning<'_>,
-        skips: &mut Vec<Tensor>,
-    ) -> Result<Tensor, EngineError> {
+        skips: &mut Vec<Traced>,
+    ) -> Result<Traced, EngineError> {
         let mut x = x;
         for (index, resnet) in self.resnets.iter().enumerate() {
             if let Some(skip) = skips.pop() {
-                x = Tensor::cat(&[&x, &skip], 1)?;
+                x = ops::concatenate_channels(&x, &skip)?;
             }
             x = resnet.forward(&x, Some(conditioning.activated_time))?;
             if let Some(attention) = self.attentions.get(index) {

@@ -9,7 +9,7 @@ use super::{
 };
 use crate::engine::{
     EngineError,
-    ops::{self, GroupNorm},
+    ops::{self, GroupNorm, Traced},
 };
 
 const EPS: f64 = 1e-6;
@@ -71,11 +71,11 @@ impl Vae {
     /// # Shapes
     /// Pictures in −1 … 1, `[batch, 3, H, W]`.
     pub fn encode(&self, pictures: &Tensor) -> Result<LatentDistribution, EngineError> {
-        let mut moments = self.encoder.forward(pictures)?;
+        let mut moments = ops::in_pool(|| self.encoder.forward(&Traced::forgotten(pictures)))?;
         if let Some(quant_conv) = &self.quant_conv {
             moments = quant_conv.forward(&moments)?;
         }
-        let halves = moments.chunk(2, 1)?;
+        let halves = moments.tensor().chunk(2, 1)?;
         Ok(LatentDistribution {
             mean: halves[0].contiguous()?,
             log_variance: halves[1].clamp(-30.0, 20.0)?,
@@ -85,10 +85,11 @@ impl Vae {
     /// # Shapes
     /// Unscaled latents `[batch, latent, h, w]` to pictures, about −1 … 1, `[batch, 3, H, W]`.
     pub fn decode(&self, latents: &Tensor) -> Result<Tensor, EngineError> {
-        match &self.post_quant_conv {
-            Some(conv) => self.decoder.forward(&conv.forward(latents)?),
-            None => self.decoder.forward(latents),
+        let mut latents = Traced::forgotten(latents);
+        if let Some(conv) = &self.post_quant_conv {
+            latents = conv.forward(&latents)?;
         }
+        Ok(ops::in_pool(|| self.decoder.forward(&latents))?.into_tensor())
     }
 }
 
@@ -129,21 +130,18 @@ impl PixelAttention {
         })
     }
 
-    fn forward(&self, x: &Tensor) -> Result<Tensor, EngineError> {
-        let (batch, channels, height, width) = x.dims4()?;
-        let sequence = self
-            .group_norm
-            .forward(x)?
-            .reshape((batch, channels, height * width))?
-            .transpose(1, 2)?
-            .contiguous()?;
+    fn forward(&self, x: &Traced) -> Result<Traced, EngineError> {
+        let (batch, channels, height, width) = x.tensor().dims4()?;
+        let normed = self.group_norm.forward(x)?;
+        let sequence = ops::transpose(&ops::reshape(&normed, (batch, channels, height * width))?)?;
         let (query, key, value) = (
             self.to_q.forward(&sequence)?,
             self.to_k.forward(&sequence)?,
             self.to_v.forward(&sequence)?,
         );
         let out = self.to_out.forward(&ops::attention(&query, &key, &value, 1, None)?)?;
-        Ok((out.transpose(1, 2)?.contiguous()?.reshape(x.shape())? + x)?)
+        let picture = ops::reshape(&ops::transpose(&out)?, x.tensor().shape().clone())?;
+        Ok(ops::add(&picture, x)?)
     }
 }
 
@@ -169,7 +167,7 @@ impl MidBlock {
         })
     }
 
-    fn forward(&self, x: &Tensor) -> Result<Tensor, EngineError> {
+    fn forward(&self, x: &Traced) -> Result<Traced, EngineError> {
         let mut x = self.resnet_0.forward(x, None)?;
         if let Some(attention) = &self.attention {
             x = attention.forward(&x)?;
@@ -228,7 +226,7 @@ impl Encoder {
         })
     }
 
-    fn forward(&self, pictures: &Tensor) -> Result<Tensor, EngineError> {
+    fn forward(&self, pictures: &Traced) -> Result<Traced, EngineError> {
         let mut x = self.conv_in.forward(pictures)?;
         for level in &self.levels {
             for resnet in &level.resnets {
@@ -285,7 +283,7 @@ impl Decoder {
         })
     }
 
-    fn forward(&self, latents: &Tensor) -> Result<Tensor, EngineError> {
+    fn forward(&self, latents: &Traced) -> Result<Traced, EngineError> {
         let mut x = self.mid_block.forward(&self.conv_in.forward(latents)?)?;
         for level in &self.levels {
             for resnet in &level.resnets {

@@ -9,7 +9,7 @@ use std::{
 use candle_core::{DType, Tensor, Var};
 
 use crate::{
-    engine::{EngineError, checkpoint::StoredTensors},
+    engine::{EngineError, checkpoint::StoredTensors, ops::Traced},
     spec::Scope,
 };
 
@@ -63,7 +63,14 @@ impl<'a> Weights<'a> {
             .is_some_and(|(n, _)| n.starts_with(&prefix))
     }
 
-    /// Takes a tensor of a known shape.
+    /// Takes a tensor of a known shape, as a variable where it is one.
+    pub fn traced(&self, name: &str, shape: &[usize]) -> Result<Traced, EngineError> {
+        let frozen = self.take(name, shape)?;
+        let variable = self.variables.and_then(|variables| variables.get(&self.name(name)));
+        Ok(variable.map_or_else(|| Traced::constant(&frozen), Traced::variable))
+    }
+
+    /// Takes a frozen tensor of a known shape.
     pub fn take(&self, name: &str, shape: &[usize]) -> Result<Tensor, EngineError> {
         let name = self.name(name);
         let Some(stored) = self.stored.tensors.get(&name) else {
@@ -81,10 +88,7 @@ impl<'a> Weights<'a> {
                 found: stored.tensor.dims().to_vec(),
             });
         }
-        let tensor = match self.variables.and_then(|variables| variables.get(&name)) {
-            Some(variable) => variable.as_tensor().clone(),
-            None => stored.tensor.clone(),
-        };
+        let tensor = stored.tensor.clone();
         self.taken.borrow_mut().insert(name);
         Ok(tensor)
     }

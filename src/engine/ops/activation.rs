@@ -5,24 +5,25 @@
     reason = "a call within a loop would keep the loop from being vectorised"
 )]
 
-use candle_core::{CpuStorage, CustomOp1, D, Layout, Result, Shape, Tensor};
+use candle_core::{D, Result, Shape, Tensor};
 use rayon::prelude::*;
 
-use super::cpu::{self, Dense};
+use super::cpu;
 use super::exponential::{normal, normal_density, sigmoid};
+use super::traced::Traced;
 
 /// `x · sigmoid(x)`.
-pub fn silu(x: &Tensor) -> Result<Tensor> {
+pub fn silu(x: &Traced) -> Result<Traced> {
     apply(x, Activation::Silu)
 }
 
 /// `x · Φ(x)` with the exact error function, as Stable Diffusion needs it.
-pub fn gelu_erf(x: &Tensor) -> Result<Tensor> {
+pub fn gelu_erf(x: &Traced) -> Result<Traced> {
     apply(x, Activation::GeluErf)
 }
 
 /// `x · sigmoid(1.702 x)`, CLIP's activation.
-pub fn quick_gelu(x: &Tensor) -> Result<Tensor> {
+pub fn quick_gelu(x: &Traced) -> Result<Traced> {
     apply(x, Activation::QuickGelu)
 }
 
@@ -30,18 +31,32 @@ pub fn quick_gelu(x: &Tensor) -> Result<Tensor> {
 ///
 /// # Shapes
 /// `[…, 2 n]` to `[…, n]`.
-pub fn geglu(x: &Tensor) -> Result<Tensor> {
-    if !cpu::applies(&[x]) || x.dim(D::Minus1)? % 2 != 0 {
-        return geglu_reference(x);
+pub fn geglu(x: &Traced) -> Result<Traced> {
+    let half = x.tensor().dim(D::Minus1)? / 2;
+    if !cpu::is_fast(&[x.tensor()]) || half * 2 != x.tensor().dim(D::Minus1)? {
+        return Traced::by_candle(&[x], |t| geglu_reference(&t[0]));
     }
-    x.contiguous()?.apply_op1(Geglu)
+    let values = x.tensor().contiguous()?;
+    let mut dims = values.dims().to_vec();
+    dims.pop();
+    dims.push(half);
+    let y = cpu::tensor(geglu_forward(cpu::values(&values).get()?, half), &Shape::from(dims))?;
+    Ok(Traced::result(y, &[x], move |gradient| {
+        let (x, g) = (cpu::values(&values), cpu::values(gradient));
+        Ok(vec![Some(cpu::tensor(geglu_backward(x.get()?, g.get()?, half), values.shape())?)])
+    }))
 }
 
-fn apply(x: &Tensor, activation: Activation) -> Result<Tensor> {
-    if !cpu::applies(&[x]) {
-        return activation.reference(x);
+fn apply(x: &Traced, activation: Activation) -> Result<Traced> {
+    if !cpu::is_fast(&[x.tensor()]) {
+        return Traced::by_candle(&[x], move |t| activation.reference(&t[0]));
     }
-    x.contiguous()?.apply_op1(activation)
+    let values = x.tensor().contiguous()?;
+    let y = cpu::tensor(activation.forward(cpu::values(&values).get()?), values.shape())?;
+    Ok(Traced::result(y, &[x], move |gradient| {
+        let (x, g) = (cpu::values(&values), cpu::values(gradient));
+        Ok(vec![Some(cpu::tensor(activation.backward(x.get()?, g.get()?), values.shape())?)])
+    }))
 }
 
 pub(super) fn geglu_reference(x: &Tensor) -> Result<Tensor> {
@@ -129,107 +144,74 @@ fn gelu_slope(x: f32) -> f32 {
     x.mul_add(normal_density(x), normal(x))
 }
 
-impl CustomOp1 for Activation {
-    fn name(&self) -> &'static str {
-        match self {
-            Self::Silu => "silu",
-            Self::GeluErf => "gelu_erf",
-            Self::QuickGelu => "quick_gelu",
-        }
+fn geglu_forward(x: &[f32], half: usize) -> Vec<f32> {
+    let mut y = vec![0.0; x.len() / 2];
+    if half > 0 {
+        let rows = cpu::rows_per_task(half);
+        y.par_chunks_mut(rows * half).zip(x.par_chunks(rows * half * 2)).for_each(|(y, x)| {
+            cpu::vectorised(
+                #[inline(always)]
+                || {
+                    for (y, x) in y.chunks_exact_mut(half).zip(x.chunks_exact(2 * half)) {
+                        let (a, b) = x.split_at(half);
+                        for ((y, &a), &b) in y.iter_mut().zip(a).zip(b) {
+                            *y = a * b * normal(b);
+                        }
+                    }
+                },
+            );
+        });
     }
-
-    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let y = self.forward(Dense::new(storage, layout)?.values);
-        Ok((CpuStorage::F32(y), layout.shape().clone()))
-    }
-
-    fn bwd(&self, x: &Tensor, _: &Tensor, gradient: &Tensor) -> Result<Option<Tensor>> {
-        let gradient = gradient.contiguous()?;
-        let (x_guard, x_layout) = x.storage_and_layout();
-        let (guard, layout) = gradient.storage_and_layout();
-        let values = Dense::locked(&x_guard, x_layout)?.values;
-        let dx = self.backward(values, Dense::locked(&guard, layout)?.values);
-        Ok(Some(cpu::tensor(dx, x.shape())?))
-    }
+    y
 }
 
-/// See [`geglu`].
-#[derive(Debug, Clone, Copy)]
-struct Geglu;
-
-impl CustomOp1 for Geglu {
-    fn name(&self) -> &'static str {
-        "geglu"
+fn geglu_backward(x: &[f32], gradient: &[f32], half: usize) -> Vec<f32> {
+    let mut dx = vec![0.0; x.len()];
+    if half > 0 {
+        let rows = cpu::rows_per_task(half);
+        let inputs = x.par_chunks(rows * half * 2).zip(gradient.par_chunks(rows * half));
+        dx.par_chunks_mut(rows * half * 2).zip(inputs).for_each(|(dx, (x, g))| {
+            cpu::vectorised(
+                #[inline(always)]
+                || {
+                    let rows = dx.chunks_exact_mut(2 * half).zip(x.chunks_exact(2 * half));
+                    for ((dx, x), g) in rows.zip(g.chunks_exact(half)) {
+                        geglu_row_backward(dx, x, g);
+                    }
+                },
+            );
+        });
     }
-
-    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let x = Dense::new(storage, layout)?.values;
-        let mut dims = layout.dims().to_vec();
-        let half = dims.pop().unwrap_or(0) / 2;
-        dims.push(half);
-        let mut y = vec![0.0; x.len() / 2];
-        if half > 0 {
-            let rows = cpu::rows_per_task(half);
-            y.par_chunks_mut(rows * half).zip(x.par_chunks(rows * half * 2)).for_each(|(y, x)| {
-                cpu::vectorised(
-                    #[inline(always)]
-                    || {
-                        for (y, x) in y.chunks_exact_mut(half).zip(x.chunks_exact(2 * half)) {
-                            let (a, b) = x.split_at(half);
-                            for ((y, &a), &b) in y.iter_mut().zip(a).zip(b) {
-                                *y = a * b * normal(b);
-                            }
-                        }
-                    },
-                );
-            });
-        }
-        Ok((CpuStorage::F32(y), Shape::from(dims)))
-    }
-
-    fn bwd(&self, x: &Tensor, _: &Tensor, gradient: &Tensor) -> Result<Option<Tensor>> {
-        let gradient = gradient.contiguous()?;
-        let (x_guard, x_layout) = x.storage_and_layout();
-        let (guard, layout) = gradient.storage_and_layout();
-        let values = Dense::locked(&x_guard, x_layout)?.values;
-        let gradient = Dense::locked(&guard, layout)?.values;
-        let half = x.dim(D::Minus1)? / 2;
-        let mut dx = vec![0.0; values.len()];
-        if half > 0 {
-            let rows = cpu::rows_per_task(half);
-            let inputs = values.par_chunks(rows * half * 2).zip(gradient.par_chunks(rows * half));
-            dx.par_chunks_mut(rows * half * 2).zip(inputs).for_each(|(dx, (x, g))| {
-                cpu::vectorised(
-                    #[inline(always)]
-                    || {
-                        let rows = dx.chunks_exact_mut(2 * half).zip(x.chunks_exact(2 * half));
-                        for ((dx, x), g) in rows.zip(g.chunks_exact(half)) {
-                            geglu_row_backward(dx, x, g);
-                        }
-                    },
-                );
-            });
-        }
-        Ok(Some(cpu::tensor(dx, x.shape())?))
-    }
+    dx
 }
 
+/// Values whose gradients are taken at a time.
+const BLOCK: usize = 64;
+
+/// The gradients are made apart and copied: the halves of all rows overlap in the eyes of the
+/// compiler, which would then not vectorise a loop that writes to both.
 #[inline(always)]
 fn geglu_row_backward(dx: &mut [f32], x: &[f32], gradient: &[f32]) {
     let half = gradient.len();
     let (da, db) = dx.split_at_mut(half);
     let (a, b) = x.split_at(half);
-    let inputs = a.iter().zip(b).zip(gradient);
-    for ((da, db), ((&a, &b), &g)) in da.iter_mut().zip(db).zip(inputs) {
-        let phi = normal(b);
-        *da = g * b * phi;
-        *db = g * a * b.mul_add(normal_density(b), phi);
+    let inputs = a.chunks(BLOCK).zip(b.chunks(BLOCK)).zip(gradient.chunks(BLOCK));
+    for ((da, db), ((a, b), g)) in da.chunks_mut(BLOCK).zip(db.chunks_mut(BLOCK)).zip(inputs) {
+        let (mut left, mut right) = ([0.0; BLOCK], [0.0; BLOCK]);
+        let inputs = a.iter().zip(b).zip(g);
+        for ((left, right), ((&a, &b), &g)) in left.iter_mut().zip(&mut right).zip(inputs) {
+            let phi = normal(b);
+            *left = g * b * phi;
+            *right = g * a * b.mul_add(normal_density(b), phi);
+        }
+        da.copy_from_slice(&left[..da.len()]);
+        db.copy_from_slice(&right[..db.len()]);
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{Case, values};
+    use super::super::testing::{Case, values, view};
     use super::*;
 
     #[test]
@@ -240,7 +222,10 @@ mod tests {
                 case.check(|t| apply(&t[0], activation), |t| activation.reference(&t[0]));
             }
             let case = Case::new([values(&[4, 5], 1)]);
-            case.check(|t| apply(&t[0].t()?, activation), |t| activation.reference(&t[0].t()?));
+            case.check(
+                |t| apply(&view(&t[0], Tensor::t)?, activation),
+                |t| activation.reference(&t[0].t()?),
+            );
         }
     }
 
@@ -251,6 +236,6 @@ mod tests {
             case.check(|t| geglu(&t[0]), |t| geglu_reference(&t[0]));
         }
         let case = Case::new([values(&[6, 5], 1)]);
-        case.check(|t| geglu(&t[0].t()?), |t| geglu_reference(&t[0].t()?));
+        case.check(|t| geglu(&view(&t[0], Tensor::t)?), |t| geglu_reference(&t[0].t()?));
     }
 }

@@ -128,7 +128,7 @@ impl Update {
         let Moments { mean, square } = moments;
         let AdamSettings { mean_decay, square_decay } = self.settings;
         let gradient = gradient.detach().to_dtype(DType::F32)?.contiguous()?;
-        let fast = cpu::applies(&[variable, mean, square])
+        let fast = cpu::is_fast(&[variable, mean, square])
             && [variable.as_tensor(), mean, square].iter().all(|tensor| tensor.is_contiguous());
         if fast {
             mean.inplace_op2(&gradient, &Average { decay: mean_decay, squared: false })?;
@@ -184,7 +184,7 @@ impl InplaceOp2 for Average {
         gradient_layout: &Layout,
     ) -> Result<()> {
         let moment = values_mut(moment, layout)?;
-        let gradient = cpu::Dense::new(gradient, gradient_layout)?.values;
+        let gradient = cpu::slice(gradient, gradient_layout)?;
         let (decay, share) = (self.decay as f32, (1.0 - self.decay) as f32);
         moment.par_chunks_mut(CHUNK).zip(gradient.par_chunks(CHUNK)).for_each(|(moment, g)| {
             cpu::vectorised(
@@ -222,8 +222,8 @@ impl InplaceOp3 for Update {
         square_layout: &Layout,
     ) -> Result<()> {
         let variable = values_mut(variable, layout)?;
-        let mean = cpu::Dense::new(mean, mean_layout)?.values;
-        let square = cpu::Dense::new(square, square_layout)?.values;
+        let mean = cpu::slice(mean, mean_layout)?;
+        let square = cpu::slice(square, square_layout)?;
         let (rate, root, eps) = (self.rate as f32, self.root as f32, EPS as f32);
         let moments = mean.par_chunks(CHUNK).zip(square.par_chunks(CHUNK));
         variable.par_chunks_mut(CHUNK).zip(moments).for_each(|(variable, (mean, square))| {

@@ -5,13 +5,16 @@
     reason = "a call within a loop would keep the loop from being vectorised"
 )]
 
-use std::ops::Range;
+use std::{array, ops::Range};
 
-use candle_core::{CpuStorage, CustomOp3, D, Layout, Result, Shape, Tensor, bail};
+use candle_core::{D, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
-use super::cpu::{self, Dense};
+use super::buffer::Buffer;
+use super::cpu::{self, Values};
 use super::exponential::{exp, largest, sum, sum_pairs};
+use super::product::{self, Matrices};
+use super::traced::Traced;
 
 /// Multi-head attention of already projected queries, keys and values.
 ///
@@ -21,19 +24,26 @@ use super::exponential::{exp, largest, sum, sum_pairs};
 /// `query: [batch, queries, heads · d]`, `key` and `value: [batch, keys, heads · d]`, result
 /// `[batch, queries, heads · d]`. Scores are scaled by `d^-1/2`.
 pub fn attention(
-    query: &Tensor,
-    key: &Tensor,
-    value: &Tensor,
+    query: &Traced,
+    key: &Traced,
+    value: &Traced,
     heads: usize,
     mask: Option<&Tensor>,
-) -> Result<Tensor> {
-    let fast = cpu::applies(&[query, key, value]) && mask.is_none_or(|mask| cpu::applies(&[mask]));
-    if !fast {
-        return attention_reference(query, key, value, heads, mask);
+) -> Result<Traced> {
+    let arguments = [query, key, value];
+    let tensors = arguments.map(Traced::tensor);
+    let mask = mask.map(|mask| mask.detach().contiguous()).transpose()?;
+    if !cpu::is_fast(&tensors) || mask.as_ref().is_some_and(|mask| !cpu::is_fast(&[mask])) {
+        return Traced::by_candle(&arguments, move |t| {
+            attention_reference(&t[0], &t[1], &t[2], heads, mask.as_ref())
+        });
     }
-    let operation =
-        Attention { heads, mask: mask.map(|mask| mask.detach().contiguous()).transpose()? };
-    query.contiguous()?.apply_op3(&key.contiguous()?, &value.contiguous()?, operation)
+    let extents = Extents::new(tensors.map(Tensor::shape), heads, mask.as_ref())?;
+    let [query, key, value] = tensors.map(Tensor::contiguous);
+    let operation = Attention { extents, query: query?, key: key?, value: value?, mask };
+    let y = operation.forward()?;
+    let followed = arguments.map(Traced::is_followed);
+    Ok(Traced::result(y, &arguments, move |gradient| operation.backward(gradient, followed)))
 }
 
 pub(super) fn attention_reference(
@@ -69,7 +79,10 @@ const TASK: usize = 1 << 20;
 /// See [`attention`].
 #[derive(Debug)]
 struct Attention {
-    heads: usize,
+    extents: Extents,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
     mask: Option<Tensor>,
 }
 
@@ -94,9 +107,9 @@ struct Task {
 /// What a task needs to see: an operand's values, laid out `[batch, length, heads · depth]`.
 #[derive(Clone, Copy)]
 struct Operands<'a> {
-    query: Dense<'a>,
-    key: Dense<'a>,
-    value: Dense<'a>,
+    query: &'a [f32],
+    key: &'a [f32],
+    value: &'a [f32],
     mask: Option<&'a [f32]>,
 }
 
@@ -104,6 +117,21 @@ struct Operands<'a> {
 type Gradients = [Option<Vec<f32>>; 3];
 
 impl Extents {
+    fn new([query, key, value]: [&Shape; 3], heads: usize, mask: Option<&Tensor>) -> Result<Self> {
+        let ((batch, queries, channels), (_, keys, _)) = (query.dims3()?, key.dims3()?);
+        let fits = key.dims() == [batch, keys, channels]
+            && value == key
+            && heads > 0
+            && channels % heads == 0
+            && query.elem_count() * key.elem_count() > 0
+            && mask.is_none_or(|mask| mask.dims() == [queries, keys]);
+        if !fits {
+            let mask = mask.map(Tensor::shape);
+            bail!("attention: {query:?}, {key:?}, {value:?}, mask {mask:?}, {heads} heads: no fit");
+        }
+        Ok(Self { batch, heads, queries, keys, depth: channels / heads })
+    }
+
     fn channels(self) -> usize {
         self.heads * self.depth
     }
@@ -178,14 +206,14 @@ impl Task {
     }
 
     /// The attention weights, `[heads, queries, keys]`.
-    fn weights(&self, extents: Extents, operands: &Operands) -> Result<Vec<f32>> {
+    fn weights(&self, extents: Extents, operands: &Operands) -> Result<Buffer> {
         let Extents { queries, keys, depth, .. } = extents;
-        let query = operands
-            .query
-            .matrices(extents.start(self, self.queries.start, queries), extents.strides());
-        let key = operands.key.matrices(extents.start(self, 0, keys), extents.transposed());
+        let at = extents.start(self, self.queries.start, queries);
+        let query = Matrices::new(&operands.query[at..], extents.strides());
+        let at = extents.start(self, 0, keys);
+        let key = Matrices::new(&operands.key[at..], extents.transposed());
         let sizes = (self.queries.len(), keys, depth);
-        let mut scores = cpu::multiply(self.heads.len(), sizes, query, key)?;
+        let mut scores = product::multiply_for_a_moment(self.heads.len(), sizes, query, key)?;
         let scale = extents.scale();
         // Each row's task is small, so rows are taken together.
         let rows_per_task = cpu::rows_per_task(keys);
@@ -212,18 +240,19 @@ impl Task {
     }
 
     fn forward(&self, extents: Extents, operands: &Operands) -> Result<Vec<f32>> {
-        let weights = CpuStorage::F32(self.weights(extents, operands)?);
+        let weights = self.weights(extents, operands)?;
         let (rows, keys) = (self.queries.len(), extents.keys);
-        let weights = Dense::whole(&weights)?.matrices(0, [rows * keys, keys, 1]);
-        let value = operands.value.matrices(extents.start(self, 0, keys), extents.strides());
-        cpu::multiply(self.heads.len(), (rows, extents.depth, keys), weights, value)
+        let weights = Matrices::new(&weights, [rows * keys, keys, 1]);
+        let at = extents.start(self, 0, keys);
+        let value = Matrices::new(&operands.value[at..], extents.strides());
+        product::multiply(self.heads.len(), (rows, extents.depth, keys), weights, value)
     }
 
     fn backward(
         &self,
         extents: Extents,
         operands: &Operands,
-        gradient: Dense,
+        gradient: &[f32],
         wanted: [bool; 3],
     ) -> Result<Gradients> {
         let Extents { queries, keys, depth, .. } = extents;
@@ -231,23 +260,23 @@ impl Task {
         let at_queries = extents.start(self, self.queries.start, queries);
         let at_keys = extents.start(self, 0, keys);
         let (upright, lying) = ([rows * keys, keys, 1], [rows * keys, 1, keys]);
-        let gradient = gradient.matrices(at_queries, extents.strides());
-        let weights = CpuStorage::F32(self.weights(extents, operands)?);
-        let weights = Dense::whole(&weights)?;
+        let gradient = Matrices::new(&gradient[at_queries..], extents.strides());
+        let weights = self.weights(extents, operands)?;
         let dvalue = if wanted[2] {
-            let weights = weights.matrices(0, lying);
-            Some(cpu::multiply(count, (keys, depth, rows), weights, gradient)?)
+            let weights = Matrices::new(&weights, lying);
+            Some(product::multiply(count, (keys, depth, rows), weights, gradient)?)
         } else {
             None
         };
         if !wanted[0] && !wanted[1] {
             return Ok([None, None, dvalue]);
         }
-        let value = operands.value.matrices(at_keys, extents.transposed());
-        let mut dscores = cpu::multiply(count, (rows, keys, depth), gradient, value)?;
+        let value = Matrices::new(&operands.value[at_keys..], extents.transposed());
+        let sizes = (rows, keys, depth);
+        let mut dscores = product::multiply_for_a_moment(count, sizes, gradient, value)?;
         let scale = extents.scale();
         let length = keys * cpu::rows_per_task(keys);
-        dscores.par_chunks_mut(length).zip(weights.values.par_chunks(length)).for_each(
+        dscores.par_chunks_mut(length).zip(weights.par_chunks(length)).for_each(
             |(dscores, weights)| {
                 cpu::vectorised(
                     #[inline(always)]
@@ -263,19 +292,17 @@ impl Task {
                 );
             },
         );
-        let dscores = CpuStorage::F32(dscores);
-        let dscores = Dense::whole(&dscores)?;
         let dquery = if wanted[0] {
-            let key = operands.key.matrices(at_keys, extents.strides());
-            let dscores = dscores.matrices(0, upright);
-            Some(cpu::multiply(count, (rows, depth, keys), dscores, key)?)
+            let key = Matrices::new(&operands.key[at_keys..], extents.strides());
+            let dscores = Matrices::new(&dscores, upright);
+            Some(product::multiply(count, (rows, depth, keys), dscores, key)?)
         } else {
             None
         };
         let dkey = if wanted[1] {
-            let query = operands.query.matrices(at_queries, extents.strides());
-            let dscores = dscores.matrices(0, lying);
-            Some(cpu::multiply(count, (keys, depth, rows), dscores, query)?)
+            let query = Matrices::new(&operands.query[at_queries..], extents.strides());
+            let dscores = Matrices::new(&dscores, lying);
+            Some(product::multiply(count, (keys, depth, rows), dscores, query)?)
         } else {
             None
         };
@@ -297,98 +324,48 @@ fn soften(scores: &mut [f32], scale: f32) {
 }
 
 impl Attention {
-    fn extents(&self, query: &Shape, key: &Shape, value: &Shape) -> Result<Extents> {
-        let ((batch, queries, channels), (_, keys, _)) = (query.dims3()?, key.dims3()?);
-        let fits = key.dims() == [batch, keys, channels]
-            && value == key
-            && self.heads > 0
-            && channels % self.heads == 0
-            && query.elem_count() * key.elem_count() > 0
-            && self.mask.as_ref().is_none_or(|mask| mask.dims() == [queries, keys]);
-        if !fits {
-            let mask = self.mask.as_ref().map(Tensor::shape);
-            let heads = self.heads;
-            bail!("attention: {query:?}, {key:?}, {value:?}, mask {mask:?}, {heads} heads: no fit");
-        }
-        Ok(Extents { batch, heads: self.heads, queries, keys, depth: channels / self.heads })
+    /// Calls `work` with all values.
+    fn with_operands<R>(&self, work: impl FnOnce(&Operands) -> Result<R>) -> Result<R> {
+        let [query, key, value] = [&self.query, &self.key, &self.value].map(cpu::values);
+        let mask = self.mask.as_ref().map(cpu::values);
+        work(&Operands {
+            query: query.get()?,
+            key: key.get()?,
+            value: value.get()?,
+            mask: mask.as_ref().map(Values::get).transpose()?,
+        })
     }
 
-    /// Calls `work` with the mask's values.
-    fn with_mask<R>(&self, work: impl FnOnce(Option<&[f32]>) -> Result<R>) -> Result<R> {
-        match &self.mask {
-            Some(mask) => {
-                let (guard, layout) = mask.storage_and_layout();
-                work(Some(Dense::locked(&guard, layout)?.values))
-            }
-            None => work(None),
-        }
-    }
-}
-
-impl CustomOp3 for Attention {
-    fn name(&self) -> &'static str {
-        "attention"
-    }
-
-    fn cpu_fwd(
-        &self,
-        query: &CpuStorage,
-        query_layout: &Layout,
-        key: &CpuStorage,
-        key_layout: &Layout,
-        value: &CpuStorage,
-        value_layout: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let extents =
-            self.extents(query_layout.shape(), key_layout.shape(), value_layout.shape())?;
-        let query = Dense::new(query, query_layout)?;
-        let key = Dense::new(key, key_layout)?;
-        let value = Dense::new(value, value_layout)?;
-        let mut y = vec![0.0; query.values.len()];
-        self.with_mask(|mask| {
-            let operands = Operands { query, key, value, mask };
+    fn forward(&self) -> Result<Tensor> {
+        let extents = self.extents;
+        let mut y = vec![0.0; self.query.elem_count()];
+        self.with_operands(|operands| {
             let tasks = extents.tasks();
             for tasks in tasks.chunks(extents.tasks_at_a_time(&tasks)) {
                 let parts: Result<Vec<_>> =
-                    tasks.par_iter().map(|task| task.forward(extents, &operands)).collect();
+                    tasks.par_iter().map(|task| task.forward(extents, operands)).collect();
                 for (task, part) in tasks.iter().zip(parts?) {
                     extents.merge(&part, task, &task.queries, extents.queries, &mut y);
                 }
             }
             Ok(())
         })?;
-        Ok((CpuStorage::F32(y), query_layout.shape().clone()))
+        cpu::tensor(y, self.query.shape())
     }
 
-    fn bwd(
-        &self,
-        query: &Tensor,
-        key: &Tensor,
-        value: &Tensor,
-        _: &Tensor,
-        gradient: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let extents = self.extents(query.shape(), key.shape(), value.shape())?;
-        let gradient = gradient.contiguous()?;
-        let (guard, layout) = gradient.storage_and_layout();
-        let gradient = Dense::locked(&guard, layout)?;
-        let (query_guard, query_layout) = query.storage_and_layout();
-        let (key_guard, key_layout) = key.storage_and_layout();
-        let (value_guard, value_layout) = value.storage_and_layout();
-        let query_values = Dense::locked(&query_guard, query_layout)?;
-        let key_values = Dense::locked(&key_guard, key_layout)?;
-        let value_values = Dense::locked(&value_guard, value_layout)?;
-        let tensors = [query, key, value];
-        let wanted = tensors.map(Tensor::track_op);
-        let mut gradients = tensors.map(|x| x.track_op().then(|| vec![0.0; x.elem_count()]));
-        self.with_mask(|mask| {
-            let operands =
-                Operands { query: query_values, key: key_values, value: value_values, mask };
+    fn backward(&self, gradient: &Tensor, followed: [bool; 3]) -> Result<Vec<Option<Tensor>>> {
+        let extents = self.extents;
+        let gradient = cpu::values(gradient);
+        let gradient = gradient.get()?;
+        let tensors = [&self.query, &self.key, &self.value];
+        let mut gradients: [Option<Vec<f32>>; 3] =
+            array::from_fn(|index| followed[index].then(|| vec![0.0; tensors[index].elem_count()]));
+        self.with_operands(|operands| {
             let tasks = extents.tasks();
             for tasks in tasks.chunks(extents.tasks_at_a_time(&tasks)) {
                 let parts: Result<Vec<_>> = tasks
                     .par_iter()
-                    .map(|task| task.backward(extents, &operands, gradient, wanted))
+                    .map(|task| task.backward(extents, operands, gradient, followed))
                     .collect();
                 for (task, parts) in tasks.iter().zip(parts?) {
                     for (index, part) in parts.into_iter().enumerate() {
@@ -403,17 +380,18 @@ impl CustomOp3 for Attention {
             }
             Ok(())
         })?;
-        let [dquery, dkey, dvalue] = gradients;
-        let wrap = |values: Option<Vec<f32>>, like: &Tensor| {
-            values.map(|values| cpu::tensor(values, like.shape())).transpose()
-        };
-        Ok((wrap(dquery, query)?, wrap(dkey, key)?, wrap(dvalue, value)?))
+        let gradients = gradients.into_iter().zip(tensors);
+        gradients
+            .map(|(values, like)| {
+                values.map(|values| cpu::tensor(values, like.shape())).transpose()
+            })
+            .collect()
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{Case, values};
+    use super::super::testing::{Case, values, view};
     use super::*;
 
     fn check(batch: usize, queries: usize, keys: usize, heads: usize, depth: usize, mask: bool) {
@@ -426,7 +404,7 @@ mod tests {
         ]);
         case.check_with(
             mask.as_slice(),
-            |t| attention(&t[0], &t[1], &t[2], heads, t.get(3)),
+            |t| attention(&t[0], &t[1], &t[2], heads, t.get(3).map(Traced::tensor)),
             |t| attention_reference(&t[0], &t[1], &t[2], heads, t.get(3)),
         );
     }
@@ -448,10 +426,15 @@ mod tests {
     #[test]
     fn attention_of_views() {
         let case = Case::new([values(&[2, 6, 5], 1), values(&[2, 6, 7], 2), values(&[2, 6, 7], 3)]);
-        let views = |t: &[Tensor]| -> Result<Vec<Tensor>> { t.iter().map(Tensor::t).collect() };
         case.check(
-            |t| views(t).and_then(|t| attention(&t[0], &t[1], &t[2], 2, None)),
-            |t| views(t).and_then(|t| attention_reference(&t[0], &t[1], &t[2], 2, None)),
+            |t| {
+                let views: Result<Vec<_>> = t.iter().map(|t| view(t, Tensor::t)).collect();
+                views.and_then(|t| attention(&t[0], &t[1], &t[2], 2, None))
+            },
+            |t| {
+                let views: Result<Vec<_>> = t.iter().map(Tensor::t).collect();
+                views.and_then(|t| attention_reference(&t[0], &t[1], &t[2], 2, None))
+            },
         );
     }
 
@@ -460,7 +443,8 @@ mod tests {
         let (lowest, x) = (f32::NEG_INFINITY, values(&[1, 3, 4], 1));
         let mask = [0., lowest, lowest, 0., 0., lowest, 0., 0., 0.];
         let mask = Tensor::new(&mask, x.device()).unwrap().reshape((3, 3)).unwrap();
-        let y = attention(&x, &x, &x, 2, Some(&mask)).unwrap();
+        let traced = Traced::constant(&x);
+        let y = attention(&traced, &traced, &traced, 2, Some(&mask)).unwrap().into_tensor();
         let first = |t: &Tensor| {
             t.narrow(1, 0, 1).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap()
         };

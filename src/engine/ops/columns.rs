@@ -8,6 +8,7 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
+use super::buffer::Buffer;
 use super::cpu;
 
 /// Values of a matrix of columns: few enough to stay in a cache, many enough for a fast product.
@@ -46,12 +47,25 @@ pub(super) struct Span {
 }
 
 /// The part of a span within an image.
-struct Part {
-    image: usize,
+pub(super) struct Part {
+    pub(super) image: usize,
     /// Rows of the result plane.
-    rows: Range<usize>,
+    pub(super) rows: Range<usize>,
     /// Columns of the matrix before this part.
-    start: usize,
+    pub(super) start: usize,
+}
+
+impl Span {
+    /// By image, where a plane has `height` rows of `width`.
+    pub(super) fn parts(self, [height, width]: [usize; 2]) -> impl Iterator<Item = Part> + use<> {
+        let end = self.first + self.rows;
+        (self.first / height..end.div_ceil(height)).map(move |image| {
+            let top = image * height;
+            let rows = self.first.max(top)..end.min(top + height);
+            let start = (rows.start - self.first) * width;
+            Part { image, rows: rows.start - top..rows.end - top, start }
+        })
+    }
 }
 
 impl Extents {
@@ -85,16 +99,6 @@ impl Extents {
         (0..total).step_by(most).map(move |first| {
             let rows = most.min(total - first);
             Span { first, rows, length: rows * width }
-        })
-    }
-
-    fn parts(&self, span: Span) -> impl Iterator<Item = Part> + use<> {
-        let ([height, width], end) = (self.result, span.first + span.rows);
-        (span.first / height..end.div_ceil(height)).map(move |image| {
-            let top = image * height;
-            let rows = span.first.max(top)..end.min(top + height);
-            let start = (rows.start - span.first) * width;
-            Part { image, rows: rows.start - top..rows.end - top, start }
         })
     }
 
@@ -166,16 +170,17 @@ impl Extents {
     }
 
     /// The matrix of a span.
-    pub(super) fn columns(&self, x: &[f32], span: Span) -> Vec<f32> {
+    pub(super) fn columns(&self, x: &[f32], span: Span) -> Buffer {
         let plane = self.size[0] * self.size[1];
         let elements = self.kernel[0] * self.kernel[1];
-        let mut matrix = vec![0.0; self.depth() * span.length];
+        let mut matrix = Buffer::new(self.depth() * span.length);
+        matrix.fill(0.0);
         let rows_per_task = cpu::rows_per_task(span.length);
         matrix.par_chunks_mut(span.length * rows_per_task).enumerate().for_each(|(task, rows)| {
             for (index, row) in rows.chunks_exact_mut(span.length).enumerate() {
                 let index = task * rows_per_task + index;
                 let at = self.element(index);
-                for part in self.parts(span) {
+                for part in span.parts(self.result) {
                     let x = &x[(part.image * self.inputs + index / elements) * plane..][..plane];
                     let row = &mut row[part.start..];
                     self.runs(at, &part.rows, |first, source, count| {
@@ -194,7 +199,7 @@ impl Extents {
     }
 
     /// Adds a matrix's values to the input pixels that they belong to.
-    pub(super) fn add_columns(&self, mut matrix: Vec<f32>, dx: &mut [f32], span: Span) {
+    pub(super) fn add_columns(&self, mut matrix: Buffer, dx: &mut [f32], span: Span) {
         let plane = self.size[0] * self.size[1];
         let elements = self.kernel[0] * self.kernel[1];
         if self.is_shift() {
@@ -204,7 +209,7 @@ impl Extents {
                 .enumerate()
                 .for_each(|(index, row)| self.clear_wrapped(row, self.element(index)[1]));
         }
-        for part in self.parts(span) {
+        for part in span.parts(self.result) {
             let image = self.inputs * plane;
             dx[part.image * image..][..image]
                 .par_chunks_mut(plane)
@@ -241,7 +246,7 @@ impl Extents {
     /// Distributes the product of a span, `[outputs, pixels]`, to the planes of the result.
     pub(super) fn scatter(&self, product: &[f32], bias: Option<&[f32]>, y: &mut [f32], span: Span) {
         let (plane, width) = (self.plane(), self.result[1]);
-        for part in self.parts(span) {
+        for part in span.parts(self.result) {
             let image = self.outputs * plane;
             y[part.image * image..][..image]
                 .par_chunks_mut(plane)
@@ -257,15 +262,15 @@ impl Extents {
     }
 
     /// The result pixels of a span as `[outputs, pixels]`, the reverse of [`Self::scatter`].
-    pub(super) fn gather(&self, y: &[f32], span: Span) -> Vec<f32> {
+    pub(super) fn gather(&self, y: &[f32], span: Span) -> Buffer {
         let (plane, width) = (self.plane(), self.result[1]);
-        let mut matrix = vec![0.0; self.outputs * span.length];
+        let mut matrix = Buffer::new(self.outputs * span.length);
         matrix
             .par_chunks_mut(span.length)
             .with_min_len(cpu::rows_per_task(span.length))
             .enumerate()
             .for_each(|(output, row)| {
-                for part in self.parts(span) {
+                for part in span.parts(self.result) {
                     let y = &y[(part.image * self.outputs + output) * plane..][..plane];
                     let y = &y[part.rows.start * width..part.rows.end * width];
                     row[part.start..part.start + y.len()].copy_from_slice(y);

@@ -1,10 +1,14 @@
-//! Two-dimensional convolution: columns of pixels, and one product of matrices.
+//! Two-dimensional convolution: columns of pixels, and one product of matrices; or, of 3 × 3 kernels,
+//! [`super::winograd`].
 
-use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor, bail};
+use candle_core::{Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
 use super::columns::{Extents, Span};
-use super::cpu::{self, Dense, Matrices};
+use super::cpu::{self, Values};
+use super::product::{self, Matrices};
+use super::traced::Traced;
+use super::winograd::Winograd;
 
 /// A convolution's geometry; dilation and groups are 1 throughout Stable Diffusion.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,20 +24,40 @@ pub struct Convolution {
 /// # Shapes
 /// `x: [batch, in, height, width]`, `weight: [out, in, kernel, kernel]`, `bias: [out]`.
 pub fn conv2d(
-    x: &Tensor,
-    weight: &Tensor,
-    bias: Option<&Tensor>,
+    x: &Traced,
+    weight: &Traced,
+    bias: Option<&Traced>,
     geometry: Convolution,
-) -> Result<Tensor> {
-    match bias {
-        None if cpu::applies(&[x, weight]) => {
-            x.contiguous()?.apply_op2(&weight.contiguous()?, geometry)
-        }
-        Some(bias) if cpu::applies(&[x, weight, bias]) => {
-            x.contiguous()?.apply_op3(&weight.contiguous()?, &bias.contiguous()?, geometry)
-        }
-        bias => conv2d_reference(x, weight, bias, geometry),
+) -> Result<Traced> {
+    let arguments: Vec<&Traced> = [x, weight].into_iter().chain(bias).collect();
+    let tensors: Vec<&Tensor> = arguments.iter().map(|argument| argument.tensor()).collect();
+    if !cpu::is_fast(&tensors) {
+        let reference = move |t: &[Tensor]| conv2d_reference(&t[0], &t[1], t.get(2), geometry);
+        return Traced::by_candle(&arguments, reference);
     }
+    let extents = geometry.extents(x.tensor().shape(), weight.tensor().shape())?;
+    let (x, weight) = (x.tensor().contiguous()?, weight.tensor().contiguous()?);
+    let y = forward(extents, &x, &weight, bias.map(Traced::tensor))?;
+    let followed: Vec<bool> = arguments.iter().map(|argument| argument.is_followed()).collect();
+    // A frozen kernel's layer does not keep its input.
+    let kept = Kept {
+        extents,
+        shapes: [x.shape().clone(), weight.shape().clone()],
+        x: followed[1].then_some(x),
+        weight: followed[0].then_some(weight),
+    };
+    Ok(Traced::result(y, &arguments, move |gradient| kept.backward(gradient, &followed)))
+}
+
+/// What the gradients need of a convolution, and no more.
+#[derive(Debug)]
+struct Kept {
+    extents: Extents,
+    shapes: [Shape; 2],
+    /// For the gradient of the weight.
+    x: Option<Tensor>,
+    /// For the gradient of the input.
+    weight: Option<Tensor>,
 }
 
 pub(super) fn conv2d_reference(
@@ -75,152 +99,145 @@ impl Convolution {
             padding: self.padding,
         })
     }
+}
 
-    fn forward(
-        self,
-        (x, x_layout): (&CpuStorage, &Layout),
-        (weight, weight_layout): (&CpuStorage, &Layout),
-        bias: Option<(&CpuStorage, &Layout)>,
-    ) -> Result<(CpuStorage, Shape)> {
-        let extents = self.extents(x_layout.shape(), weight_layout.shape())?;
-        let x = Dense::new(x, x_layout)?;
-        let weight = Dense::new(weight, weight_layout)?.matrices(0, [0, extents.depth(), 1]);
-        let bias = bias.map(|(bias, layout)| Dense::new(bias, layout)).transpose()?;
-        let bias = bias.map(|bias| bias.values);
-        let (outputs, plane) = (extents.outputs, extents.plane());
-        if bias.is_some_and(|bias| bias.len() != outputs) {
-            bail!("conv2d: the bias is not of {outputs} channels");
+/// Whether the input's planes are a matrix as they lie.
+fn is_product_of_planes(extents: Extents) -> bool {
+    extents.is_pointwise() && (extents.plane() >= PLANE || extents.batch == 1)
+}
+
+fn forward(extents: Extents, x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
+    let (outputs, plane) = (extents.outputs, extents.plane());
+    let bias = bias.map(Tensor::contiguous).transpose()?;
+    if bias.as_ref().is_some_and(|bias| bias.dims() != [outputs]) {
+        bail!("conv2d: the bias is not of {outputs} channels");
+    }
+    let bias = bias.as_ref().map(cpu::values);
+    let bias = bias.as_ref().map(Values::get).transpose()?;
+    let (x, weight) = (cpu::values(x), cpu::values(weight));
+    let (x, weight) = (x.get()?, weight.get()?);
+    let rows = Matrices::new(weight, [0, extents.depth(), 1]);
+    let y = if is_product_of_planes(extents) {
+        let x = Matrices::new(x, [extents.inputs * plane, plane, 1]);
+        let mut y = product::multiply(extents.batch, (outputs, plane, extents.inputs), rows, x)?;
+        if let Some(bias) = bias {
+            y.par_chunks_mut(plane).enumerate().for_each(|(index, y)| {
+                let bias = bias[index % outputs];
+                for y in y {
+                    *y += bias;
+                }
+            });
         }
-        let y = if extents.is_pointwise() && (plane >= PLANE || extents.batch == 1) {
-            let x = x.matrices(0, [extents.inputs * plane, plane, 1]);
-            let sizes = (outputs, plane, extents.inputs);
-            let mut y = cpu::multiply(extents.batch, sizes, weight, x)?;
-            if let Some(bias) = bias {
-                y.par_chunks_mut(plane).enumerate().for_each(|(index, y)| {
-                    let bias = bias[index % outputs];
-                    for y in y {
-                        *y += bias;
-                    }
-                });
-            }
-            y
-        } else {
-            let mut y = vec![0.0; extents.batch * outputs * plane];
-            for span in extents.spans() {
-                let columns = CpuStorage::F32(extents.columns(x.values, span));
-                let columns = Dense::whole(&columns)?.matrices(0, [0, span.length, 1]);
-                let sizes = (outputs, span.length, extents.depth());
-                let product = cpu::multiply(1, sizes, weight, columns)?;
-                extents.scatter(&product, bias, &mut y, span);
-            }
-            y
-        };
-        let shape = (extents.batch, outputs, extents.result[0], extents.result[1]);
-        Ok((CpuStorage::F32(y), Shape::from(shape)))
-    }
+        y
+    } else if let Some(winograd) = Winograd::of(extents) {
+        winograd.forward(x, weight, bias)?
+    } else {
+        let mut y = vec![0.0; extents.batch * outputs * plane];
+        for span in extents.spans() {
+            let columns = extents.columns(x, span);
+            let columns = Matrices::new(&columns, [0, span.length, 1]);
+            let sizes = (outputs, span.length, extents.depth());
+            let product = product::multiply_for_a_moment(1, sizes, rows, columns)?;
+            extents.scatter(&product, bias, &mut y, span);
+        }
+        y
+    };
+    cpu::tensor(y, &Shape::from((extents.batch, outputs, extents.result[0], extents.result[1])))
+}
 
-    fn backward(
-        self,
-        x: &Tensor,
-        weight: &Tensor,
-        gradient: &Tensor,
-    ) -> Result<[Option<Tensor>; 2]> {
-        let extents = self.extents(x.shape(), weight.shape())?;
-        let gradient = gradient.contiguous()?;
-        let (x_guard, x_layout) = x.storage_and_layout();
-        let (weight_guard, weight_layout) = weight.storage_and_layout();
-        let (guard, layout) = gradient.storage_and_layout();
-        let values = Dense::locked(&x_guard, x_layout)?;
-        let weights = Dense::locked(&weight_guard, weight_layout)?;
-        let gradient = Dense::locked(&guard, layout)?;
-        let wanted = [x.track_op(), weight.track_op()];
-        let transposed = weights.matrices(0, [0, 1, extents.depth()]);
-        let [dx, dweight] =
-            if extents.is_pointwise() && (extents.plane() >= PLANE || extents.batch == 1) {
-                pointwise_backward(extents, values, transposed, gradient, wanted)?
-            } else {
-                spans_backward(extents, values.values, transposed, gradient, wanted)?
-            };
-        Ok([
-            dx.map(|dx| cpu::tensor(dx, x.shape())).transpose()?,
-            dweight.map(|dweight| cpu::tensor(dweight, weight.shape())).transpose()?,
-        ])
+impl Kept {
+    fn backward(self, gradient: &Tensor, followed: &[bool]) -> Result<Vec<Option<Tensor>>> {
+        let Self { extents, shapes, x, weight } = self;
+        let (x, weight) = (x.as_ref().map(cpu::values), weight.as_ref().map(cpu::values));
+        let gradient_values = cpu::values(gradient);
+        let operands = Operands {
+            x: x.as_ref().map(Values::get).transpose()?,
+            weight: weight.as_ref().map(Values::get).transpose()?,
+            gradient: gradient_values.get()?,
+        };
+        let [dx, dweight] = if is_product_of_planes(extents) {
+            pointwise_backward(extents, &operands)?
+        } else if let Some(winograd) = Winograd::of(extents) {
+            winograd.backward(operands.x, operands.weight, operands.gradient)?
+        } else {
+            spans_backward(extents, &operands)?
+        };
+        let [x_shape, weight_shape] = &shapes;
+        let mut gradients = vec![
+            dx.map(|dx| cpu::tensor(dx, x_shape)).transpose()?,
+            dweight.map(|dweight| cpu::tensor(dweight, weight_shape)).transpose()?,
+        ];
+        if let Some(bias) = followed.get(2) {
+            let sums = || channel_sums(operands.gradient, extents);
+            let dbias = bias.then(|| cpu::tensor(sums(), &Shape::from(extents.outputs)));
+            gradients.push(dbias.transpose()?);
+        }
+        Ok(gradients)
     }
+}
+
+/// The result's gradient; the weight where the input's is wanted, and the other way round.
+#[derive(Debug, Clone, Copy)]
+struct Operands<'a> {
+    x: Option<&'a [f32]>,
+    weight: Option<&'a [f32]>,
+    gradient: &'a [f32],
 }
 
 /// The gradients of a convolution with a kernel of one pixel, which needs no columns.
-fn pointwise_backward(
-    extents: Extents,
-    x: Dense,
-    transposed: Matrices,
-    gradient: Dense,
-    wanted: [bool; 2],
-) -> Result<[Option<Vec<f32>>; 2]> {
+fn pointwise_backward(extents: Extents, operands: &Operands) -> Result<[Option<Vec<f32>>; 2]> {
     let Extents { batch, inputs, outputs, .. } = extents;
     let plane = extents.plane();
-    let gradient = gradient.matrices(0, [outputs * plane, plane, 1]);
-    let dx = if wanted[0] {
-        Some(cpu::multiply(batch, (inputs, plane, outputs), transposed, gradient)?)
-    } else {
-        None
-    };
-    let dweight = if wanted[1] {
-        let x = x.matrices(0, [inputs * plane, 1, plane]);
-        let products = cpu::multiply(batch, (outputs, inputs, plane), gradient, x)?;
-        Some(cpu::column_sums(&products, outputs * inputs))
-    } else {
-        None
-    };
-    Ok([dx, dweight])
+    let gradient = Matrices::new(operands.gradient, [outputs * plane, plane, 1]);
+    let mut gradients = [None, None];
+    if let Some(weight) = operands.weight {
+        let weight = Matrices::new(weight, [0, 1, inputs]);
+        gradients[0] = Some(product::multiply(batch, (inputs, plane, outputs), weight, gradient)?);
+    }
+    if let Some(x) = operands.x {
+        let x = Matrices::new(x, [inputs * plane, 1, plane]);
+        let products = product::multiply(batch, (outputs, inputs, plane), gradient, x)?;
+        gradients[1] = Some(cpu::column_sums(&products, outputs * inputs));
+    }
+    Ok(gradients)
 }
 
 /// The gradients of any convolution, a span of result pixels at a time.
-fn spans_backward(
-    extents: Extents,
-    x: &[f32],
-    transposed: Matrices,
-    gradient: Dense,
-    wanted: [bool; 2],
-) -> Result<[Option<Vec<f32>>; 2]> {
+fn spans_backward(extents: Extents, operands: &Operands) -> Result<[Option<Vec<f32>>; 2]> {
     let (outputs, depth) = (extents.outputs, extents.depth());
-    let mut dx = wanted[0].then(|| vec![0.0; x.len()]);
-    let mut dweight: Option<Vec<f32>> = None;
+    let pixels = extents.size[0] * extents.size[1];
+    let mut dx = operands.weight.map(|_| vec![0.0; extents.batch * extents.inputs * pixels]);
+    let mut dweight = operands.x.map(|_| vec![0.0; outputs * depth]);
     for span in extents.spans() {
         let Span { length, .. } = span;
         let gathered;
-        let (gradient, start, stride) = if extents.batch == 1 {
-            (gradient, span.first * extents.result[1], extents.plane())
+        let (gradient, stride) = if extents.batch == 1 {
+            (&operands.gradient[span.first * extents.result[1]..], extents.plane())
         } else {
-            gathered = CpuStorage::F32(extents.gather(gradient.values, span));
-            (Dense::whole(&gathered)?, 0, length)
+            gathered = extents.gather(operands.gradient, span);
+            (&gathered[..], length)
         };
-        if let Some(dx) = &mut dx {
-            let gradient = gradient.matrices(start, [0, stride, 1]);
-            let columns = cpu::multiply(1, (depth, length, outputs), transposed, gradient)?;
+        let gradient = Matrices::new(gradient, [0, stride, 1]);
+        if let (Some(dx), Some(weight)) = (&mut dx, operands.weight) {
+            let weight = Matrices::new(weight, [0, 1, depth]);
+            let sizes = (depth, length, outputs);
+            let columns = product::multiply_for_a_moment(1, sizes, weight, gradient)?;
             extents.add_columns(columns, dx, span);
         }
-        if wanted[1] {
-            let columns = CpuStorage::F32(extents.columns(x, span));
-            let columns = Dense::whole(&columns)?.matrices(0, [0, 1, length]);
-            let gradient = gradient.matrices(start, [0, stride, 1]);
-            let product = cpu::multiply(1, (outputs, depth, length), gradient, columns)?;
-            match &mut dweight {
-                Some(sum) => cpu::add(sum, &product),
-                None => dweight = Some(product),
-            }
+        if let (Some(dweight), Some(x)) = (&mut dweight, operands.x) {
+            let columns = extents.columns(x, span);
+            let columns = Matrices::new(&columns, [0, 1, length]);
+            product::add_products(dweight, (outputs, depth, length), gradient, columns)?;
         }
     }
     Ok([dx, dweight])
 }
 
 /// The sums of each channel over all images and pixels.
-fn channel_sums(gradient: &Tensor) -> Result<Vec<f32>> {
-    let gradient = gradient.contiguous()?;
-    let (_, channels, height, width) = gradient.dims4()?;
-    let (guard, layout) = gradient.storage_and_layout();
-    let values = Dense::locked(&guard, layout)?.values;
-    let sums: Vec<f32> = values
-        .par_chunks(height * width)
+fn channel_sums(gradient: &[f32], extents: Extents) -> Vec<f32> {
+    let sums: Vec<f32> = gradient
+        .par_chunks(extents.plane())
+        .with_min_len(cpu::rows_per_task(extents.plane()))
         .map(|plane| {
             cpu::vectorised(
                 #[inline(always)]
@@ -228,74 +245,12 @@ fn channel_sums(gradient: &Tensor) -> Result<Vec<f32>> {
             )
         })
         .collect();
-    Ok(cpu::column_sums(&sums, channels))
-}
-
-impl CustomOp2 for Convolution {
-    fn name(&self) -> &'static str {
-        "conv2d"
-    }
-
-    fn cpu_fwd(
-        &self,
-        x: &CpuStorage,
-        x_layout: &Layout,
-        weight: &CpuStorage,
-        weight_layout: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        self.forward((x, x_layout), (weight, weight_layout), None)
-    }
-
-    fn bwd(
-        &self,
-        x: &Tensor,
-        weight: &Tensor,
-        _: &Tensor,
-        gradient: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let [dx, dweight] = self.backward(x, weight, gradient)?;
-        Ok((dx, dweight))
-    }
-}
-
-impl CustomOp3 for Convolution {
-    fn name(&self) -> &'static str {
-        "conv2d"
-    }
-
-    fn cpu_fwd(
-        &self,
-        x: &CpuStorage,
-        x_layout: &Layout,
-        weight: &CpuStorage,
-        weight_layout: &Layout,
-        bias: &CpuStorage,
-        bias_layout: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        self.forward((x, x_layout), (weight, weight_layout), Some((bias, bias_layout)))
-    }
-
-    fn bwd(
-        &self,
-        x: &Tensor,
-        weight: &Tensor,
-        bias: &Tensor,
-        _: &Tensor,
-        gradient: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let [dx, dweight] = self.backward(x, weight, gradient)?;
-        let dbias = if bias.track_op() {
-            Some(cpu::tensor(channel_sums(gradient)?, bias.shape())?)
-        } else {
-            None
-        };
-        Ok((dx, dweight, dbias))
-    }
+    cpu::column_sums(&sums, extents.outputs)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{Case, values};
+    use super::super::testing::{Case, values, view};
     use super::*;
 
     #[test]
@@ -328,19 +283,33 @@ mod tests {
     fn conv2d_of_views_without_bias() {
         let geometry = Convolution { stride: 1, padding: 1 };
         let case = Case::new([values(&[6, 4, 5, 3], 1), values(&[4, 7, 3, 3], 2)]);
+        let turned = |t: &Tensor| t.transpose(1, 3)?.transpose(1, 2)?.narrow(1, 1, 4);
+        let swapped = |t: &Tensor| t.transpose(0, 1);
         case.check(
+            move |t| conv2d(&view(&t[0], turned)?, &view(&t[1], swapped)?, None, geometry),
             |t| {
-                conv2d(
-                    &t[0].transpose(1, 3)?.transpose(1, 2)?.narrow(1, 1, 4)?,
-                    &t[1].transpose(0, 1)?,
-                    None,
-                    geometry,
-                )
-            },
-            |t| {
-                let x = t[0].transpose(1, 3)?.transpose(1, 2)?.narrow(1, 1, 4)?.contiguous()?;
-                conv2d_reference(&x, &t[1].transpose(0, 1)?.contiguous()?, None, geometry)
+                let x = turned(&t[0])?.contiguous()?;
+                conv2d_reference(&x, &swapped(&t[1])?.contiguous()?, None, geometry)
             },
         );
+    }
+
+    #[test]
+    fn conv2d_by_winograd_agrees_with_its_reference() {
+        let geometry = Convolution { stride: 1, padding: 1 };
+        for (batch, channels, size) in [(1, [16, 17], [9, 14]), (3, [20, 16], [8, 7])] {
+            let case = Case::new([
+                values(&[batch, channels[0], size[0], size[1]], 1),
+                values(&[channels[1], channels[0], 3, 3], 2),
+                values(&[channels[1]], 3),
+            ]);
+            let x = Shape::from((batch, channels[0], size[0], size[1]));
+            let weight = Shape::from((channels[1], channels[0], 3, 3));
+            assert!(Winograd::of(geometry.extents(&x, &weight).unwrap()).is_some());
+            case.check(
+                |t| conv2d(&t[0], &t[1], Some(&t[2]), geometry),
+                |t| conv2d_reference(&t[0], &t[1], Some(&t[2]), geometry),
+            );
+        }
     }
 }

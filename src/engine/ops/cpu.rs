@@ -1,10 +1,11 @@
-//! What the fast forms share: `f32` values in host memory, products of matrices on them, and
-//! loops that the compiler vectorises for the machine at hand.
+//! What the fast forms share: `f32` values in host memory, and loops that the compiler vectorises
+//! for the machine at hand.
 //!
 //! Every split into chunks follows from shapes alone, and every sum has one order, so that results
 //! do not depend on the number of threads.
 
-use candle_core::backend::BackendStorage;
+use std::ops::Deref;
+
 use candle_core::{CpuStorage, DType, Device, Layout, Result, Shape, Storage, Tensor, bail};
 use rayon::prelude::*;
 
@@ -12,7 +13,7 @@ use rayon::prelude::*;
 const CHUNK: usize = 16_384;
 
 /// Whether the fast forms apply: `f32` in host memory.
-pub(super) fn applies(tensors: &[&Tensor]) -> bool {
+pub(super) fn is_fast(tensors: &[&Tensor]) -> bool {
     tensors.iter().all(|tensor| tensor.dtype() == DType::F32 && tensor.device().is_cpu())
 }
 
@@ -24,86 +25,36 @@ pub(super) fn vectorised<R>(work: impl FnOnce() -> R) -> R {
     pulp::Arch::new().dispatch(work)
 }
 
-/// A contiguous tensor's values, and the storage that a product of matrices wants to see.
-#[derive(Clone, Copy)]
-pub(super) struct Dense<'a> {
-    storage: &'a CpuStorage,
-    offset: usize,
-    /// The values, row-major.
-    pub(super) values: &'a [f32],
+/// A contiguous tensor's values, held for reading.
+pub(super) struct Values<'a, Guard> {
+    storage: Guard,
+    layout: &'a Layout,
 }
 
-impl<'a> Dense<'a> {
-    /// The values that `layout` selects of `storage`.
-    pub(super) fn new(storage: &'a CpuStorage, layout: &Layout) -> Result<Self> {
-        let values = storage.as_slice::<f32>()?;
-        let Some((start, end)) = layout.contiguous_offsets() else {
-            bail!("a fast form met a tensor that is not contiguous: {layout:?}");
-        };
-        match values.get(start..end) {
-            Some(values) => Ok(Self { storage, offset: start, values }),
-            None => bail!("a layout reaches beyond its storage: {layout:?}"),
-        }
-    }
+/// Holds a tensor's values.
+pub(super) fn values(tensor: &Tensor) -> Values<'_, impl Deref<Target = Storage> + '_> {
+    let (storage, layout) = tensor.storage_and_layout();
+    Values { storage, layout }
+}
 
-    /// The values of a tensor whose storage is locked for reading.
-    pub(super) fn locked(storage: &'a Storage, layout: &Layout) -> Result<Self> {
-        match storage {
-            Storage::Cpu(storage) => Self::new(storage, layout),
+impl<Guard: Deref<Target = Storage>> Values<'_, Guard> {
+    /// The values, row-major.
+    pub(super) fn get(&self) -> Result<&[f32]> {
+        match &*self.storage {
+            Storage::Cpu(storage) => slice(storage, self.layout),
             _ => bail!("a fast form met a tensor that is not in host memory"),
         }
     }
-
-    /// All of `storage`.
-    pub(super) fn whole(storage: &'a CpuStorage) -> Result<Self> {
-        Ok(Self { storage, offset: 0, values: storage.as_slice::<f32>()? })
-    }
-
-    /// Sees the values as matrices: `start` values in, with the given strides from matrix to
-    /// matrix, row to row and column to column.
-    pub(super) fn matrices(self, start: usize, strides: [usize; 3]) -> Matrices<'a> {
-        Matrices { dense: self, start, strides }
-    }
 }
 
-/// A batch of matrices within a [`Dense`].
-#[derive(Clone, Copy)]
-pub(super) struct Matrices<'a> {
-    dense: Dense<'a>,
-    start: usize,
-    strides: [usize; 3],
-}
-
-impl Matrices<'_> {
-    /// The layout of `count` matrices of `rows` and `columns`, checked to lie within the values:
-    /// the product itself does not check.
-    fn layout(&self, count: usize, rows: usize, columns: usize) -> Result<Layout> {
-        let extents = [count, rows, columns];
-        let last: usize =
-            extents.iter().zip(self.strides).map(|(&n, stride)| n.saturating_sub(1) * stride).sum();
-        if self.start + last >= self.dense.values.len() {
-            bail!("matrices {extents:?} of strides {:?} exceed their values", self.strides);
-        }
-        let start = self.dense.offset + self.start;
-        Ok(Layout::new(Shape::from(extents.to_vec()), self.strides.to_vec(), start))
-    }
-}
-
-/// The products of `count` pairs of matrices, `[m, k] · [k, n]`, as `[count, m, n]`.
-pub(super) fn multiply(
-    count: usize,
-    (m, n, k): (usize, usize, usize),
-    left: Matrices,
-    right: Matrices,
-) -> Result<Vec<f32>> {
-    if count * m * n * k == 0 {
-        return Ok(vec![0.0; count * m * n]);
-    }
-    let (left_layout, right_layout) = (left.layout(count, m, k)?, right.layout(count, k, n)?);
-    let (left, right) = (left.dense.storage, right.dense.storage);
-    match left.matmul(right, (count, m, n, k), &left_layout, &right_layout)? {
-        CpuStorage::F32(values) => Ok(values),
-        _ => bail!("the product of f32 matrices is not f32"),
+/// The values that a contiguous `layout` selects of `storage`, row-major.
+pub(super) fn slice<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
+    let Some((start, end)) = layout.contiguous_offsets() else {
+        bail!("a fast form met a tensor that is not contiguous: {layout:?}");
+    };
+    match storage.as_slice::<f32>()?.get(start..end) {
+        Some(values) => Ok(values),
+        None => bail!("a layout reaches beyond its storage: {layout:?}"),
     }
 }
 

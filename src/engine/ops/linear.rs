@@ -1,24 +1,28 @@
 //! Affine maps of the last axis.
 
-use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor, bail};
+use candle_core::{Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
-use super::cpu::{self, Dense};
+use super::cpu;
+use super::product::{self, Matrices};
+use super::traced::Traced;
 
 /// `x · weightᵀ + bias`.
 ///
 /// # Shapes
 /// `x: […, in]`, `weight: [out, in]`, `bias: [out]`, result `[…, out]`.
-pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
-    match bias {
-        None if cpu::applies(&[x, weight]) => {
-            x.contiguous()?.apply_op2(&weight.contiguous()?, Linear)
-        }
-        Some(bias) if cpu::applies(&[x, weight, bias]) => {
-            x.contiguous()?.apply_op3(&weight.contiguous()?, &bias.contiguous()?, Linear)
-        }
-        bias => linear_reference(x, weight, bias),
+pub fn linear(x: &Traced, weight: &Traced, bias: Option<&Traced>) -> Result<Traced> {
+    let arguments: Vec<&Traced> = [x, weight].into_iter().chain(bias).collect();
+    let tensors: Vec<&Tensor> = arguments.iter().map(|argument| argument.tensor()).collect();
+    if !cpu::is_fast(&tensors) {
+        let reference = |t: &[Tensor]| linear_reference(&t[0], &t[1], t.get(2));
+        return Traced::by_candle(&arguments, reference);
     }
+    let operation = Linear { x: x.tensor().contiguous()?, weight: weight.tensor().contiguous()? };
+    let y = operation.forward(bias.map(Traced::tensor))?;
+    let followed: Vec<bool> = arguments.iter().map(|argument| argument.is_followed()).collect();
+    let kept = operation.keep(&followed);
+    Ok(Traced::result(y, &arguments, move |gradient| kept.backward(gradient, &followed)))
 }
 
 pub(super) fn linear_reference(
@@ -37,144 +41,93 @@ pub(super) fn linear_reference(
     y.reshape(shape)
 }
 
-/// See [`linear`]; the third argument, where there is one, is the bias.
-#[derive(Debug, Clone, Copy)]
-struct Linear;
+/// See [`linear`].
+#[derive(Debug)]
+struct Linear {
+    x: Tensor,
+    weight: Tensor,
+}
+
+/// What the gradients need, and no more: a frozen weight's layer does not keep its input.
+#[derive(Debug)]
+struct Kept {
+    x: Option<Tensor>,
+    weight: Option<Tensor>,
+    shapes: [Shape; 2],
+}
 
 impl Linear {
-    fn forward(
-        (x, x_layout): (&CpuStorage, &Layout),
-        (weight, weight_layout): (&CpuStorage, &Layout),
-        bias: Option<(&CpuStorage, &Layout)>,
-    ) -> Result<(CpuStorage, Shape)> {
-        let (outputs, inputs) = weight_layout.shape().dims2()?;
-        let mut shape = x_layout.dims().to_vec();
+    fn forward(&self, bias: Option<&Tensor>) -> Result<Tensor> {
+        let (outputs, inputs) = self.weight.dims2()?;
+        let mut shape = self.x.dims().to_vec();
         if shape.pop() != Some(inputs) {
-            bail!(
-                "linear: x {:?} does not fit weight {:?}",
-                x_layout.shape(),
-                weight_layout.shape()
-            );
+            bail!("linear: x {:?} does not fit weight {:?}", self.x.shape(), self.weight.shape());
         }
         let rows = shape.iter().product();
         shape.push(outputs);
-        let x = Dense::new(x, x_layout)?.matrices(0, [0, inputs, 1]);
-        let weight = Dense::new(weight, weight_layout)?.matrices(0, [0, 1, inputs]);
-        let mut y = cpu::multiply(1, (rows, outputs, inputs), x, weight)?;
-        if let Some((bias, layout)) = bias {
-            let bias = Dense::new(bias, layout)?.values;
-            if bias.len() != outputs {
-                bail!(
-                    "linear: bias {:?} does not fit weight {:?}",
-                    layout.shape(),
-                    weight_layout.shape()
-                );
+        let (x, weight) = (cpu::values(&self.x), cpu::values(&self.weight));
+        let x = Matrices::new(x.get()?, [0, inputs, 1]);
+        let weight = Matrices::new(weight.get()?, [0, 1, inputs]);
+        let mut y = product::multiply(1, (rows, outputs, inputs), x, weight)?;
+        if let Some(bias) = bias {
+            if bias.dims() != [outputs] {
+                bail!("linear: bias {:?} does not fit {outputs} outputs", bias.shape());
             }
+            let bias = bias.contiguous()?;
+            let bias = cpu::values(&bias);
+            let bias = bias.get()?;
             if outputs > 0 {
                 y.par_chunks_mut(outputs * cpu::rows_per_task(outputs)).for_each(|rows| {
                     rows.chunks_exact_mut(outputs).for_each(|y| cpu::add(y, bias));
                 });
             }
         }
-        Ok((CpuStorage::F32(y), Shape::from(shape)))
+        cpu::tensor(y, &Shape::from(shape))
     }
 
-    fn backward(x: &Tensor, weight: &Tensor, gradient: &Tensor) -> Result<[Option<Tensor>; 2]> {
-        let gradient = gradient.contiguous()?;
-        let (outputs, inputs) = weight.dims2()?;
+    fn keep(self, followed: &[bool]) -> Kept {
+        let shapes = [self.x.shape().clone(), self.weight.shape().clone()];
+        Kept {
+            x: followed[1].then_some(self.x),
+            weight: followed[0].then_some(self.weight),
+            shapes,
+        }
+    }
+}
+
+impl Kept {
+    fn backward(self, gradient: &Tensor, followed: &[bool]) -> Result<Vec<Option<Tensor>>> {
+        let [x_shape, weight_shape] = &self.shapes;
+        let (outputs, inputs) = weight_shape.dims2()?;
         let rows = gradient.elem_count() / outputs.max(1);
-        let (guard, layout) = gradient.storage_and_layout();
-        let gradient = Dense::locked(&guard, layout)?;
-        let dx = if x.track_op() {
-            let (guard, layout) = weight.storage_and_layout();
-            let weight = Dense::locked(&guard, layout)?.matrices(0, [0, inputs, 1]);
-            let gradient = gradient.matrices(0, [0, outputs, 1]);
-            let dx = cpu::multiply(1, (rows, inputs, outputs), gradient, weight)?;
-            Some(cpu::tensor(dx, x.shape())?)
-        } else {
-            None
-        };
-        let dweight = if weight.track_op() {
-            let (guard, layout) = x.storage_and_layout();
-            let x = Dense::locked(&guard, layout)?.matrices(0, [0, inputs, 1]);
-            let gradient = gradient.matrices(0, [0, 1, outputs]);
-            let dweight = cpu::multiply(1, (outputs, inputs, rows), gradient, x)?;
-            Some(cpu::tensor(dweight, weight.shape())?)
-        } else {
-            None
-        };
-        Ok([dx, dweight])
-    }
-}
-
-impl CustomOp2 for Linear {
-    fn name(&self) -> &'static str {
-        "linear"
-    }
-
-    fn cpu_fwd(
-        &self,
-        x: &CpuStorage,
-        x_layout: &Layout,
-        weight: &CpuStorage,
-        weight_layout: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        Self::forward((x, x_layout), (weight, weight_layout), None)
-    }
-
-    fn bwd(
-        &self,
-        x: &Tensor,
-        weight: &Tensor,
-        _: &Tensor,
-        gradient: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let [dx, dweight] = Self::backward(x, weight, gradient)?;
-        Ok((dx, dweight))
-    }
-}
-
-impl CustomOp3 for Linear {
-    fn name(&self) -> &'static str {
-        "linear"
-    }
-
-    fn cpu_fwd(
-        &self,
-        x: &CpuStorage,
-        x_layout: &Layout,
-        weight: &CpuStorage,
-        weight_layout: &Layout,
-        bias: &CpuStorage,
-        bias_layout: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        Self::forward((x, x_layout), (weight, weight_layout), Some((bias, bias_layout)))
-    }
-
-    fn bwd(
-        &self,
-        x: &Tensor,
-        weight: &Tensor,
-        bias: &Tensor,
-        _: &Tensor,
-        gradient: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let [dx, dweight] = Self::backward(x, weight, gradient)?;
-        let dbias = if bias.track_op() {
-            let gradient = gradient.contiguous()?;
-            let (guard, layout) = gradient.storage_and_layout();
-            let sums = cpu::column_sums(Dense::locked(&guard, layout)?.values, bias.elem_count());
-            Some(cpu::tensor(sums, bias.shape())?)
-        } else {
-            None
-        };
-        Ok((dx, dweight, dbias))
+        let gradient = cpu::values(gradient);
+        let gradient = gradient.get()?;
+        let mut gradients = vec![None; followed.len()];
+        if let Some(weight) = &self.weight {
+            let weight = cpu::values(weight);
+            let weight = Matrices::new(weight.get()?, [0, inputs, 1]);
+            let gradient = Matrices::new(gradient, [0, outputs, 1]);
+            let dx = product::multiply(1, (rows, inputs, outputs), gradient, weight)?;
+            gradients[0] = Some(cpu::tensor(dx, x_shape)?);
+        }
+        if let Some(x) = &self.x {
+            let x = cpu::values(x);
+            let x = Matrices::new(x.get()?, [0, inputs, 1]);
+            let gradient = Matrices::new(gradient, [0, 1, outputs]);
+            let dweight = product::multiply(1, (outputs, inputs, rows), gradient, x)?;
+            gradients[1] = Some(cpu::tensor(dweight, weight_shape)?);
+        }
+        if followed.get(2) == Some(&true) {
+            let sums = cpu::column_sums(gradient, outputs);
+            gradients[2] = Some(cpu::tensor(sums, &Shape::from(outputs))?);
+        }
+        Ok(gradients)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{Case, values};
+    use super::super::testing::{Case, values, view};
     use super::*;
 
     #[test]
@@ -198,7 +151,7 @@ mod tests {
     fn linear_of_views() {
         let case = Case::new([values(&[6, 4, 3], 1), values(&[6, 5], 2), values(&[5], 3)]);
         case.check(
-            |t| linear(&t[0].transpose(0, 2)?, &t[1].t()?, Some(&t[2])),
+            |t| linear(&view(&t[0], |t| t.transpose(0, 2))?, &view(&t[1], Tensor::t)?, Some(&t[2])),
             |t| linear_reference(&t[0].transpose(0, 2)?, &t[1].t()?, Some(&t[2])),
         );
     }

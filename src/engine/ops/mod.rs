@@ -1,9 +1,10 @@
 //! The differentiable operations that the models are made of, each with a forward, a backward and
 //! a finite-difference test.
 //!
-//! For `f32` in host memory each has a fast form, a candle custom operation whose backward pass
-//! computes gradients for the arguments that track and no others; elsewhere it is composed of
-//! tensor operations, against which the fast form is tested.
+//! Arguments and results are [`Traced`]: tensors that know which variables had a part in them. For
+//! `f32` in host memory each operation has a fast form, whose gradients are computed for the
+//! arguments that are followed and no others; elsewhere it is composed of tensor operations that
+//! candle differentiates, against which the fast form is tested.
 //!
 //! Two environment variables matter to speed, and to no result. With `CANDLE_NUM_THREADS=1` candle
 //! adds and multiplies large tensors on the calling thread; otherwise it hands them to a pool that
@@ -12,7 +13,9 @@
 
 mod activation;
 mod adam;
+mod arrangement;
 mod attention;
+mod buffer;
 mod columns;
 mod convolution;
 mod cpu;
@@ -20,15 +23,31 @@ mod exponential;
 mod layer_norm;
 mod linear;
 mod norm;
+mod planes;
+mod product;
 #[cfg(test)]
 mod testing;
+mod tiles;
+mod traced;
 mod upsample;
+mod winograd;
 
 pub use activation::{geglu, gelu_erf, quick_gelu, silu};
 pub use adam::{Adam, AdamSettings, Moments};
+pub use arrangement::{
+    add, add_to_channels, concatenate_channels, pad_right_and_bottom, reshape, transpose,
+};
 pub use attention::attention;
 pub use convolution::{Convolution, conv2d};
 pub use layer_norm::layer_norm;
 pub use linear::linear;
 pub use norm::{GroupNorm, group_norm};
+pub use planes::{linear_from_planes, linear_to_planes};
+pub use traced::{Gradients, Traced};
 pub use upsample::upsample_nearest_2x;
+
+/// Runs `work` on a thread of the pool that the operations share. Each of them would otherwise be
+/// handed over to it alone, and waited for: that takes longer than a small one.
+pub fn in_pool<R: Send>(work: impl FnOnce() -> R + Send) -> R {
+    rayon::scope(|_| work())
+}

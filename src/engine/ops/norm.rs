@@ -1,13 +1,12 @@
 //! Normalisation of groups of channels.
 
-use std::sync::OnceLock;
-
-use candle_core::{CpuStorage, CustomOp3, D, Layout, Result, Shape, Tensor, bail};
+use candle_core::{D, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
 use super::activation::silu_slope;
-use super::cpu::{self, Dense};
+use super::cpu;
 use super::exponential::{moments, sigmoid, sum, sum_pairs};
+use super::traced::Traced;
 
 /// A group norm's settings.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -25,16 +24,28 @@ pub struct GroupNorm {
 /// # Shapes
 /// `x: [batch, channels, …]`, `weight` and `bias: [channels]`.
 pub fn group_norm(
-    x: &Tensor,
-    weight: &Tensor,
-    bias: &Tensor,
+    x: &Traced,
+    weight: &Traced,
+    bias: &Traced,
     settings: GroupNorm,
-) -> Result<Tensor> {
-    if !cpu::applies(&[x, weight, bias]) {
-        return group_norm_reference(x, weight, bias, settings);
+) -> Result<Traced> {
+    let arguments = [x, weight, bias];
+    let tensors = arguments.map(Traced::tensor);
+    if !cpu::is_fast(&tensors) {
+        let reference = move |t: &[Tensor]| group_norm_reference(&t[0], &t[1], &t[2], settings);
+        return Traced::by_candle(&arguments, reference);
     }
-    let operation = GroupNormOperation { settings, statistics: OnceLock::new() };
-    x.contiguous()?.apply_op3(&weight.contiguous()?, &bias.contiguous()?, operation)
+    let extents = Extents::new(settings.groups, x.tensor().shape())?;
+    if tensors[1..].iter().any(|affine| affine.dims() != [extents.channels]) {
+        bail!("group_norm: weight or bias is not of {} channels", extents.channels);
+    }
+    let [x, weight, bias] = [x, weight, bias].map(|argument| argument.tensor().contiguous());
+    let operation = Operation { settings, extents, x: x?, weight: weight?, bias: bias? };
+    let (y, statistics) = operation.forward()?;
+    let followed = arguments.map(Traced::is_followed);
+    Ok(Traced::result(y, &arguments, move |gradient| {
+        operation.backward(gradient, &statistics, followed)
+    }))
 }
 
 pub(super) fn group_norm_reference(
@@ -59,15 +70,21 @@ pub(super) fn group_norm_reference(
 
 /// See [`group_norm`].
 #[derive(Debug)]
-struct GroupNormOperation {
+struct Operation {
     settings: GroupNorm,
-    /// Mean and reciprocal deviation of each group, kept from forward to backward.
-    statistics: OnceLock<Vec<(f32, f32)>>,
+    extents: Extents,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
 }
+
+/// Mean and reciprocal deviation of each group.
+type Statistics = Vec<(f32, f32)>;
 
 /// The sizes that a group norm's loops run over.
 #[derive(Debug, Clone, Copy)]
 struct Extents {
+    groups: usize,
     /// Channels.
     channels: usize,
     /// Channels of a group.
@@ -76,41 +93,47 @@ struct Extents {
     plane: usize,
 }
 
-impl GroupNormOperation {
-    fn extents(&self, shape: &Shape) -> Result<Extents> {
-        let (dims, groups) = (shape.dims(), self.settings.groups);
+impl Extents {
+    fn new(groups: usize, shape: &Shape) -> Result<Self> {
+        let dims = shape.dims();
         let [_, channels, space @ ..] = dims else {
             bail!("group_norm: x {dims:?} has no channels");
         };
         if groups == 0 || channels % groups != 0 || shape.elem_count() == 0 {
             bail!("group_norm: x {dims:?} does not split into {groups} groups");
         }
-        Ok(Extents {
+        Ok(Self {
+            groups,
             channels: *channels,
             members: channels / groups,
             plane: space.iter().product(),
         })
     }
+}
 
-    fn forward(&self, x: &[f32], y: &mut [f32], extents: Extents, affine: [&[f32]; 2]) {
-        let Extents { members, plane, .. } = extents;
+impl Operation {
+    fn forward(&self) -> Result<(Tensor, Statistics)> {
+        let Extents { groups, members, plane, .. } = self.extents;
         let length = members * plane;
-        let eps = self.settings.eps as f32;
+        let GroupNorm { eps, silu, .. } = self.settings;
+        let [x, weight, bias] = [&self.x, &self.weight, &self.bias].map(cpu::values);
+        let (x, weight, bias) = (x.get()?, weight.get()?, bias.get()?);
+        let mut y = vec![0.0; x.len()];
         let statistics = y
             .par_chunks_mut(length)
             .zip(x.par_chunks(length))
             .enumerate()
             .map(|(index, (y, x))| {
-                let first = index % self.settings.groups * members;
+                let first = index % groups * members;
                 cpu::vectorised(
                     #[inline(always)]
                     || {
-                        let (mean, rate) = moments(x, eps);
+                        let (mean, rate) = moments(x, eps as f32);
                         let channels = y.chunks_exact_mut(plane).zip(x.chunks_exact(plane));
                         for (channel, (y, x)) in channels.enumerate() {
-                            let scale = rate * affine[0][first + channel];
-                            let shift = affine[1][first + channel];
-                            if self.settings.silu {
+                            let scale = rate * weight[first + channel];
+                            let shift = bias[first + channel];
+                            if silu {
                                 for (y, &x) in y.iter_mut().zip(x) {
                                     let z = (x - mean).mul_add(scale, shift);
                                     *y = z * sigmoid(z);
@@ -126,27 +149,50 @@ impl GroupNormOperation {
                 )
             })
             .collect();
-        // A second forward of the same operation would find the same statistics.
-        let _ = self.statistics.set(statistics);
+        Ok((cpu::tensor(y, self.x.shape())?, statistics))
+    }
+
+    fn backward(
+        &self,
+        gradient: &Tensor,
+        statistics: &[(f32, f32)],
+        followed: [bool; 3],
+    ) -> Result<Vec<Option<Tensor>>> {
+        let [x, weight, bias, gradient] =
+            [&self.x, &self.weight, &self.bias, gradient].map(cpu::values);
+        let affine = [weight.get()?, bias.get()?];
+        let mut dx = gradient.get()?.to_vec();
+        let sums = self.input_gradient(x.get()?, &mut dx, statistics, affine);
+        let over_batch = |index: usize| {
+            let mut total = vec![0.0; self.extents.channels];
+            for image in sums.chunks_exact(self.extents.channels) {
+                total.iter_mut().zip(image).for_each(|(total, sums)| *total += sums[index]);
+            }
+            cpu::tensor(total, self.weight.shape())
+        };
+        Ok(vec![
+            followed[0].then(|| cpu::tensor(dx, self.x.shape())).transpose()?,
+            followed[1].then(|| over_batch(0)).transpose()?,
+            followed[2].then(|| over_batch(1)).transpose()?,
+        ])
     }
 
     /// Turns `dx`, which holds the result's gradient, into the input's, and yields each channel's
     /// sums of the gradient times the normalised input and of the gradient.
-    fn backward(
+    fn input_gradient(
         &self,
         x: &[f32],
         dx: &mut [f32],
-        extents: Extents,
+        statistics: &[(f32, f32)],
         affine: [&[f32]; 2],
     ) -> Vec<[f32; 2]> {
-        let Extents { members, plane, .. } = extents;
+        let Extents { groups, members, plane, .. } = self.extents;
         let length = members * plane;
-        let statistics: &[(f32, f32)] = self.statistics.get().map_or(&[], Vec::as_slice);
         let mut sums = vec![[0.0; 2]; x.len() / plane];
-        let groups = dx.par_chunks_mut(length).zip(x.par_chunks(length)).zip(statistics);
-        sums.par_chunks_mut(members).zip(groups).enumerate().for_each(
+        let parts = dx.par_chunks_mut(length).zip(x.par_chunks(length)).zip(statistics);
+        sums.par_chunks_mut(members).zip(parts).enumerate().for_each(
             |(index, (sums, ((dx, x), &(mean, rate))))| {
-                let first = index % self.settings.groups * members;
+                let first = index % groups * members;
                 cpu::vectorised(
                     #[inline(always)]
                     || {
@@ -183,71 +229,9 @@ impl GroupNormOperation {
     }
 }
 
-impl CustomOp3 for GroupNormOperation {
-    fn name(&self) -> &'static str {
-        "group_norm"
-    }
-
-    fn cpu_fwd(
-        &self,
-        x: &CpuStorage,
-        x_layout: &Layout,
-        weight: &CpuStorage,
-        weight_layout: &Layout,
-        bias: &CpuStorage,
-        bias_layout: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let extents = self.extents(x_layout.shape())?;
-        let x = Dense::new(x, x_layout)?.values;
-        let affine =
-            [Dense::new(weight, weight_layout)?.values, Dense::new(bias, bias_layout)?.values];
-        if affine.iter().any(|values| values.len() != extents.channels) {
-            bail!("group_norm: weight or bias is not of {} channels", extents.channels);
-        }
-        let mut y = vec![0.0; x.len()];
-        self.forward(x, &mut y, extents, affine);
-        Ok((CpuStorage::F32(y), x_layout.shape().clone()))
-    }
-
-    fn bwd(
-        &self,
-        x: &Tensor,
-        weight: &Tensor,
-        bias: &Tensor,
-        _: &Tensor,
-        gradient: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let extents = self.extents(x.shape())?;
-        let gradient = gradient.contiguous()?;
-        let (x_guard, x_layout) = x.storage_and_layout();
-        let (weight_guard, weight_layout) = weight.storage_and_layout();
-        let (bias_guard, bias_layout) = bias.storage_and_layout();
-        let (guard, layout) = gradient.storage_and_layout();
-        let affine = [
-            Dense::locked(&weight_guard, weight_layout)?.values,
-            Dense::locked(&bias_guard, bias_layout)?.values,
-        ];
-        let mut dx = Dense::locked(&guard, layout)?.values.to_vec();
-        let values = Dense::locked(&x_guard, x_layout)?.values;
-        let sums = self.backward(values, &mut dx, extents, affine);
-        let over_batch = |index: usize| {
-            let mut total = vec![0.0; extents.channels];
-            for image in sums.chunks_exact(extents.channels) {
-                total.iter_mut().zip(image).for_each(|(total, sums)| *total += sums[index]);
-            }
-            cpu::tensor(total, weight.shape())
-        };
-        Ok((
-            x.track_op().then(|| cpu::tensor(dx, x.shape())).transpose()?,
-            weight.track_op().then(|| over_batch(0)).transpose()?,
-            bias.track_op().then(|| over_batch(1)).transpose()?,
-        ))
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{Case, values};
+    use super::super::testing::{Case, values, view};
     use super::*;
 
     #[test]
@@ -276,7 +260,7 @@ mod tests {
         let settings = GroupNorm { groups: 2, eps: 1e-6, silu: true };
         let case = Case::new([values(&[2, 5, 6], 1), values(&[6], 2), values(&[6], 3)]);
         case.check(
-            |t| group_norm(&t[0].transpose(1, 2)?, &t[1], &t[2], settings),
+            |t| group_norm(&view(&t[0], |t| t.transpose(1, 2))?, &t[1], &t[2], settings),
             |t| group_norm_reference(&t[0].transpose(1, 2)?.contiguous()?, &t[1], &t[2], settings),
         );
     }

@@ -2,6 +2,8 @@
 
 use candle_core::{DType, Device, Result, Tensor, Var};
 
+use super::traced::Traced;
+
 /// Reproducible values, about uniform in -1.5 to 1.5.
 pub(super) fn values(shape: &[usize], seed: u64) -> Tensor {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
@@ -29,7 +31,7 @@ impl Case {
     /// As [`Self::check_with`], without constants.
     pub(super) fn check(
         &self,
-        fast: impl Fn(&[Tensor]) -> Result<Tensor> + Sync,
+        fast: impl Fn(&[Traced]) -> Result<Traced> + Sync,
         reference: impl Fn(&[Tensor]) -> Result<Tensor>,
     ) {
         self.check_with(&[], fast, reference);
@@ -43,11 +45,11 @@ impl Case {
     pub(super) fn check_with(
         &self,
         constants: &[Tensor],
-        fast: impl Fn(&[Tensor]) -> Result<Tensor> + Sync,
+        fast: impl Fn(&[Traced]) -> Result<Traced> + Sync,
         reference: impl Fn(&[Tensor]) -> Result<Tensor>,
     ) {
         let all: Vec<bool> = vec![true; self.arguments.len()];
-        let expected = self.run(constants, &all, &reference);
+        let expected = self.by_candle(constants, &reference);
         let got = self.run(constants, &all, &fast);
         for (got, expected) in got.iter().zip(&expected) {
             let (got, expected) = (got.as_ref().unwrap(), expected.as_ref().unwrap());
@@ -73,8 +75,9 @@ impl Case {
             let (alone, together) = (alone[index + 1].as_ref(), got[index + 1].as_ref());
             assert_eq!(bytes(alone.unwrap()), bytes(together.unwrap()));
         }
-        let inputs: Vec<Tensor> = self.arguments.iter().chain(constants).cloned().collect();
-        assert!(!fast(&inputs).unwrap().track_op(), "a graph is kept though nothing tracks");
+        let inputs: Vec<Traced> =
+            self.arguments.iter().chain(constants).map(Traced::constant).collect();
+        assert!(!fast(&inputs).unwrap().is_followed(), "a graph is kept though nothing tracks");
     }
 
     /// The result, then the arguments' gradients.
@@ -82,18 +85,39 @@ impl Case {
         &self,
         constants: &[Tensor],
         tracks: &[bool],
+        operation: impl Fn(&[Traced]) -> Result<Traced>,
+    ) -> Vec<Option<Tensor>> {
+        let (mut inputs, mut variables) = (Vec::new(), Vec::new());
+        for (argument, &tracks) in self.arguments.iter().zip(tracks) {
+            let variable = Var::from_tensor(argument).unwrap();
+            inputs.push(if tracks {
+                Traced::variable(&variable)
+            } else {
+                Traced::constant(argument)
+            });
+            variables.push(variable);
+        }
+        inputs.extend(constants.iter().map(Traced::constant));
+        let y = operation(&inputs).unwrap();
+        let result = y.tensor().clone();
+        let mut gradients = y.backward(weighting(&result)).unwrap();
+        let gradients = variables.iter().map(|variable| gradients.take(variable));
+        std::iter::once(Some(result)).chain(gradients).collect()
+    }
+
+    /// The same by candle's own graph.
+    fn by_candle(
+        &self,
+        constants: &[Tensor],
         operation: impl Fn(&[Tensor]) -> Result<Tensor>,
     ) -> Vec<Option<Tensor>> {
-        let mut inputs: Vec<Tensor> = Vec::new();
-        for (argument, &tracks) in self.arguments.iter().zip(tracks) {
-            let leaf = || Var::from_tensor(argument).unwrap().as_tensor().clone();
-            inputs.push(if tracks { leaf() } else { argument.clone() });
-        }
-        inputs.extend_from_slice(constants);
+        let leaf = |argument| Var::from_tensor(argument).unwrap().as_tensor().clone();
+        let leaves = self.arguments.iter().map(leaf);
+        let inputs: Vec<Tensor> = leaves.chain(constants.iter().cloned()).collect();
         let y = operation(&inputs).unwrap();
         let loss = (&y * weighting(&y)).unwrap().sum_all().unwrap();
         let gradients = loss.backward().unwrap();
-        let arguments = inputs[..tracks.len()].iter();
+        let arguments = inputs[..self.arguments.len()].iter();
         let gradients = arguments.map(|input| gradients.get(input).cloned());
         std::iter::once(Some(y)).chain(gradients).collect()
     }
@@ -138,6 +162,14 @@ impl Case {
             }
         }
     }
+}
+
+/// Another view of the same values.
+pub(super) fn view(
+    x: &Traced,
+    of: impl Fn(&Tensor) -> Result<Tensor> + Send + 'static,
+) -> Result<Traced> {
+    Traced::by_candle(&[x], move |t| of(&t[0]))
 }
 
 /// The loss's weights of an operation's result, so that its gradient is of no special form.

@@ -8,6 +8,7 @@ mod esd;
 mod key_steps;
 mod keystep;
 mod kscu;
+mod lone_steps;
 mod objective;
 mod probe;
 mod stock;
@@ -19,6 +20,7 @@ use std::collections::BTreeMap;
 use candle_core::Tensor;
 
 pub use erased::ErasedCheckpoint;
+pub use lone_steps::{Batch, LoneSteps};
 // What decides a run's cost, for a plan of it.
 pub(super) use key_steps::{KeyStep, key_step_table};
 pub(super) use keystep::{looks_after, steps_inside};

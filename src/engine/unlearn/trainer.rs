@@ -7,9 +7,10 @@ use rayon::prelude::*;
 
 use crate::{
     engine::{
-        EngineError, Pipeline, RunContext,
+        EngineError, RunContext,
+        checkpoint::StoredTensors,
         denoise::{EvaluationCounter, SAMPLES_A_PASS},
-        model::{Scoped, Unet, Weights},
+        model::{Scoped, Unet, UnetConfig, Weights},
         ops::{Adam, AdamSettings, Moments},
     },
     outcome::{Phase, Progress, UpdateRecord},
@@ -65,13 +66,13 @@ pub(super) struct Trainer {
 
 impl Trainer {
     pub(super) fn new(
-        pipeline: &Pipeline,
+        stored: &StoredTensors,
+        config: &UnetConfig,
         scope: &Scope,
         adam: AdamSettings,
     ) -> Result<Self, EngineError> {
-        let scoped = Scoped::new(&pipeline.unet_tensors, scope)?;
-        let weights = Weights::scoped(&pipeline.unet_tensors, &scoped);
-        let unet = Unet::new(&weights, pipeline.unet.config())?;
+        let scoped = Scoped::new(stored, scope)?;
+        let unet = Unet::new(&Weights::scoped(stored, &scoped), config)?;
         let scales = scoped
             .variables
             .iter()
@@ -225,17 +226,20 @@ fn pass(
         Tensor::stack(&samples.iter().map(part).collect::<Vec<_>>(), 0)
     };
     let timesteps: Vec<f64> = samples.iter().map(|sample| sample.timestep).collect();
-    let prediction = unet.forward(&stack(|s| &s.z)?, &timesteps, &stack(|s| &s.text)?)?;
-    let weights: Vec<f32> = samples.iter().map(|sample| sample.weight as f32).collect();
-    let weights = Tensor::from_vec(weights, samples.len(), prediction.device())?;
-    let errors = (prediction - stack(|s| &s.target)?)?.sqr()?.flatten_from(1)?.mean(1)?;
-    let loss = (errors * weights)?.sum_all()?;
-    let mut store = loss.backward()?;
-    let gradients = variables
+    let prediction = unet.trace(&stack(|s| &s.z)?, &timesteps, &stack(|s| &s.text)?)?;
+    let errors = (prediction.tensor() - stack(|s| &s.target)?)?;
+    let squares = errors.sqr()?.flatten_from(1)?.mean(1)?.to_vec1::<f32>()?;
+    let weighted = squares.iter().zip(samples);
+    let loss = weighted.map(|(square, sample)| f64::from(*square) * sample.weight).sum();
+    let elements = errors.elem_count() / samples.len().max(1);
+    let slopes = samples.iter().map(|sample| (2.0 * sample.weight / elements as f64) as f32);
+    let slopes = Tensor::from_vec(slopes.collect::<Vec<_>>(), samples.len(), errors.device())?;
+    let gradient = errors.broadcast_mul(&slopes.reshape(((), 1, 1, 1))?)?;
+    let mut gradients = prediction.backward(gradient)?;
+    let of_variables = variables
         .iter()
-        .filter_map(|(name, variable)| Some((name.clone(), store.remove(variable)?)))
-        .collect();
-    Ok((f64::from(loss.to_scalar::<f32>()?), gradients))
+        .filter_map(|(name, variable)| Some((name.clone(), gradients.take(variable)?)));
+    Ok((loss, of_variables.collect()))
 }
 
 /// The global 2-norm; refuses a gradient that is all zeros.

@@ -99,7 +99,10 @@ pub(super) fn train(
     updates: usize,
     context: &mut RunContext<'_>,
 ) -> Result<Trained, EngineError> {
-    let mut trainer = Trainer::new(run.pipeline, &run.spec.scope, adam)?;
+    let pipeline = run.pipeline;
+    let untrained =
+        || Trainer::new(&pipeline.unet_tensors, pipeline.unet.config(), &run.spec.scope, adam);
+    let mut trainer = untrained()?;
     let mut stopped_early = false;
     let mut next = 0;
     if let Some(saved) = run.keeper.find(StatePart::Training, context) {
@@ -110,7 +113,7 @@ pub(super) fn train(
             }
             Err(reason) => {
                 ignore(StatePart::Training, reason, context);
-                trainer = Trainer::new(run.pipeline, &run.spec.scope, adam)?;
+                trainer = untrained()?;
             }
         }
     }

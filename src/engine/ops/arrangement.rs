@@ -1,0 +1,145 @@
+//! Sums, and changes of order and shape.
+
+use candle_core::{Result, Shape, Tensor, bail};
+use rayon::prelude::*;
+
+use super::cpu;
+use super::traced::Traced;
+
+/// The sum of two tensors of one shape.
+pub fn add(a: &Traced, b: &Traced) -> Result<Traced> {
+    let y = (a.tensor() + b.tensor())?;
+    let followed = [a.is_followed(), b.is_followed()];
+    Ok(Traced::result(y, &[a, b], move |gradient| {
+        Ok(followed.map(|followed| followed.then(|| gradient.clone())).into())
+    }))
+}
+
+/// Adds a value a channel to each image.
+///
+/// # Shapes
+/// `x: [batch, channels, height, width]`, `shift: [batch, channels]`.
+pub fn add_to_channels(x: &Traced, shift: &Traced) -> Result<Traced> {
+    let (batch, channels, height, width) = x.tensor().dims4()?;
+    if shift.tensor().dims() != [batch, channels] {
+        bail!("add_to_channels: {:?} to {:?}", shift.tensor().shape(), x.tensor().shape());
+    }
+    let y = x.tensor().broadcast_add(&shift.tensor().reshape((batch, channels, 1, 1))?)?;
+    let followed = [x.is_followed(), shift.is_followed()];
+    Ok(Traced::result(y, &[x, shift], move |gradient| {
+        let dx = followed[0].then(|| gradient.clone());
+        let planes = || gradient.reshape((batch, channels, height * width))?.sum(2);
+        Ok(vec![dx, followed[1].then(planes).transpose()?])
+    }))
+}
+
+/// Joins two tensors along their second axis.
+pub fn concatenate_channels(a: &Traced, b: &Traced) -> Result<Traced> {
+    let y = Tensor::cat(&[a.tensor(), b.tensor()], 1)?;
+    let (first, second) = (a.tensor().dim(1)?, b.tensor().dim(1)?);
+    let followed = [a.is_followed(), b.is_followed()];
+    Ok(Traced::result(y, &[a, b], move |gradient| {
+        let part = |start, length| gradient.narrow(1, start, length)?.contiguous();
+        Ok(vec![
+            followed[0].then(|| part(0, first)).transpose()?,
+            followed[1].then(|| part(first, second)).transpose()?,
+        ])
+    }))
+}
+
+/// The same values in another shape.
+pub fn reshape(x: &Traced, shape: impl Into<Shape>) -> Result<Traced> {
+    let before = x.tensor().shape().clone();
+    let y = x.tensor().reshape(shape.into())?;
+    Ok(Traced::result(y, &[x], move |gradient| Ok(vec![Some(gradient.reshape(before)?)])))
+}
+
+/// Adds a row of zeros below and a column of zeros to the right.
+///
+/// # Shapes
+/// `[batch, channels, h, w]` to `[batch, channels, h + 1, w + 1]`.
+pub fn pad_right_and_bottom(x: &Traced) -> Result<Traced> {
+    let y = x.tensor().pad_with_zeros(2, 0, 1)?.pad_with_zeros(3, 0, 1)?;
+    let (_, _, height, width) = x.tensor().dims4()?;
+    Ok(Traced::result(y, &[x], move |gradient| {
+        Ok(vec![Some(gradient.narrow(2, 0, height)?.narrow(3, 0, width)?.contiguous()?)])
+    }))
+}
+
+/// Swaps the last two axes of three.
+pub fn transpose(x: &Traced) -> Result<Traced> {
+    let y = transposed(x.tensor())?;
+    Ok(Traced::result(y, &[x], |gradient| Ok(vec![Some(transposed(gradient)?)])))
+}
+
+/// Rows and columns of a block, which stay in the fastest cache.
+const BLOCK: usize = 16;
+
+fn transposed(x: &Tensor) -> Result<Tensor> {
+    if !cpu::is_fast(&[x]) {
+        return x.transpose(1, 2)?.contiguous();
+    }
+    let (batch, rows, columns) = x.dims3()?;
+    let x = x.contiguous()?;
+    let values = cpu::values(&x);
+    let values = values.get()?;
+    let mut y = vec![0.0; values.len()];
+    if !y.is_empty() {
+        // A task makes some rows of the result, which are columns of the input.
+        let at_once = BLOCK.min(columns);
+        for (x, y) in values.chunks_exact(rows * columns).zip(y.chunks_exact_mut(rows * columns)) {
+            let tasks = y.par_chunks_mut(at_once * rows).enumerate();
+            tasks.with_min_len(cpu::rows_per_task(at_once * rows)).for_each(|(task, y)| {
+                let first = task * at_once;
+                for (block, x) in x.chunks(BLOCK * columns).enumerate() {
+                    for (column, y) in y.chunks_exact_mut(rows).enumerate() {
+                        let target = &mut y[block * BLOCK..];
+                        let source = x[first + column..].iter().step_by(columns);
+                        target.iter_mut().zip(source).for_each(|(y, x)| *y = *x);
+                    }
+                }
+            });
+        }
+    }
+    cpu::tensor(y, &Shape::from((batch, columns, rows)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{Case, values};
+    use super::*;
+
+    #[test]
+    fn sums_agree_with_candle() {
+        let case = Case::new([values(&[2, 3, 5], 1), values(&[2, 3, 5], 2)]);
+        case.check(|t| add(&t[0], &t[1]), |t| &t[0] + &t[1]);
+        let case = Case::new([values(&[2, 3, 4, 5], 1), values(&[2, 3], 2)]);
+        case.check(
+            |t| add_to_channels(&t[0], &t[1]),
+            |t| t[0].broadcast_add(&t[1].reshape((2, 3, 1, 1))?),
+        );
+    }
+
+    #[test]
+    fn arrangements_agree_with_candle() {
+        let case = Case::new([values(&[2, 3, 4, 5], 1), values(&[2, 2, 4, 5], 2)]);
+        case.check(|t| concatenate_channels(&t[0], &t[1]), |t| Tensor::cat(t, 1));
+        let case = Case::new([values(&[2, 3, 4, 5], 1)]);
+        case.check(|t| reshape(&t[0], (2, 3, 20)), |t| t[0].reshape((2, 3, 20)));
+        let case = Case::new([values(&[2, 3, 4, 5], 1)]);
+        case.check(
+            |t| pad_right_and_bottom(&t[0]),
+            |t| t[0].pad_with_zeros(2, 0, 1)?.pad_with_zeros(3, 0, 1),
+        );
+        for shape in [[1, 1, 1], [2, 3, 5], [1, 40, 33], [3, 16, 64], [2, 65, 15]] {
+            let case = Case::new([values(&shape, 1)]);
+            case.check(|t| transpose(&t[0]), |t| t[0].transpose(1, 2)?.contiguous());
+        }
+    }
+
+    #[test]
+    fn a_shift_of_another_shape_is_refused() {
+        let x = Traced::constant(&values(&[2, 3, 4, 5], 1));
+        assert!(add_to_channels(&x, &Traced::constant(&values(&[3, 2], 1))).is_err());
+    }
+}

@@ -1,0 +1,226 @@
+//! Products of matrices, by the `gemm` crate.
+//!
+//! Sums run in an order that follows from the sizes alone: the same bytes come from one thread and
+//! from many.
+
+#![allow(
+    unsafe_code,
+    reason = "`gemm` takes pointers; each matrix is held against its slice before they are made"
+)]
+
+use std::mem::MaybeUninit;
+
+use candle_core::{Result, bail};
+use gemm::Parallelism;
+use rayon::prelude::*;
+
+use super::buffer::Buffer;
+
+/// A batch of matrices within some values.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Matrices<'a> {
+    values: &'a [f32],
+    /// From matrix to matrix, row to row and column to column.
+    strides: [usize; 3],
+}
+
+/// The rows and columns of a product, and the length of the sums that it is made of.
+pub(super) type Sizes = (usize, usize, usize);
+
+impl<'a> Matrices<'a> {
+    /// The first matrix starts with the values; strides go from matrix to matrix, row to row and
+    /// column to column.
+    pub(super) fn new(values: &'a [f32], strides: [usize; 3]) -> Self {
+        Self { values, strides }
+    }
+
+    /// Fails where `count` matrices of these sizes reach beyond the values.
+    fn check(&self, count: usize, rows: usize, columns: usize) -> Result<()> {
+        let extents = [count, rows, columns];
+        let last = extents.iter().zip(self.strides).try_fold(0_usize, |last, (&extent, stride)| {
+            last.checked_add(extent.saturating_sub(1).checked_mul(stride)?)
+        });
+        if last.is_none_or(|last| last >= self.values.len()) {
+            bail!("matrices {extents:?} of strides {:?} exceed their values", self.strides);
+        }
+        Ok(())
+    }
+}
+
+/// The products of `count` pairs of matrices, `[m, k] · [k, n]`, as `[count, m, n]`.
+pub(super) fn multiply(
+    count: usize,
+    sizes: Sizes,
+    left: Matrices,
+    right: Matrices,
+) -> Result<Vec<f32>> {
+    let (m, n, k) = sizes;
+    let length = count * m * n;
+    if length * k == 0 {
+        return Ok(vec![0.0; length]);
+    }
+    let mut products = Vec::with_capacity(length);
+    multiply_into(&mut products.spare_capacity_mut()[..length], sizes, left, right, false)?;
+    // SAFETY: the products have been written throughout.
+    unsafe { products.set_len(length) };
+    Ok(products)
+}
+
+/// The same, into memory that is used again.
+pub(super) fn multiply_for_a_moment(
+    count: usize,
+    sizes: Sizes,
+    left: Matrices,
+    right: Matrices,
+) -> Result<Buffer> {
+    let (m, n, k) = sizes;
+    let mut products = Buffer::new(count * m * n);
+    if count * m * n * k == 0 {
+        products.fill(0.0);
+    } else {
+        multiply_into(as_missing(&mut products), sizes, left, right, false)?;
+    }
+    Ok(products)
+}
+
+/// Adds the products of `count` pairs of matrices, `[m, k] · [k, n]`, to `sums`, `[count, m, n]`.
+pub(super) fn add_products(
+    sums: &mut [f32],
+    sizes: Sizes,
+    left: Matrices,
+    right: Matrices,
+) -> Result<()> {
+    if sums.is_empty() || sizes.2 == 0 {
+        return Ok(());
+    }
+    multiply_into(as_missing(sums), sizes, left, right, true)
+}
+
+fn as_missing(values: &mut [f32]) -> &mut [MaybeUninit<f32>] {
+    // SAFETY: a value is as good as one that may be missing, and `multiply_into` takes none away.
+    unsafe { &mut *(std::ptr::from_mut(values) as *mut [MaybeUninit<f32>]) }
+}
+
+/// Writes every value of `target`; reads it only where `adding`.
+fn multiply_into(
+    target: &mut [MaybeUninit<f32>],
+    (m, n, k): Sizes,
+    left: Matrices,
+    right: Matrices,
+    adding: bool,
+) -> Result<()> {
+    let count = target.len() / (m * n);
+    if count * m * n != target.len() {
+        bail!("{} values do not hold products of {m} by {n}", target.len());
+    }
+    left.check(count, m, k)?;
+    right.check(count, k, n)?;
+    let product = |index: usize, target: &mut [MaybeUninit<f32>], parallelism| {
+        let stride = |matrices: &Matrices, axis: usize| matrices.strides[axis].cast_signed();
+        let [left_values, right_values] =
+            [left, right].map(|side| &side.values[index * side.strides[0]..]);
+        // SAFETY: the target is of m times n values, and both sides lie within their values.
+        unsafe {
+            gemm::gemm(
+                m,
+                n,
+                k,
+                target.as_mut_ptr().cast::<f32>(),
+                1,
+                n.cast_signed(),
+                adding,
+                left_values.as_ptr(),
+                stride(&left, 2),
+                stride(&left, 1),
+                right_values.as_ptr(),
+                stride(&right, 2),
+                stride(&right, 1),
+                1.0,
+                1.0,
+                false,
+                false,
+                false,
+                parallelism,
+            );
+        }
+    };
+    let threads = rayon::current_num_threads();
+    if count >= threads {
+        let matrices = target.par_chunks_mut(m * n).enumerate();
+        matrices.for_each(|(index, target)| product(index, target, Parallelism::None));
+    } else {
+        for (index, target) in target.chunks_exact_mut(m * n).enumerate() {
+            product(index, target, Parallelism::Rayon(threads));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Small whole numbers, whose sums are exact in any order.
+    fn numbers(length: usize) -> Vec<f32> {
+        (0..length).map(|index| (index * 7 % 11) as f32 - 5.0).collect()
+    }
+
+    fn naive(count: usize, (m, n, k): Sizes, left: Matrices, right: Matrices) -> Vec<f32> {
+        let at = |side: &Matrices, place: [usize; 3]| {
+            side.values
+                [place.iter().zip(side.strides).map(|(at, stride)| at * stride).sum::<usize>()]
+        };
+        let mut products = Vec::new();
+        for matrix in 0..count {
+            for row in 0..m {
+                for column in 0..n {
+                    let terms = (0..k)
+                        .map(|i| at(&left, [matrix, row, i]) * at(&right, [matrix, i, column]));
+                    products.push(terms.sum());
+                }
+            }
+        }
+        products
+    }
+
+    #[test]
+    fn products_of_any_layout_are_the_naive_ones() {
+        let values = numbers(5_000);
+        for (count, (m, n, k)) in
+            [(1, (1, 1, 1)), (1, (7, 5, 3)), (3, (17, 33, 9)), (16, (5, 12, 19)), (2, (40, 3, 50))]
+        {
+            for (left, right) in [([m * k, k, 1], [k * n, n, 1]), ([m * k, 1, m], [k * n, 1, k])] {
+                let left = Matrices::new(&values[3..], left);
+                let right = Matrices::new(&values[11..], right);
+                let expected = naive(count, (m, n, k), left, right);
+                assert_eq!(multiply(count, (m, n, k), left, right).unwrap(), expected);
+                let moment = multiply_for_a_moment(count, (m, n, k), left, right).unwrap();
+                assert_eq!(moment[..], expected);
+                let mut sums = vec![2.0; expected.len()];
+                add_products(&mut sums, (m, n, k), left, right).unwrap();
+                let expected: Vec<f32> = expected.iter().map(|product| product + 2.0).collect();
+                assert_eq!(sums, expected);
+            }
+        }
+    }
+
+    #[test]
+    fn nothing_is_read_beyond_the_values() {
+        let values = numbers(12);
+        let fits = Matrices::new(&values, [0, 4, 1]);
+        assert!(multiply(1, (3, 3, 4), fits, Matrices::new(&values, [0, 3, 1])).is_ok());
+        for strides in [[0, 5, 1], [0, 4, 2], [1, 4, 1], [0, usize::MAX, 1]] {
+            let far = Matrices::new(&values, strides);
+            assert!(multiply(2, (3, 3, 4), far, fits).is_err(), "{strides:?}");
+        }
+        assert!(add_products(&mut [0.0; 7], (3, 2, 1), fits, fits).is_err());
+    }
+
+    #[test]
+    fn a_product_of_nothing_is_zero() {
+        let none = Matrices::new(&[], [0, 0, 0]);
+        assert_eq!(multiply(2, (2, 3, 0), none, none).unwrap(), vec![0.0; 12]);
+        assert!(multiply(0, (2, 3, 4), none, none).unwrap().is_empty());
+        assert_eq!(multiply_for_a_moment(2, (2, 3, 0), none, none).unwrap()[..], [0.0; 12]);
+    }
+}

@@ -1,0 +1,388 @@
+//! The transforms of [`super::winograd`], of all tiles of a plane at a time.
+//!
+//! An element of the tiles is a row of values, one a tile, so that every step is a loop over whole
+//! vectors with one target: what the compiler vectorises.
+
+#![allow(
+    clippy::inline_always,
+    reason = "a call within a loop would keep the loop from being vectorised"
+)]
+
+use std::{array, ops::Range};
+
+use super::buffer::Buffer;
+
+/// `target = function(a, b)`, value by value.
+#[inline(always)]
+fn zip2(target: &mut [f32], a: &[f32], b: &[f32], function: impl Fn(f32, f32) -> f32) {
+    for ((target, &a), &b) in target.iter_mut().zip(a).zip(b) {
+        *target = function(a, b);
+    }
+}
+
+/// `target = function(a, b, c)`, value by value.
+#[inline(always)]
+fn zip3(target: &mut [f32], [a, b, c]: [&[f32]; 3], function: impl Fn([f32; 3]) -> f32) {
+    for (((target, &a), &b), &c) in target.iter_mut().zip(a).zip(b).zip(c) {
+        *target = function([a, b, c]);
+    }
+}
+
+/// A step of a transform, along columns or rows.
+pub(super) trait Transform<const A: usize, const B: usize> {
+    /// Writes all of `to`; all slices are equally long.
+    fn apply(&self, from: [&[f32]; A], to: [&mut [f32]; B]);
+}
+
+/// Four input pixels in a row.
+pub(super) struct Input;
+/// From the gradients of [`Input`]'s results to those of the pixels.
+pub(super) struct InputAdjoint;
+/// Three elements of a kernel in a row.
+pub(super) struct Kernel;
+/// From the gradients of [`Kernel`]'s results to those of the elements.
+pub(super) struct KernelAdjoint;
+/// Four elements of a product to two result pixels.
+pub(super) struct Output;
+/// From the gradients of [`Output`]'s pixels to those of the elements.
+pub(super) struct OutputAdjoint;
+
+impl Transform<4, 4> for Input {
+    #[inline(always)]
+    fn apply(&self, [a, b, c, d]: [&[f32]; 4], [p, q, r, s]: [&mut [f32]; 4]) {
+        zip2(p, a, c, |a, c| a - c);
+        zip2(q, b, c, |b, c| b + c);
+        zip2(r, b, c, |b, c| c - b);
+        zip2(s, b, d, |b, d| b - d);
+    }
+}
+
+impl Transform<4, 4> for InputAdjoint {
+    #[inline(always)]
+    fn apply(&self, [a, b, c, d]: [&[f32]; 4], [p, q, r, s]: [&mut [f32]; 4]) {
+        p.copy_from_slice(a);
+        zip3(q, [b, c, d], |[b, c, d]| b - c + d);
+        zip3(r, [a, b, c], |[a, b, c]| b + c - a);
+        zip2(s, d, d, |d, _| -d);
+    }
+}
+
+impl Transform<3, 4> for Kernel {
+    #[inline(always)]
+    fn apply(&self, [a, b, c]: [&[f32]; 3], [p, q, r, s]: [&mut [f32]; 4]) {
+        p.copy_from_slice(a);
+        zip3(q, [a, b, c], |[a, b, c]| 0.5 * (a + c + b));
+        zip3(r, [a, b, c], |[a, b, c]| 0.5 * (a + c - b));
+        s.copy_from_slice(c);
+    }
+}
+
+impl Transform<4, 3> for KernelAdjoint {
+    #[inline(always)]
+    fn apply(&self, [a, b, c, d]: [&[f32]; 4], [p, q, r]: [&mut [f32]; 3]) {
+        zip3(p, [a, b, c], |[a, b, c]| 0.5 * (b + c) + a);
+        zip2(q, b, c, |b, c| 0.5 * (b - c));
+        zip3(r, [b, c, d], |[b, c, d]| 0.5 * (b + c) + d);
+    }
+}
+
+impl Transform<4, 2> for Output {
+    #[inline(always)]
+    fn apply(&self, [a, b, c, d]: [&[f32]; 4], [p, q]: [&mut [f32]; 2]) {
+        zip3(p, [a, b, c], |[a, b, c]| a + b + c);
+        zip3(q, [b, c, d], |[b, c, d]| b - c - d);
+    }
+}
+
+impl Transform<2, 4> for OutputAdjoint {
+    #[inline(always)]
+    fn apply(&self, [a, b]: [&[f32]; 2], [p, q, r, s]: [&mut [f32]; 4]) {
+        p.copy_from_slice(a);
+        zip2(q, a, b, |a, b| a + b);
+        zip2(r, a, b, |a, b| a - b);
+        zip2(s, b, b, |b, _| -b);
+    }
+}
+
+/// Transforms the columns of a tile, then its rows; `source` tells an element's values by row and
+/// column, and the targets are in the order of rows.
+///
+/// The scratch space must hold `A · B` elements of `length` values.
+#[inline(always)]
+pub(super) fn transform<'s, 't, const A: usize, const B: usize>(
+    step: &impl Transform<A, B>,
+    source: impl Fn(usize, usize) -> &'s [f32],
+    length: usize,
+    scratch: &mut [f32],
+    mut targets: impl Iterator<Item = &'t mut [f32]>,
+) {
+    for (column, half) in scratch.chunks_exact_mut(B * length).take(A).enumerate() {
+        let from = array::from_fn(|row| &source(row, column)[..length]);
+        let mut to = half.chunks_exact_mut(length);
+        step.apply(from, array::from_fn(|_| to.next().unwrap_or_default()));
+    }
+    for row in 0..B {
+        let from = array::from_fn(|column| &scratch[(column * B + row) * length..][..length]);
+        let to = array::from_fn(|_| match targets.next() {
+            Some(target) => &mut target[..length],
+            None => Default::default(),
+        });
+        step.apply(from, to);
+    }
+}
+
+/// Copies a row of tiles, whose length is most often one of few.
+#[inline(always)]
+pub(super) fn copy_row(target: &mut [f32], source: &[f32]) {
+    match source.len() {
+        2 => copy_fixed::<2>(target, source),
+        4 => copy_fixed::<4>(target, source),
+        8 => copy_fixed::<8>(target, source),
+        16 => copy_fixed::<16>(target, source),
+        length => target[..length].copy_from_slice(source),
+    }
+}
+
+#[inline(always)]
+fn copy_fixed<const N: usize>(target: &mut [f32], source: &[f32]) {
+    target[..N].copy_from_slice(&source[..N]);
+}
+
+/// Adds a row of tiles.
+#[inline(always)]
+fn add_row(target: &mut [f32], source: &[f32]) {
+    match source.len() {
+        4 => add_fixed::<4>(target, source),
+        8 => add_fixed::<8>(target, source),
+        16 => add_fixed::<16>(target, source),
+        _ => target.iter_mut().zip(source).for_each(|(sum, value)| *sum += value),
+    }
+}
+
+#[inline(always)]
+fn add_fixed<const N: usize>(target: &mut [f32], source: &[f32]) {
+    let mut sum = [0.0; N];
+    sum.copy_from_slice(&target[..N]);
+    for (sum, value) in sum.iter_mut().zip(&source[..N]) {
+        *sum += value;
+    }
+    target[..N].copy_from_slice(&sum);
+}
+
+/// Takes pairs apart.
+#[inline(always)]
+fn deinterleave(pairs: &[[f32; 2]], left: &mut [f32], right: &mut [f32]) {
+    for ((pair, left), right) in pairs.iter().zip(left).zip(right) {
+        *left = pair[0];
+        *right = pair[1];
+    }
+}
+
+/// Puts pairs together.
+#[inline(always)]
+fn interleave(left: &[f32], right: &[f32], pairs: &mut [[f32; 2]]) {
+    for ((pair, left), right) in pairs.iter_mut().zip(left).zip(right) {
+        *pair = [*left, *right];
+    }
+}
+
+/// Where rows of a plane are taken apart, transformed and put together again.
+#[derive(Debug)]
+pub(super) struct Bench {
+    /// Of a plane.
+    size: [usize; 2],
+    /// Columns of tiles.
+    across: usize,
+    /// The left and the right pixels of pairs, row by row.
+    sides: [Buffer; 2],
+    /// The rows with a pixel of zeros around them, in four parts by the parity of row and column;
+    /// a row of a part is one longer than a row of tiles.
+    quarters: [Vec<f32>; 4],
+    /// Elements half transformed.
+    half: Buffer,
+    /// Elements.
+    whole: Buffer,
+}
+
+/// Elements of a tile of 4 × 4.
+const TILE: usize = 16;
+
+impl Bench {
+    /// Room for some rows of tiles.
+    pub(super) fn new(size: [usize; 2], rows: usize) -> Self {
+        let across = size[1].div_ceil(2);
+        let quarter = (rows + 1) * (across + 1) + 1;
+        Self {
+            size,
+            across,
+            sides: [(); 2].map(|()| Buffer::new((2 * rows + 2) * across)),
+            quarters: [(); 4].map(|()| vec![0.0; quarter]),
+            half: Buffer::new(TILE * quarter),
+            whole: Buffer::new(TILE * quarter),
+        }
+    }
+
+    /// The rows of a plane, of `count` from `first` on that are counted with the row of zeros above,
+    /// by their place among these.
+    fn rows_within(&self, first: usize, count: usize) -> Range<usize> {
+        let within = first.max(1)..(first + count).min(self.size[0] + 1);
+        within.start - first..within.end.max(within.start) - first
+    }
+
+    /// Takes rows of a plane apart into [`Self::sides`]; rows beyond it are zeros.
+    #[inline(always)]
+    fn take_apart(&mut self, plane: &[f32], first: usize, count: usize) {
+        let (width, across) = (self.size[1], self.across);
+        let within = self.rows_within(first, count);
+        let [left, right] = &mut self.sides;
+        for side in [&mut *left, &mut *right] {
+            side[..within.start * across].fill(0.0);
+            side[within.end * across..count * across].fill(0.0);
+        }
+        let start = (first + within.start - 1) * width;
+        let pixels = &plane[start..start + within.len() * width];
+        let (left, right) =
+            (&mut left[within.start * across..], &mut right[within.start * across..]);
+        if width % 2 == 0 {
+            deinterleave(pixels.as_chunks().0, left, right);
+        } else {
+            let rows = left.chunks_exact_mut(across).zip(right.chunks_exact_mut(across));
+            for (pixels, (left, right)) in pixels.chunks_exact(width).zip(rows) {
+                let (pairs, last) = pixels.as_chunks();
+                deinterleave(pairs, left, right);
+                (left[across - 1], right[across - 1]) = (last[0], 0.0);
+            }
+        }
+    }
+
+    /// Transforms what `rows` of tiles see of a plane into the 16 `targets`, from `at` on.
+    #[inline(always)]
+    pub(super) fn inputs(
+        &mut self,
+        plane: &[f32],
+        rows: &Range<usize>,
+        targets: &mut [&mut [f32]; TILE],
+        at: usize,
+    ) {
+        let (across, pitch) = (self.across, self.across + 1);
+        self.take_apart(plane, 2 * rows.start, 2 * rows.len() + 2);
+        let [left, right] = &self.sides;
+        let sides = left.chunks_exact(across).zip(right.chunks_exact(across));
+        for (row, (left, right)) in sides.take(2 * rows.len() + 2).enumerate() {
+            let (parity, place) = (row % 2 * 2, row / 2 * pitch);
+            // A pixel of zeros comes before the first, so that left pixels are odd columns.
+            copy_row(&mut self.quarters[parity + 1][place..], left);
+            copy_row(&mut self.quarters[parity][place + 1..], right);
+        }
+        let (quarters, length) = (&self.quarters, rows.len() * pitch);
+        transform(
+            &Input,
+            |row, column| &quarters[row % 2 * 2 + column % 2][row / 2 * pitch + column / 2..],
+            length,
+            &mut self.half,
+            self.whole.chunks_exact_mut(length),
+        );
+        for (target, element) in targets.iter_mut().zip(self.whole.chunks_exact(length)) {
+            let rows = target[at..].chunks_exact_mut(across);
+            for (target, row) in rows.zip(element.chunks_exact(pitch)) {
+                copy_row(target, &row[..across]);
+            }
+        }
+    }
+
+    /// Adds to a plane what the gradients of its transformed inputs, `source`, tell of it.
+    #[inline(always)]
+    pub(super) fn add_inputs<'s>(
+        &mut self,
+        source: impl Fn(usize, usize) -> &'s [f32],
+        rows: &Range<usize>,
+        plane: &mut [f32],
+    ) {
+        let (across, pitch, length) = (self.across, self.across + 1, rows.len() * self.across);
+        let targets = self.whole.chunks_exact_mut(length);
+        transform(&InputAdjoint, source, length, &mut self.half, targets);
+        for quarter in &mut self.quarters {
+            quarter.fill(0.0);
+        }
+        for (index, element) in self.whole.chunks_exact(length).take(TILE).enumerate() {
+            let (row, column) = (index / 4, index % 4);
+            let quarter = &mut self.quarters[row % 2 * 2 + column % 2];
+            for (index, element) in element.chunks_exact(across).enumerate() {
+                add_row(&mut quarter[(row / 2 + index) * pitch + column / 2..], element);
+            }
+        }
+        let width = self.size[1];
+        let first = 2 * rows.start;
+        for row in self.rows_within(first, 2 * rows.len() + 2) {
+            let pixels = &mut plane[(first + row - 1) * width..][..width];
+            let (parity, place) = (row % 2 * 2, row / 2 * pitch);
+            let left = &self.quarters[parity + 1][place..];
+            let right = &self.quarters[parity][place + 1..];
+            let (pairs, last) = pixels.as_chunks_mut::<2>();
+            for ((pair, left), right) in pairs.iter_mut().zip(left).zip(right) {
+                *pair = [pair[0] + left, pair[1] + right];
+            }
+            if let Some(last) = last.first_mut() {
+                *last += left[across - 1];
+            }
+        }
+        // The pixels of zeros belong to nobody, and must be zeros again.
+        for quarter in &mut self.quarters {
+            quarter.fill(0.0);
+        }
+    }
+
+    /// Transforms the gradients of the pixels of `rows` of tiles into the 16 `targets`, from `at` on.
+    #[inline(always)]
+    pub(super) fn gradients(
+        &mut self,
+        plane: &[f32],
+        rows: &Range<usize>,
+        targets: &mut [&mut [f32]; TILE],
+        at: usize,
+    ) {
+        let (across, length) = (self.across, rows.len() * self.across);
+        self.take_apart(plane, 2 * rows.start + 1, 2 * rows.len());
+        for (side, pixels) in self.sides.iter().enumerate() {
+            for (row, pixels) in pixels.chunks_exact(across).take(2 * rows.len()).enumerate() {
+                let start = (row % 2 * 2 + side) * length + row / 2 * across;
+                copy_row(&mut self.whole[start..], pixels);
+            }
+        }
+        let whole = &self.whole;
+        transform(
+            &OutputAdjoint,
+            |row, column| &whole[(row * 2 + column) * length..],
+            length,
+            &mut self.half,
+            targets.iter_mut().map(|target| &mut target[at..]),
+        );
+    }
+
+    /// Transforms products, `source`, into the pixels of `rows` of tiles, and adds `bias`.
+    #[inline(always)]
+    pub(super) fn outputs<'s>(
+        &mut self,
+        source: impl Fn(usize, usize) -> &'s [f32],
+        rows: &Range<usize>,
+        bias: f32,
+        plane: &mut [f32],
+    ) {
+        let ([height, width], across) = (self.size, self.across);
+        let length = rows.len() * across;
+        let targets = self.whole.chunks_exact_mut(length);
+        transform(&Output, source, length, &mut self.half, targets);
+        for value in &mut self.whole[..4 * length] {
+            *value += bias;
+        }
+        let mut pixels = self.whole[..4 * length].chunks_exact(length);
+        for line in 0..2 {
+            let [left, right] = array::from_fn(|_| pixels.next().unwrap_or_default());
+            interleave(left, right, self.half.as_chunks_mut().0);
+            let lines = (2 * rows.start + line..height).step_by(2);
+            for (row, pixels) in lines.zip(self.half[..2 * length].chunks_exact(2 * across)) {
+                copy_row(&mut plane[row * width..], &pixels[..width]);
+            }
+        }
+    }
+}

@@ -1,0 +1,376 @@
+//! Convolutions with a kernel of 3 × 3 in four ninths of the multiplications: Winograd's minimal
+//! filtering F(2 × 2, 3 × 3) (Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks",
+//! 2016, section 4.1), with its adjoint for the gradients.
+//!
+//! The result is cut into tiles of 2 × 2 pixels, each of which sees 4 × 4 input pixels. Once kernels
+//! and inputs are transformed, each of a tile's 16 elements is an element of a product of matrices,
+//! `[outputs, inputs] · [inputs, tiles]`. Fewer terms are added up than in the plain form, so that
+//! rounding is no worse.
+
+#![allow(
+    clippy::inline_always,
+    reason = "a call within a loop would keep the loop from being vectorised"
+)]
+
+use candle_core::Result;
+use rayon::prelude::*;
+
+use super::buffer::Buffer;
+use super::columns::{Extents, Part, Span};
+use super::cpu;
+use super::product::{self, Matrices};
+use super::tiles::{Bench, Kernel, KernelAdjoint, transform};
+
+/// Elements of a transformed tile.
+const ELEMENTS: usize = 16;
+/// Transformed values that are held at a time: few enough to stay in a cache.
+const LIMIT: usize = 1 << 19;
+/// Tiles from which on the transformation of the kernels is paid for.
+const TILES: usize = 24;
+/// Channels from which on the products are worth their transformations.
+const CHANNELS: usize = 16;
+/// Kernels that are transformed side by side.
+const KERNELS: usize = 256;
+
+/// How a convolution's result is cut into tiles.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Winograd {
+    extents: Extents,
+    /// Rows and columns of tiles of a plane.
+    tiles: [usize; 2],
+}
+
+impl Winograd {
+    /// Where the convolution is of the right kind, and large enough to gain.
+    pub(super) fn of(extents: Extents) -> Option<Self> {
+        let winograd = Self::any_size(extents)?;
+        let [down, across] = winograd.tiles;
+        let pays = extents.batch * down * across >= TILES
+            && extents.inputs.min(extents.outputs) >= CHANNELS;
+        pays.then_some(winograd)
+    }
+
+    fn any_size(extents: Extents) -> Option<Self> {
+        let right = extents.kernel == [3, 3] && extents.stride == 1 && extents.padding == 1;
+        right.then(|| Self { extents, tiles: extents.size.map(|size| size.div_ceil(2)) })
+    }
+
+    fn spans(self) -> impl Iterator<Item = Span> {
+        let (total, across) = (self.extents.batch * self.tiles[0], self.tiles[1]);
+        let row = ELEMENTS * self.extents.inputs.max(self.extents.outputs) * across;
+        let most = (LIMIT / row).max(1);
+        let most = total.div_ceil(total.div_ceil(most));
+        (0..total).step_by(most).map(move |first| {
+            let rows = most.min(total - first);
+            Span { first, rows, length: rows * across }
+        })
+    }
+
+    /// The convolution of `x`.
+    pub(super) fn forward(
+        self,
+        x: &[f32],
+        weight: &[f32],
+        bias: Option<&[f32]>,
+    ) -> Result<Vec<f32>> {
+        let Extents { batch, inputs, outputs, .. } = self.extents;
+        let kernels = transformed_kernels(weight);
+        let kernels = Matrices::new(&kernels, [outputs * inputs, inputs, 1]);
+        let mut y = vec![0.0; batch * outputs * self.extents.plane()];
+        for span in self.spans() {
+            let length = span.length;
+            let seen = self.transformed_inputs(x, span);
+            let seen = Matrices::new(&seen, [inputs * length, length, 1]);
+            let sizes = (outputs, length, inputs);
+            let products = product::multiply_for_a_moment(ELEMENTS, sizes, kernels, seen)?;
+            self.write_outputs(&products, bias, &mut y, span);
+        }
+        Ok(y)
+    }
+
+    /// The gradient of the input where the weight is given, and that of the weight where the input
+    /// is.
+    pub(super) fn backward(
+        self,
+        x: Option<&[f32]>,
+        weight: Option<&[f32]>,
+        gradient: &[f32],
+    ) -> Result<[Option<Vec<f32>>; 2]> {
+        let Extents { batch, inputs, outputs, .. } = self.extents;
+        let kernels = weight.map(transformed_kernels);
+        let mut dx = weight.map(|_| vec![0.0; batch * inputs * self.extents.plane()]);
+        let mut dkernels = x.map(|_| vec![0.0; ELEMENTS * inputs * outputs]);
+        for span in self.spans() {
+            let length = span.length;
+            let gradients = self.transformed_gradients(gradient, span);
+            let gradients = Matrices::new(&gradients, [outputs * length, length, 1]);
+            if let (Some(dx), Some(kernels)) = (&mut dx, &kernels) {
+                let kernels = Matrices::new(kernels, [outputs * inputs, 1, inputs]);
+                let sizes = (inputs, length, outputs);
+                let products = product::multiply_for_a_moment(ELEMENTS, sizes, kernels, gradients)?;
+                self.add_inputs(&products, dx, span);
+            }
+            if let (Some(dkernels), Some(x)) = (&mut dkernels, x) {
+                let seen = self.transformed_inputs(x, span);
+                let seen = Matrices::new(&seen, [inputs * length, 1, length]);
+                let sizes = (outputs, inputs, length);
+                product::add_products(dkernels, sizes, gradients, seen)?;
+            }
+        }
+        Ok([dx, dkernels.map(|dkernels| kernel_gradients(&dkernels))])
+    }
+}
+
+/// Splits 16 matrices into parts of `length` values, the parts of one place together.
+fn parts_of(matrices: &mut [f32], length: usize) -> Vec<[&mut [f32]; ELEMENTS]> {
+    let each = matrices.len() / ELEMENTS;
+    let mut parts: Vec<_> =
+        matrices.chunks_exact_mut(each.max(1)).map(|m| m.chunks_mut(length)).collect();
+    (0..each.div_ceil(length))
+        .map(|_| {
+            let mut place: [&mut [f32]; ELEMENTS] = Default::default();
+            for (part, parts) in place.iter_mut().zip(&mut parts) {
+                *part = parts.next().unwrap_or_default();
+            }
+            place
+        })
+        .collect()
+}
+
+impl Winograd {
+    /// What the tiles of a span see, transformed: `[16, inputs, tiles]`.
+    fn transformed_inputs(self, x: &[f32], span: Span) -> Buffer {
+        let inputs = self.extents.inputs;
+        self.of_planes(inputs, span, |bench, channel, part, targets| {
+            let plane = self.plane_of(x, inputs * part.image + channel);
+            bench.inputs(plane, &part.rows, targets, part.start);
+        })
+    }
+
+    /// The gradients of a span's result pixels, transformed: `[16, outputs, tiles]`.
+    fn transformed_gradients(self, gradient: &[f32], span: Span) -> Buffer {
+        let outputs = self.extents.outputs;
+        self.of_planes(outputs, span, |bench, channel, part, targets| {
+            let plane = self.plane_of(gradient, outputs * part.image + channel);
+            bench.gradients(plane, &part.rows, targets, part.start);
+        })
+    }
+
+    /// 16 matrices of `channels` rows, of which `work` writes a row's part within an image.
+    fn of_planes(
+        self,
+        channels: usize,
+        span: Span,
+        work: impl Fn(&mut Bench, usize, &Part, &mut [&mut [f32]; ELEMENTS]) + Sync,
+    ) -> Buffer {
+        let mut matrices = Buffer::new(ELEMENTS * channels * span.length);
+        let parts = parts_of(&mut matrices, span.length);
+        let tasks = parts.into_par_iter().enumerate();
+        tasks.with_min_len(cpu::rows_per_task(ELEMENTS * span.length)).for_each_init(
+            || self.bench(span),
+            |bench, (channel, mut targets)| {
+                for part in span.parts(self.tiles) {
+                    cpu::vectorised(
+                        #[inline(always)]
+                        || work(bench, channel, &part, &mut targets),
+                    );
+                }
+            },
+        );
+        matrices
+    }
+
+    /// Turns a span's products, `[16, outputs, tiles]`, into result pixels.
+    fn write_outputs(self, products: &[f32], bias: Option<&[f32]>, y: &mut [f32], span: Span) {
+        let outputs = self.extents.outputs;
+        self.for_planes(y, outputs, span, |bench, channel, part, plane| {
+            let bias = bias.map_or(0.0, |bias| bias[channel]);
+            let start = channel * span.length + part.start;
+            let source = |row: usize, column: usize| {
+                &products[(row * 4 + column) * outputs * span.length + start..]
+            };
+            bench.outputs(source, &part.rows, bias, plane);
+        });
+    }
+
+    /// Adds what a span's products, `[16, inputs, tiles]`, tell of the input's gradient.
+    fn add_inputs(self, products: &[f32], dx: &mut [f32], span: Span) {
+        let inputs = self.extents.inputs;
+        self.for_planes(dx, inputs, span, |bench, channel, part, plane| {
+            let start = channel * span.length + part.start;
+            let source = |row: usize, column: usize| {
+                &products[(row * 4 + column) * inputs * span.length + start..]
+            };
+            bench.add_inputs(source, &part.rows, plane);
+        });
+    }
+
+    /// Lets `work` change the planes of `[batch, channels, height, width]` that a span lies in.
+    fn for_planes(
+        self,
+        planes: &mut [f32],
+        channels: usize,
+        span: Span,
+        work: impl Fn(&mut Bench, usize, &Part, &mut [f32]) + Sync,
+    ) {
+        let plane = self.extents.plane();
+        for part in span.parts(self.tiles) {
+            let image = channels * plane;
+            let planes = planes[part.image * image..][..image].par_chunks_mut(plane).enumerate();
+            planes.with_min_len(cpu::rows_per_task(4 * plane)).for_each_init(
+                || self.bench(span),
+                |bench, (channel, plane)| {
+                    cpu::vectorised(
+                        #[inline(always)]
+                        || work(bench, channel, &part, plane),
+                    );
+                },
+            );
+        }
+    }
+
+    fn bench(self, span: Span) -> Bench {
+        Bench::new(self.extents.size, span.rows.min(self.tiles[0]))
+    }
+
+    /// A channel's plane.
+    fn plane_of(self, values: &[f32], index: usize) -> &[f32] {
+        let plane = self.extents.plane();
+        &values[index * plane..][..plane]
+    }
+}
+
+/// `[outputs, inputs, 3, 3]` to `[16, outputs, inputs]`.
+fn transformed_kernels(weight: &[f32]) -> Buffer {
+    let mut kernels = Buffer::new(ELEMENTS * (weight.len() / 9));
+    let parts = parts_of(&mut kernels, KERNELS);
+    weight.par_chunks(9 * KERNELS).zip(parts).for_each(|(weight, mut targets)| {
+        let count = weight.len() / 9;
+        let (mut elements, mut half) = (Buffer::new(9 * count), Buffer::new(12 * count));
+        for (kernel, weight) in weight.chunks_exact(9).enumerate() {
+            let places = elements[kernel..].iter_mut().step_by(count);
+            places.zip(weight).for_each(|(place, weight)| *place = *weight);
+        }
+        cpu::vectorised(
+            #[inline(always)]
+            || {
+                let source = |row: usize, column: usize| &elements[(row * 3 + column) * count..];
+                let targets = targets.iter_mut().map(|target| &mut **target);
+                transform(&Kernel, source, count, &mut half, targets);
+            },
+        );
+    });
+    kernels
+}
+
+/// The gradient of `[outputs, inputs, 3, 3]` from that of the transformed kernels.
+fn kernel_gradients(dkernels: &[f32]) -> Vec<f32> {
+    let all = dkernels.len() / ELEMENTS;
+    let mut dweight = vec![0.0; 9 * all];
+    dweight.par_chunks_mut(9 * KERNELS).enumerate().for_each(|(index, dweight)| {
+        let (first, count) = (index * KERNELS, dweight.len() / 9);
+        let (mut elements, mut half) = (Buffer::new(9 * count), Buffer::new(12 * count));
+        cpu::vectorised(
+            #[inline(always)]
+            || {
+                let source =
+                    |row: usize, column: usize| &dkernels[(row * 4 + column) * all + first..];
+                let targets = elements.chunks_exact_mut(count);
+                transform(&KernelAdjoint, source, count, &mut half, targets);
+            },
+        );
+        for (kernel, dweight) in dweight.chunks_exact_mut(9).enumerate() {
+            let places = elements[kernel..].iter().step_by(count);
+            dweight.iter_mut().zip(places).for_each(|(dweight, place)| *dweight = *place);
+        }
+    });
+    dweight
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Whole numbers: all transforms of them are exact, so that results are equal or wrong.
+    fn numbers(length: usize, seed: usize) -> Vec<f32> {
+        (0..length).map(|index| ((index + seed) * 7 % 13) as f32 - 6.0).collect()
+    }
+
+    fn naive(extents: Extents, x: &[f32], weight: &[f32], mut visit: impl FnMut([usize; 3])) {
+        let Extents { batch, inputs, outputs, size: [height, width], .. } = extents;
+        assert_eq!(
+            (x.len(), weight.len()),
+            (batch * inputs * height * width, outputs * inputs * 9)
+        );
+        for place in 0..batch * outputs * height * width {
+            let (plane, row, column) =
+                (place / (height * width), place / width % height, place % width);
+            let (image, output) = (plane / outputs, plane % outputs);
+            for element in 0..inputs * 9 {
+                let (input, i, j) = (element / 9, element / 3 % 3, element % 3);
+                let (row, column) = (row + i, column + j);
+                if (1..=height).contains(&row) && (1..=width).contains(&column) {
+                    let seen = (image * inputs + input) * height * width;
+                    let seen = seen + (row - 1) * width + column - 1;
+                    visit([place, seen, output * inputs * 9 + element]);
+                }
+            }
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 60, failure_persistence: None, ..ProptestConfig::default() })]
+        #[test]
+        fn results_and_gradients_are_those_of_the_plain_sums(
+            batch in 1..4_usize, inputs in 1..6_usize, outputs in 1..6_usize,
+            size in [1..40_usize, 1..40_usize], seed in 0..13_usize,
+        ) {
+            let extents = Extents {
+                batch, inputs, outputs, size, kernel: [3, 3], result: size, stride: 1, padding: 1,
+            };
+            let plane = size[0] * size[1];
+            let x = numbers(batch * inputs * plane, seed);
+            let weight = numbers(outputs * inputs * 9, seed + 1);
+            let bias = numbers(outputs, seed + 2);
+            let gradient = numbers(batch * outputs * plane, seed + 3);
+            let mut y: Vec<f32> =
+                (0..gradient.len()).map(|index| bias[index / plane % outputs]).collect();
+            let (mut dx, mut dweight) = (vec![0.0; x.len()], vec![0.0; weight.len()]);
+            naive(extents, &x, &weight, |[place, seen, element]| {
+                y[place] += x[seen] * weight[element];
+                dx[seen] += gradient[place] * weight[element];
+                dweight[element] += gradient[place] * x[seen];
+            });
+            let winograd = Winograd::any_size(extents).unwrap();
+            prop_assert_eq!(winograd.forward(&x, &weight, Some(&bias)).unwrap(), y);
+            let [got_dx, got_dweight] =
+                winograd.backward(Some(&x), Some(&weight), &gradient).unwrap();
+            prop_assert_eq!(got_dx.unwrap(), dx);
+            prop_assert_eq!(got_dweight.unwrap(), dweight);
+            let alone = winograd.backward(None, None, &gradient).unwrap();
+            prop_assert_eq!(alone, [None, None]);
+        }
+    }
+
+    #[test]
+    fn other_convolutions_are_left_alone() {
+        let right = Extents {
+            batch: 4,
+            inputs: 64,
+            outputs: 64,
+            size: [16, 16],
+            kernel: [3, 3],
+            result: [16, 16],
+            stride: 1,
+            padding: 1,
+        };
+        assert!(Winograd::of(right).is_some());
+        assert!(Winograd::of(Extents { stride: 2, ..right }).is_none());
+        assert!(Winograd::of(Extents { padding: 0, ..right }).is_none());
+        assert!(Winograd::of(Extents { kernel: [1, 1], ..right }).is_none());
+        assert!(Winograd::of(Extents { inputs: 4, ..right }).is_none());
+        assert!(Winograd::of(Extents { batch: 1, size: [4, 4], ..right }).is_none());
+    }
+}
