@@ -102,14 +102,16 @@ impl Adam {
         }
         let steps = self.steps.saturating_add(1);
         let correction = |decay: f64| 1.0 - decay.powf(f64::from(steps));
-        for (name, variable, gradient, moments) in work {
-            let update = Update {
-                settings: self.settings,
-                rate: rates(name) / correction(self.settings.mean_decay),
-                root: correction(self.settings.square_decay).sqrt(),
-            };
-            update.apply(variable, gradient, moments)?;
-        }
+        let root = correction(self.settings.square_decay).sqrt();
+        let rate = correction(self.settings.mean_decay);
+        let updates = work.into_iter().map(|(name, variable, gradient, moments)| {
+            let update = Update { settings: self.settings, rate: rates(name) / rate, root };
+            (update, variable, gradient, moments)
+        });
+        let updates: Vec<_> = updates.collect();
+        updates.into_par_iter().try_for_each(|(update, variable, gradient, moments)| {
+            update.apply(variable, gradient, moments)
+        })?;
         self.steps = steps;
         Ok(())
     }

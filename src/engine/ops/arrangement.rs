@@ -1,6 +1,11 @@
 //! Sums, and changes of order and shape.
 
-use candle_core::{Result, Shape, Tensor, bail};
+#![allow(
+    clippy::inline_always,
+    reason = "a call within a loop would keep the loop from being vectorised"
+)]
+
+use candle_core::{DType, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
 use super::cpu;
@@ -8,11 +13,54 @@ use super::traced::Traced;
 
 /// The sum of two tensors of one shape.
 pub fn add(a: &Traced, b: &Traced) -> Result<Traced> {
-    let y = (a.tensor() + b.tensor())?;
+    let y = plus(a.tensor(), b.tensor())?;
     let followed = [a.is_followed(), b.is_followed()];
     Ok(Traced::result(y, &[a, b], move |gradient| {
         Ok(followed.map(|followed| followed.then(|| gradient.clone())).into())
     }))
+}
+
+/// `a + b` of one shape.
+pub(super) fn plus(a: &Tensor, b: &Tensor) -> Result<Tensor> {
+    if !cpu::is_fast(&[a, b]) || a.shape() != b.shape() {
+        return a + b;
+    }
+    let (a, b) = (a.contiguous()?, b.contiguous()?);
+    let sum = cpu::map_pairs(
+        cpu::values(&a).get()?,
+        cpu::values(&b).get()?,
+        #[inline(always)]
+        |a, b| a + b,
+    );
+    cpu::tensor(sum, a.shape())
+}
+
+/// The sum of gradients of one shape, in their order.
+///
+/// Fails where there is none.
+pub fn total(parts: &[Tensor]) -> Result<Tensor> {
+    let Some((first, rest)) = parts.split_first() else {
+        bail!("the sum of no gradients has no shape");
+    };
+    let mut sum = first.clone();
+    for part in rest {
+        sum = plus(&sum, part)?;
+    }
+    Ok(sum)
+}
+
+/// The sum of the squares of all values.
+pub fn sum_of_squares(x: &Tensor) -> Result<f64> {
+    if !cpu::is_fast(&[x]) {
+        return Ok(f64::from(x.sqr()?.sum_all()?.to_dtype(DType::F32)?.to_scalar::<f32>()?));
+    }
+    let x = x.contiguous()?;
+    let x = cpu::values(&x);
+    let x = x.get()?;
+    Ok(f64::from(cpu::vectorised(
+        #[inline(always)]
+        || super::exponential::sum(x, |x| x * x),
+    )))
 }
 
 /// Adds a value a channel to each image.
@@ -24,13 +72,47 @@ pub fn add_to_channels(x: &Traced, shift: &Traced) -> Result<Traced> {
     if shift.tensor().dims() != [batch, channels] {
         bail!("add_to_channels: {:?} to {:?}", shift.tensor().shape(), x.tensor().shape());
     }
-    let y = x.tensor().broadcast_add(&shift.tensor().reshape((batch, channels, 1, 1))?)?;
+    if !cpu::is_fast(&[x.tensor(), shift.tensor()]) {
+        return Traced::by_candle(&[x, shift], move |t| {
+            t[0].broadcast_add(&t[1].reshape((batch, channels, 1, 1))?)
+        });
+    }
+    let y = shifted(x.tensor(), shift.tensor(), height * width)?;
     let followed = [x.is_followed(), shift.is_followed()];
     Ok(Traced::result(y, &[x, shift], move |gradient| {
         let dx = followed[0].then(|| gradient.clone());
-        let planes = || gradient.reshape((batch, channels, height * width))?.sum(2);
-        Ok(vec![dx, followed[1].then(planes).transpose()?])
+        let sums = || {
+            let sums = cpu::row_sums(cpu::values(gradient).get()?, height * width);
+            cpu::tensor(sums, &Shape::from((batch, channels)))
+        };
+        Ok(vec![dx, followed[1].then(sums).transpose()?])
     }))
+}
+
+/// Adds to each plane of `x` the value that belongs to it.
+fn shifted(x: &Tensor, shift: &Tensor, plane: usize) -> Result<Tensor> {
+    let (x, shift) = (x.contiguous()?, shift.contiguous()?);
+    let [values, shifts] = [&x, &shift].map(cpu::values);
+    let (values, shifts) = (values.get()?, shifts.get()?);
+    let mut y = vec![0.0; values.len()];
+    if plane > 0 {
+        let rows = cpu::rows_per_task(plane);
+        let inputs = values.par_chunks(rows * plane).zip(shifts.par_chunks(rows));
+        y.par_chunks_mut(rows * plane).zip(inputs).for_each(|(y, (x, shifts))| {
+            cpu::vectorised(
+                #[inline(always)]
+                || {
+                    let planes = y.chunks_exact_mut(plane).zip(x.chunks_exact(plane));
+                    for ((y, x), shift) in planes.zip(shifts) {
+                        for (y, x) in y.iter_mut().zip(x) {
+                            *y = x + shift;
+                        }
+                    }
+                },
+            );
+        });
+    }
+    cpu::tensor(y, x.shape())
 }
 
 /// Joins two tensors along their second axis.
@@ -106,7 +188,7 @@ fn transposed(x: &Tensor) -> Result<Tensor> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{Case, values};
+    use super::super::testing::{Case, bytes, values};
     use super::*;
 
     #[test]
@@ -134,6 +216,20 @@ mod tests {
         for shape in [[1, 1, 1], [2, 3, 5], [1, 40, 33], [3, 16, 64], [2, 65, 15]] {
             let case = Case::new([values(&shape, 1)]);
             case.check(|t| transpose(&t[0]), |t| t[0].transpose(1, 2)?.contiguous());
+        }
+    }
+
+    #[test]
+    fn totals_and_squares_are_candles() {
+        let parts = [1, 2, 3].map(|seed| values(&[5, 7], seed));
+        let sum = total(&parts).unwrap();
+        let right = ((&parts[0] + &parts[1]).unwrap() + &parts[2]).unwrap();
+        assert_eq!(bytes(&sum), bytes(&right));
+        assert!(total(&[]).is_err());
+        let double = sum.to_dtype(DType::F64).unwrap();
+        let right = double.sqr().unwrap().sum_all().unwrap().to_scalar::<f64>().unwrap();
+        for x in [&sum, &double] {
+            assert!((sum_of_squares(x).unwrap() / right - 1.0).abs() < 1e-6);
         }
     }
 

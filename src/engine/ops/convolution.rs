@@ -168,9 +168,12 @@ impl Kept {
             dweight.map(|dweight| cpu::tensor(dweight, weight_shape)).transpose()?,
         ];
         if let Some(bias) = followed.get(2) {
-            let sums = || channel_sums(operands.gradient, extents);
-            let dbias = bias.then(|| cpu::tensor(sums(), &Shape::from(extents.outputs)));
-            gradients.push(dbias.transpose()?);
+            let sums = || {
+                let planes = cpu::row_sums(operands.gradient, extents.plane());
+                let sums = cpu::column_sums(&planes, extents.outputs);
+                cpu::tensor(sums, &Shape::from(extents.outputs))
+            };
+            gradients.push(bias.then(sums).transpose()?);
         }
         Ok(gradients)
     }
@@ -231,21 +234,6 @@ fn spans_backward(extents: Extents, operands: &Operands) -> Result<[Option<Vec<f
         }
     }
     Ok([dx, dweight])
-}
-
-/// The sums of each channel over all images and pixels.
-fn channel_sums(gradient: &[f32], extents: Extents) -> Vec<f32> {
-    let sums: Vec<f32> = gradient
-        .par_chunks(extents.plane())
-        .with_min_len(cpu::rows_per_task(extents.plane()))
-        .map(|plane| {
-            cpu::vectorised(
-                #[inline(always)]
-                || super::exponential::sum(plane, |g| g),
-            )
-        })
-        .collect();
-    cpu::column_sums(&sums, extents.outputs)
 }
 
 #[cfg(test)]

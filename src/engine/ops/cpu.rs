@@ -105,6 +105,21 @@ pub(super) fn rows_per_task(length: usize) -> usize {
     (CHUNK / length.max(1)).max(1)
 }
 
+/// The sums of rows of `length` values.
+pub(super) fn row_sums(values: &[f32], length: usize) -> Vec<f32> {
+    if length == 0 {
+        return Vec::new();
+    }
+    let rows = values.par_chunks(length).with_min_len(rows_per_task(length));
+    rows.map(|row| {
+        vectorised(
+            #[inline(always)]
+            || super::exponential::sum(row, |x| x),
+        )
+    })
+    .collect()
+}
+
 /// The sums of the columns of `[rows, columns]`.
 pub(super) fn column_sums(values: &[f32], columns: usize) -> Vec<f32> {
     let partial: Vec<Vec<f32>> = values
@@ -124,6 +139,26 @@ pub(super) fn add_up(vectors: Vec<Vec<f32>>, length: usize) -> Vec<f32> {
     let mut sum = vectors.next().unwrap_or_else(|| vec![0.0; length]);
     vectors.for_each(|vector| add(&mut sum, &vector));
     sum
+}
+
+/// Adds `values` to each row of `rows`.
+pub(super) fn add_to_rows(rows: &mut [f32], values: &[f32]) {
+    let length = values.len();
+    if length == 0 {
+        return;
+    }
+    rows.par_chunks_mut(length * rows_per_task(length)).for_each(|rows| {
+        vectorised(
+            #[inline(always)]
+            || {
+                for row in rows.chunks_exact_mut(length) {
+                    for (sum, value) in row.iter_mut().zip(values) {
+                        *sum += value;
+                    }
+                }
+            },
+        );
+    });
 }
 
 /// Adds `values` to `sums`.

@@ -1,7 +1,6 @@
 //! Affine maps of the last axis.
 
 use candle_core::{Result, Shape, Tensor, bail};
-use rayon::prelude::*;
 
 use super::cpu;
 use super::product::{self, Matrices};
@@ -75,12 +74,7 @@ impl Linear {
             }
             let bias = bias.contiguous()?;
             let bias = cpu::values(&bias);
-            let bias = bias.get()?;
-            if outputs > 0 {
-                y.par_chunks_mut(outputs * cpu::rows_per_task(outputs)).for_each(|rows| {
-                    rows.chunks_exact_mut(outputs).for_each(|y| cpu::add(y, bias));
-                });
-            }
+            cpu::add_to_rows(&mut y, bias.get()?);
         }
         cpu::tensor(y, &Shape::from(shape))
     }

@@ -35,7 +35,8 @@ mod winograd;
 pub use activation::{geglu, gelu_erf, quick_gelu, silu};
 pub use adam::{Adam, AdamSettings, Moments};
 pub use arrangement::{
-    add, add_to_channels, concatenate_channels, pad_right_and_bottom, reshape, transpose,
+    add, add_to_channels, concatenate_channels, pad_right_and_bottom, reshape, sum_of_squares,
+    total, transpose,
 };
 pub use attention::attention;
 pub use convolution::{Convolution, conv2d};

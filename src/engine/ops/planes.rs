@@ -125,15 +125,12 @@ impl Direction {
         let bias = bias.contiguous()?;
         let [x, weight, bias] = [x, weight, &bias].map(cpu::values);
         let (x, weight, bias) = (x.get()?, weight.get()?, bias.get()?);
-        let tasks = |length| length * cpu::rows_per_task(length);
         match self {
             Self::FromPlanes => {
                 let x = by_pixel(x, inputs, pixels, true);
                 let weight = Matrices::new(weight, [0, 1, inputs]);
                 let mut y = product::multiply(batch, (pixels, outputs, inputs), x, weight)?;
-                y.par_chunks_mut(tasks(outputs)).for_each(|rows| {
-                    rows.chunks_exact_mut(outputs).for_each(|y| cpu::add(y, bias));
-                });
+                cpu::add_to_rows(&mut y, bias);
                 cpu::tensor(y, &Shape::from((batch, pixels, outputs)))
             }
             Self::ToPlanes => {
@@ -204,16 +201,7 @@ impl Direction {
         let sums = match self {
             Self::FromPlanes => cpu::column_sums(gradient, extents.outputs),
             Self::ToPlanes => {
-                let planes = gradient.par_chunks(extents.pixels);
-                let sums: Vec<f32> = planes
-                    .map(|plane| {
-                        cpu::vectorised(
-                            #[inline(always)]
-                            || super::exponential::sum(plane, |g| g),
-                        )
-                    })
-                    .collect();
-                cpu::column_sums(&sums, extents.outputs)
+                cpu::column_sums(&cpu::row_sums(gradient, extents.pixels), extents.outputs)
             }
         };
         cpu::tensor(sums, &Shape::from(extents.outputs))

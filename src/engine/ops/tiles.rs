@@ -34,9 +34,8 @@ pub(super) trait Transform<const A: usize, const B: usize> {
     fn apply(&self, from: [&[f32]; A], to: [&mut [f32]; B]);
 }
 
-/// Four input pixels in a row.
-pub(super) struct Input;
-/// From the gradients of [`Input`]'s results to those of the pixels.
+/// From the gradients of four transformed input pixels in a row, `a - c`, `b + c`, `c - b` and
+/// `b - d`, to those of the pixels.
 pub(super) struct InputAdjoint;
 /// Three elements of a kernel in a row.
 pub(super) struct Kernel;
@@ -46,16 +45,6 @@ pub(super) struct KernelAdjoint;
 pub(super) struct Output;
 /// From the gradients of [`Output`]'s pixels to those of the elements.
 pub(super) struct OutputAdjoint;
-
-impl Transform<4, 4> for Input {
-    #[inline(always)]
-    fn apply(&self, [a, b, c, d]: [&[f32]; 4], [p, q, r, s]: [&mut [f32]; 4]) {
-        zip2(p, a, c, |a, c| a - c);
-        zip2(q, b, c, |b, c| b + c);
-        zip2(r, b, c, |b, c| c - b);
-        zip2(s, b, d, |b, d| b - d);
-    }
-}
 
 impl Transform<4, 4> for InputAdjoint {
     #[inline(always)]
@@ -146,6 +135,29 @@ pub(super) fn copy_row(target: &mut [f32], source: &[f32]) {
 #[inline(always)]
 fn copy_fixed<const N: usize>(target: &mut [f32], source: &[f32]) {
     target[..N].copy_from_slice(&source[..N]);
+}
+
+/// [`zip2`] of a row of tiles.
+#[inline(always)]
+fn zip_row(target: &mut [f32], a: &[f32], b: &[f32], function: impl Fn(f32, f32) -> f32 + Copy) {
+    match a.len() {
+        4 => zip_fixed::<4>(target, a, b, function),
+        8 => zip_fixed::<8>(target, a, b, function),
+        16 => zip_fixed::<16>(target, a, b, function),
+        _ => zip2(target, a, b, function),
+    }
+}
+
+#[inline(always)]
+fn zip_fixed<const N: usize>(
+    target: &mut [f32],
+    a: &[f32],
+    b: &[f32],
+    function: impl Fn(f32, f32) -> f32,
+) {
+    let mut y = [0.0; N];
+    zip2(&mut y, &a[..N], &b[..N], function);
+    target[..N].copy_from_slice(&y);
 }
 
 /// Adds a row of tiles.
@@ -264,28 +276,35 @@ impl Bench {
         targets: &mut [&mut [f32]; TILE],
         at: usize,
     ) {
-        let (across, pitch) = (self.across, self.across + 1);
+        let (across, length) = (self.across, rows.len() * self.across);
         self.take_apart(plane, 2 * rows.start, 2 * rows.len() + 2);
-        let [left, right] = &self.sides;
-        let sides = left.chunks_exact(across).zip(right.chunks_exact(across));
-        for (row, (left, right)) in sides.take(2 * rows.len() + 2).enumerate() {
-            let (parity, place) = (row % 2 * 2, row / 2 * pitch);
-            // A pixel of zeros comes before the first, so that left pixels are odd columns.
-            copy_row(&mut self.quarters[parity + 1][place..], left);
-            copy_row(&mut self.quarters[parity][place + 1..], right);
+        let (half, _) = self.half.split_at_mut(2 * 4 * length);
+        for (pixels, half) in self.sides.iter().zip(half.chunks_exact_mut(4 * length)) {
+            for row in 0..rows.len() {
+                let [a, b, c, d] =
+                    array::from_fn(|line| &pixels[(2 * row + line) * across..][..across]);
+                let mut to = half.chunks_exact_mut(length).map(|to| &mut to[row * across..]);
+                let [p, q, r, s] = array::from_fn(|_| to.next().unwrap_or_default());
+                zip_row(p, a, c, |a, c| a - c);
+                zip_row(q, b, c, |b, c| b + c);
+                zip_row(r, b, c, |b, c| c - b);
+                zip_row(s, b, d, |b, d| b - d);
+            }
         }
-        let (quarters, length) = (&self.quarters, rows.len() * pitch);
-        transform(
-            &Input,
-            |row, column| &quarters[row % 2 * 2 + column % 2][row / 2 * pitch + column / 2..],
-            length,
-            &mut self.half,
-            self.whole.chunks_exact_mut(length),
-        );
-        for (target, element) in targets.iter_mut().zip(self.whole.chunks_exact(length)) {
-            let rows = target[at..].chunks_exact_mut(across);
-            for (target, row) in rows.zip(element.chunks_exact(pitch)) {
-                copy_row(target, &row[..across]);
+        // A tile sees the right pixel of the tile before, its own two, and the left one of the next.
+        let (left, right) = half.split_at(4 * length);
+        let sides = left.chunks_exact(length).zip(right.chunks_exact(length));
+        for ((left, right), targets) in sides.zip(targets.chunks_exact_mut(4)) {
+            let mut to = targets.iter_mut().map(|target| &mut target[at..at + length]);
+            let [p, q, r, s] = array::from_fn(|_| to.next().unwrap_or_default());
+            zip2(&mut p[1..], right, &right[1..], |before, right| before - right);
+            zip2(q, left, right, |left, right| left + right);
+            zip2(r, left, right, |left, right| right - left);
+            zip2(&mut s[..length - 1], left, &left[1..], |left, next| left - next);
+            // At the ends of a row there are zeros in the place of another row's pixels.
+            for row in (0..length).step_by(across) {
+                p[row] = -right[row];
+                s[row + across - 1] = left[row + across - 1];
             }
         }
     }

@@ -16,6 +16,8 @@ use std::{
 
 use candle_core::{Result, Tensor, TensorId, Var, bail};
 
+use super::arrangement::plus;
+
 /// A tensor, and how variables had a part in it.
 #[derive(Debug, Clone)]
 pub struct Traced {
@@ -204,14 +206,14 @@ impl Flow {
             Origin::Forgotten | Origin::Constant => (),
             Origin::Variable(id) => {
                 let sum = match self.gradients.0.remove(&id) {
-                    Some(sum) => (sum + gradient)?,
+                    Some(sum) => plus(&sum, &gradient)?,
                     None => gradient,
                 };
                 self.gradients.0.insert(id, sum);
             }
             Origin::Result(step) => {
                 let sum = match self.pending.remove(&step.number) {
-                    Some((_, sum)) => (sum + gradient)?,
+                    Some((_, sum)) => plus(&sum, &gradient)?,
                     None => gradient,
                 };
                 self.pending.insert(step.number, (step, sum));

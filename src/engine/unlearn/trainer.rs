@@ -11,7 +11,7 @@ use crate::{
         checkpoint::StoredTensors,
         denoise::{EvaluationCounter, SAMPLES_A_PASS},
         model::{Scoped, Unet, UnetConfig, Weights},
-        ops::{Adam, AdamSettings, Moments},
+        ops::{self, Adam, AdamSettings, Moments},
     },
     outcome::{Phase, Progress, UpdateRecord},
     spec::{Scope, StepIndex, Timestep},
@@ -198,24 +198,21 @@ pub(in crate::engine) fn loss_and_gradients(
         .map(|samples| pass(unet, variables, samples))
         .collect::<Result<Vec<_>, _>>()?;
     let mut loss = 0.0;
-    let mut sums: BTreeMap<String, Tensor> = BTreeMap::new();
+    let mut parts: BTreeMap<String, Vec<Tensor>> = BTreeMap::new();
     for (part, gradients) in passes {
         loss += part;
         for (name, gradient) in gradients {
-            let sum = match sums.remove(&name) {
-                Some(sum) => (sum + gradient)?,
-                None => gradient,
-            };
-            sums.insert(name, sum);
+            parts.entry(name).or_default().push(gradient);
         }
     }
-    match variables.keys().find(|name| !sums.contains_key(*name)) {
-        Some(name) => Err(EngineError::MissingGradient { name: name.clone(), update }),
-        None => Ok((loss, sums)),
+    if let Some(name) = variables.keys().find(|name| !parts.contains_key(*name)) {
+        return Err(EngineError::MissingGradient { name: name.clone(), update });
     }
+    let sums = parts.into_par_iter().map(|(name, parts)| Ok((name, ops::total(&parts)?)));
+    Ok((loss, sums.collect::<Result<_, EngineError>>()?))
 }
 
-type Gradients = Vec<(String, Tensor)>;
+type Gradients = BTreeMap<String, Tensor>;
 
 fn pass(
     unet: &Unet,
@@ -243,10 +240,13 @@ fn pass(
 }
 
 /// The global 2-norm; refuses a gradient that is all zeros.
-fn checked_norm(gradients: &BTreeMap<String, Tensor>, update: usize) -> Result<f64, EngineError> {
+fn checked_norm(gradients: &Gradients, update: usize) -> Result<f64, EngineError> {
+    let squares = gradients.par_iter().map(|(_, gradient)| ops::sum_of_squares(gradient));
+    let squares: Vec<_> = squares.collect();
     let mut sum = 0.0;
-    for (name, gradient) in gradients {
-        let squares = f64::from(gradient.sqr()?.sum_all()?.to_scalar::<f32>()?);
+    for ((name, gradient), squares) in gradients.iter().zip(squares) {
+        let squares = squares?;
+        // The squares of what is tiny vanish, and it is no zero for that.
         if squares == 0.0 && f64::from(gradient.abs()?.max_all()?.to_scalar::<f32>()?) == 0.0 {
             return Err(EngineError::ZeroGradient { name: name.clone(), update });
         }
