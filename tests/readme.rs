@@ -101,7 +101,7 @@ fn arguments(words: &[String]) -> Option<Vec<String>> {
     if program == "keystep" || program.ends_with("/keystep") {
         return Some(words[1..].to_vec());
     }
-    // An example is another program; that it builds is what `cargo test` checks.
+    // An example is another program; `.ci/run` checks that it builds.
     if words.iter().any(|word| word == "--example") {
         return None;
     }
