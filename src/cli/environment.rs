@@ -2,8 +2,8 @@
 //!
 //! candle spreads large element-wise operations over a spinning pool with one global lock; our
 //! passes run side by side already, and wait for each other there (measured on two cores: an
-//! erasure took more than ten times as long). It also counts the machine's cores anew for every
-//! matrix product unless it is told. Both are settled by environment variables alone, and a process
+//! erasure took more than ten times as long). The size of the pool that our passes share has to be
+//! known before its first thread. Both are settled by environment variables alone, and a process
 //! cannot soundly change its own environment, so it replaces itself once.
 
 use std::process::Command;

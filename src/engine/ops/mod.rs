@@ -6,10 +6,9 @@
 //! arguments that are followed and no others; elsewhere it is composed of tensor operations that
 //! candle differentiates, against which the fast form is tested.
 //!
-//! Two environment variables matter to speed, and to no result. With `CANDLE_NUM_THREADS=1` candle
-//! adds and multiplies large tensors on the calling thread; otherwise it hands them to a pool that
-//! spins, and that concurrent callers wait for. With `RAYON_NUM_THREADS` set, a product of matrices
-//! does not first ask the system for its cores.
+//! One environment variable matters to speed, and to no result: with `CANDLE_NUM_THREADS=1` candle,
+//! which does what is left over, adds and multiplies large tensors on the calling thread; otherwise
+//! it hands them to a pool that spins, and that concurrent callers wait for.
 
 mod activation;
 mod adam;

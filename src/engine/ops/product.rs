@@ -109,7 +109,7 @@ fn multiply_into(
     right: Matrices,
     adding: bool,
 ) -> Result<()> {
-    let count = target.len() / (m * n);
+    let count = target.len().checked_div(m * n).unwrap_or(0);
     if count * m * n != target.len() {
         bail!("{} values do not hold products of {m} by {n}", target.len());
     }
@@ -214,6 +214,7 @@ mod tests {
             assert!(multiply(2, (3, 3, 4), far, fits).is_err(), "{strides:?}");
         }
         assert!(add_products(&mut [0.0; 7], (3, 2, 1), fits, fits).is_err());
+        assert!(add_products(&mut [0.0; 7], (0, 2, 1), fits, fits).is_err());
     }
 
     #[test]

@@ -122,7 +122,7 @@ pub(super) fn transform<'s, 't, const A: usize, const B: usize>(
 
 /// Copies a row of tiles, whose length is most often one of few.
 #[inline(always)]
-pub(super) fn copy_row(target: &mut [f32], source: &[f32]) {
+fn copy_row(target: &mut [f32], source: &[f32]) {
     match source.len() {
         2 => copy_fixed::<2>(target, source),
         4 => copy_fixed::<4>(target, source),
@@ -198,18 +198,18 @@ fn interleave(left: &[f32], right: &[f32], pairs: &mut [[f32; 2]]) {
     }
 }
 
-/// Where rows of a plane are taken apart, transformed and put together again.
+/// The memory in which rows of a plane are taken apart, transformed and put together again.
 #[derive(Debug)]
-pub(super) struct Bench {
+pub(super) struct Workbench {
     /// Of a plane.
     size: [usize; 2],
     /// Columns of tiles.
     across: usize,
     /// The left and the right pixels of pairs, row by row.
     sides: [Buffer; 2],
-    /// The rows with a pixel of zeros around them, in four parts by the parity of row and column;
-    /// a row of a part is one longer than a row of tiles.
-    quarters: [Vec<f32>; 4],
+    /// Sums for the rows and a pixel around them, in four parts by the parity of row and column; a
+    /// row of a part is one longer than a row of tiles.
+    quarters: [Buffer; 4],
     /// Elements half transformed.
     half: Buffer,
     /// Elements.
@@ -217,9 +217,9 @@ pub(super) struct Bench {
 }
 
 /// Elements of a tile of 4 × 4.
-const TILE: usize = 16;
+pub(super) const ELEMENTS: usize = 16;
 
-impl Bench {
+impl Workbench {
     /// Room for some rows of tiles.
     pub(super) fn new(size: [usize; 2], rows: usize) -> Self {
         let across = size[1].div_ceil(2);
@@ -228,9 +228,9 @@ impl Bench {
             size,
             across,
             sides: [(); 2].map(|()| Buffer::new((2 * rows + 2) * across)),
-            quarters: [(); 4].map(|()| vec![0.0; quarter]),
-            half: Buffer::new(TILE * quarter),
-            whole: Buffer::new(TILE * quarter),
+            quarters: [(); 4].map(|()| Buffer::new(quarter)),
+            half: Buffer::new(ELEMENTS * quarter),
+            whole: Buffer::new(ELEMENTS * quarter),
         }
     }
 
@@ -273,7 +273,7 @@ impl Bench {
         &mut self,
         plane: &[f32],
         rows: &Range<usize>,
-        targets: &mut [&mut [f32]; TILE],
+        targets: &mut [&mut [f32]; ELEMENTS],
         at: usize,
     ) {
         let (across, length) = (self.across, rows.len() * self.across);
@@ -323,7 +323,7 @@ impl Bench {
         for quarter in &mut self.quarters {
             quarter.fill(0.0);
         }
-        for (index, element) in self.whole.chunks_exact(length).take(TILE).enumerate() {
+        for (index, element) in self.whole.chunks_exact(length).take(ELEMENTS).enumerate() {
             let (row, column) = (index / 4, index % 4);
             let quarter = &mut self.quarters[row % 2 * 2 + column % 2];
             for (index, element) in element.chunks_exact(across).enumerate() {
@@ -345,10 +345,6 @@ impl Bench {
                 *last += left[across - 1];
             }
         }
-        // The pixels of zeros belong to nobody, and must be zeros again.
-        for quarter in &mut self.quarters {
-            quarter.fill(0.0);
-        }
     }
 
     /// Transforms the gradients of the pixels of `rows` of tiles into the 16 `targets`, from `at` on.
@@ -357,7 +353,7 @@ impl Bench {
         &mut self,
         plane: &[f32],
         rows: &Range<usize>,
-        targets: &mut [&mut [f32]; TILE],
+        targets: &mut [&mut [f32]; ELEMENTS],
         at: usize,
     ) {
         let (across, length) = (self.across, rows.len() * self.across);

@@ -19,10 +19,8 @@ use super::buffer::Buffer;
 use super::columns::{Extents, Part, Span};
 use super::cpu;
 use super::product::{self, Matrices};
-use super::tiles::{Bench, Kernel, KernelAdjoint, transform};
+use super::tiles::{ELEMENTS, Kernel, KernelAdjoint, Workbench, transform};
 
-/// Elements of a transformed tile.
-const ELEMENTS: usize = 16;
 /// Transformed values that are held at a time: few enough to stay in a cache.
 const LIMIT: usize = 1 << 19;
 /// Tiles from which on the transformation of the kernels is paid for.
@@ -141,18 +139,18 @@ impl Winograd {
     /// What the tiles of a span see, transformed: `[16, inputs, tiles]`.
     fn transformed_inputs(self, x: &[f32], span: Span) -> Buffer {
         let inputs = self.extents.inputs;
-        self.of_planes(inputs, span, |bench, channel, part, targets| {
+        self.of_planes(inputs, span, |workbench, channel, part, targets| {
             let plane = self.plane_of(x, inputs * part.image + channel);
-            bench.inputs(plane, &part.rows, targets, part.start);
+            workbench.inputs(plane, &part.rows, targets, part.start);
         })
     }
 
     /// The gradients of a span's result pixels, transformed: `[16, outputs, tiles]`.
     fn transformed_gradients(self, gradient: &[f32], span: Span) -> Buffer {
         let outputs = self.extents.outputs;
-        self.of_planes(outputs, span, |bench, channel, part, targets| {
+        self.of_planes(outputs, span, |workbench, channel, part, targets| {
             let plane = self.plane_of(gradient, outputs * part.image + channel);
-            bench.gradients(plane, &part.rows, targets, part.start);
+            workbench.gradients(plane, &part.rows, targets, part.start);
         })
     }
 
@@ -161,18 +159,18 @@ impl Winograd {
         self,
         channels: usize,
         span: Span,
-        work: impl Fn(&mut Bench, usize, &Part, &mut [&mut [f32]; ELEMENTS]) + Sync,
+        work: impl Fn(&mut Workbench, usize, &Part, &mut [&mut [f32]; ELEMENTS]) + Sync,
     ) -> Buffer {
         let mut matrices = Buffer::new(ELEMENTS * channels * span.length);
         let parts = parts_of(&mut matrices, span.length);
         let tasks = parts.into_par_iter().enumerate();
         tasks.with_min_len(cpu::rows_per_task(ELEMENTS * span.length)).for_each_init(
-            || self.bench(span),
-            |bench, (channel, mut targets)| {
+            || self.workbench(span),
+            |workbench, (channel, mut targets)| {
                 for part in span.parts(self.tiles) {
                     cpu::vectorised(
                         #[inline(always)]
-                        || work(bench, channel, &part, &mut targets),
+                        || work(workbench, channel, &part, &mut targets),
                     );
                 }
             },
@@ -183,25 +181,25 @@ impl Winograd {
     /// Turns a span's products, `[16, outputs, tiles]`, into result pixels.
     fn write_outputs(self, products: &[f32], bias: Option<&[f32]>, y: &mut [f32], span: Span) {
         let outputs = self.extents.outputs;
-        self.for_planes(y, outputs, span, |bench, channel, part, plane| {
+        self.for_planes(y, outputs, span, |workbench, channel, part, plane| {
             let bias = bias.map_or(0.0, |bias| bias[channel]);
             let start = channel * span.length + part.start;
             let source = |row: usize, column: usize| {
                 &products[(row * 4 + column) * outputs * span.length + start..]
             };
-            bench.outputs(source, &part.rows, bias, plane);
+            workbench.outputs(source, &part.rows, bias, plane);
         });
     }
 
     /// Adds what a span's products, `[16, inputs, tiles]`, tell of the input's gradient.
     fn add_inputs(self, products: &[f32], dx: &mut [f32], span: Span) {
         let inputs = self.extents.inputs;
-        self.for_planes(dx, inputs, span, |bench, channel, part, plane| {
+        self.for_planes(dx, inputs, span, |workbench, channel, part, plane| {
             let start = channel * span.length + part.start;
             let source = |row: usize, column: usize| {
                 &products[(row * 4 + column) * inputs * span.length + start..]
             };
-            bench.add_inputs(source, &part.rows, plane);
+            workbench.add_inputs(source, &part.rows, plane);
         });
     }
 
@@ -211,26 +209,26 @@ impl Winograd {
         planes: &mut [f32],
         channels: usize,
         span: Span,
-        work: impl Fn(&mut Bench, usize, &Part, &mut [f32]) + Sync,
+        work: impl Fn(&mut Workbench, usize, &Part, &mut [f32]) + Sync,
     ) {
         let plane = self.extents.plane();
         for part in span.parts(self.tiles) {
             let image = channels * plane;
             let planes = planes[part.image * image..][..image].par_chunks_mut(plane).enumerate();
             planes.with_min_len(cpu::rows_per_task(4 * plane)).for_each_init(
-                || self.bench(span),
-                |bench, (channel, plane)| {
+                || self.workbench(span),
+                |workbench, (channel, plane)| {
                     cpu::vectorised(
                         #[inline(always)]
-                        || work(bench, channel, &part, plane),
+                        || work(workbench, channel, &part, plane),
                     );
                 },
             );
         }
     }
 
-    fn bench(self, span: Span) -> Bench {
-        Bench::new(self.extents.size, span.rows.min(self.tiles[0]))
+    fn workbench(self, span: Span) -> Workbench {
+        Workbench::new(self.extents.size, span.rows.min(self.tiles[0]))
     }
 
     /// A channel's plane.
