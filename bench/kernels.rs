@@ -16,8 +16,8 @@ use candle_core::{Device, Result, Tensor, Var};
 use criterion::{Criterion, criterion_group, criterion_main};
 use keystep::engine::{
     ops::{
-        Adam, AdamSettings, Convolution, GroupNorm, Traced, attention, conv2d, geglu, gelu_erf,
-        group_norm, layer_norm, linear, quick_gelu, silu, upsample_nearest_2x,
+        Adam, AdamSettings, Addends, Convolution, GroupNorm, Traced, attention, conv2d, geglu,
+        gelu_erf, group_norm, layer_norm, linear, quick_gelu, silu, upsample_nearest_2x,
     },
     schedule::NoiseSource,
 };
@@ -75,7 +75,7 @@ fn convolutions(criterion: &mut Criterion) {
             noise(&[outputs]),
         ];
         let name = format!("convolution/{batch}x{inputs}to{outputs}at{side}k{kernel}s{stride}");
-        let convolve = |t: &[Traced]| conv2d(&t[0], &t[1], Some(&t[2]), geometry);
+        let convolve = |t: &[Traced]| conv2d(&t[0], &t[1], Addends::bias(&t[2]), geometry);
         both(criterion, &name, &arguments, &[true, true, true], convolve);
         both(criterion, &format!("{name}/frozen"), &arguments, &[true, false, false], convolve);
     }
@@ -87,7 +87,9 @@ fn linears(criterion: &mut Criterion) {
     {
         let arguments = [noise(&[rows, inputs]), noise(&[outputs, inputs]), noise(&[outputs])];
         let name = format!("linear/{rows}x{inputs}to{outputs}");
-        both(criterion, &name, &arguments, &[true; 3], |t| linear(&t[0], &t[1], Some(&t[2])));
+        both(criterion, &name, &arguments, &[true; 3], |t| {
+            linear(&t[0], &t[1], Addends::bias(&t[2]))
+        });
     }
 }
 

@@ -13,7 +13,7 @@ use crate::{
     engine::{
         EngineError,
         checkpoint::{StoredTensors, read_single, read_text},
-        ops::{self, Convolution, Traced},
+        ops::{self, Addends, Convolution, Traced},
     },
     outcome::Picture,
     spec::{ModelFiles, SpecError, Vocabulary},
@@ -131,7 +131,8 @@ impl CnnJudge {
         for layer in &self.layers {
             let geometry = Convolution { stride: 2, padding: layer.padding };
             let (weight, bias) = (Traced::constant(&layer.weight), Traced::constant(&layer.bias));
-            let y = ops::conv2d(&Traced::constant(&x), &weight, Some(&bias), geometry)?;
+            let bias = Addends::bias(&bias);
+            let y = ops::conv2d(&Traced::constant(&x), &weight, bias, geometry)?;
             x = y.tensor().relu()?;
         }
         Ok(x.flatten_from(1)?)
@@ -160,7 +161,7 @@ impl Judge for CnnJudge {
         for pictures in pictures.chunks(PICTURES_AT_ONCE) {
             let input = pixels(pictures, self.image_size, Normalisation::UNIT, &self.device)?;
             let features = Traced::constant(&self.features(&input)?);
-            all.extend(softmax(ops::linear(&features, &weight, Some(&bias))?.tensor())?);
+            all.extend(softmax(ops::linear(&features, &weight, Addends::bias(&bias))?.tensor())?);
         }
         Ok(all)
     }

@@ -64,13 +64,13 @@ impl EncoderLayer {
             self.v_proj.forward(&normed)?,
         );
         let attended = ops::attention(&query, &key, &value, self.heads, mask)?;
-        let x = ops::add(&self.out_proj.forward(&attended)?, x)?;
+        let x = self.out_proj.forward_onto(x, &attended)?;
         let hidden = self.fc1.forward(&self.layer_norm2.forward(&x)?)?;
         let hidden = match self.activation {
             ClipActivation::QuickGelu => ops::quick_gelu(&hidden)?,
             ClipActivation::Gelu => ops::gelu_erf(&hidden)?,
         };
-        Ok(ops::add(&self.fc2.forward(&hidden)?, &x)?)
+        self.fc2.forward_onto(&x, &hidden)
     }
 }
 

@@ -3,7 +3,7 @@
 use super::Weights;
 use crate::engine::{
     EngineError,
-    ops::{self, Convolution, GroupNorm, Traced},
+    ops::{self, Addends, Convolution, GroupNorm, Traced},
 };
 
 /// `torch.nn.Linear`.
@@ -28,7 +28,30 @@ impl Linear {
     }
 
     pub(super) fn forward(&self, x: &Traced) -> Result<Traced, EngineError> {
-        Ok(ops::linear(x, &self.weight, self.bias.as_ref())?)
+        Ok(ops::linear(x, &self.weight, self.addends(None))?)
+    }
+
+    /// The sum of `residual` and the result.
+    pub(super) fn forward_onto(
+        &self,
+        residual: &Traced,
+        x: &Traced,
+    ) -> Result<Traced, EngineError> {
+        Ok(ops::linear(x, &self.weight, self.addends(Some(residual)))?)
+    }
+
+    /// The same, from rows of channels, `[batch, pixels, in]`, to planes of pixels, `[batch, out,
+    /// pixels]`.
+    pub(super) fn forward_onto_planes(
+        &self,
+        residual: &Traced,
+        x: &Traced,
+    ) -> Result<Traced, EngineError> {
+        Ok(ops::linear_to_planes(x, &self.weight, self.addends(Some(residual)))?)
+    }
+
+    fn addends<'a>(&'a self, residual: Option<&'a Traced>) -> Addends<'a> {
+        Addends { bias: self.bias.as_ref(), residual, ..Addends::default() }
     }
 }
 
@@ -78,7 +101,17 @@ impl Conv2d {
     }
 
     pub(super) fn forward(&self, x: &Traced) -> Result<Traced, EngineError> {
-        Ok(ops::conv2d(x, &self.weight, self.bias.as_ref(), self.geometry)?)
+        self.forward_adding(x, Addends::default())
+    }
+
+    /// The sum of the result and of what is added to it, beside the layer's own bias.
+    pub(super) fn forward_adding(
+        &self,
+        x: &Traced,
+        addends: Addends<'_>,
+    ) -> Result<Traced, EngineError> {
+        let addends = Addends { bias: self.bias.as_ref(), ..addends };
+        Ok(ops::conv2d(x, &self.weight, addends, self.geometry)?)
     }
 }
 

@@ -6,7 +6,7 @@ use super::{
 };
 use crate::engine::{
     EngineError,
-    ops::{self, GroupNorm, Traced},
+    ops::{self, Addends, GroupNorm, Traced},
 };
 
 /// A residual block's size.
@@ -60,16 +60,18 @@ impl ResnetBlock {
         x: &Traced,
         activated_time: Option<&Traced>,
     ) -> Result<Traced, EngineError> {
-        let mut hidden = self.conv1.forward(&self.norm1.forward(x)?)?;
-        if let (Some(projection), Some(time)) = (&self.time_emb_proj, activated_time) {
-            hidden = ops::add_to_channels(&hidden, &projection.forward(time)?)?;
-        }
-        let hidden = self.conv2.forward(&self.norm2.forward(&hidden)?)?;
+        let shift = match (&self.time_emb_proj, activated_time) {
+            (Some(projection), Some(time)) => Some(projection.forward(time)?),
+            _ => None,
+        };
+        let shift = Addends { shift: shift.as_ref(), ..Addends::default() };
+        let hidden = self.conv1.forward_adding(&self.norm1.forward(x)?, shift)?;
         let shortcut = match &self.conv_shortcut {
             Some(shortcut) => shortcut.forward(x)?,
             None => x.clone(),
         };
-        Ok(ops::add(&shortcut, &hidden)?)
+        let residual = Addends { residual: Some(&shortcut), ..Addends::default() };
+        self.conv2.forward_adding(&self.norm2.forward(&hidden)?, residual)
     }
 }
 

@@ -6,7 +6,7 @@ use super::{
 };
 use crate::engine::{
     EngineError,
-    ops::{self, GroupNorm, Traced},
+    ops::{self, Addends, GroupNorm, Traced},
 };
 
 /// A transformer's size.
@@ -46,10 +46,17 @@ impl Attention {
         })
     }
 
-    fn forward(&self, x: &Traced, context: &Traced) -> Result<Traced, EngineError> {
+    /// The sum of `residual` and the result.
+    fn forward_onto(
+        &self,
+        residual: &Traced,
+        x: &Traced,
+        context: &Traced,
+    ) -> Result<Traced, EngineError> {
         let (query, key, value) =
             (self.to_q.forward(x)?, self.to_k.forward(context)?, self.to_v.forward(context)?);
-        self.to_out.forward(&ops::attention(&query, &key, &value, self.heads, None)?)
+        let attended = ops::attention(&query, &key, &value, self.heads, None)?;
+        self.to_out.forward_onto(residual, &attended)
     }
 }
 
@@ -84,10 +91,10 @@ impl TransformerBlock {
 
     fn forward(&self, x: &Traced, text: &Traced) -> Result<Traced, EngineError> {
         let normed = self.norm1.forward(x)?;
-        let x = ops::add(&self.attn1.forward(&normed, &normed)?, x)?;
-        let x = ops::add(&self.attn2.forward(&self.norm2.forward(&x)?, text)?, &x)?;
+        let x = self.attn1.forward_onto(x, &normed, &normed)?;
+        let x = self.attn2.forward_onto(&x, &self.norm2.forward(&x)?, text)?;
         let hidden = ops::geglu(&self.ff_in.forward(&self.norm3.forward(&x)?)?)?;
-        Ok(ops::add(&self.ff_out.forward(&hidden)?, &x)?)
+        self.ff_out.forward_onto(&x, &hidden)
     }
 }
 
@@ -137,14 +144,17 @@ impl Transformer {
     /// `x: [batch, channels, h, w]`, `text: [batch, tokens, cross_attention_dim]`.
     pub(super) fn forward(&self, x: &Traced, text: &Traced) -> Result<Traced, EngineError> {
         let (batch, channels, height, width) = x.tensor().dims4()?;
-        let planes = ops::reshape(&self.norm.forward(x)?, (batch, channels, height * width))?;
+        let planes = |x: &Traced| ops::reshape(x, (batch, channels, height * width));
         let Projection { weight, bias } = &self.proj_in;
-        let mut hidden = ops::linear_from_planes(&planes, weight, bias)?;
+        let normed = planes(&self.norm.forward(x)?)?;
+        let mut hidden = ops::linear_from_planes(&normed, weight, Addends::bias(bias))?;
         for block in &self.blocks {
             hidden = block.forward(&hidden, text)?;
         }
         let Projection { weight, bias } = &self.proj_out;
-        let hidden = ops::linear_to_planes(&hidden, weight, bias)?;
-        Ok(ops::add(&ops::reshape(&hidden, (batch, channels, height, width))?, x)?)
+        let residual = planes(x)?;
+        let addends = Addends { residual: Some(&residual), ..Addends::bias(bias) };
+        let sum = ops::linear_to_planes(&hidden, weight, addends)?;
+        Ok(ops::reshape(&sum, (batch, channels, height, width))?)
     }
 }

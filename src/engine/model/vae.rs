@@ -132,16 +132,16 @@ impl PixelAttention {
 
     fn forward(&self, x: &Traced) -> Result<Traced, EngineError> {
         let (batch, channels, height, width) = x.tensor().dims4()?;
-        let normed = self.group_norm.forward(x)?;
-        let sequence = ops::transpose(&ops::reshape(&normed, (batch, channels, height * width))?)?;
+        let planes = |x: &Traced| ops::reshape(x, (batch, channels, height * width));
+        let sequence = ops::transpose(&planes(&self.group_norm.forward(x)?)?)?;
         let (query, key, value) = (
             self.to_q.forward(&sequence)?,
             self.to_k.forward(&sequence)?,
             self.to_v.forward(&sequence)?,
         );
-        let out = self.to_out.forward(&ops::attention(&query, &key, &value, 1, None)?)?;
-        let picture = ops::reshape(&ops::transpose(&out)?, x.tensor().shape().clone())?;
-        Ok(ops::add(&picture, x)?)
+        let attended = ops::attention(&query, &key, &value, 1, None)?;
+        let sum = self.to_out.forward_onto_planes(&planes(x)?, &attended)?;
+        Ok(ops::reshape(&sum, x.tensor().shape().clone())?)
     }
 }
 

@@ -6,10 +6,11 @@
 )]
 
 use candle_core::{D, Result, Shape, Tensor};
-use rayon::prelude::*;
 
+use super::buffer::Buffer;
 use super::cpu;
 use super::exponential::{normal, normal_density, sigmoid};
+use super::fresh;
 use super::traced::Traced;
 
 /// `x · sigmoid(x)`.
@@ -40,10 +41,10 @@ pub fn geglu(x: &Traced) -> Result<Traced> {
     let mut dims = values.dims().to_vec();
     dims.pop();
     dims.push(half);
-    let y = cpu::tensor(geglu_forward(cpu::values(&values).get()?, half), &Shape::from(dims))?;
+    let y = cpu::tensor(geglu_forward(cpu::values(&values).get()?, half)?, &Shape::from(dims))?;
     Ok(Traced::result(y, &[x], move |gradient| {
         let (x, g) = (cpu::values(&values), cpu::values(gradient));
-        Ok(vec![Some(cpu::tensor(geglu_backward(x.get()?, g.get()?, half), values.shape())?)])
+        Ok(vec![Some(cpu::tensor(geglu_backward(x.get()?, g.get()?, half)?, values.shape())?)])
     }))
 }
 
@@ -52,10 +53,10 @@ fn apply(x: &Traced, activation: Activation) -> Result<Traced> {
         return Traced::by_candle(&[x], move |t| activation.reference(&t[0]));
     }
     let values = x.tensor().contiguous()?;
-    let y = cpu::tensor(activation.forward(cpu::values(&values).get()?), values.shape())?;
+    let y = cpu::tensor(activation.forward(cpu::values(&values).get()?)?, values.shape())?;
     Ok(Traced::result(y, &[x], move |gradient| {
         let (x, g) = (cpu::values(&values), cpu::values(gradient));
-        Ok(vec![Some(cpu::tensor(activation.backward(x.get()?, g.get()?), values.shape())?)])
+        Ok(vec![Some(cpu::tensor(activation.backward(x.get()?, g.get()?)?, values.shape())?)])
     }))
 }
 
@@ -84,7 +85,7 @@ impl Activation {
         }
     }
 
-    fn forward(self, x: &[f32]) -> Vec<f32> {
+    fn forward(self, x: &[f32]) -> Result<Vec<f32>> {
         match self {
             Self::Silu => cpu::map(
                 x,
@@ -104,7 +105,7 @@ impl Activation {
         }
     }
 
-    fn backward(self, x: &[f32], gradient: &[f32]) -> Vec<f32> {
+    fn backward(self, x: &[f32], gradient: &[f32]) -> Result<Vec<f32>> {
         match self {
             Self::Silu => cpu::map_pairs(
                 x,
@@ -144,69 +145,53 @@ fn gelu_slope(x: f32) -> f32 {
     x.mul_add(normal_density(x), normal(x))
 }
 
-fn geglu_forward(x: &[f32], half: usize) -> Vec<f32> {
-    let mut y = vec![0.0; x.len() / 2];
-    if half > 0 {
-        let rows = cpu::rows_per_task(half);
-        y.par_chunks_mut(rows * half).zip(x.par_chunks(rows * half * 2)).for_each(|(y, x)| {
-            cpu::vectorised(
-                #[inline(always)]
-                || {
-                    for (y, x) in y.chunks_exact_mut(half).zip(x.chunks_exact(2 * half)) {
-                        let (a, b) = x.split_at(half);
-                        for ((y, &a), &b) in y.iter_mut().zip(a).zip(b) {
-                            *y = a * b * normal(b);
-                        }
-                    }
-                },
-            );
-        });
-    }
-    y
+fn geglu_forward(x: &[f32], half: usize) -> Result<Vec<f32>> {
+    let chunk = half * cpu::rows_per_task(half);
+    fresh::written(x.len() / 2, chunk, |task, y| {
+        let x = &x[2 * task * chunk..];
+        cpu::vectorised(
+            #[inline(always)]
+            || {
+                for x in x[..2 * y.room()].chunks_exact(2 * half) {
+                    let (a, b) = x.split_at(half);
+                    y.extend(a.iter().zip(b).map(
+                        #[inline(always)]
+                        |(&a, &b)| a * b * normal(b),
+                    ));
+                }
+            },
+        );
+    })
 }
 
-fn geglu_backward(x: &[f32], gradient: &[f32], half: usize) -> Vec<f32> {
-    let mut dx = vec![0.0; x.len()];
-    if half > 0 {
-        let rows = cpu::rows_per_task(half);
-        let inputs = x.par_chunks(rows * half * 2).zip(gradient.par_chunks(rows * half));
-        dx.par_chunks_mut(rows * half * 2).zip(inputs).for_each(|(dx, (x, g))| {
-            cpu::vectorised(
-                #[inline(always)]
-                || {
-                    let rows = dx.chunks_exact_mut(2 * half).zip(x.chunks_exact(2 * half));
-                    for ((dx, x), g) in rows.zip(g.chunks_exact(half)) {
-                        geglu_row_backward(dx, x, g);
+fn geglu_backward(x: &[f32], gradient: &[f32], half: usize) -> Result<Vec<f32>> {
+    let chunk = half * cpu::rows_per_task(half);
+    fresh::written(x.len(), 2 * chunk, |task, dx| {
+        let (x, gradient) = (&x[2 * task * chunk..], &gradient[task * chunk..]);
+        let mut phi = Buffer::new(half);
+        cpu::vectorised(
+            #[inline(always)]
+            || {
+                let rows = x[..dx.room()].chunks_exact(2 * half);
+                for (x, gradient) in rows.zip(gradient.chunks_exact(half)) {
+                    let (a, b) = x.split_at(half);
+                    for (phi, &b) in phi.iter_mut().zip(b) {
+                        *phi = normal(b);
                     }
-                },
-            );
-        });
-    }
-    dx
-}
-
-/// Values whose gradients are taken at a time.
-const BLOCK: usize = 64;
-
-/// The gradients are made apart and copied: the halves of all rows overlap in the eyes of the
-/// compiler, which would then not vectorise a loop that writes to both.
-#[inline(always)]
-fn geglu_row_backward(dx: &mut [f32], x: &[f32], gradient: &[f32]) {
-    let half = gradient.len();
-    let (da, db) = dx.split_at_mut(half);
-    let (a, b) = x.split_at(half);
-    let inputs = a.chunks(BLOCK).zip(b.chunks(BLOCK)).zip(gradient.chunks(BLOCK));
-    for ((da, db), ((a, b), g)) in da.chunks_mut(BLOCK).zip(db.chunks_mut(BLOCK)).zip(inputs) {
-        let (mut left, mut right) = ([0.0; BLOCK], [0.0; BLOCK]);
-        let inputs = a.iter().zip(b).zip(g);
-        for ((left, right), ((&a, &b), &g)) in left.iter_mut().zip(&mut right).zip(inputs) {
-            let phi = normal(b);
-            *left = g * b * phi;
-            *right = g * a * b.mul_add(normal_density(b), phi);
-        }
-        da.copy_from_slice(&left[..da.len()]);
-        db.copy_from_slice(&right[..db.len()]);
-    }
+                    let terms = gradient.iter().zip(b).zip(phi.iter());
+                    dx.extend(terms.map(
+                        #[inline(always)]
+                        |((&g, &b), &phi)| g * b * phi,
+                    ));
+                    let terms = gradient.iter().zip(a).zip(b).zip(phi.iter());
+                    dx.extend(terms.map(
+                        #[inline(always)]
+                        |(((&g, &a), &b), &phi)| g * a * b.mul_add(normal_density(b), phi),
+                    ));
+                }
+            },
+        );
+    })
 }
 
 #[cfg(test)]

@@ -8,17 +8,9 @@
 use candle_core::{DType, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
-use super::cpu;
+use super::cpu::{self, Values};
+use super::fresh;
 use super::traced::Traced;
-
-/// The sum of two tensors of one shape.
-pub fn add(a: &Traced, b: &Traced) -> Result<Traced> {
-    let y = plus(a.tensor(), b.tensor())?;
-    let followed = [a.is_followed(), b.is_followed()];
-    Ok(Traced::result(y, &[a, b], move |gradient| {
-        Ok(followed.map(|followed| followed.then(|| gradient.clone())).into())
-    }))
-}
 
 /// `a + b` of one shape.
 pub(super) fn plus(a: &Tensor, b: &Tensor) -> Result<Tensor> {
@@ -31,7 +23,7 @@ pub(super) fn plus(a: &Tensor, b: &Tensor) -> Result<Tensor> {
         cpu::values(&b).get()?,
         #[inline(always)]
         |a, b| a + b,
-    );
+    )?;
     cpu::tensor(sum, a.shape())
 }
 
@@ -42,11 +34,24 @@ pub fn total(parts: &[Tensor]) -> Result<Tensor> {
     let Some((first, rest)) = parts.split_first() else {
         bail!("the sum of no gradients has no shape");
     };
-    let mut sum = first.clone();
-    for part in rest {
-        sum = plus(&sum, part)?;
+    let tensors: Vec<&Tensor> = parts.iter().collect();
+    if rest.is_empty() || !cpu::is_fast(&tensors) {
+        return rest.iter().try_fold(first.clone(), |sum, part| sum + part);
     }
-    Ok(sum)
+    if rest.iter().any(|part| part.shape() != first.shape()) {
+        bail!("the sum of gradients of several shapes, of which the first is {:?}", first.shape());
+    }
+    let parts = parts.iter().map(Tensor::contiguous).collect::<Result<Vec<_>>>()?;
+    let parts: Vec<_> = parts.iter().map(cpu::values).collect();
+    let parts = parts.iter().map(Values::get).collect::<Result<Vec<_>>>()?;
+    let sum = fresh::written(first.elem_count(), cpu::CHUNK, |task, sum| {
+        let start = task * cpu::CHUNK;
+        let sum = sum.next(parts[0][start..].iter().copied());
+        for part in &parts[1..] {
+            cpu::add(sum, &part[start..]);
+        }
+    })?;
+    cpu::tensor(sum, first.shape())
 }
 
 /// The sum of the squares of all values.
@@ -61,58 +66,6 @@ pub fn sum_of_squares(x: &Tensor) -> Result<f64> {
         #[inline(always)]
         || super::exponential::sum(x, |x| x * x),
     )))
-}
-
-/// Adds a value a channel to each image.
-///
-/// # Shapes
-/// `x: [batch, channels, height, width]`, `shift: [batch, channels]`.
-pub fn add_to_channels(x: &Traced, shift: &Traced) -> Result<Traced> {
-    let (batch, channels, height, width) = x.tensor().dims4()?;
-    if shift.tensor().dims() != [batch, channels] {
-        bail!("add_to_channels: {:?} to {:?}", shift.tensor().shape(), x.tensor().shape());
-    }
-    if !cpu::is_fast(&[x.tensor(), shift.tensor()]) {
-        return Traced::by_candle(&[x, shift], move |t| {
-            t[0].broadcast_add(&t[1].reshape((batch, channels, 1, 1))?)
-        });
-    }
-    let y = shifted(x.tensor(), shift.tensor(), height * width)?;
-    let followed = [x.is_followed(), shift.is_followed()];
-    Ok(Traced::result(y, &[x, shift], move |gradient| {
-        let dx = followed[0].then(|| gradient.clone());
-        let sums = || {
-            let sums = cpu::row_sums(cpu::values(gradient).get()?, height * width);
-            cpu::tensor(sums, &Shape::from((batch, channels)))
-        };
-        Ok(vec![dx, followed[1].then(sums).transpose()?])
-    }))
-}
-
-/// Adds to each plane of `x` the value that belongs to it.
-fn shifted(x: &Tensor, shift: &Tensor, plane: usize) -> Result<Tensor> {
-    let (x, shift) = (x.contiguous()?, shift.contiguous()?);
-    let [values, shifts] = [&x, &shift].map(cpu::values);
-    let (values, shifts) = (values.get()?, shifts.get()?);
-    let mut y = vec![0.0; values.len()];
-    if plane > 0 {
-        let rows = cpu::rows_per_task(plane);
-        let inputs = values.par_chunks(rows * plane).zip(shifts.par_chunks(rows));
-        y.par_chunks_mut(rows * plane).zip(inputs).for_each(|(y, (x, shifts))| {
-            cpu::vectorised(
-                #[inline(always)]
-                || {
-                    let planes = y.chunks_exact_mut(plane).zip(x.chunks_exact(plane));
-                    for ((y, x), shift) in planes.zip(shifts) {
-                        for (y, x) in y.iter_mut().zip(x) {
-                            *y = x + shift;
-                        }
-                    }
-                },
-            );
-        });
-    }
-    cpu::tensor(y, x.shape())
 }
 
 /// Joins two tensors along their second axis.
@@ -192,17 +145,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sums_agree_with_candle() {
-        let case = Case::new([values(&[2, 3, 5], 1), values(&[2, 3, 5], 2)]);
-        case.check(|t| add(&t[0], &t[1]), |t| &t[0] + &t[1]);
-        let case = Case::new([values(&[2, 3, 4, 5], 1), values(&[2, 3], 2)]);
-        case.check(
-            |t| add_to_channels(&t[0], &t[1]),
-            |t| t[0].broadcast_add(&t[1].reshape((2, 3, 1, 1))?),
-        );
-    }
-
-    #[test]
     fn arrangements_agree_with_candle() {
         let case = Case::new([values(&[2, 3, 4, 5], 1), values(&[2, 2, 4, 5], 2)]);
         case.check(|t| concatenate_channels(&t[0], &t[1]), |t| Tensor::cat(t, 1));
@@ -226,16 +168,12 @@ mod tests {
         let right = ((&parts[0] + &parts[1]).unwrap() + &parts[2]).unwrap();
         assert_eq!(bytes(&sum), bytes(&right));
         assert!(total(&[]).is_err());
+        assert!(total(&[values(&[5, 7], 1), values(&[7, 5], 1)]).is_err());
+        assert_eq!(bytes(&total(&parts[..1]).unwrap()), bytes(&parts[0]));
         let double = sum.to_dtype(DType::F64).unwrap();
         let right = double.sqr().unwrap().sum_all().unwrap().to_scalar::<f64>().unwrap();
         for x in [&sum, &double] {
             assert!((sum_of_squares(x).unwrap() / right - 1.0).abs() < 1e-6);
         }
-    }
-
-    #[test]
-    fn a_shift_of_another_shape_is_refused() {
-        let x = Traced::constant(&values(&[2, 3, 4, 5], 1));
-        assert!(add_to_channels(&x, &Traced::constant(&values(&[3, 2], 1))).is_err());
     }
 }

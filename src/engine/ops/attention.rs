@@ -13,6 +13,7 @@ use rayon::prelude::*;
 use super::buffer::Buffer;
 use super::cpu::{self, Values};
 use super::exponential::{exp, largest, sum, sum_pairs};
+use super::fresh;
 use super::product::{self, Matrices};
 use super::traced::Traced;
 
@@ -71,10 +72,9 @@ pub(super) fn attention_reference(
     weights.matmul(&value)?.transpose(1, 2)?.reshape((batch, queries, channels))
 }
 
-/// Scores that are held at a time, over all threads; twice as many in the backward pass.
-const HELD: usize = 1 << 23;
-/// Scores that a task aims at.
-const TASK: usize = 1 << 20;
+/// Scores of a head that a task holds at a time, and twice as many in the backward pass: few enough to
+/// stay in a cache.
+const HELD: usize = 1 << 17;
 
 /// See [`attention`].
 #[derive(Debug)]
@@ -96,15 +96,15 @@ struct Extents {
     depth: usize,
 }
 
-/// Some heads, and some queries, of an image.
+/// Some queries of a head of an image.
 #[derive(Debug, Clone)]
-struct Task {
+struct Block {
     image: usize,
-    heads: Range<usize>,
+    head: usize,
     queries: Range<usize>,
 }
 
-/// What a task needs to see: an operand's values, laid out `[batch, length, heads · depth]`.
+/// What a block needs to see: the operands' values, laid out `[batch, length, heads · depth]`.
 #[derive(Clone, Copy)]
 struct Operands<'a> {
     query: &'a [f32],
@@ -113,8 +113,8 @@ struct Operands<'a> {
     mask: Option<&'a [f32]>,
 }
 
-/// Gradients of a task's queries, keys and values, `[heads, length, depth]`.
-type Gradients = [Option<Vec<f32>>; 3];
+/// Gradients of a head's queries, keys and values, `[length, depth]`.
+type Gradients = [Option<Buffer>; 3];
 
 impl Extents {
     fn new([query, key, value]: [&Shape; 3], heads: usize, mask: Option<&Tensor>) -> Result<Self> {
@@ -140,173 +140,152 @@ impl Extents {
         1.0 / (self.depth as f32).sqrt()
     }
 
-    /// Splits the work by shape alone, heads first: queries of a head share keys and values, whose
-    /// gradients would have to be added up.
-    fn tasks(self) -> Vec<Task> {
-        let head = self.queries * self.keys;
-        let heads = (TASK / head.max(1)).clamp(1, self.heads);
-        // A head that is far too large is split.
-        let queries = (4 * TASK / self.keys.max(1)).clamp(1, self.queries.max(1));
-        let mut tasks = Vec::new();
-        for image in 0..self.batch {
-            for first in (0..self.heads).step_by(heads) {
-                let heads = first..(first + heads).min(self.heads);
-                for first in (0..self.queries).step_by(queries) {
-                    let queries = first..(first + queries).min(self.queries);
-                    tasks.push(Task { image, heads: heads.clone(), queries });
+    /// Queries of a block, by shape alone.
+    fn queries_at_a_time(self) -> usize {
+        let most = (HELD / self.keys).clamp(1, self.queries);
+        self.queries.div_ceil(self.queries.div_ceil(most))
+    }
+
+    /// The values of a head of an image from a position on, in an operand of `length` positions.
+    fn head<'a>(
+        self,
+        values: &'a [f32],
+        length: usize,
+        block: &Block,
+        position: usize,
+    ) -> &'a [f32] {
+        let start = (block.image * length + position) * self.channels();
+        &values[start + block.head * self.depth..]
+    }
+
+    /// The blocks that a head's queries are split into.
+    fn blocks(self, image: usize, head: usize) -> impl Iterator<Item = Block> {
+        let most = self.queries_at_a_time();
+        (0..self.queries).step_by(most).map(move |first| {
+            let queries = first..(first + most).min(self.queries);
+            Block { image, head, queries }
+        })
+    }
+
+    /// An operand's gradient, `[batch, length, heads · depth]`, from those of all heads.
+    fn join(self, heads: &[Gradients], operand: usize, length: usize) -> Result<Vec<f32>> {
+        let rows = cpu::rows_per_task(self.channels());
+        let total = self.batch * length;
+        fresh::written(total * self.channels(), rows * self.channels(), |task, whole| {
+            for row in task * rows..((task + 1) * rows).min(total) {
+                let (image, position) = (row / length, row % length);
+                for head in &heads[image * self.heads..][..self.heads] {
+                    if let Some(head) = &head[operand] {
+                        let part = &head[position * self.depth..][..self.depth];
+                        whole.extend(part.iter().copied());
+                    }
                 }
             }
-        }
-        tasks
+        })
     }
 
-    /// Tasks that may run at a time.
-    fn tasks_at_a_time(self, tasks: &[Task]) -> usize {
-        let most = tasks.first().map_or(1, |task| task.scores(self));
-        (HELD / most.max(1)).max(1)
+    /// The matrix `[positions, depth]` of a head.
+    fn upright(self, values: &[f32]) -> Matrices<'_> {
+        Matrices::new(values, [0, self.channels(), 1])
     }
 
-    /// The offset of a position's head in an operand of `length` positions.
-    fn start(self, task: &Task, position: usize, length: usize) -> usize {
-        (task.image * length + position) * self.channels() + task.heads.start * self.depth
-    }
-
-    /// The strides from head to head, position to position and channel to channel.
-    fn strides(self) -> [usize; 3] {
-        [self.depth, self.channels(), 1]
-    }
-
-    fn transposed(self) -> [usize; 3] {
-        [self.depth, 1, self.channels()]
-    }
-
-    /// Adds a task's `[heads, length, depth]` to an operand-like tensor of `total` positions.
-    fn merge(
-        self,
-        part: &[f32],
-        task: &Task,
-        positions: &Range<usize>,
-        total: usize,
-        whole: &mut [f32],
-    ) {
-        let heads = part.chunks_exact(positions.len() * self.depth);
-        for (head, part) in heads.enumerate() {
-            let start = self.start(task, positions.start, total) + head * self.depth;
-            let rows = whole[start..].chunks_mut(self.channels());
-            for (row, part) in rows.zip(part.chunks_exact(self.depth)) {
-                row[..self.depth].iter_mut().zip(part).for_each(|(sum, value)| *sum += value);
-            }
-        }
+    /// The matrix `[depth, positions]` of a head.
+    fn lying(self, values: &[f32]) -> Matrices<'_> {
+        Matrices::new(values, [0, 1, self.channels()])
     }
 }
 
-impl Task {
-    fn scores(&self, extents: Extents) -> usize {
-        self.heads.len() * self.queries.len() * extents.keys
-    }
-
-    /// The attention weights, `[heads, queries, keys]`.
+impl Block {
+    /// The attention weights, `[queries, keys]`.
     fn weights(&self, extents: Extents, operands: &Operands) -> Result<Buffer> {
         let Extents { queries, keys, depth, .. } = extents;
-        let at = extents.start(self, self.queries.start, queries);
-        let query = Matrices::new(&operands.query[at..], extents.strides());
-        let at = extents.start(self, 0, keys);
-        let key = Matrices::new(&operands.key[at..], extents.transposed());
+        let query = extents.head(operands.query, queries, self, self.queries.start);
+        let key = extents.head(operands.key, keys, self, 0);
         let sizes = (self.queries.len(), keys, depth);
-        let mut scores = product::multiply_for_a_moment(self.heads.len(), sizes, query, key)?;
+        let (query, key) = (extents.upright(query), extents.lying(key));
+        let mut scores = product::multiply_for_a_moment(1, sizes, query, key)?;
         let scale = extents.scale();
-        // Each row's task is small, so rows are taken together.
-        let rows_per_task = cpu::rows_per_task(keys);
-        scores.par_chunks_mut(keys * rows_per_task).enumerate().for_each(|(index, rows)| {
-            cpu::vectorised(
-                #[inline(always)]
-                || {
-                    for (row, scores) in rows.chunks_exact_mut(keys).enumerate() {
-                        if let Some(mask) = operands.mask {
-                            let row = (index * rows_per_task + row) % self.queries.len();
-                            let mask = &mask[(self.queries.start + row) * keys..][..keys];
-                            for (score, mask) in scores.iter_mut().zip(mask) {
-                                *score = score.mul_add(scale, *mask);
-                            }
-                            soften(scores, 1.0);
-                        } else {
-                            soften(scores, scale);
+        cpu::vectorised(
+            #[inline(always)]
+            || {
+                for (row, scores) in scores.chunks_exact_mut(keys).enumerate() {
+                    if let Some(mask) = operands.mask {
+                        let mask = &mask[(self.queries.start + row) * keys..][..keys];
+                        for (score, mask) in scores.iter_mut().zip(mask) {
+                            *score = score.mul_add(scale, *mask);
                         }
+                        soften(scores, 1.0);
+                    } else {
+                        soften(scores, scale);
                     }
-                },
-            );
-        });
+                }
+            },
+        );
         Ok(scores)
     }
 
-    fn forward(&self, extents: Extents, operands: &Operands) -> Result<Vec<f32>> {
+    /// Writes the head's columns of the block's rows of the result.
+    fn forward(&self, extents: Extents, operands: &Operands, y: &mut [f32]) -> Result<()> {
         let weights = self.weights(extents, operands)?;
         let (rows, keys) = (self.queries.len(), extents.keys);
-        let weights = Matrices::new(&weights, [rows * keys, keys, 1]);
-        let at = extents.start(self, 0, keys);
-        let value = Matrices::new(&operands.value[at..], extents.strides());
-        product::multiply(self.heads.len(), (rows, extents.depth, keys), weights, value)
+        let weights = Matrices::new(&weights, [0, keys, 1]);
+        let value = extents.upright(extents.head(operands.value, keys, self, 0));
+        let columns = product::Columns {
+            rows: y,
+            length: extents.channels(),
+            first: self.head * extents.depth,
+        };
+        columns.multiply((rows, extents.depth, keys), weights, value)
     }
 
-    fn backward(
+    /// Adds what the block's rows of the result's gradient tell to the gradients that are there.
+    fn add_gradients(
         &self,
         extents: Extents,
         operands: &Operands,
         gradient: &[f32],
-        wanted: [bool; 3],
-    ) -> Result<Gradients> {
+        [dquery, dkey, dvalue]: &mut Gradients,
+    ) -> Result<()> {
         let Extents { queries, keys, depth, .. } = extents;
-        let (count, rows) = (self.heads.len(), self.queries.len());
-        let at_queries = extents.start(self, self.queries.start, queries);
-        let at_keys = extents.start(self, 0, keys);
-        let (upright, lying) = ([rows * keys, keys, 1], [rows * keys, 1, keys]);
-        let gradient = Matrices::new(&gradient[at_queries..], extents.strides());
+        let rows = self.queries.len();
+        let gradient = extents.head(gradient, queries, self, self.queries.start);
+        let gradient = extents.upright(gradient);
         let weights = self.weights(extents, operands)?;
-        let dvalue = if wanted[2] {
-            let weights = Matrices::new(&weights, lying);
-            Some(product::multiply(count, (keys, depth, rows), weights, gradient)?)
-        } else {
-            None
-        };
-        if !wanted[0] && !wanted[1] {
-            return Ok([None, None, dvalue]);
+        if let Some(dvalue) = dvalue {
+            let weights = Matrices::new(&weights, [0, 1, keys]);
+            product::add_products(dvalue, (keys, depth, rows), weights, gradient)?;
         }
-        let value = Matrices::new(&operands.value[at_keys..], extents.transposed());
+        if dquery.is_none() && dkey.is_none() {
+            return Ok(());
+        }
+        let value = extents.lying(extents.head(operands.value, keys, self, 0));
         let sizes = (rows, keys, depth);
-        let mut dscores = product::multiply_for_a_moment(count, sizes, gradient, value)?;
+        let mut dscores = product::multiply_for_a_moment(1, sizes, gradient, value)?;
         let scale = extents.scale();
-        let length = keys * cpu::rows_per_task(keys);
-        dscores.par_chunks_mut(length).zip(weights.par_chunks(length)).for_each(
-            |(dscores, weights)| {
-                cpu::vectorised(
-                    #[inline(always)]
-                    || {
-                        let rows = dscores.chunks_exact_mut(keys).zip(weights.chunks_exact(keys));
-                        for (dscores, weights) in rows {
-                            let level = sum_pairs(dscores, weights, |g, p| g * p);
-                            for (dscore, &weight) in dscores.iter_mut().zip(weights) {
-                                *dscore = (*dscore - level) * weight * scale;
-                            }
-                        }
-                    },
-                );
+        cpu::vectorised(
+            #[inline(always)]
+            || {
+                let rows = dscores.chunks_exact_mut(keys).zip(weights.chunks_exact(keys));
+                for (dscores, weights) in rows {
+                    let level = sum_pairs(dscores, weights, |g, p| g * p);
+                    for (dscore, &weight) in dscores.iter_mut().zip(weights) {
+                        *dscore = (*dscore - level) * weight * scale;
+                    }
+                }
             },
         );
-        let dquery = if wanted[0] {
-            let key = Matrices::new(&operands.key[at_keys..], extents.strides());
-            let dscores = Matrices::new(&dscores, upright);
-            Some(product::multiply(count, (rows, depth, keys), dscores, key)?)
-        } else {
-            None
-        };
-        let dkey = if wanted[1] {
-            let query = Matrices::new(&operands.query[at_queries..], extents.strides());
-            let dscores = Matrices::new(&dscores, lying);
-            Some(product::multiply(count, (keys, depth, rows), dscores, query)?)
-        } else {
-            None
-        };
-        Ok([dquery, dkey, dvalue])
+        if let Some(dquery) = dquery {
+            let key = extents.upright(extents.head(operands.key, keys, self, 0));
+            let part = &mut dquery[self.queries.start * depth..self.queries.end * depth];
+            let dscores = Matrices::new(&dscores, [0, keys, 1]);
+            product::add_products(part, (rows, depth, keys), dscores, key)?;
+        }
+        if let Some(dkey) = dkey {
+            let query = extents.head(operands.query, queries, self, self.queries.start);
+            let dscores = Matrices::new(&dscores, [0, 1, keys]);
+            product::add_products(dkey, (keys, depth, rows), dscores, extents.upright(query))?;
+        }
+        Ok(())
     }
 }
 
@@ -338,17 +317,24 @@ impl Attention {
 
     fn forward(&self) -> Result<Tensor> {
         let extents = self.extents;
+        let image = extents.queries * extents.channels();
+        let rows = extents.queries_at_a_time();
         let mut y = vec![0.0; self.query.elem_count()];
         self.with_operands(|operands| {
-            let tasks = extents.tasks();
-            for tasks in tasks.chunks(extents.tasks_at_a_time(&tasks)) {
-                let parts: Result<Vec<_>> =
-                    tasks.par_iter().map(|task| task.forward(extents, operands)).collect();
-                for (task, part) in tasks.iter().zip(parts?) {
-                    extents.merge(&part, task, &task.queries, extents.queries, &mut y);
-                }
-            }
-            Ok(())
+            let images = y.par_chunks_mut(image).enumerate();
+            let blocks = images.flat_map(|(image, y)| {
+                let blocks = y.par_chunks_mut(rows * extents.channels()).enumerate();
+                blocks.map(move |(block, y)| (image, block * rows, y))
+            });
+            blocks
+                .map(|(image, first, y)| {
+                    let queries = first..first + y.len() / extents.channels();
+                    (0..extents.heads).try_for_each(|head| {
+                        let block = Block { image, head, queries: queries.clone() };
+                        block.forward(extents, operands, y)
+                    })
+                })
+                .collect::<Result<()>>()
         })?;
         cpu::tensor(y, self.query.shape())
     }
@@ -357,35 +343,33 @@ impl Attention {
         let extents = self.extents;
         let gradient = cpu::values(gradient);
         let gradient = gradient.get()?;
-        let tensors = [&self.query, &self.key, &self.value];
-        let mut gradients: [Option<Vec<f32>>; 3] =
-            array::from_fn(|index| followed[index].then(|| vec![0.0; tensors[index].elem_count()]));
-        self.with_operands(|operands| {
-            let tasks = extents.tasks();
-            for tasks in tasks.chunks(extents.tasks_at_a_time(&tasks)) {
-                let parts: Result<Vec<_>> = tasks
-                    .par_iter()
-                    .map(|task| task.backward(extents, operands, gradient, followed))
-                    .collect();
-                for (task, parts) in tasks.iter().zip(parts?) {
-                    for (index, part) in parts.into_iter().enumerate() {
-                        if let (Some(whole), Some(part)) = (&mut gradients[index], part) {
-                            let keys = 0..extents.keys;
-                            let positions = if index == 0 { &task.queries } else { &keys };
-                            let total = tensors[index].dim(1)?;
-                            extents.merge(&part, task, positions, total, whole);
-                        }
-                    }
+        let lengths = [extents.queries, extents.keys, extents.keys];
+        let heads: Result<Vec<Gradients>> = self.with_operands(|operands| {
+            let heads = (0..extents.batch * extents.heads).into_par_iter();
+            let heads = heads.map(|index| {
+                let (image, head) = (index / extents.heads, index % extents.heads);
+                let mut gradients = array::from_fn(|operand| {
+                    followed[operand].then(|| {
+                        let mut sums = Buffer::new(lengths[operand] * extents.depth);
+                        sums.fill(0.0);
+                        sums
+                    })
+                });
+                for block in extents.blocks(image, head) {
+                    block.add_gradients(extents, operands, gradient, &mut gradients)?;
                 }
-            }
-            Ok(())
-        })?;
-        let gradients = gradients.into_iter().zip(tensors);
-        gradients
-            .map(|(values, like)| {
-                values.map(|values| cpu::tensor(values, like.shape())).transpose()
-            })
-            .collect()
+                Ok(gradients)
+            });
+            heads.collect()
+        });
+        let heads = heads?;
+        let shapes = [&self.query, &self.key, &self.value].map(Tensor::shape);
+        let gradients = (0..3).map(|operand| {
+            let joined =
+                || cpu::tensor(extents.join(&heads, operand, lengths[operand])?, shapes[operand]);
+            followed[operand].then(joined).transpose()
+        });
+        gradients.collect()
     }
 }
 
@@ -419,8 +403,10 @@ mod tests {
     }
 
     #[test]
-    fn attention_in_several_tasks_agrees_with_its_reference() {
-        check(1, 4_200, 1_024, 1, 4, false);
+    fn attention_in_several_blocks_agrees_with_its_reference() {
+        const { assert!(1_024 * 300 > 2 * HELD) };
+        check(2, 300, 1_024, 2, 4, false);
+        check(1, 300, 1_024, 1, 4, true);
     }
 
     #[test]

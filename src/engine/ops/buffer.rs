@@ -11,7 +11,7 @@ use std::{
 /// Buffers that a thread keeps.
 const KEPT: usize = 8;
 /// Values of the largest buffer that is kept.
-const LARGEST: usize = 1 << 22;
+const LARGEST: usize = 1 << 23;
 
 thread_local! {
     static FREE: RefCell<Vec<Vec<f32>>> = const { RefCell::new(Vec::new()) };

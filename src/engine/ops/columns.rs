@@ -243,20 +243,25 @@ impl Extents {
         }
     }
 
-    /// Distributes the product of a span, `[outputs, pixels]`, to the planes of the result.
-    pub(super) fn scatter(&self, product: &[f32], bias: Option<&[f32]>, y: &mut [f32], span: Span) {
+    /// Adds the product of a span, `[outputs, pixels]` of some outputs, to the planes of the result.
+    pub(super) fn scatter(
+        &self,
+        product: &[f32],
+        outputs: &Range<usize>,
+        y: &mut [f32],
+        span: Span,
+    ) {
         let (plane, width) = (self.plane(), self.result[1]);
         for part in span.parts(self.result) {
-            let image = self.outputs * plane;
-            y[part.image * image..][..image]
+            let first = (part.image * self.outputs + outputs.start) * plane;
+            y[first..][..outputs.len() * plane]
                 .par_chunks_mut(plane)
                 .with_min_len(cpu::rows_per_task(plane))
                 .enumerate()
                 .for_each(|(output, y)| {
                     let y = &mut y[part.rows.start * width..part.rows.end * width];
                     let values = &product[output * span.length + part.start..][..y.len()];
-                    let bias = bias.map_or(0.0, |bias| bias[output]);
-                    y.iter_mut().zip(values).for_each(|(y, value)| *y = value + bias);
+                    cpu::add(y, values);
                 });
         }
     }

@@ -2,12 +2,14 @@
 //! [`super::winograd`].
 
 use candle_core::{Result, Shape, Tensor, bail};
-use rayon::prelude::*;
 
+use super::addends::{self, Addends};
 use super::columns::{Extents, Span};
 use super::cpu::{self, Values};
+use super::linear;
 use super::product::{self, Matrices};
 use super::traced::Traced;
+use super::weight::Weight;
 use super::winograd::Winograd;
 
 /// A convolution's geometry; dilation and groups are 1 throughout Stable Diffusion.
@@ -19,34 +21,39 @@ pub struct Convolution {
     pub padding: usize,
 }
 
-/// `weight ∗ x + bias`.
+/// `weight ∗ x` and what is added to it.
 ///
 /// # Shapes
-/// `x: [batch, in, height, width]`, `weight: [out, in, kernel, kernel]`, `bias: [out]`.
+/// `x: [batch, in, height, width]`, `weight: [out, in, kernel, kernel]`, result `[batch, out, …]`.
 pub fn conv2d(
     x: &Traced,
     weight: &Traced,
-    bias: Option<&Traced>,
+    addends: Addends<'_>,
     geometry: Convolution,
 ) -> Result<Traced> {
-    let arguments: Vec<&Traced> = [x, weight].into_iter().chain(bias).collect();
+    let arguments: Vec<&Traced> = [x, weight].into_iter().chain(addends.given()).collect();
     let tensors: Vec<&Tensor> = arguments.iter().map(|argument| argument.tensor()).collect();
-    if !cpu::is_fast(&tensors) {
-        let reference = move |t: &[Tensor]| conv2d_reference(&t[0], &t[1], t.get(2), geometry);
-        return Traced::by_candle(&arguments, reference);
+    let added = addends.followed();
+    if !linear::is_fast(&tensors) {
+        let given = added.map(|addend| addend.is_some());
+        return Traced::by_candle(&arguments, move |t| conv2d_reference(t, given, geometry));
     }
     let extents = geometry.extents(x.tensor().shape(), weight.tensor().shape())?;
-    let (x, weight) = (x.tensor().contiguous()?, weight.tensor().contiguous()?);
-    let y = forward(extents, &x, &weight, bias.map(Traced::tensor))?;
-    let followed: Vec<bool> = arguments.iter().map(|argument| argument.is_followed()).collect();
+    let followed = [x, weight].map(Traced::is_followed);
+    let (x, weight) = (x.tensor().contiguous()?, Weight::new(weight.tensor())?);
+    let y = forward(extents, &x, &weight, addends)?;
     // A frozen kernel's layer does not keep its input.
     let kept = Kept {
         extents,
-        shapes: [x.shape().clone(), weight.shape().clone()],
+        shapes: [x.shape().clone(), weight.tensor().shape().clone()],
         x: followed[1].then_some(x),
         weight: followed[0].then_some(weight),
     };
-    Ok(Traced::result(y, &arguments, move |gradient| kept.backward(gradient, &followed)))
+    Ok(Traced::result(y, &arguments, move |gradient| {
+        let mut gradients = kept.backward(gradient)?;
+        gradients.extend(addends::gradients_of_planes(added, gradient)?);
+        Ok(gradients)
+    }))
 }
 
 /// What the gradients need of a convolution, and no more.
@@ -57,20 +64,17 @@ struct Kept {
     /// For the gradient of the weight.
     x: Option<Tensor>,
     /// For the gradient of the input.
-    weight: Option<Tensor>,
+    weight: Option<Weight>,
 }
 
+/// Of the input, the weight and the addends that are given.
 pub(super) fn conv2d_reference(
-    x: &Tensor,
-    weight: &Tensor,
-    bias: Option<&Tensor>,
+    t: &[Tensor],
+    given: [bool; 3],
     geometry: Convolution,
 ) -> Result<Tensor> {
-    let y = x.conv2d(weight, geometry.padding, geometry.stride, 1, 1)?;
-    match bias {
-        Some(bias) => y.broadcast_add(&bias.reshape((1, (), 1, 1))?),
-        None => Ok(y),
-    }
+    let products = t[0].conv2d(&t[1], geometry.padding, geometry.stride, 1, 1)?;
+    addends::reference_of_planes(&products, given, &t[2..])
 }
 
 /// Pixels of a plane from which on a product per image beats one product on gathered pixels.
@@ -106,53 +110,45 @@ fn is_product_of_planes(extents: Extents) -> bool {
     extents.is_pointwise() && (extents.plane() >= PLANE || extents.batch == 1)
 }
 
-fn forward(extents: Extents, x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
+fn forward(extents: Extents, x: &Tensor, weight: &Weight, addends: Addends) -> Result<Tensor> {
     let (outputs, plane) = (extents.outputs, extents.plane());
-    let bias = bias.map(Tensor::contiguous).transpose()?;
-    if bias.as_ref().is_some_and(|bias| bias.dims() != [outputs]) {
-        bail!("conv2d: the bias is not of {outputs} channels");
-    }
-    let bias = bias.as_ref().map(cpu::values);
-    let bias = bias.as_ref().map(Values::get).transpose()?;
-    let (x, weight) = (cpu::values(x), cpu::values(weight));
-    let (x, weight) = (x.get()?, weight.get()?);
-    let rows = Matrices::new(weight, [0, extents.depth(), 1]);
-    let y = if is_product_of_planes(extents) {
+    let shape = Shape::from((extents.batch, outputs, extents.result[0], extents.result[1]));
+    let mut y = addends.of_planes(&shape)?;
+    let x = cpu::values(x);
+    let x = x.get()?;
+    if is_product_of_planes(extents) {
         let x = Matrices::new(x, [extents.inputs * plane, plane, 1]);
-        let mut y = product::multiply(extents.batch, (outputs, plane, extents.inputs), rows, x)?;
-        if let Some(bias) = bias {
-            y.par_chunks_mut(plane).enumerate().for_each(|(index, y)| {
-                let bias = bias[index % outputs];
-                for y in y {
-                    *y += bias;
-                }
-            });
-        }
-        y
+        weight.with_all(|weight| {
+            let weight = Matrices::new(weight, [0, extents.inputs, 1]);
+            product::add_products(&mut y, (outputs, plane, extents.inputs), weight, x)
+        })?;
     } else if let Some(winograd) = Winograd::of(extents) {
-        winograd.forward(x, weight, bias)?
+        winograd.add(x, weight, &mut y)?;
     } else {
-        let mut y = vec![0.0; extents.batch * outputs * plane];
         for span in extents.spans() {
             let columns = extents.columns(x, span);
             let columns = Matrices::new(&columns, [0, span.length, 1]);
-            let sizes = (outputs, span.length, extents.depth());
-            let product = product::multiply_for_a_moment(1, sizes, rows, columns)?;
-            extents.scatter(&product, bias, &mut y, span);
+            weight.for_each_part(None, |part, weight| {
+                let sizes = (part.len(), span.length, extents.depth());
+                let weight = Matrices::new(weight, [0, extents.depth(), 1]);
+                let product = product::multiply_for_a_moment(1, sizes, weight, columns)?;
+                extents.scatter(&product, &part, &mut y, span);
+                Ok(())
+            })?;
         }
-        y
-    };
-    cpu::tensor(y, &Shape::from((extents.batch, outputs, extents.result[0], extents.result[1])))
+    }
+    cpu::tensor(y, &shape)
 }
 
 impl Kept {
-    fn backward(self, gradient: &Tensor, followed: &[bool]) -> Result<Vec<Option<Tensor>>> {
+    /// The gradients of the input and of the weight.
+    fn backward(self, gradient: &Tensor) -> Result<Vec<Option<Tensor>>> {
         let Self { extents, shapes, x, weight } = self;
-        let (x, weight) = (x.as_ref().map(cpu::values), weight.as_ref().map(cpu::values));
+        let x = x.as_ref().map(cpu::values);
         let gradient_values = cpu::values(gradient);
         let operands = Operands {
             x: x.as_ref().map(Values::get).transpose()?,
-            weight: weight.as_ref().map(Values::get).transpose()?,
+            weight: weight.as_ref(),
             gradient: gradient_values.get()?,
         };
         let [dx, dweight] = if is_product_of_planes(extents) {
@@ -163,19 +159,10 @@ impl Kept {
             spans_backward(extents, &operands)?
         };
         let [x_shape, weight_shape] = &shapes;
-        let mut gradients = vec![
+        Ok(vec![
             dx.map(|dx| cpu::tensor(dx, x_shape)).transpose()?,
             dweight.map(|dweight| cpu::tensor(dweight, weight_shape)).transpose()?,
-        ];
-        if let Some(bias) = followed.get(2) {
-            let sums = || {
-                let planes = cpu::row_sums(operands.gradient, extents.plane());
-                let sums = cpu::column_sums(&planes, extents.outputs);
-                cpu::tensor(sums, &Shape::from(extents.outputs))
-            };
-            gradients.push(bias.then(sums).transpose()?);
-        }
-        Ok(gradients)
+        ])
     }
 }
 
@@ -183,7 +170,7 @@ impl Kept {
 #[derive(Debug, Clone, Copy)]
 struct Operands<'a> {
     x: Option<&'a [f32]>,
-    weight: Option<&'a [f32]>,
+    weight: Option<&'a Weight>,
     gradient: &'a [f32],
 }
 
@@ -194,8 +181,11 @@ fn pointwise_backward(extents: Extents, operands: &Operands) -> Result<[Option<V
     let gradient = Matrices::new(operands.gradient, [outputs * plane, plane, 1]);
     let mut gradients = [None, None];
     if let Some(weight) = operands.weight {
-        let weight = Matrices::new(weight, [0, 1, inputs]);
-        gradients[0] = Some(product::multiply(batch, (inputs, plane, outputs), weight, gradient)?);
+        let dx = weight.with_all(|weight| {
+            let weight = Matrices::new(weight, [0, 1, inputs]);
+            product::multiply(batch, (inputs, plane, outputs), weight, gradient)
+        });
+        gradients[0] = Some(dx?);
     }
     if let Some(x) = operands.x {
         let x = Matrices::new(x, [inputs * plane, 1, plane]);
@@ -220,13 +210,19 @@ fn spans_backward(extents: Extents, operands: &Operands) -> Result<[Option<Vec<f
             gathered = extents.gather(operands.gradient, span);
             (&gathered[..], length)
         };
-        let gradient = Matrices::new(gradient, [0, stride, 1]);
         if let (Some(dx), Some(weight)) = (&mut dx, operands.weight) {
-            let weight = Matrices::new(weight, [0, 1, depth]);
-            let sizes = (depth, length, outputs);
-            let columns = product::multiply_for_a_moment(1, sizes, weight, gradient)?;
-            extents.add_columns(columns, dx, span);
+            let mut columns = None;
+            weight.for_each_part(None, |part, weight| {
+                let weight = Matrices::new(weight, [0, 1, depth]);
+                let gradient = Matrices::new(&gradient[part.start * stride..], [0, stride, 1]);
+                let sizes = (depth, length, part.len());
+                product::add_for_a_moment(&mut columns, 1, sizes, weight, gradient)
+            })?;
+            if let Some(columns) = columns {
+                extents.add_columns(columns, dx, span);
+            }
         }
+        let gradient = Matrices::new(gradient, [0, stride, 1]);
         if let (Some(dweight), Some(x)) = (&mut dweight, operands.x) {
             let columns = extents.columns(x, span);
             let columns = Matrices::new(&columns, [0, 1, length]);
@@ -238,8 +234,15 @@ fn spans_backward(extents: Extents, operands: &Operands) -> Result<[Option<Vec<f
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{Case, values, view};
+    use candle_core::{DType, Var};
+
+    use super::super::testing::{Case, assert_close, values, view};
     use super::*;
+
+    /// All that can be added, in the order of the arguments after the weight.
+    fn all(t: &[Traced]) -> Addends<'_> {
+        Addends { bias: Some(&t[2]), shift: Some(&t[3]), residual: Some(&t[4]) }
+    }
 
     #[test]
     fn conv2d_agrees_with_its_reference() {
@@ -252,14 +255,17 @@ mod tests {
                             continue;
                         }
                         let geometry = Convolution { stride, padding };
+                        let result = size.map(|size| (size + 2 * padding - kernel) / stride + 1);
                         let case = Case::new([
                             values(&[batch, 5, size[0], size[1]], 1),
                             values(&[7, 5, kernel, kernel], 2),
                             values(&[7], 3),
+                            values(&[batch, 7], 4),
+                            values(&[batch, 7, result[0], result[1]], 5),
                         ]);
                         case.check(
-                            |t| conv2d(&t[0], &t[1], Some(&t[2]), geometry),
-                            |t| conv2d_reference(&t[0], &t[1], Some(&t[2]), geometry),
+                            |t| conv2d(&t[0], &t[1], all(t), geometry),
+                            |t| conv2d_reference(t, [true; 3], geometry),
                         );
                     }
                 }
@@ -268,16 +274,19 @@ mod tests {
     }
 
     #[test]
-    fn conv2d_of_views_without_bias() {
+    fn conv2d_of_views_without_addends() {
         let geometry = Convolution { stride: 1, padding: 1 };
         let case = Case::new([values(&[6, 4, 5, 3], 1), values(&[4, 7, 3, 3], 2)]);
         let turned = |t: &Tensor| t.transpose(1, 3)?.transpose(1, 2)?.narrow(1, 1, 4);
         let swapped = |t: &Tensor| t.transpose(0, 1);
         case.check(
-            move |t| conv2d(&view(&t[0], turned)?, &view(&t[1], swapped)?, None, geometry),
+            move |t| {
+                let (x, weight) = (view(&t[0], turned)?, view(&t[1], swapped)?);
+                conv2d(&x, &weight, Addends::default(), geometry)
+            },
             |t| {
-                let x = turned(&t[0])?.contiguous()?;
-                conv2d_reference(&x, &swapped(&t[1])?.contiguous()?, None, geometry)
+                let arguments = [turned(&t[0])?.contiguous()?, swapped(&t[1])?.contiguous()?];
+                conv2d_reference(&arguments, [false; 3], geometry)
             },
         );
     }
@@ -290,14 +299,55 @@ mod tests {
                 values(&[batch, channels[0], size[0], size[1]], 1),
                 values(&[channels[1], channels[0], 3, 3], 2),
                 values(&[channels[1]], 3),
+                values(&[batch, channels[1]], 4),
+                values(&[batch, channels[1], size[0], size[1]], 5),
             ]);
             let x = Shape::from((batch, channels[0], size[0], size[1]));
             let weight = Shape::from((channels[1], channels[0], 3, 3));
             assert!(Winograd::of(geometry.extents(&x, &weight).unwrap()).is_some());
             case.check(
-                |t| conv2d(&t[0], &t[1], Some(&t[2]), geometry),
-                |t| conv2d_reference(&t[0], &t[1], Some(&t[2]), geometry),
+                |t| conv2d(&t[0], &t[1], all(t), geometry),
+                |t| conv2d_reference(t, [true; 3], geometry),
             );
         }
+    }
+
+    #[test]
+    fn a_frozen_kernel_of_half_precision_is_widened() {
+        let x = values(&[2, 60, 9, 8], 1);
+        for (kernel, stride) in [(1, 1), (3, 1), (3, 2)] {
+            // More than is widened at a time.
+            let weight = values(&[1_100, 60, kernel, kernel], 2).to_dtype(DType::BF16).unwrap();
+            let wide = weight.to_dtype(DType::F32).unwrap();
+            let geometry = Convolution { stride, padding: kernel / 2 };
+            let run = |weight: &Tensor| {
+                let variable = Var::from_tensor(&x).unwrap();
+                let weight = Traced::constant(weight);
+                let x = Traced::variable(&variable);
+                let y = conv2d(&x, &weight, Addends::default(), geometry).unwrap();
+                let result = y.tensor().clone();
+                let gradient = values(result.dims(), 3);
+                (result, y.backward(gradient).unwrap().take(&variable).unwrap())
+            };
+            let (got, expected) = (run(&weight), run(&wide));
+            assert_close(&got.0, &expected.0, 1e-6);
+            assert_close(&got.1, &expected.1, 1e-6);
+        }
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused() {
+        let geometry = Convolution { stride: 1, padding: 1 };
+        let traced = |shape: &[usize]| Traced::constant(&values(shape, 1));
+        let (x, weight) = (traced(&[2, 4, 5, 5]), traced(&[3, 4, 3, 3]));
+        let fits = |addends: Addends| conv2d(&x, &weight, addends, geometry).is_ok();
+        let [bias, shift, residual] =
+            [&[3][..], &[2, 3], &[2, 3, 5, 5]].map(|shape: &[usize]| traced(shape));
+        let right = Addends { bias: Some(&bias), shift: Some(&shift), residual: Some(&residual) };
+        assert!(fits(right));
+        assert!(!fits(Addends { bias: Some(&shift), ..right }));
+        assert!(!fits(Addends { shift: Some(&bias), ..right }));
+        assert!(!fits(Addends { residual: Some(&x), ..right }));
+        assert!(conv2d(&x, &traced(&[3, 5, 3, 3]), Addends::default(), geometry).is_err());
     }
 }

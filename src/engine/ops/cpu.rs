@@ -9,8 +9,10 @@ use std::ops::Deref;
 use candle_core::{CpuStorage, DType, Device, Layout, Result, Shape, Storage, Tensor, bail};
 use rayon::prelude::*;
 
+use super::fresh;
+
 /// Values that one task of an elementwise loop takes: enough to hide the cost of a task.
-const CHUNK: usize = 16_384;
+pub(super) const CHUNK: usize = 16_384;
 
 /// Whether the fast forms apply: `f32` in host memory.
 pub(super) fn is_fast(tensors: &[&Tensor]) -> bool {
@@ -64,19 +66,18 @@ pub(super) fn tensor(values: Vec<f32>, shape: &Shape) -> Result<Tensor> {
 }
 
 /// `function` of each value.
-pub(super) fn map(x: &[f32], function: impl Fn(f32) -> f32 + Sync) -> Vec<f32> {
-    let mut y = vec![0.0; x.len()];
-    y.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK)).for_each(|(y, x)| {
+pub(super) fn map(x: &[f32], function: impl Fn(f32) -> f32 + Sync) -> Result<Vec<f32>> {
+    fresh::written(x.len(), CHUNK, |task, y| {
+        let x = x[task * CHUNK..].iter();
+        let values = x.map(
+            #[inline(always)]
+            |x| function(*x),
+        );
         vectorised(
             #[inline(always)]
-            || {
-                for (y, &x) in y.iter_mut().zip(x) {
-                    *y = function(x);
-                }
-            },
+            || y.extend(values),
         );
-    });
-    y
+    })
 }
 
 /// `function` of each pair of values.
@@ -84,20 +85,18 @@ pub(super) fn map_pairs(
     a: &[f32],
     b: &[f32],
     function: impl Fn(f32, f32) -> f32 + Sync,
-) -> Vec<f32> {
-    let mut y = vec![0.0; a.len()];
-    let inputs = a.par_chunks(CHUNK).zip(b.par_chunks(CHUNK));
-    y.par_chunks_mut(CHUNK).zip(inputs).for_each(|(y, (a, b))| {
+) -> Result<Vec<f32>> {
+    fresh::written(a.len().min(b.len()), CHUNK, |task, y| {
+        let pairs = a[task * CHUNK..].iter().zip(&b[task * CHUNK..]);
+        let values = pairs.map(
+            #[inline(always)]
+            |(a, b)| function(*a, *b),
+        );
         vectorised(
             #[inline(always)]
-            || {
-                for ((y, &a), &b) in y.iter_mut().zip(a).zip(b) {
-                    *y = function(a, b);
-                }
-            },
+            || y.extend(values),
         );
-    });
-    y
+    })
 }
 
 /// Rows of `length` values that make up a task of about the usual size.
@@ -139,26 +138,6 @@ pub(super) fn add_up(vectors: Vec<Vec<f32>>, length: usize) -> Vec<f32> {
     let mut sum = vectors.next().unwrap_or_else(|| vec![0.0; length]);
     vectors.for_each(|vector| add(&mut sum, &vector));
     sum
-}
-
-/// Adds `values` to each row of `rows`.
-pub(super) fn add_to_rows(rows: &mut [f32], values: &[f32]) {
-    let length = values.len();
-    if length == 0 {
-        return;
-    }
-    rows.par_chunks_mut(length * rows_per_task(length)).for_each(|rows| {
-        vectorised(
-            #[inline(always)]
-            || {
-                for row in rows.chunks_exact_mut(length) {
-                    for (sum, value) in row.iter_mut().zip(values) {
-                        *sum += value;
-                    }
-                }
-            },
-        );
-    });
 }
 
 /// Adds `values` to `sums`.

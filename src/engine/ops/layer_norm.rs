@@ -5,6 +5,7 @@ use rayon::prelude::*;
 
 use super::cpu;
 use super::exponential::{moments, sum_pairs};
+use super::fresh;
 use super::traced::Traced;
 
 /// Normalises the last axis, scales and shifts it.
@@ -57,29 +58,27 @@ impl LayerNorm {
         let [x, weight, bias] = [&self.x, &self.weight, bias].map(cpu::values);
         let (x, weight, bias) = (x.get()?, weight.get()?, bias.get()?);
         let channels = weight.len();
-        let rows = cpu::rows_per_task(channels);
-        let mut y = vec![0.0; x.len()];
-        let mut statistics = vec![(0.0, 0.0); x.len() / channels];
-        let inputs = x.par_chunks(rows * channels);
-        y.par_chunks_mut(rows * channels)
-            .zip(inputs)
-            .zip(statistics.par_chunks_mut(rows))
-            .for_each(|((y, x), statistics)| {
-                cpu::vectorised(
-                    #[inline(always)]
-                    || {
-                        let rows = y.chunks_exact_mut(channels).zip(x.chunks_exact(channels));
-                        for ((y, x), statistics) in rows.zip(statistics) {
-                            let (mean, rate) = moments(x, eps as f32);
-                            *statistics = (mean, rate);
-                            let affine = weight.iter().zip(bias);
-                            for ((y, &x), (&weight, &bias)) in y.iter_mut().zip(x).zip(affine) {
-                                *y = ((x - mean) * rate).mul_add(weight, bias);
-                            }
-                        }
-                    },
-                );
-            });
+        let chunk = channels * cpu::rows_per_task(channels);
+        let (y, statistics) = fresh::written_with(x.len(), chunk, |task, y| {
+            let x = &x[task * chunk..];
+            cpu::vectorised(
+                #[inline(always)]
+                || {
+                    let mut statistics = Vec::new();
+                    for x in x[..y.room()].chunks_exact(channels) {
+                        let (mean, rate) = moments(x, eps as f32);
+                        let affine = weight.iter().zip(bias);
+                        y.extend(x.iter().zip(affine).map(
+                            #[inline(always)]
+                            |(x, (&weight, &bias))| ((x - mean) * rate).mul_add(weight, bias),
+                        ));
+                        statistics.push((mean, rate));
+                    }
+                    statistics
+                },
+            )
+        })?;
+        let statistics = statistics.concat();
         Ok((cpu::tensor(y, self.x.shape())?, statistics))
     }
 
@@ -92,7 +91,7 @@ impl LayerNorm {
         let [x, weight, gradient] = [&self.x, &self.weight, gradient].map(cpu::values);
         let (x, weight, gradient) = (x.get()?, weight.get()?, gradient.get()?);
         let channels = weight.len();
-        let dx = || cpu::tensor(input_gradient(x, gradient, weight, statistics), self.x.shape());
+        let dx = || cpu::tensor(input_gradient(x, gradient, weight, statistics)?, self.x.shape());
         let vector = |values| cpu::tensor(values, self.weight.shape());
         Ok(vec![
             followed[0].then(dx).transpose()?,
@@ -109,34 +108,29 @@ fn input_gradient(
     gradient: &[f32],
     weight: &[f32],
     statistics: &[(f32, f32)],
-) -> Vec<f32> {
+) -> Result<Vec<f32>> {
     let channels = weight.len();
     let rows = cpu::rows_per_task(channels);
-    let mut dx = vec![0.0; x.len()];
-    let inputs = x.par_chunks(rows * channels).zip(gradient.par_chunks(rows * channels));
-    dx.par_chunks_mut(rows * channels).zip(inputs).zip(statistics.par_chunks(rows)).for_each(
-        |((dx, (x, gradient)), statistics)| {
-            cpu::vectorised(
-                #[inline(always)]
-                || {
-                    let inputs = x.chunks_exact(channels).zip(gradient.chunks_exact(channels));
-                    let rows = dx.chunks_exact_mut(channels).zip(inputs);
-                    for ((dx, (x, gradient)), &(mean, rate)) in rows.zip(statistics) {
-                        for ((dx, &g), &w) in dx.iter_mut().zip(gradient).zip(weight) {
-                            *dx = g * w;
-                        }
-                        let level = sum_pairs(dx, x, |h, _| h) / channels as f32;
-                        let slope =
-                            rate * sum_pairs(dx, x, |h, x| h * (x - mean)) / channels as f32;
-                        for (dx, &x) in dx.iter_mut().zip(x) {
-                            *dx = rate * (*dx - level - (x - mean) * rate * slope);
-                        }
+    let chunk = channels * rows;
+    fresh::written(x.len(), chunk, |task, fresh| {
+        let (x, gradient) = (&x[task * chunk..], &gradient[task * chunk..]);
+        let inputs = x.chunks_exact(channels).zip(gradient.chunks_exact(channels));
+        cpu::vectorised(
+            #[inline(always)]
+            || {
+                for ((x, gradient), &(mean, rate)) in
+                    inputs.zip(&statistics[task * rows..]).take(rows)
+                {
+                    let dx = fresh.next(gradient.iter().zip(weight).map(|(g, w)| g * w));
+                    let level = sum_pairs(dx, x, |h, _| h) / channels as f32;
+                    let slope = rate * sum_pairs(dx, x, |h, x| h * (x - mean)) / channels as f32;
+                    for (dx, &x) in dx.iter_mut().zip(x) {
+                        *dx = rate * (*dx - level - (x - mean) * rate * slope);
                     }
-                },
-            );
-        },
-    );
-    dx
+                }
+            },
+        );
+    })
 }
 
 fn weight_gradient(

@@ -2,85 +2,105 @@
 
 use candle_core::{Result, Shape, Tensor, bail};
 
+use super::addends::{self, Addends};
 use super::cpu;
-use super::product::{self, Matrices};
+use super::product::{self, Columns, Matrices};
 use super::traced::Traced;
+use super::weight::Weight;
 
-/// `x · weightᵀ + bias`.
+/// `x · weightᵀ` and what is added to it.
 ///
 /// # Shapes
-/// `x: […, in]`, `weight: [out, in]`, `bias: [out]`, result `[…, out]`.
-pub fn linear(x: &Traced, weight: &Traced, bias: Option<&Traced>) -> Result<Traced> {
-    let arguments: Vec<&Traced> = [x, weight].into_iter().chain(bias).collect();
+/// `x: […, in]`, `weight: [out, in]`, result `[…, out]`.
+pub fn linear(x: &Traced, weight: &Traced, addends: Addends<'_>) -> Result<Traced> {
+    let arguments: Vec<&Traced> = [x, weight].into_iter().chain(addends.given()).collect();
     let tensors: Vec<&Tensor> = arguments.iter().map(|argument| argument.tensor()).collect();
-    if !cpu::is_fast(&tensors) {
-        let reference = |t: &[Tensor]| linear_reference(&t[0], &t[1], t.get(2));
-        return Traced::by_candle(&arguments, reference);
+    let added = addends.followed();
+    if !is_fast(&tensors) {
+        let given = added.map(|addend| addend.is_some());
+        return Traced::by_candle(&arguments, move |t| linear_reference(t, given));
     }
-    let operation = Linear { x: x.tensor().contiguous()?, weight: weight.tensor().contiguous()? };
-    let y = operation.forward(bias.map(Traced::tensor))?;
-    let followed: Vec<bool> = arguments.iter().map(|argument| argument.is_followed()).collect();
-    let kept = operation.keep(&followed);
-    Ok(Traced::result(y, &arguments, move |gradient| kept.backward(gradient, &followed)))
+    let followed = [x, weight].map(Traced::is_followed);
+    let operation = Linear { x: x.tensor().contiguous()?, weight: Weight::new(weight.tensor())? };
+    let y = operation.forward(addends)?;
+    let kept = operation.keep(followed);
+    Ok(Traced::result(y, &arguments, move |gradient| {
+        let mut gradients = kept.backward(gradient)?;
+        gradients.extend(addends::gradients_of_rows(added, gradient)?);
+        Ok(gradients)
+    }))
 }
 
-pub(super) fn linear_reference(
-    x: &Tensor,
-    weight: &Tensor,
-    bias: Option<&Tensor>,
-) -> Result<Tensor> {
-    let mut shape = x.dims().to_vec();
-    let inputs = shape.pop().unwrap_or(1);
-    let y = x.reshape(((), inputs))?.matmul(&weight.t()?)?;
-    let y = match bias {
-        Some(bias) => y.broadcast_add(bias)?,
-        None => y,
+/// Whether the fast form of an affine map applies to its input, its weight, and what is added.
+pub(super) fn is_fast(tensors: &[&Tensor]) -> bool {
+    let [x, weight, addends @ ..] = tensors else {
+        return false;
     };
-    shape.push(weight.dim(0)?);
-    y.reshape(shape)
+    cpu::is_fast(&[x]) && Weight::is_fast(weight) && cpu::is_fast(addends)
+}
+
+/// Of the input, the weight and the addends that are given.
+pub(super) fn linear_reference(t: &[Tensor], given: [bool; 3]) -> Result<Tensor> {
+    let mut shape = t[0].dims().to_vec();
+    let inputs = shape.pop().unwrap_or(1);
+    shape.push(t[1].dim(0)?);
+    let mut y = t[0].reshape(((), inputs))?.matmul(&t[1].t()?)?.reshape(shape)?;
+    if given[1] {
+        bail!("linear: rows have no images that a shift could belong to");
+    }
+    for addend in &t[2..] {
+        y = y.broadcast_add(addend)?;
+    }
+    Ok(y)
 }
 
 /// See [`linear`].
 #[derive(Debug)]
 struct Linear {
     x: Tensor,
-    weight: Tensor,
+    weight: Weight,
 }
 
 /// What the gradients need, and no more: a frozen weight's layer does not keep its input.
 #[derive(Debug)]
 struct Kept {
     x: Option<Tensor>,
-    weight: Option<Tensor>,
+    weight: Option<Weight>,
     shapes: [Shape; 2],
 }
 
 impl Linear {
-    fn forward(&self, bias: Option<&Tensor>) -> Result<Tensor> {
-        let (outputs, inputs) = self.weight.dims2()?;
+    fn forward(&self, addends: Addends) -> Result<Tensor> {
+        let (outputs, inputs) = self.weight.tensor().dims2()?;
         let mut shape = self.x.dims().to_vec();
         if shape.pop() != Some(inputs) {
-            bail!("linear: x {:?} does not fit weight {:?}", self.x.shape(), self.weight.shape());
+            let shapes = [self.x.shape(), self.weight.tensor().shape()];
+            bail!("linear: x and weight {shapes:?} do not fit");
         }
         let rows = shape.iter().product();
         shape.push(outputs);
-        let (x, weight) = (cpu::values(&self.x), cpu::values(&self.weight));
+        let shape = Shape::from(shape);
+        let x = cpu::values(&self.x);
         let x = Matrices::new(x.get()?, [0, inputs, 1]);
-        let weight = Matrices::new(weight.get()?, [0, 1, inputs]);
-        let mut y = product::multiply(1, (rows, outputs, inputs), x, weight)?;
-        if let Some(bias) = bias {
-            if bias.dims() != [outputs] {
-                bail!("linear: bias {:?} does not fit {outputs} outputs", bias.shape());
-            }
-            let bias = bias.contiguous()?;
-            let bias = cpu::values(&bias);
-            cpu::add_to_rows(&mut y, bias.get()?);
+        if addends.given().next().is_none() && self.weight.is_wide() {
+            let y = self.weight.with_all(|weight| {
+                let weight = Matrices::new(weight, [0, 1, inputs]);
+                product::multiply(1, (rows, outputs, inputs), x, weight)
+            })?;
+            return cpu::tensor(y, &shape);
         }
-        cpu::tensor(y, &Shape::from(shape))
+        let mut y = addends.of_rows(&shape)?;
+        if !y.is_empty() && inputs > 0 {
+            self.weight.for_each_part(None, |part, weight| {
+                let columns = Columns { rows: &mut y, length: outputs, first: part.start };
+                columns.add((rows, part.len(), inputs), x, Matrices::new(weight, [0, 1, inputs]))
+            })?;
+        }
+        cpu::tensor(y, &shape)
     }
 
-    fn keep(self, followed: &[bool]) -> Kept {
-        let shapes = [self.x.shape().clone(), self.weight.shape().clone()];
+    fn keep(self, followed: [bool; 2]) -> Kept {
+        let shapes = [self.x.shape().clone(), self.weight.tensor().shape().clone()];
         Kept {
             x: followed[1].then_some(self.x),
             weight: followed[0].then_some(self.weight),
@@ -90,18 +110,26 @@ impl Linear {
 }
 
 impl Kept {
-    fn backward(self, gradient: &Tensor, followed: &[bool]) -> Result<Vec<Option<Tensor>>> {
+    /// The gradients of the input and of the weight.
+    fn backward(self, gradient: &Tensor) -> Result<Vec<Option<Tensor>>> {
         let [x_shape, weight_shape] = &self.shapes;
         let (outputs, inputs) = weight_shape.dims2()?;
         let rows = gradient.elem_count() / outputs.max(1);
         let gradient = cpu::values(gradient);
         let gradient = gradient.get()?;
-        let mut gradients = vec![None; followed.len()];
+        let mut gradients = vec![None; 2];
         if let Some(weight) = &self.weight {
-            let weight = cpu::values(weight);
-            let weight = Matrices::new(weight.get()?, [0, inputs, 1]);
-            let gradient = Matrices::new(gradient, [0, outputs, 1]);
-            let dx = product::multiply(1, (rows, inputs, outputs), gradient, weight)?;
+            let mut dx = Vec::new();
+            weight.for_each_part(None, |part, weight| {
+                let weight = Matrices::new(weight, [0, inputs, 1]);
+                let gradient = Matrices::new(&gradient[part.start..], [0, outputs, 1]);
+                let sizes = (rows, inputs, part.len());
+                if part.start == 0 {
+                    dx = product::multiply(1, sizes, gradient, weight)?;
+                    return Ok(());
+                }
+                product::add_products(&mut dx, sizes, gradient, weight)
+            })?;
             gradients[0] = Some(cpu::tensor(dx, x_shape)?);
         }
         if let Some(x) = &self.x {
@@ -111,33 +139,42 @@ impl Kept {
             let dweight = product::multiply(1, (outputs, inputs, rows), gradient, x)?;
             gradients[1] = Some(cpu::tensor(dweight, weight_shape)?);
         }
-        if followed.get(2) == Some(&true) {
-            let sums = cpu::column_sums(gradient, outputs);
-            gradients[2] = Some(cpu::tensor(sums, &Shape::from(outputs))?);
-        }
         Ok(gradients)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use candle_core::DType;
+
     use super::super::testing::{Case, values, view};
     use super::*;
 
     #[test]
     fn linear_agrees_with_its_reference() {
         for (shape, inputs, outputs) in [(vec![1, 5], 5, 7), (vec![3, 11, 13], 13, 9)] {
-            let case = Case::new([
-                values(&shape, 1),
-                values(&[outputs, inputs], 2),
-                values(&[outputs], 3),
-            ]);
-            case.check(
-                |t| linear(&t[0], &t[1], Some(&t[2])),
-                |t| linear_reference(&t[0], &t[1], Some(&t[2])),
+            let [x, weight] = [values(&shape, 1), values(&[outputs, inputs], 2)];
+            let result = [&shape[..shape.len() - 1], &[outputs]].concat();
+            let [bias, residual] = [values(&[outputs], 3), values(&result, 4)];
+            Case::new([x.clone(), weight.clone(), bias.clone(), residual.clone()]).check(
+                |t| {
+                    let addends = Addends { bias: Some(&t[2]), residual: Some(&t[3]), shift: None };
+                    linear(&t[0], &t[1], addends)
+                },
+                |t| linear_reference(t, [true, false, true]),
             );
-            let case = Case::new([values(&shape, 1), values(&[outputs, inputs], 2)]);
-            case.check(|t| linear(&t[0], &t[1], None), |t| linear_reference(&t[0], &t[1], None));
+            Case::new([x.clone(), weight.clone(), bias]).check(
+                |t| linear(&t[0], &t[1], Addends::bias(&t[2])),
+                |t| linear_reference(t, [true, false, false]),
+            );
+            Case::new([x.clone(), weight.clone(), residual]).check(
+                |t| linear(&t[0], &t[1], Addends { residual: Some(&t[2]), ..Addends::default() }),
+                |t| linear_reference(t, [false, false, true]),
+            );
+            Case::new([x, weight]).check(
+                |t| linear(&t[0], &t[1], Addends::default()),
+                |t| linear_reference(t, [false; 3]),
+            );
         }
     }
 
@@ -145,8 +182,43 @@ mod tests {
     fn linear_of_views() {
         let case = Case::new([values(&[6, 4, 3], 1), values(&[6, 5], 2), values(&[5], 3)]);
         case.check(
-            |t| linear(&view(&t[0], |t| t.transpose(0, 2))?, &view(&t[1], Tensor::t)?, Some(&t[2])),
-            |t| linear_reference(&t[0].transpose(0, 2)?, &t[1].t()?, Some(&t[2])),
+            |t| {
+                let (x, weight) = (view(&t[0], |t| t.transpose(0, 2))?, view(&t[1], Tensor::t)?);
+                linear(&x, &weight, Addends::bias(&t[2]))
+            },
+            |t| {
+                let arguments = [t[0].transpose(0, 2)?.contiguous()?, t[1].t()?, t[2].clone()];
+                linear_reference(&arguments, [true, false, false])
+            },
         );
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused() {
+        let traced = |shape: &[usize]| Traced::constant(&values(shape, 1));
+        let (x, weight, wrong) = (traced(&[4, 6]), traced(&[3, 6]), traced(&[4]));
+        assert!(linear(&x, &weight, Addends::bias(&wrong)).is_err());
+        let residual = Addends { residual: Some(&x), ..Addends::default() };
+        assert!(linear(&x, &weight, residual).is_err());
+        let (right, shift) = (traced(&[3]), traced(&[4, 3]));
+        assert!(linear(&x, &weight, Addends::bias(&right)).is_ok());
+        let shift = Addends { shift: Some(&shift), ..Addends::bias(&right) };
+        assert!(linear(&x, &weight, shift).is_err());
+    }
+
+    #[test]
+    fn a_frozen_weight_of_half_precision_is_widened() {
+        let [x, weight, bias] = [values(&[3, 5, 40], 1), values(&[70, 40], 2), values(&[70], 3)];
+        for dtype in [DType::F16, DType::BF16] {
+            let half = weight.to_dtype(dtype).unwrap();
+            let wide = half.to_dtype(DType::F32).unwrap();
+            Case::new([x.clone(), bias.clone()]).check(
+                |t| linear(&t[0], &Traced::constant(&half), Addends::bias(&t[1])),
+                |t| {
+                    let wide = wide.to_dtype(t[0].dtype())?;
+                    linear_reference(&[t[0].clone(), wide, t[1].clone()], [true, false, false])
+                },
+            );
+        }
     }
 }

@@ -4,7 +4,8 @@
 //! Arguments and results are [`Traced`]: tensors that know which variables had a part in them. For
 //! `f32` in host memory each operation has a fast form, whose gradients are computed for the
 //! arguments that are followed and no others; elsewhere it is composed of tensor operations that
-//! candle differentiates, against which the fast form is tested.
+//! candle differentiates, against which the fast form is tested. Weights that no gradient is wanted
+//! for may also lie there in half precision.
 //!
 //! One environment variable matters to speed, and to no result: with `CANDLE_NUM_THREADS=1` candle,
 //! which does what is left over, adds and multiplies large tensors on the calling thread; otherwise
@@ -12,6 +13,7 @@
 
 mod activation;
 mod adam;
+mod addends;
 mod arrangement;
 mod attention;
 mod buffer;
@@ -19,6 +21,7 @@ mod columns;
 mod convolution;
 mod cpu;
 mod exponential;
+mod fresh;
 mod layer_norm;
 mod linear;
 mod norm;
@@ -29,13 +32,14 @@ mod testing;
 mod tiles;
 mod traced;
 mod upsample;
+mod weight;
 mod winograd;
 
 pub use activation::{geglu, gelu_erf, quick_gelu, silu};
 pub use adam::{Adam, AdamSettings, Moments};
+pub use addends::Addends;
 pub use arrangement::{
-    add, add_to_channels, concatenate_channels, pad_right_and_bottom, reshape, sum_of_squares,
-    total, transpose,
+    concatenate_channels, pad_right_and_bottom, reshape, sum_of_squares, total, transpose,
 };
 pub use attention::attention;
 pub use convolution::{Convolution, conv2d};

@@ -1,11 +1,11 @@
 //! Normalisation of groups of channels.
 
 use candle_core::{D, Result, Shape, Tensor, bail};
-use rayon::prelude::*;
 
 use super::activation::silu_slope;
 use super::cpu;
 use super::exponential::{moments, sigmoid, sum, sum_pairs};
+use super::fresh;
 use super::traced::Traced;
 
 /// A group norm's settings.
@@ -81,6 +81,9 @@ struct Operation {
 /// Mean and reciprocal deviation of each group.
 type Statistics = Vec<(f32, f32)>;
 
+/// For each channel of a group, sums over its pixels.
+type Sums = Vec<[f32; 2]>;
+
 /// The sizes that a group norm's loops run over.
 #[derive(Debug, Clone, Copy)]
 struct Extents {
@@ -118,37 +121,33 @@ impl Operation {
         let GroupNorm { eps, silu, .. } = self.settings;
         let [x, weight, bias] = [&self.x, &self.weight, &self.bias].map(cpu::values);
         let (x, weight, bias) = (x.get()?, weight.get()?, bias.get()?);
-        let mut y = vec![0.0; x.len()];
-        let statistics = y
-            .par_chunks_mut(length)
-            .zip(x.par_chunks(length))
-            .enumerate()
-            .map(|(index, (y, x))| {
-                let first = index % groups * members;
-                cpu::vectorised(
-                    #[inline(always)]
-                    || {
-                        let (mean, rate) = moments(x, eps as f32);
-                        let channels = y.chunks_exact_mut(plane).zip(x.chunks_exact(plane));
-                        for (channel, (y, x)) in channels.enumerate() {
-                            let scale = rate * weight[first + channel];
-                            let shift = bias[first + channel];
-                            if silu {
-                                for (y, &x) in y.iter_mut().zip(x) {
-                                    let z = (x - mean).mul_add(scale, shift);
-                                    *y = z * sigmoid(z);
-                                }
-                            } else {
-                                for (y, &x) in y.iter_mut().zip(x) {
-                                    *y = (x - mean).mul_add(scale, shift);
-                                }
-                            }
+        let (y, statistics) = fresh::written_with(x.len(), length, |index, y| {
+            let x = &x[index * length..][..length];
+            let first = index % groups * members;
+            cpu::vectorised(
+                #[inline(always)]
+                || {
+                    let (mean, rate) = moments(x, eps as f32);
+                    for (channel, x) in x.chunks_exact(plane).enumerate() {
+                        let scale = rate * weight[first + channel];
+                        let shift = bias[first + channel];
+                        let normed = x.iter().map(
+                            #[inline(always)]
+                            |x| (x - mean).mul_add(scale, shift),
+                        );
+                        if silu {
+                            y.extend(normed.map(
+                                #[inline(always)]
+                                |z| z * sigmoid(z),
+                            ));
+                        } else {
+                            y.extend(normed);
                         }
-                        (mean, rate)
-                    },
-                )
-            })
-            .collect();
+                    }
+                    (mean, rate)
+                },
+            )
+        })?;
         Ok((cpu::tensor(y, self.x.shape())?, statistics))
     }
 
@@ -161,8 +160,8 @@ impl Operation {
         let [x, weight, bias, gradient] =
             [&self.x, &self.weight, &self.bias, gradient].map(cpu::values);
         let affine = [weight.get()?, bias.get()?];
-        let mut dx = gradient.get()?.to_vec();
-        let sums = self.input_gradient(x.get()?, &mut dx, statistics, affine);
+        let (dx, sums) = self.input_gradient(x.get()?, gradient.get()?, statistics, affine)?;
+        let sums = sums.concat();
         let over_batch = |index: usize| {
             let mut total = vec![0.0; self.extents.channels];
             for image in sums.chunks_exact(self.extents.channels) {
@@ -177,55 +176,60 @@ impl Operation {
         ])
     }
 
-    /// Turns `dx`, which holds the result's gradient, into the input's, and yields each channel's
-    /// sums of the gradient times the normalised input and of the gradient.
+    /// The input's gradient, and by group each channel's sums of the result's gradient, before the
+    /// `SiLU`, times the normalised input and by itself.
     fn input_gradient(
         &self,
         x: &[f32],
-        dx: &mut [f32],
+        gradient: &[f32],
         statistics: &[(f32, f32)],
         affine: [&[f32]; 2],
-    ) -> Vec<[f32; 2]> {
+    ) -> Result<(Vec<f32>, Vec<Sums>)> {
         let Extents { groups, members, plane, .. } = self.extents;
         let length = members * plane;
-        let mut sums = vec![[0.0; 2]; x.len() / plane];
-        let parts = dx.par_chunks_mut(length).zip(x.par_chunks(length)).zip(statistics);
-        sums.par_chunks_mut(members).zip(parts).enumerate().for_each(
-            |(index, (sums, ((dx, x), &(mean, rate))))| {
-                let first = index % groups * members;
-                cpu::vectorised(
-                    #[inline(always)]
-                    || {
-                        let weights = &affine[0][first..first + members];
-                        let mut totals = [0.0; 2];
-                        for (channel, sums) in sums.iter_mut().enumerate() {
-                            let range = channel * plane..(channel + 1) * plane;
-                            let (dx, x) = (&mut dx[range.clone()], &x[range]);
-                            let weight = weights[channel];
-                            if self.settings.silu {
-                                let (scale, shift) = (rate * weight, affine[1][first + channel]);
-                                for (dx, &x) in dx.iter_mut().zip(x) {
-                                    *dx *= silu_slope((x - mean).mul_add(scale, shift));
-                                }
-                            }
-                            *sums =
-                                [rate * sum_pairs(dx, x, |g, x| g * (x - mean)), sum(dx, |g| g)];
-                            totals[0] += weight * sums[0];
-                            totals[1] += weight * sums[1];
+        fresh::written_with(x.len(), length, |index, fresh| {
+            let (mean, rate) = statistics[index];
+            let first = index % groups * members;
+            let [weights, biases] = affine.map(|affine| &affine[first..first + members]);
+            let x = &x[index * length..][..length];
+            let gradient = &gradient[index * length..][..length];
+            let channels = x.chunks_exact(plane).zip(gradient.chunks_exact(plane));
+            cpu::vectorised(
+                #[inline(always)]
+                || {
+                    let mut totals = [0.0; 2];
+                    let mut sums = Vec::with_capacity(members);
+                    for ((x, gradient), (&weight, &bias)) in
+                        channels.zip(weights.iter().zip(biases))
+                    {
+                        let scale = rate * weight;
+                        let pairs = x.iter().zip(gradient);
+                        let gradient = if self.settings.silu {
+                            &*fresh.next(pairs.map(
+                                #[inline(always)]
+                                |(&x, &g)| g * silu_slope((x - mean).mul_add(scale, bias)),
+                            ))
+                        } else {
+                            &*fresh.next(gradient.iter().copied())
+                        };
+                        let normed = rate * sum_pairs(gradient, x, |g, x| g * (x - mean));
+                        let level = sum(gradient, |g| g);
+                        totals[0] += weight * normed;
+                        totals[1] += weight * level;
+                        sums.push([normed, level]);
+                    }
+                    let [slope, level] = totals.map(|total| total / length as f32);
+                    let dx = fresh.values().chunks_exact_mut(plane).zip(x.chunks_exact(plane));
+                    for ((dx, x), weight) in dx.zip(weights) {
+                        for (dx, x) in dx.iter_mut().zip(x) {
+                            let normed = (x - mean) * rate;
+                            *dx = rate * (weight * *dx - level - normed * slope);
                         }
-                        let [slope, level] = totals.map(|total| total / length as f32);
-                        for (channel, &weight) in weights.iter().enumerate() {
-                            let range = channel * plane..(channel + 1) * plane;
-                            for (dx, &x) in dx[range.clone()].iter_mut().zip(&x[range]) {
-                                let normed = (x - mean) * rate;
-                                *dx = rate * (weight * *dx - level - normed * slope);
-                            }
-                        }
-                    },
-                );
-            },
-        );
-        sums
+                    }
+                    sums
+                },
+            )
+        })
     }
 }
 

@@ -2,12 +2,13 @@
 //! convolution or linear layer and the change of order around it, in one product.
 
 use candle_core::{Result, Shape, Tensor, bail};
-use rayon::prelude::*;
 
+use super::addends::{self, Addends};
 use super::cpu;
-use super::linear::linear_reference;
+use super::linear::{self, linear_reference};
 use super::product::{self, Matrices, Sizes};
 use super::traced::Traced;
+use super::weight::Weight;
 
 /// Which way.
 #[derive(Debug, Clone, Copy)]
@@ -21,19 +22,17 @@ enum Direction {
 /// Maps the channels of each pixel.
 ///
 /// # Shapes
-/// `x: [batch, in, pixels]`, `weight: [out, in]` or `[out, in, 1, 1]`, `bias: [out]`, result
-/// `[batch, pixels, out]`.
-pub fn linear_from_planes(x: &Traced, weight: &Traced, bias: &Traced) -> Result<Traced> {
-    Direction::FromPlanes.apply(x, weight, bias)
+/// `x: [batch, in, pixels]`, `weight: [out, in]` or `[out, in, 1, 1]`, result `[batch, pixels, out]`.
+pub fn linear_from_planes(x: &Traced, weight: &Traced, addends: Addends<'_>) -> Result<Traced> {
+    Direction::FromPlanes.apply(x, weight, addends)
 }
 
 /// Maps the channels of each pixel.
 ///
 /// # Shapes
-/// `x: [batch, pixels, in]`, `weight: [out, in]` or `[out, in, 1, 1]`, `bias: [out]`, result
-/// `[batch, out, pixels]`.
-pub fn linear_to_planes(x: &Traced, weight: &Traced, bias: &Traced) -> Result<Traced> {
-    Direction::ToPlanes.apply(x, weight, bias)
+/// `x: [batch, pixels, in]`, `weight: [out, in]` or `[out, in, 1, 1]`, result `[batch, out, pixels]`.
+pub fn linear_to_planes(x: &Traced, weight: &Traced, addends: Addends<'_>) -> Result<Traced> {
+    Direction::ToPlanes.apply(x, weight, addends)
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -57,58 +56,71 @@ fn by_channel(values: &[f32], channels: usize, pixels: usize, in_planes: bool) -
 }
 
 impl Direction {
-    fn apply(self, x: &Traced, weight: &Traced, bias: &Traced) -> Result<Traced> {
-        let arguments = [x, weight, bias];
-        if !cpu::is_fast(&arguments.map(Traced::tensor)) {
-            return Traced::by_candle(&arguments, move |t| self.reference(&t[0], &t[1], &t[2]));
+    fn apply(self, x: &Traced, weight: &Traced, addends: Addends) -> Result<Traced> {
+        let arguments: Vec<&Traced> = [x, weight].into_iter().chain(addends.given()).collect();
+        let tensors: Vec<&Tensor> = arguments.iter().map(|argument| argument.tensor()).collect();
+        let added = addends.followed();
+        if !linear::is_fast(&tensors) {
+            let given = added.map(|addend| addend.is_some());
+            return Traced::by_candle(&arguments, move |t| self.reference(t, given));
         }
-        let extents = self.extents(x.tensor(), weight.tensor(), bias.tensor())?;
-        let (x, weight) = (x.tensor().contiguous()?, weight.tensor().contiguous()?);
-        let y = self.forward(extents, &x, &weight, bias.tensor())?;
-        let followed = arguments.map(Traced::is_followed);
-        let shapes = [x.shape().clone(), weight.shape().clone()];
+        let followed = [x, weight].map(Traced::is_followed);
+        let extents = self.extents(x.tensor(), weight.tensor())?;
+        let (x, weight) = (x.tensor().contiguous()?, Weight::new(weight.tensor())?);
+        let y = self.forward(extents, &x, &weight, addends)?;
+        let shapes = [x.shape().clone(), weight.tensor().shape().clone()];
         // A frozen weight's layer does not keep its input.
         let (x, weight) = (followed[1].then_some(x), followed[0].then_some(weight));
         Ok(Traced::result(y, &arguments, move |gradient| {
             let dx = weight.map(|weight| self.input_gradient(extents, &weight, gradient));
             let dweight = x.map(|x| self.weight_gradient(extents, &x, gradient));
-            Ok(vec![
+            let mut gradients = vec![
                 dx.transpose()?.map(|dx| cpu::tensor(dx, &shapes[0])).transpose()?,
                 dweight.transpose()?.map(|dw| cpu::tensor(dw, &shapes[1])).transpose()?,
-                followed[2].then(|| self.bias_gradient(extents, gradient)).transpose()?,
-            ])
+            ];
+            gradients.extend(match self {
+                Self::FromPlanes => addends::gradients_of_rows(added, gradient)?,
+                Self::ToPlanes => addends::gradients_of_planes(added, gradient)?,
+            });
+            Ok(gradients)
         }))
     }
 
-    fn reference(self, x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor> {
-        let weight = weight.reshape((weight.dim(0)?, weight.dim(1)?))?;
+    /// Of the input, the weight and the addends that are given.
+    fn reference(self, t: &[Tensor], given: [bool; 3]) -> Result<Tensor> {
+        let weight = t[1].reshape((t[1].dim(0)?, t[1].dim(1)?))?;
         match self {
             Self::FromPlanes => {
-                linear_reference(&x.transpose(1, 2)?.contiguous()?, &weight, Some(bias))
+                let x = t[0].transpose(1, 2)?.contiguous()?;
+                linear_reference(&[&[x, weight], &t[2..]].concat(), given)
             }
             Self::ToPlanes => {
-                linear_reference(x, &weight, Some(bias))?.transpose(1, 2)?.contiguous()
+                let products = linear_reference(&[t[0].clone(), weight], [false; 3])?;
+                let products = products.transpose(1, 2)?.contiguous()?;
+                addends::reference_of_planes(&products, given, &t[2..])
             }
         }
     }
 
-    fn extents(self, x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Extents> {
+    fn extents(self, x: &Tensor, weight: &Tensor) -> Result<Extents> {
         let (batch, second, third) = x.dims3()?;
         let (inputs, pixels) = match self {
             Self::FromPlanes => (second, third),
             Self::ToPlanes => (third, second),
         };
-        let fits = match weight.dims() {
-            [outputs, of, ones @ ..] => {
-                *of == inputs && ones.iter().all(|one| *one == 1) && bias.dims() == [*outputs]
+        match weight.dims() {
+            [outputs, of, ones @ ..]
+                if *of == inputs
+                    && ones.iter().all(|one| *one == 1)
+                    && x.elem_count() * weight.elem_count() > 0 =>
+            {
+                Ok(Extents { batch, pixels, inputs, outputs: *outputs })
             }
-            _ => false,
-        };
-        if !fits || x.elem_count() * weight.elem_count() == 0 {
-            let shapes = [x, weight, bias].map(Tensor::shape);
-            bail!("a linear map of planes: x, weight and bias {shapes:?} do not fit");
+            _ => {
+                let shapes = [x, weight].map(Tensor::shape);
+                bail!("a linear map of planes: x and weight {shapes:?} do not fit")
+            }
         }
-        Ok(Extents { batch, pixels, inputs, outputs: bias.dim(0)? })
     }
 
     fn takes_planes(self) -> bool {
@@ -119,48 +131,40 @@ impl Direction {
         self,
         Extents { batch, pixels, inputs, outputs }: Extents,
         x: &Tensor,
-        weight: &Tensor,
-        bias: &Tensor,
+        weight: &Weight,
+        addends: Addends,
     ) -> Result<Tensor> {
-        let bias = bias.contiguous()?;
-        let [x, weight, bias] = [x, weight, &bias].map(cpu::values);
-        let (x, weight, bias) = (x.get()?, weight.get()?, bias.get()?);
-        match self {
+        let x = cpu::values(x);
+        let x = x.get()?;
+        weight.with_all(|weight| match self {
             Self::FromPlanes => {
+                let shape = Shape::from((batch, pixels, outputs));
+                let mut y = addends.of_rows(&shape)?;
                 let x = by_pixel(x, inputs, pixels, true);
                 let weight = Matrices::new(weight, [0, 1, inputs]);
-                let mut y = product::multiply(batch, (pixels, outputs, inputs), x, weight)?;
-                cpu::add_to_rows(&mut y, bias);
-                cpu::tensor(y, &Shape::from((batch, pixels, outputs)))
+                product::add_products(&mut y, (pixels, outputs, inputs), x, weight)?;
+                cpu::tensor(y, &shape)
             }
             Self::ToPlanes => {
+                let shape = Shape::from((batch, outputs, pixels));
+                let mut y = addends.of_planes(&shape)?;
                 let x = by_channel(x, inputs, pixels, false);
                 let weight = Matrices::new(weight, [0, inputs, 1]);
-                let mut y = product::multiply(batch, (outputs, pixels, inputs), weight, x)?;
-                let rows = cpu::rows_per_task(pixels);
-                y.par_chunks_mut(rows * pixels).enumerate().for_each(|(task, planes)| {
-                    for (index, plane) in planes.chunks_exact_mut(pixels).enumerate() {
-                        let bias = bias[(task * rows + index) % outputs];
-                        cpu::vectorised(
-                            #[inline(always)]
-                            || plane.iter_mut().for_each(|y| *y += bias),
-                        );
-                    }
-                });
-                cpu::tensor(y, &Shape::from((batch, outputs, pixels)))
+                product::add_products(&mut y, (outputs, pixels, inputs), weight, x)?;
+                cpu::tensor(y, &shape)
             }
-        }
+        })
     }
 
     fn input_gradient(
         self,
         Extents { batch, pixels, inputs, outputs }: Extents,
-        weight: &Tensor,
+        weight: &Weight,
         gradient: &Tensor,
     ) -> Result<Vec<f32>> {
-        let [weight, gradient] = [weight, gradient].map(cpu::values);
-        let (weight, gradient) = (weight.get()?, gradient.get()?);
-        match self {
+        let gradient = cpu::values(gradient);
+        let gradient = gradient.get()?;
+        weight.with_all(|weight| match self {
             Self::FromPlanes => {
                 let weight = Matrices::new(weight, [0, 1, inputs]);
                 let gradient = by_channel(gradient, outputs, pixels, false);
@@ -171,7 +175,7 @@ impl Direction {
                 let weight = Matrices::new(weight, [0, inputs, 1]);
                 product::multiply(batch, (pixels, inputs, outputs), gradient, weight)
             }
-        }
+        })
     }
 
     fn weight_gradient(
@@ -194,18 +198,6 @@ impl Direction {
         }
         Ok(dweight)
     }
-
-    fn bias_gradient(self, extents: Extents, gradient: &Tensor) -> Result<Tensor> {
-        let gradient = cpu::values(gradient);
-        let gradient = gradient.get()?;
-        let sums = match self {
-            Self::FromPlanes => cpu::column_sums(gradient, extents.outputs),
-            Self::ToPlanes => {
-                cpu::column_sums(&cpu::row_sums(gradient, extents.pixels), extents.outputs)
-            }
-        };
-        cpu::tensor(sums, &Shape::from(extents.outputs))
-    }
 }
 
 #[cfg(test)]
@@ -218,15 +210,25 @@ mod tests {
         for (batch, pixels, inputs, outputs) in [(1, 1, 3, 2), (3, 35, 5, 7), (2, 64, 16, 33)] {
             for weight in [vec![outputs, inputs], vec![outputs, inputs, 1, 1]] {
                 for direction in [Direction::FromPlanes, Direction::ToPlanes] {
-                    let x = match direction {
-                        Direction::FromPlanes => [batch, inputs, pixels],
-                        Direction::ToPlanes => [batch, pixels, inputs],
+                    let (x, y) = match direction {
+                        Direction::FromPlanes => {
+                            ([batch, inputs, pixels], [batch, pixels, outputs])
+                        }
+                        Direction::ToPlanes => ([batch, pixels, inputs], [batch, outputs, pixels]),
                     };
-                    let case =
-                        Case::new([values(&x, 1), values(&weight, 2), values(&[outputs], 3)]);
+                    let case = Case::new([
+                        values(&x, 1),
+                        values(&weight, 2),
+                        values(&[outputs], 3),
+                        values(&y, 4),
+                    ]);
                     case.check(
-                        |t| direction.apply(&t[0], &t[1], &t[2]),
-                        |t| direction.reference(&t[0], &t[1], &t[2]),
+                        |t| {
+                            let addends =
+                                Addends { bias: Some(&t[2]), residual: Some(&t[3]), shift: None };
+                            direction.apply(&t[0], &t[1], addends)
+                        },
+                        |t| direction.reference(t, [true, false, true]),
                     );
                 }
             }
@@ -236,11 +238,15 @@ mod tests {
     #[test]
     fn what_does_not_fit_is_refused() {
         let traced = |shape: &[usize]| Traced::constant(&values(shape, 1));
-        let x = traced(&[2, 4, 6]);
-        assert!(linear_from_planes(&x, &traced(&[3, 5]), &traced(&[3])).is_err());
-        assert!(linear_from_planes(&x, &traced(&[3, 4]), &traced(&[4])).is_err());
-        assert!(linear_from_planes(&x, &traced(&[3, 4, 3, 3]), &traced(&[3])).is_err());
-        assert!(linear_to_planes(&x, &traced(&[3, 4]), &traced(&[3])).is_err());
-        assert!(linear_to_planes(&x, &traced(&[3, 6]), &traced(&[3])).is_ok());
+        let (x, bias) = (traced(&[2, 4, 6]), traced(&[3]));
+        let fits = |of: fn(&Traced, &Traced, Addends<'_>) -> Result<Traced>, weight: &[usize]| {
+            of(&x, &traced(weight), Addends::bias(&bias)).is_ok()
+        };
+        assert!(!fits(linear_from_planes, &[3, 5]));
+        assert!(!fits(linear_from_planes, &[4, 4]));
+        assert!(!fits(linear_from_planes, &[3, 4, 3, 3]));
+        assert!(fits(linear_from_planes, &[3, 4]));
+        assert!(!fits(linear_to_planes, &[3, 4]));
+        assert!(fits(linear_to_planes, &[3, 6]));
     }
 }

@@ -34,6 +34,12 @@ impl<'a> Matrices<'a> {
         Self { values, strides }
     }
 
+    /// A matrix's place.
+    fn at(&self, index: usize) -> Place {
+        let [matrix, row, column] = self.strides;
+        (self.values[index * matrix..].as_ptr(), [row.cast_signed(), column.cast_signed()])
+    }
+
     /// Fails where `count` matrices of these sizes reach beyond the values.
     fn check(&self, count: usize, rows: usize, columns: usize) -> Result<()> {
         let extents = [count, rows, columns];
@@ -96,6 +102,68 @@ pub(super) fn add_products(
     multiply_into(as_missing(sums), sizes, left, right, true)
 }
 
+/// Adds the products to sums that are held for a moment, which the first call makes.
+pub(super) fn add_for_a_moment(
+    sums: &mut Option<Buffer>,
+    count: usize,
+    sizes: Sizes,
+    left: Matrices,
+    right: Matrices,
+) -> Result<()> {
+    if let Some(sums) = sums {
+        return add_products(sums, sizes, left, right);
+    }
+    *sums = Some(multiply_for_a_moment(count, sizes, left, right)?);
+    Ok(())
+}
+
+/// Some columns of rows of `length` values, from the `first` on.
+#[derive(Debug)]
+pub(super) struct Columns<'a> {
+    pub(super) rows: &'a mut [f32],
+    pub(super) length: usize,
+    pub(super) first: usize,
+}
+
+impl Columns<'_> {
+    /// Writes the product of a pair of matrices, `[m, k] · [k, n]`, to `n` columns of `m` rows, on
+    /// this thread alone.
+    pub(super) fn multiply(self, sizes: Sizes, left: Matrices, right: Matrices) -> Result<()> {
+        self.write(sizes, left, right, (false, Parallelism::None))
+    }
+
+    /// Adds the product to what is there.
+    pub(super) fn add(self, sizes: Sizes, left: Matrices, right: Matrices) -> Result<()> {
+        let parallelism = Parallelism::Rayon(rayon::current_num_threads());
+        self.write(sizes, left, right, (true, parallelism))
+    }
+
+    fn write(
+        self,
+        sizes: Sizes,
+        left: Matrices,
+        right: Matrices,
+        (adding, parallelism): (bool, Parallelism),
+    ) -> Result<()> {
+        let (m, n, k) = sizes;
+        let Self { rows, length, first } = self;
+        let fits =
+            rows.len() == m * length && first.checked_add(n).is_some_and(|end| end <= length);
+        if !fits || m * n * k == 0 {
+            bail!("{n} columns from {first} on do not lie in {m} rows of {length}");
+        }
+        left.check(1, m, k)?;
+        right.check(1, k, n)?;
+        // SAFETY: the last row has `length` values, of which n lie from the first column on; both
+        // sides have been checked.
+        unsafe {
+            let target = rows.as_mut_ptr().add(first);
+            call(target, length, sizes, left.at(0), right.at(0), adding, parallelism);
+        }
+        Ok(())
+    }
+}
+
 fn as_missing(values: &mut [f32]) -> &mut [MaybeUninit<f32>] {
     // SAFETY: a value is as good as one that may be missing, and `multiply_into` takes none away.
     unsafe { &mut *(std::ptr::from_mut(values) as *mut [MaybeUninit<f32>]) }
@@ -116,33 +184,10 @@ fn multiply_into(
     left.check(count, m, k)?;
     right.check(count, k, n)?;
     let product = |index: usize, target: &mut [MaybeUninit<f32>], parallelism| {
-        let stride = |matrices: &Matrices, axis: usize| matrices.strides[axis].cast_signed();
-        let [left_values, right_values] =
-            [left, right].map(|side| &side.values[index * side.strides[0]..]);
+        let target = target.as_mut_ptr().cast();
+        let (left, right) = (left.at(index), right.at(index));
         // SAFETY: the target is of m times n values, and both sides lie within their values.
-        unsafe {
-            gemm::gemm(
-                m,
-                n,
-                k,
-                target.as_mut_ptr().cast::<f32>(),
-                1,
-                n.cast_signed(),
-                adding,
-                left_values.as_ptr(),
-                stride(&left, 2),
-                stride(&left, 1),
-                right_values.as_ptr(),
-                stride(&right, 2),
-                stride(&right, 1),
-                1.0,
-                1.0,
-                false,
-                false,
-                false,
-                parallelism,
-            );
-        }
+        unsafe { call(target, n, (m, n, k), left, right, adding, parallelism) };
     };
     let threads = rayon::current_num_threads();
     if count >= threads {
@@ -154,6 +199,49 @@ fn multiply_into(
         }
     }
     Ok(())
+}
+
+/// Where a matrix starts, and its strides from row to row and from column to column.
+type Place = (*const f32, [isize; 2]);
+
+/// Writes a product to rows of `length` values.
+///
+/// # Safety
+/// All of both matrices must be readable, and `n` values of each of the `m` rows writable, and also
+/// readable where `adding`.
+unsafe fn call(
+    target: *mut f32,
+    length: usize,
+    (m, n, k): Sizes,
+    (left, [left_row, left_column]): Place,
+    (right, [right_row, right_column]): Place,
+    adding: bool,
+    parallelism: Parallelism,
+) {
+    // SAFETY: the caller's.
+    unsafe {
+        gemm::gemm(
+            m,
+            n,
+            k,
+            target,
+            1,
+            length.cast_signed(),
+            adding,
+            left,
+            left_column,
+            left_row,
+            right,
+            right_column,
+            right_row,
+            1.0,
+            1.0,
+            false,
+            false,
+            false,
+            parallelism,
+        );
+    }
 }
 
 #[cfg(test)]
@@ -201,6 +289,30 @@ mod tests {
                 let expected: Vec<f32> = expected.iter().map(|product| product + 2.0).collect();
                 assert_eq!(sums, expected);
             }
+        }
+    }
+
+    #[test]
+    fn columns_are_written_and_those_beside_them_left() {
+        let values = numbers(200);
+        let (left, right) = (Matrices::new(&values, [0, 5, 1]), Matrices::new(&values, [0, 1, 7]));
+        let sizes = (3, 4, 5);
+        let mut rows = vec![1.0; 3 * 9];
+        let columns = Columns { rows: &mut rows, length: 9, first: 2 };
+        columns.multiply(sizes, left, right).unwrap();
+        let expected = naive(1, sizes, left, right);
+        for (row, expected) in rows.chunks_exact(9).zip(expected.chunks_exact(4)) {
+            assert_eq!([&row[..2], &row[6..]].concat(), [1.0; 5]);
+            assert_eq!(row[2..6], *expected);
+        }
+        Columns { rows: &mut rows, length: 9, first: 0 }.add(sizes, left, right).unwrap();
+        for (row, expected) in rows.chunks_exact(9).zip(expected.chunks_exact(4)) {
+            assert_eq!(row[..2], [1.0 + expected[0], 1.0 + expected[1]]);
+            assert_eq!(row[2..4], [expected[0] + expected[2], expected[1] + expected[3]]);
+        }
+        for (length, first) in [(9, 6), (9, usize::MAX), (8, 0)] {
+            let columns = Columns { rows: &mut rows, length, first };
+            assert!(columns.multiply(sizes, left, right).is_err());
         }
     }
 

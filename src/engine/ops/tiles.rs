@@ -28,15 +28,20 @@ fn zip3(target: &mut [f32], [a, b, c]: [&[f32]; 3], function: impl Fn([f32; 3]) 
     }
 }
 
+/// `target = function(a, b, c, d)`, value by value.
+#[inline(always)]
+fn zip4(target: &mut [f32], [a, b, c, d]: [&[f32]; 4], function: impl Fn([f32; 4]) -> f32) {
+    for ((((target, &a), &b), &c), &d) in target.iter_mut().zip(a).zip(b).zip(c).zip(d) {
+        *target = function([a, b, c, d]);
+    }
+}
+
 /// A step of a transform, along columns or rows.
 pub(super) trait Transform<const A: usize, const B: usize> {
     /// Writes all of `to`; all slices are equally long.
     fn apply(&self, from: [&[f32]; A], to: [&mut [f32]; B]);
 }
 
-/// From the gradients of four transformed input pixels in a row, `a - c`, `b + c`, `c - b` and
-/// `b - d`, to those of the pixels.
-pub(super) struct InputAdjoint;
 /// Three elements of a kernel in a row.
 pub(super) struct Kernel;
 /// From the gradients of [`Kernel`]'s results to those of the elements.
@@ -45,16 +50,6 @@ pub(super) struct KernelAdjoint;
 pub(super) struct Output;
 /// From the gradients of [`Output`]'s pixels to those of the elements.
 pub(super) struct OutputAdjoint;
-
-impl Transform<4, 4> for InputAdjoint {
-    #[inline(always)]
-    fn apply(&self, [a, b, c, d]: [&[f32]; 4], [p, q, r, s]: [&mut [f32]; 4]) {
-        p.copy_from_slice(a);
-        zip3(q, [b, c, d], |[b, c, d]| b - c + d);
-        zip3(r, [a, b, c], |[a, b, c]| b + c - a);
-        zip2(s, d, d, |d, _| -d);
-    }
-}
 
 impl Transform<3, 4> for Kernel {
     #[inline(always)]
@@ -167,6 +162,7 @@ fn add_row(target: &mut [f32], source: &[f32]) {
         4 => add_fixed::<4>(target, source),
         8 => add_fixed::<8>(target, source),
         16 => add_fixed::<16>(target, source),
+        32 => add_fixed::<32>(target, source),
         _ => target.iter_mut().zip(source).for_each(|(sum, value)| *sum += value),
     }
 }
@@ -198,6 +194,36 @@ fn interleave(left: &[f32], right: &[f32], pairs: &mut [[f32; 2]]) {
     }
 }
 
+/// Adds pairs to a row of pixels, the last of which may stand alone.
+#[inline(always)]
+fn add_pairs(pixels: &mut [f32], left: &[f32], right: &[f32], sign: impl Fn(f32) -> f32) {
+    let (pairs, last) = pixels.as_chunks_mut::<2>();
+    for ((pair, left), right) in pairs.iter_mut().zip(left).zip(right) {
+        *pair = [pair[0] + sign(*left), pair[1] + sign(*right)];
+    }
+    if let (Some(last), Some(left)) = (last.first_mut(), left.last()) {
+        *last += sign(*left);
+    }
+}
+
+/// The gradients of the left, or upper, pixels of tiles from those of what [`Workbench::inputs`]
+/// makes of them: `before - right`, `left + right`, `right - left` and `left - next`. The tile before
+/// lies `stride` values before.
+#[inline(always)]
+fn left_adjoint(target: &mut [f32], [_, q, r, s]: [&[f32]; 4], stride: usize) {
+    zip3(&mut target[..stride], [q, r, s], |[q, r, s]| q - r + s);
+    let sources = [&q[stride..], &r[stride..], &s[stride..], s];
+    zip4(&mut target[stride..], sources, |[q, r, s, before]| q - r + s - before);
+}
+
+/// The same of the right, or lower, pixels; the next tile lies `stride` values on.
+#[inline(always)]
+fn right_adjoint(target: &mut [f32], [p, q, r, _]: [&[f32]; 4], stride: usize) {
+    let last = target.len() - stride;
+    zip4(&mut target[..last], [p, q, r, &p[stride..]], |[p, q, r, next]| q + r - p + next);
+    zip3(&mut target[last..], [&p[last..], &q[last..], &r[last..]], |[p, q, r]| q + r - p);
+}
+
 /// The memory in which rows of a plane are taken apart, transformed and put together again.
 #[derive(Debug)]
 pub(super) struct Workbench {
@@ -207,13 +233,10 @@ pub(super) struct Workbench {
     across: usize,
     /// The left and the right pixels of pairs, row by row.
     sides: [Buffer; 2],
-    /// Sums for the rows and a pixel around them, in four parts by the parity of row and column; a
-    /// row of a part is one longer than a row of tiles.
-    quarters: [Buffer; 4],
     /// Elements half transformed.
     half: Buffer,
-    /// Elements.
-    whole: Buffer,
+    /// Pixels by the parity of their row and column.
+    quarters: Buffer,
 }
 
 /// Elements of a tile of 4 × 4.
@@ -223,14 +246,12 @@ impl Workbench {
     /// Room for some rows of tiles.
     pub(super) fn new(size: [usize; 2], rows: usize) -> Self {
         let across = size[1].div_ceil(2);
-        let quarter = (rows + 1) * (across + 1) + 1;
         Self {
             size,
             across,
             sides: [(); 2].map(|()| Buffer::new((2 * rows + 2) * across)),
-            quarters: [(); 4].map(|()| Buffer::new(quarter)),
-            half: Buffer::new(ELEMENTS * quarter),
-            whole: Buffer::new(ELEMENTS * quarter),
+            half: Buffer::new(2 * 4 * rows * across),
+            quarters: Buffer::new(4 * rows * across),
         }
     }
 
@@ -317,32 +338,55 @@ impl Workbench {
         rows: &Range<usize>,
         plane: &mut [f32],
     ) {
-        let (across, pitch, length) = (self.across, self.across + 1, rows.len() * self.across);
-        let targets = self.whole.chunks_exact_mut(length);
-        transform(&InputAdjoint, source, length, &mut self.half, targets);
-        for quarter in &mut self.quarters {
-            quarter.fill(0.0);
-        }
-        for (index, element) in self.whole.chunks_exact(length).take(ELEMENTS).enumerate() {
-            let (row, column) = (index / 4, index % 4);
-            let quarter = &mut self.quarters[row % 2 * 2 + column % 2];
-            for (index, element) in element.chunks_exact(across).enumerate() {
-                add_row(&mut quarter[(row / 2 + index) * pitch + column / 2..], element);
+        let (across, length) = (self.across, rows.len() * self.across);
+        let (half, _) = self.half.split_at_mut(2 * 4 * length);
+        let (left, right) = half.split_at_mut(4 * length);
+        let sides = left.chunks_exact_mut(length).zip(right.chunks_exact_mut(length));
+        for (row, (left, right)) in sides.enumerate() {
+            let elements = array::from_fn(|column| &source(row, column)[..length]);
+            left_adjoint(left, elements, 1);
+            right_adjoint(right, elements, 1);
+            // At the ends of a row there are no neighbours.
+            let [p, q, r, s] = elements;
+            for start in (0..length).step_by(across) {
+                let end = start + across - 1;
+                left[start] = q[start] - r[start] + s[start];
+                right[end] = q[end] + r[end] - p[end];
             }
         }
-        let width = self.size[1];
-        let first = 2 * rows.start;
-        for row in self.rows_within(first, 2 * rows.len() + 2) {
-            let pixels = &mut plane[(first + row - 1) * width..][..width];
-            let (parity, place) = (row % 2 * 2, row / 2 * pitch);
-            let left = &self.quarters[parity + 1][place..];
-            let right = &self.quarters[parity][place + 1..];
-            let (pairs, last) = pixels.as_chunks_mut::<2>();
-            for ((pair, left), right) in pairs.iter_mut().zip(left).zip(right) {
-                *pair = [pair[0] + left, pair[1] + right];
-            }
-            if let Some(last) = last.first_mut() {
-                *last += left[across - 1];
+        for (side, half) in half.chunks_exact(4 * length).enumerate() {
+            let elements = array::from_fn(|row| &half[row * length..][..length]);
+            let (upper, lower) = self.quarters.split_at_mut(2 * length);
+            left_adjoint(&mut upper[side * length..][..length], elements, across);
+            right_adjoint(&mut lower[side * length..][..length], elements, across);
+        }
+        let ([height, width], start, end) = (self.size, 2 * rows.start, 2 * rows.end);
+        // What the rows of tiles above and below share with these.
+        let (left, right) = half.split_at(4 * length);
+        if start > 0 {
+            let pixels = &mut plane[(start - 1) * width..][..width];
+            add_pairs(pixels, &left[..across], &right[..across], |shared| shared);
+        }
+        if end < height {
+            let pixels = &mut plane[end * width..][..width];
+            let last = 4 * length - across;
+            add_pairs(pixels, &left[last..], &right[last..], |shared| -shared);
+        }
+        self.add_quarters(rows, plane);
+    }
+
+    /// Adds the pixels in [`Self::quarters`] to a plane.
+    #[inline(always)]
+    fn add_quarters(&mut self, rows: &Range<usize>, plane: &mut [f32]) {
+        let ([height, width], across) = (self.size, self.across);
+        let length = rows.len() * across;
+        let pairs = &mut self.half[..2 * length];
+        for (line, sides) in self.quarters.chunks_exact(2 * length).take(2).enumerate() {
+            let (left, right) = sides.split_at(length);
+            interleave(left, right, pairs.as_chunks_mut().0);
+            let lines = (2 * rows.start + line..height).step_by(2);
+            for (row, pixels) in lines.zip(pairs.chunks_exact(2 * across)) {
+                add_row(&mut plane[row * width..], &pixels[..width]);
             }
         }
     }
@@ -361,43 +405,30 @@ impl Workbench {
         for (side, pixels) in self.sides.iter().enumerate() {
             for (row, pixels) in pixels.chunks_exact(across).take(2 * rows.len()).enumerate() {
                 let start = (row % 2 * 2 + side) * length + row / 2 * across;
-                copy_row(&mut self.whole[start..], pixels);
+                copy_row(&mut self.quarters[start..], pixels);
             }
         }
-        let whole = &self.whole;
+        let quarters = &self.quarters;
         transform(
             &OutputAdjoint,
-            |row, column| &whole[(row * 2 + column) * length..],
+            |row, column| &quarters[(row * 2 + column) * length..],
             length,
             &mut self.half,
             targets.iter_mut().map(|target| &mut target[at..]),
         );
     }
 
-    /// Transforms products, `source`, into the pixels of `rows` of tiles, and adds `bias`.
+    /// Transforms products, `source`, and adds them to the pixels of `rows` of tiles.
     #[inline(always)]
-    pub(super) fn outputs<'s>(
+    pub(super) fn add_outputs<'s>(
         &mut self,
         source: impl Fn(usize, usize) -> &'s [f32],
         rows: &Range<usize>,
-        bias: f32,
         plane: &mut [f32],
     ) {
-        let ([height, width], across) = (self.size, self.across);
-        let length = rows.len() * across;
-        let targets = self.whole.chunks_exact_mut(length);
+        let length = rows.len() * self.across;
+        let targets = self.quarters.chunks_exact_mut(length);
         transform(&Output, source, length, &mut self.half, targets);
-        for value in &mut self.whole[..4 * length] {
-            *value += bias;
-        }
-        let mut pixels = self.whole[..4 * length].chunks_exact(length);
-        for line in 0..2 {
-            let [left, right] = array::from_fn(|_| pixels.next().unwrap_or_default());
-            interleave(left, right, self.half.as_chunks_mut().0);
-            let lines = (2 * rows.start + line..height).step_by(2);
-            for (row, pixels) in lines.zip(self.half[..2 * length].chunks_exact(2 * across)) {
-                copy_row(&mut plane[row * width..], &pixels[..width]);
-            }
-        }
+        self.add_quarters(rows, plane);
     }
 }

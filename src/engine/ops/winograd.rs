@@ -12,6 +12,8 @@
     reason = "a call within a loop would keep the loop from being vectorised"
 )]
 
+use std::ops::Range;
+
 use candle_core::Result;
 use rayon::prelude::*;
 
@@ -20,9 +22,21 @@ use super::columns::{Extents, Part, Span};
 use super::cpu;
 use super::product::{self, Matrices};
 use super::tiles::{ELEMENTS, Kernel, KernelAdjoint, Workbench, transform};
+use super::weight::Weight;
 
-/// Transformed values that are held at a time: few enough to stay in a cache.
-const LIMIT: usize = 1 << 19;
+/// What is held at a time.
+#[derive(Debug, Clone, Copy)]
+struct Limits {
+    /// Transformed values: few enough to stay in a cache.
+    values: usize,
+    /// Tiles, if there are so many, however many channels they have: with fewer, arranging the
+    /// kernels for a product takes as long as the product.
+    least_tiles: usize,
+    /// Transformed elements of kernels.
+    kernels: usize,
+}
+
+const LIMITS: Limits = Limits { values: 1 << 19, least_tiles: 128, kernels: 1 << 23 };
 /// Tiles from which on the transformation of the kernels is paid for.
 const TILES: usize = 24;
 /// Channels from which on the products are worth their transformations.
@@ -36,27 +50,29 @@ pub(super) struct Winograd {
     extents: Extents,
     /// Rows and columns of tiles of a plane.
     tiles: [usize; 2],
+    limits: Limits,
 }
 
 impl Winograd {
     /// Where the convolution is of the right kind, and large enough to gain.
     pub(super) fn of(extents: Extents) -> Option<Self> {
-        let winograd = Self::any_size(extents)?;
+        let winograd = Self::any_size(extents, LIMITS)?;
         let [down, across] = winograd.tiles;
         let pays = extents.batch * down * across >= TILES
             && extents.inputs.min(extents.outputs) >= CHANNELS;
         pays.then_some(winograd)
     }
 
-    fn any_size(extents: Extents) -> Option<Self> {
+    fn any_size(extents: Extents, limits: Limits) -> Option<Self> {
         let right = extents.kernel == [3, 3] && extents.stride == 1 && extents.padding == 1;
-        right.then(|| Self { extents, tiles: extents.size.map(|size| size.div_ceil(2)) })
+        let tiles = extents.size.map(|size| size.div_ceil(2));
+        right.then_some(Self { extents, tiles, limits })
     }
 
     fn spans(self) -> impl Iterator<Item = Span> {
         let (total, across) = (self.extents.batch * self.tiles[0], self.tiles[1]);
         let row = ELEMENTS * self.extents.inputs.max(self.extents.outputs) * across;
-        let most = (LIMIT / row).max(1);
+        let most = (self.limits.values / row).max(self.limits.least_tiles.div_ceil(across));
         let most = total.div_ceil(total.div_ceil(most));
         (0..total).step_by(most).map(move |first| {
             let rows = most.min(total - first);
@@ -64,26 +80,24 @@ impl Winograd {
         })
     }
 
-    /// The convolution of `x`.
-    pub(super) fn forward(
-        self,
-        x: &[f32],
-        weight: &[f32],
-        bias: Option<&[f32]>,
-    ) -> Result<Vec<f32>> {
-        let Extents { batch, inputs, outputs, .. } = self.extents;
-        let kernels = transformed_kernels(weight);
-        let kernels = Matrices::new(&kernels, [outputs * inputs, inputs, 1]);
-        let mut y = vec![0.0; batch * outputs * self.extents.plane()];
+    /// Adds the convolution of `x` to `y`.
+    pub(super) fn add(self, x: &[f32], weight: &Weight, y: &mut [f32]) -> Result<()> {
+        let inputs = self.extents.inputs;
+        let kernels = Kernels::new(self, weight)?;
         for span in self.spans() {
             let length = span.length;
             let seen = self.transformed_inputs(x, span);
             let seen = Matrices::new(&seen, [inputs * length, length, 1]);
-            let sizes = (outputs, length, inputs);
-            let products = product::multiply_for_a_moment(ELEMENTS, sizes, kernels, seen)?;
-            self.write_outputs(&products, bias, &mut y, span);
+            kernels.for_each_part(|outputs, kernels| {
+                let count = outputs.len();
+                let kernels = Matrices::new(kernels, [count * inputs, inputs, 1]);
+                let sizes = (count, length, inputs);
+                let products = product::multiply_for_a_moment(ELEMENTS, sizes, kernels, seen)?;
+                self.add_outputs(&products, &outputs, y, span);
+                Ok(())
+            })?;
         }
-        Ok(y)
+        Ok(())
     }
 
     /// The gradient of the input where the weight is given, and that of the weight where the input
@@ -91,22 +105,32 @@ impl Winograd {
     pub(super) fn backward(
         self,
         x: Option<&[f32]>,
-        weight: Option<&[f32]>,
+        weight: Option<&Weight>,
         gradient: &[f32],
     ) -> Result<[Option<Vec<f32>>; 2]> {
         let Extents { batch, inputs, outputs, .. } = self.extents;
-        let kernels = weight.map(transformed_kernels);
+        let kernels = weight.map(|weight| Kernels::new(self, weight)).transpose()?;
         let mut dx = weight.map(|_| vec![0.0; batch * inputs * self.extents.plane()]);
         let mut dkernels = x.map(|_| vec![0.0; ELEMENTS * inputs * outputs]);
         for span in self.spans() {
             let length = span.length;
-            let gradients = self.transformed_gradients(gradient, span);
-            let gradients = Matrices::new(&gradients, [outputs * length, length, 1]);
+            let transformed = self.transformed_gradients(gradient, span);
+            let strides = [outputs * length, length, 1];
+            let gradients = Matrices::new(&transformed, strides);
             if let (Some(dx), Some(kernels)) = (&mut dx, &kernels) {
-                let kernels = Matrices::new(kernels, [outputs * inputs, 1, inputs]);
-                let sizes = (inputs, length, outputs);
-                let products = product::multiply_for_a_moment(ELEMENTS, sizes, kernels, gradients)?;
-                self.add_inputs(&products, dx, span);
+                let mut products = None;
+                kernels.for_each_part(|outputs, kernels| {
+                    let count = outputs.len();
+                    let kernels = Matrices::new(kernels, [count * inputs, 1, inputs]);
+                    let gradients = &transformed[outputs.start * length..];
+                    let gradients = Matrices::new(gradients, strides);
+                    let sizes = (inputs, length, count);
+                    let count = ELEMENTS;
+                    product::add_for_a_moment(&mut products, count, sizes, kernels, gradients)
+                })?;
+                if let Some(products) = products {
+                    self.add_inputs(&products, dx, span);
+                }
             }
             if let (Some(dkernels), Some(x)) = (&mut dkernels, x) {
                 let seen = self.transformed_inputs(x, span);
@@ -178,23 +202,22 @@ impl Winograd {
         matrices
     }
 
-    /// Turns a span's products, `[16, outputs, tiles]`, into result pixels.
-    fn write_outputs(self, products: &[f32], bias: Option<&[f32]>, y: &mut [f32], span: Span) {
-        let outputs = self.extents.outputs;
-        self.for_planes(y, outputs, span, |workbench, channel, part, plane| {
-            let bias = bias.map_or(0.0, |bias| bias[channel]);
+    /// Adds what a span's products, `[16, outputs, tiles]`, make of result pixels.
+    fn add_outputs(self, products: &[f32], outputs: &Range<usize>, y: &mut [f32], span: Span) {
+        let channels = self.extents.outputs;
+        self.for_planes(y, (channels, outputs), span, |workbench, channel, part, plane| {
             let start = channel * span.length + part.start;
             let source = |row: usize, column: usize| {
-                &products[(row * 4 + column) * outputs * span.length + start..]
+                &products[(row * 4 + column) * outputs.len() * span.length + start..]
             };
-            workbench.outputs(source, &part.rows, bias, plane);
+            workbench.add_outputs(source, &part.rows, plane);
         });
     }
 
     /// Adds what a span's products, `[16, inputs, tiles]`, tell of the input's gradient.
     fn add_inputs(self, products: &[f32], dx: &mut [f32], span: Span) {
         let inputs = self.extents.inputs;
-        self.for_planes(dx, inputs, span, |workbench, channel, part, plane| {
+        self.for_planes(dx, (inputs, &(0..inputs)), span, |workbench, channel, part, plane| {
             let start = channel * span.length + part.start;
             let source = |row: usize, column: usize| {
                 &products[(row * 4 + column) * inputs * span.length + start..]
@@ -203,18 +226,21 @@ impl Winograd {
         });
     }
 
-    /// Lets `work` change the planes of `[batch, channels, height, width]` that a span lies in.
+    /// Lets `work` change some channels' planes of `[batch, channels, height, width]` that a span
+    /// lies in; it gets the channel's place among those.
     fn for_planes(
         self,
         planes: &mut [f32],
-        channels: usize,
+        (channels, some): (usize, &Range<usize>),
         span: Span,
         work: impl Fn(&mut Workbench, usize, &Part, &mut [f32]) + Sync,
     ) {
         let plane = self.extents.plane();
         for part in span.parts(self.tiles) {
             let image = channels * plane;
-            let planes = planes[part.image * image..][..image].par_chunks_mut(plane).enumerate();
+            let planes = &mut planes[part.image * image..][..image];
+            let planes = &mut planes[some.start * plane..some.end * plane];
+            let planes = planes.par_chunks_mut(plane).enumerate();
             planes.with_min_len(cpu::rows_per_task(4 * plane)).for_each_init(
                 || self.workbench(span),
                 |workbench, (channel, plane)| {
@@ -235,6 +261,36 @@ impl Winograd {
     fn plane_of(self, values: &[f32], index: usize) -> &[f32] {
         let plane = self.extents.plane();
         &values[index * plane..][..plane]
+    }
+}
+
+/// A convolution's kernels, transformed: all at once where they are few, else some outputs' at a time.
+struct Kernels<'a> {
+    winograd: Winograd,
+    weight: &'a Weight,
+    all: Option<Buffer>,
+}
+
+impl<'a> Kernels<'a> {
+    fn new(winograd: Winograd, weight: &'a Weight) -> Result<Self> {
+        let Extents { inputs, outputs, .. } = winograd.extents;
+        let few = ELEMENTS * inputs * outputs <= winograd.limits.kernels;
+        let all = few.then(|| weight.with_all(|weight| Ok(transformed_kernels(weight))));
+        Ok(Self { winograd, weight, all: all.transpose()? })
+    }
+
+    /// Calls `work` with some outputs and their kernels, `[16, outputs, inputs]`.
+    fn for_each_part(
+        &self,
+        mut work: impl FnMut(Range<usize>, &[f32]) -> Result<()>,
+    ) -> Result<()> {
+        let Extents { inputs, outputs, .. } = self.winograd.extents;
+        if let Some(all) = &self.all {
+            return work(0..outputs, all);
+        }
+        let most = self.winograd.limits.kernels / (ELEMENTS * inputs);
+        self.weight
+            .for_each_part(Some(most), |part, weight| work(part, &transformed_kernels(weight)))
     }
 }
 
@@ -287,6 +343,7 @@ fn kernel_gradients(dkernels: &[f32]) -> Vec<f32> {
 
 #[cfg(test)]
 mod tests {
+    use candle_core::{Device, Tensor};
     use proptest::prelude::*;
 
     use super::*;
@@ -324,6 +381,7 @@ mod tests {
         fn results_and_gradients_are_those_of_the_plain_sums(
             batch in 1..4_usize, inputs in 1..6_usize, outputs in 1..6_usize,
             size in [1..40_usize, 1..40_usize], seed in 0..13_usize,
+            least_tiles in 1..100_usize, kernels in 1..400_usize,
         ) {
             let extents = Extents {
                 batch, inputs, outputs, size, kernel: [3, 3], result: size, stride: 1, padding: 1,
@@ -335,16 +393,21 @@ mod tests {
             let gradient = numbers(batch * outputs * plane, seed + 3);
             let mut y: Vec<f32> =
                 (0..gradient.len()).map(|index| bias[index / plane % outputs]).collect();
+            let mut sum = y.clone();
             let (mut dx, mut dweight) = (vec![0.0; x.len()], vec![0.0; weight.len()]);
             naive(extents, &x, &weight, |[place, seen, element]| {
                 y[place] += x[seen] * weight[element];
                 dx[seen] += gradient[place] * weight[element];
                 dweight[element] += gradient[place] * x[seen];
             });
-            let winograd = Winograd::any_size(extents).unwrap();
-            prop_assert_eq!(winograd.forward(&x, &weight, Some(&bias)).unwrap(), y);
+            let limits = Limits { values: 1, least_tiles, kernels };
+            let kernel = Tensor::from_slice(&weight, (outputs, inputs, 3, 3), &Device::Cpu).unwrap();
+            let kernel = Weight::new(&kernel).unwrap();
+            let winograd = Winograd::any_size(extents, limits).unwrap();
+            winograd.add(&x, &kernel, &mut sum).unwrap();
+            prop_assert_eq!(sum, y);
             let [got_dx, got_dweight] =
-                winograd.backward(Some(&x), Some(&weight), &gradient).unwrap();
+                winograd.backward(Some(&x), Some(&kernel), &gradient).unwrap();
             prop_assert_eq!(got_dx.unwrap(), dx);
             prop_assert_eq!(got_dweight.unwrap(), dweight);
             let alone = winograd.backward(None, None, &gradient).unwrap();

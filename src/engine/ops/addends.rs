@@ -1,0 +1,191 @@
+//! What an affine map adds to its products: in the same pass over the result, rather than in passes
+//! of their own.
+
+#![allow(
+    clippy::inline_always,
+    reason = "a call within a loop would keep the loop from being vectorised"
+)]
+
+use candle_core::{Result, Shape, Tensor, bail};
+
+use super::cpu::{self, Values};
+use super::fresh::{self, Fresh};
+use super::traced::Traced;
+
+/// What is added to the result of a convolution or a linear layer.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Addends<'a> {
+    /// `[out]`, to every pixel of a channel.
+    pub bias: Option<&'a Traced>,
+    /// `[batch, out]`, to every pixel of an image's channel; convolutions only.
+    pub shift: Option<&'a Traced>,
+    /// Of the result's shape.
+    pub residual: Option<&'a Traced>,
+}
+
+impl<'a> Addends<'a> {
+    /// A bias alone.
+    pub fn bias(bias: &'a Traced) -> Self {
+        Self { bias: Some(bias), ..Self::default() }
+    }
+
+    /// Those that are given, in the order of the fields.
+    pub(super) fn given(self) -> impl Iterator<Item = &'a Traced> {
+        [self.bias, self.shift, self.residual].into_iter().flatten()
+    }
+
+    /// Which are given, in the order of the fields; and, of those, which are followed.
+    pub(super) fn followed(self) -> [Option<bool>; 3] {
+        [self.bias, self.shift, self.residual].map(|addend| addend.map(Traced::is_followed))
+    }
+
+    /// Fails where an addend does not fit a result of `[batch, channels, pixels]` values, given in
+    /// the shape that is `shape`.
+    fn check(self, batch: usize, channels: usize, shape: &Shape) -> Result<()> {
+        let fits = |addend: Option<&Traced>, dims: &[usize]| {
+            addend.is_none_or(|addend| addend.tensor().dims() == dims)
+        };
+        if fits(self.bias, &[channels])
+            && fits(self.shift, &[batch, channels])
+            && fits(self.residual, shape.dims())
+        {
+            return Ok(());
+        }
+        let shapes: Vec<_> = self.given().map(|addend| addend.tensor().shape()).collect();
+        bail!("addends {shapes:?} do not fit a result of {shape:?}");
+    }
+
+    /// The sum that the products of planes are added to, of `shape`, `[batch, channels, …]`.
+    pub(super) fn of_planes(self, shape: &Shape) -> Result<Vec<f32>> {
+        let [batch, channels, size @ ..] = shape.dims() else {
+            bail!("planes of {shape:?} have no channels");
+        };
+        self.check(*batch, *channels, shape)?;
+        let (length, plane) = (shape.elem_count(), size.iter().product::<usize>());
+        let tensors = [self.bias, self.shift, self.residual].map(contiguous);
+        let [bias, shift, residual] = tensors;
+        let (bias, shift, residual) = (bias?, shift?, residual?);
+        if bias.is_none() && shift.is_none() && residual.is_none() {
+            return Ok(vec![0.0; length]);
+        }
+        let [bias, shift, residual] =
+            [&bias, &shift, &residual].map(|addend| addend.as_ref().map(cpu::values));
+        let values = |addend| Option::map(addend, Values::get).transpose();
+        let (bias, shift) = (values(bias.as_ref())?, values(shift.as_ref())?);
+        let residual = values(residual.as_ref())?;
+        let rows = cpu::rows_per_task(plane);
+        fresh::written(length, rows * plane, |task, y| {
+            for index in task * rows..((task + 1) * rows).min(batch * channels) {
+                let offset = bias.map_or(0.0, |bias| bias[index % channels])
+                    + shift.map_or(0.0, |shift| shift[index]);
+                match residual {
+                    Some(residual) => {
+                        let residual = &residual[index * plane..][..plane];
+                        y.extend(residual.iter().map(|x| x + offset));
+                    }
+                    None => y.extend(std::iter::repeat_n(offset, plane)),
+                }
+            }
+        })
+    }
+
+    /// The sum that the products of rows are added to, of `shape`, `[…, channels]`.
+    pub(super) fn of_rows(self, shape: &Shape) -> Result<Vec<f32>> {
+        let channels = shape.dims().last().copied().unwrap_or(1);
+        self.check(usize::MAX, channels, shape)?;
+        let length = shape.elem_count();
+        let (bias, residual) = (contiguous(self.bias)?, contiguous(self.residual)?);
+        let bias = bias.as_ref().map(cpu::values);
+        let residual = residual.as_ref().map(cpu::values);
+        let bias = bias.as_ref().map(Values::get).transpose()?;
+        let residual = residual.as_ref().map(Values::get).transpose()?;
+        let chunk = channels * cpu::rows_per_task(channels);
+        let rows = |y: &mut Fresh<'_>, bias: &[f32]| {
+            while y.room() > 0 {
+                y.extend(bias.iter().copied());
+            }
+        };
+        match (bias, residual) {
+            (None, None) => Ok(vec![0.0; length]),
+            (Some(bias), None) => fresh::written(length, chunk, |_, y| rows(y, bias)),
+            (None, Some(residual)) => Ok(residual.to_vec()),
+            (Some(bias), Some(residual)) => fresh::written(length, chunk, |task, y| {
+                let residual = &residual[task * chunk..];
+                for row in residual[..y.room()].chunks_exact(channels) {
+                    y.extend(row.iter().zip(bias).map(|(x, bias)| x + bias));
+                }
+            }),
+        }
+    }
+}
+
+/// Adds by candle what is `given`, of those [`Addends`], to products of planes.
+pub(super) fn reference_of_planes(
+    products: &Tensor,
+    given: [bool; 3],
+    addends: &[Tensor],
+) -> Result<Tensor> {
+    let space = vec![1; products.rank() - 2];
+    let mut sum = products.clone();
+    let which = (0..given.len()).filter(|index| given[*index]);
+    for (index, addend) in which.zip(addends) {
+        let shape = match index {
+            0 => [&[1, addend.dim(0)?], &space[..]].concat(),
+            1 => [addend.dims(), &space[..]].concat(),
+            _ => addend.dims().to_vec(),
+        };
+        sum = sum.broadcast_add(&addend.reshape(shape)?)?;
+    }
+    Ok(sum)
+}
+
+fn contiguous(addend: Option<&Traced>) -> Result<Option<Tensor>> {
+    addend.map(|addend| addend.tensor().contiguous()).transpose()
+}
+
+/// The gradients of those that are given, from that of a result of `[batch, channels, …]`.
+pub(super) fn gradients_of_planes(
+    followed: [Option<bool>; 3],
+    gradient: &Tensor,
+) -> Result<Vec<Option<Tensor>>> {
+    let (batch, channels) = (gradient.dim(0)?, gradient.dim(1)?);
+    let plane = gradient.elem_count() / (batch * channels).max(1);
+    let sums = if followed[0] == Some(true) || followed[1] == Some(true) {
+        cpu::row_sums(cpu::values(gradient).get()?, plane)
+    } else {
+        Vec::new()
+    };
+    let bias = || cpu::tensor(cpu::column_sums(&sums, channels), &Shape::from(channels));
+    let shift = || cpu::tensor(sums.clone(), &Shape::from((batch, channels)));
+    let mut gradients = Vec::new();
+    if let Some(followed) = followed[0] {
+        gradients.push(followed.then(bias).transpose()?);
+    }
+    if let Some(followed) = followed[1] {
+        gradients.push(followed.then(shift).transpose()?);
+    }
+    if let Some(followed) = followed[2] {
+        gradients.push(followed.then(|| gradient.clone()));
+    }
+    Ok(gradients)
+}
+
+/// The gradients of those that are given, from that of a result of `[…, channels]`.
+pub(super) fn gradients_of_rows(
+    followed: [Option<bool>; 3],
+    gradient: &Tensor,
+) -> Result<Vec<Option<Tensor>>> {
+    let channels = gradient.dims().last().copied().unwrap_or(1);
+    let mut gradients = Vec::new();
+    if let Some(followed) = followed[0] {
+        let sums = || {
+            let sums = cpu::column_sums(cpu::values(gradient).get()?, channels);
+            cpu::tensor(sums, &Shape::from(channels))
+        };
+        gradients.push(followed.then(sums).transpose()?);
+    }
+    if let Some(followed) = followed[2] {
+        gradients.push(followed.then(|| gradient.clone()));
+    }
+    Ok(gradients)
+}
