@@ -7,7 +7,7 @@ use keystep::{
     artifacts::open_model,
     engine::{
         Batch, CancelFlag, CandleEngine, LoneSteps, RunContext,
-        checkpoint::{read_component, read_text},
+        checkpoint::{read_component, read_large_component, read_text},
         model::{Unet, UnetConfig, Vae, VaeConfig, Weights},
     },
     spec::{
@@ -57,7 +57,7 @@ pub(crate) fn load(work: &str, model: &str, inputs: &Path) -> Result<Box<dyn Row
         _ => (),
     }
     let config = UnetConfig::parse(&read_text(files.as_ref(), "unet/config.json")?, "unet")?;
-    let stored = read_component(files.as_ref(), "unet", None, &Device::Cpu)?;
+    let stored = read_large_component(files.as_ref(), "unet", None, &Device::Cpu)?;
     let (sample, context) = (inputs.take("sample")?, inputs.take("context")?);
     let timesteps = inputs.take("timesteps")?.to_dtype(DType::F64)?.to_vec1::<f64>()?;
     if work == "forward" {

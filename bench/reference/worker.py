@@ -128,13 +128,14 @@ def load(work, model, inputs):
     import diffusers
     diffusers.utils.logging.set_verbosity_error()
     if work in ("image", "erasure"):
-        pipe = diffusers.StableDiffusionPipeline.from_pretrained(model, safety_checker=None)
+        pipe = diffusers.StableDiffusionPipeline.from_pretrained(
+            model, safety_checker=None, torch_dtype=torch.float32)
         pipe.set_progress_bar_config(disable=True)
         return Image(pipe) if work == "image" else Esd(pipe)
     if work == "vae-decode":
-        vae = diffusers.AutoencoderKL.from_pretrained(model, subfolder="vae")
+        vae = diffusers.AutoencoderKL.from_pretrained(model, subfolder="vae", torch_dtype=torch.float32)
         return Pure(lambda: vae.decode(inputs["sample"]).sample)
-    unet = diffusers.UNet2DConditionModel.from_pretrained(model, subfolder="unet")
+    unet = diffusers.UNet2DConditionModel.from_pretrained(model, subfolder="unet", torch_dtype=torch.float32)
     if work == "forward":
         return Pure(lambda: unet(inputs["sample"], inputs["timesteps"], inputs["context"]).sample)
     return Training(unet, SCOPES[work], inputs)

@@ -6,7 +6,7 @@ use candle_core::{Device, Tensor};
 
 use super::{
     EngineError,
-    checkpoint::{StoredTensors, read_component, read_text},
+    checkpoint::{StoredTensors, read_component, read_large_component, read_text},
     judge::Judges,
     model::{
         ClipTextConfig, ClipTextModel, ClipTokenizer, Unet, UnetConfig, Vae, VaeConfig, Weights,
@@ -98,7 +98,7 @@ impl Pipeline {
         }
         let vocabulary = read_vocabulary(files)?;
 
-        let unet_tensors = read_component(files, "unet", variant, device)?;
+        let unet_tensors = read_large_component(files, "unet", variant, device)?;
         let unet = Unet::new(&Weights::frozen(&unet_tensors), &unet_config)?;
         let vae_tensors = read_component(files, "vae", variant, device)?;
         let vae = Vae::new(&Weights::frozen(&vae_tensors), &vae_config)?;

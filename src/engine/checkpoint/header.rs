@@ -7,7 +7,7 @@ use std::{
 };
 
 use safetensors::{
-    SafeTensorError,
+    Dtype, SafeTensorError,
     tensor::{Metadata, TensorInfo},
 };
 use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, Visitor};
@@ -21,6 +21,11 @@ use crate::{
 const MAX_HEADER_BYTES: u64 = 100_000_000;
 /// The eight bytes that hold the header's length.
 const LENGTH_BYTES: u64 = 8;
+
+/// Whether tensors of this type are counters, indices or masks rather than weights.
+pub(super) fn is_bookkeeping(dtype: Dtype) -> bool {
+    matches!(dtype, Dtype::I64 | Dtype::U64 | Dtype::I32 | Dtype::U32 | Dtype::BOOL)
+}
 
 /// A safetensors file that is open and whose header is sound.
 pub(super) struct OpenWeights {

@@ -3,9 +3,8 @@
 use std::collections::BTreeMap;
 
 use super::{
-    header::OpenWeights,
+    header::{OpenWeights, is_bookkeeping},
     locate::{Located, locate},
-    read::is_bookkeeping,
 };
 use crate::{engine::EngineError, spec::ModelFiles};
 

@@ -11,7 +11,7 @@ mod text;
 mod write;
 
 pub(in crate::engine) use measure::{Measured, measure_component, measure_single};
-pub use read::{read_component, read_edited, read_single};
+pub use read::{read_component, read_edited, read_large_component, read_single};
 pub(in crate::engine) use saved::SavedFile;
 pub use text::read_text;
 pub use write::{CheckpointWriteError, write_safetensors};
@@ -24,7 +24,7 @@ use sha2::{Digest, Sha256};
 /// A tensor, with what is needed to name it in an error and to write it back as it was.
 #[derive(Debug, Clone)]
 pub struct StoredTensor {
-    /// f32 on the engine's device.
+    /// On the engine's device; f32 but for some of [`read_large_component`]'s.
     pub tensor: Tensor,
     /// The file that held it, as `folder/unet/file.safetensors`.
     pub file: String,

@@ -8,8 +8,9 @@ use safetensors::{Dtype, tensor::TensorInfo};
 
 use super::{
     StoredTensor, StoredTensors,
-    header::{HeaderFault, OpenWeights, unreadable},
+    header::{HeaderFault, OpenWeights, is_bookkeeping, unreadable},
     locate::{Located, Shards, locate},
+    measure::measure_component,
 };
 use crate::{
     engine::EngineError,
@@ -30,20 +31,66 @@ pub fn read_component(
     variant: Option<&str>,
     device: &Device,
 ) -> Result<StoredTensors, EngineError> {
+    read_located(files, component, locate(files, component, variant)?, Halves::Widened, device)
+}
+
+/// [`read_component`] of a network whose layers widen their own weights: in host memory, a component
+/// that would take more than [`WIDE_BYTES`] as f32 keeps matrices and kernels in the half precision
+/// in which a file stores them. Every number is the same either way.
+pub fn read_large_component(
+    files: &dyn ModelFiles,
+    component: &str,
+    variant: Option<&str>,
+    device: &Device,
+) -> Result<StoredTensors, EngineError> {
+    let halves = if device.is_cpu() && wide_bytes(files, component, variant)? > WIDE_BYTES {
+        Halves::Kept
+    } else {
+        Halves::Widened
+    };
+    read_located(files, component, locate(files, component, variant)?, halves, device)
+}
+
+/// Bytes of a component's weights as f32 up to which they are always widened as they are read.
+const WIDE_BYTES: u64 = 1 << 30;
+
+fn wide_bytes(
+    files: &dyn ModelFiles,
+    component: &str,
+    variant: Option<&str>,
+) -> Result<u64, EngineError> {
+    let numbers = measure_component(files, component, variant)?;
+    Ok(numbers.values().map(|count| 4 * *count as u64).sum())
+}
+
+/// What becomes of matrices and kernels that a file stores in half precision.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Halves {
+    Widened,
+    Kept,
+}
+
+pub(super) fn read_located(
+    files: &dyn ModelFiles,
+    component: &str,
+    located: Located,
+    halves: Halves,
+    device: &Device,
+) -> Result<StoredTensors, EngineError> {
     let mut stored = StoredTensors {
         location: format!("{}/{component}", files.location()),
         ..StoredTensors::default()
     };
-    match locate(files, component, variant)? {
-        Located::Single(name) => {
-            let open = OpenWeights::open(files, &name)?;
-            read_all(files, &name, open, device, &mut stored)?;
-        }
+    let mut read = |name: &str, open| {
+        read_all(open, halves, device, &mut stored).map_err(|fault| fault.in_model(files, name))
+    };
+    match located {
+        Located::Single(name) => read(&name, OpenWeights::open(files, &name)?)?,
         Located::Sharded(shards) => {
             for name in shards.files() {
                 let open = OpenWeights::open(files, name)?;
                 agree(&shards, name, &open)?;
-                read_all(files, name, open, device, &mut stored)?;
+                read(name, open)?;
             }
         }
     }
@@ -61,7 +108,8 @@ pub fn read_single(
         ..StoredTensors::default()
     };
     let open = OpenWeights::open(files, path)?;
-    read_all(files, path, open, device, &mut stored)?;
+    read_all(open, Halves::Widened, device, &mut stored)
+        .map_err(|fault| fault.in_model(files, path))?;
     Ok(stored)
 }
 
@@ -154,12 +202,11 @@ fn agree(shards: &Shards, name: &str, open: &OpenWeights) -> Result<(), EngineEr
 /// Reads every tensor of an open file, one by one, so that never more than one lies in memory
 /// beside the result.
 fn read_all(
-    files: &dyn ModelFiles,
-    name: &str,
     mut open: OpenWeights,
+    halves: Halves,
     device: &Device,
     stored: &mut StoredTensors,
-) -> Result<(), EngineError> {
+) -> Result<(), ReadFault> {
     let mut by_position: Vec<_> =
         open.tensors.iter().map(|(name, info)| (name.clone(), info.clone())).collect();
     by_position.sort_by_key(|(_, info)| info.data_offsets);
@@ -168,8 +215,10 @@ fn read_all(
         if is_bookkeeping(info.dtype) {
             continue;
         }
-        let tensor = read_tensor(&mut open, &tensor_name, &info, device, &mut buffer)
-            .map_err(|fault| fault.in_model(files, name))?;
+        let is_matrix = info.shape.len() > 1;
+        let halves = if is_matrix { halves } else { Halves::Widened };
+        let tensor =
+            read_values(&mut open, (&tensor_name, &info), halves, &mut buffer)?.on(device)?;
         stored.tensors.insert(
             tensor_name,
             StoredTensor { tensor, file: open.file.clone(), dtype: info.dtype },
@@ -199,7 +248,7 @@ impl From<EngineError> for ReadFault {
     }
 }
 
-/// Reads one tensor of an open file; `buffer` is for its bytes, chunk by chunk.
+/// Reads one tensor of an open file as f32; `buffer` is for its bytes, chunk by chunk.
 pub(super) fn read_tensor(
     open: &mut OpenWeights,
     name: &str,
@@ -207,9 +256,18 @@ pub(super) fn read_tensor(
     device: &Device,
     buffer: &mut Vec<u8>,
 ) -> Result<Tensor, ReadFault> {
+    Ok(read_values(open, (name, info), Halves::Widened, buffer)?.on(device)?)
+}
+
+fn read_values<'a>(
+    open: &mut OpenWeights,
+    (name, info): (&'a str, &'a TensorInfo),
+    halves: Halves,
+    buffer: &mut Vec<u8>,
+) -> Result<Values<'a>, ReadFault> {
     let start = open.data_start + info.data_offsets.0 as u64;
     open.reader.seek(SeekFrom::Start(start)).map_err(ReadFault::Io)?;
-    let mut values = Values::new(&open.file, name, info)?;
+    let mut values = Values::new(&open.file, name, info, halves)?;
     let mut left = info.data_offsets.1 - info.data_offsets.0;
     buffer.resize(CHUNK_BYTES, 0);
     while left > 0 {
@@ -225,71 +283,106 @@ pub(super) fn read_tensor(
         values.extend(chunk)?;
         left -= chunk.len();
     }
-    let tensor = Tensor::from_vec(values.numbers, info.shape.as_slice(), device);
-    Ok(tensor.map_err(EngineError::from)?)
-}
-
-/// Whether tensors of this type are counters, indices or masks rather than weights.
-pub(super) fn is_bookkeeping(dtype: Dtype) -> bool {
-    matches!(dtype, Dtype::I64 | Dtype::U64 | Dtype::I32 | Dtype::U32 | Dtype::BOOL)
+    Ok(values)
 }
 
 /// One tensor's values while they are read.
 struct Values<'a> {
-    file: &'a str,
+    file: String,
     name: &'a str,
-    dtype: Dtype,
-    numbers: Vec<f32>,
+    info: &'a TensorInfo,
+    numbers: Numbers,
+}
+
+enum Numbers {
+    Single(Vec<f32>),
+    Half(Vec<f16>),
+    Brain(Vec<bf16>),
 }
 
 impl<'a> Values<'a> {
-    fn new(file: &'a str, name: &'a str, info: &TensorInfo) -> Result<Self, EngineError> {
-        if !matches!(info.dtype, Dtype::F64 | Dtype::F32 | Dtype::F16 | Dtype::BF16) {
-            return Err(EngineError::UnsupportedDtype {
-                file: file.to_owned(),
-                name: name.to_owned(),
-                dtype: info.dtype,
-            });
-        }
-        // The header has been checked: the product is no larger than the file.
-        let count = info.shape.iter().product();
-        let mut numbers = Vec::new();
-        numbers.try_reserve_exact(count).map_err(|_| EngineError::DamagedWeights {
-            file: file.to_owned(),
-            message: format!(
-                "the tensor \"{name}\" of shape {:?} does not fit into memory",
-                info.shape
-            ),
-        })?;
-        Ok(Self { file, name, dtype: info.dtype, numbers })
+    fn new(
+        file: &str,
+        name: &'a str,
+        info: &'a TensorInfo,
+        halves: Halves,
+    ) -> Result<Self, EngineError> {
+        let numbers = match info.dtype {
+            Dtype::F16 if halves == Halves::Kept => room(file, name, info).map(Numbers::Half)?,
+            Dtype::BF16 if halves == Halves::Kept => room(file, name, info).map(Numbers::Brain)?,
+            Dtype::F64 | Dtype::F32 | Dtype::F16 | Dtype::BF16 => {
+                room(file, name, info).map(Numbers::Single)?
+            }
+            dtype => {
+                return Err(EngineError::UnsupportedDtype {
+                    file: file.to_owned(),
+                    name: name.to_owned(),
+                    dtype,
+                });
+            }
+        };
+        Ok(Self { file: file.to_owned(), name, info, numbers })
     }
 
-    /// Converts a chunk of whole elements.
+    /// Takes a chunk of whole elements.
     fn extend(&mut self, bytes: &[u8]) -> Result<(), EngineError> {
-        let done = self.numbers.len();
-        match self.dtype {
-            Dtype::F64 => {
-                self.numbers
-                    .extend(bytes.as_chunks().0.iter().map(|&b| f64::from_le_bytes(b) as f32));
-            }
-            Dtype::F16 => {
-                self.numbers
-                    .extend(bytes.as_chunks().0.iter().map(|&b| f16::from_le_bytes(b).to_f32()));
-            }
-            Dtype::BF16 => {
-                self.numbers
-                    .extend(bytes.as_chunks().0.iter().map(|&b| bf16::from_le_bytes(b).to_f32()));
-            }
-            _ => self.numbers.extend(bytes.as_chunks().0.iter().map(|&b| f32::from_le_bytes(b))),
-        }
-        match self.numbers[done..].iter().position(|value| !value.is_finite()) {
+        let dtype = self.info.dtype;
+        let not_finite = match &mut self.numbers {
+            Numbers::Single(numbers) => match dtype {
+                Dtype::F64 => take(numbers, bytes, |bytes| f64::from_le_bytes(bytes) as f32),
+                Dtype::F16 => take(numbers, bytes, |bytes| f16::from_le_bytes(bytes).to_f32()),
+                Dtype::BF16 => take(numbers, bytes, |bytes| bf16::from_le_bytes(bytes).to_f32()),
+                _ => take(numbers, bytes, f32::from_le_bytes),
+            },
+            Numbers::Half(numbers) => take(numbers, bytes, f16::from_le_bytes),
+            Numbers::Brain(numbers) => take(numbers, bytes, bf16::from_le_bytes),
+        };
+        match not_finite {
             None => Ok(()),
-            Some(index) => Err(EngineError::NonFiniteWeight {
-                file: self.file.to_owned(),
+            Some((element, value)) => Err(EngineError::NonFiniteWeight {
+                file: self.file.clone(),
                 name: self.name.to_owned(),
-                element: done + index,
-                value: self.numbers[done + index],
+                element,
+                value,
             }),
         }
     }
+
+    fn on(self, device: &Device) -> Result<Tensor, EngineError> {
+        let shape = self.info.shape.as_slice();
+        Ok(match self.numbers {
+            Numbers::Single(numbers) => Tensor::from_vec(numbers, shape, device)?,
+            Numbers::Half(numbers) => Tensor::from_vec(numbers, shape, device)?,
+            Numbers::Brain(numbers) => Tensor::from_vec(numbers, shape, device)?,
+        })
+    }
+}
+
+/// Room for all of a tensor's values.
+fn room<T>(file: &str, name: &str, info: &TensorInfo) -> Result<Vec<T>, EngineError> {
+    // The header has been checked: the product is no larger than the file.
+    let count = info.shape.iter().product();
+    let mut numbers = Vec::new();
+    numbers.try_reserve_exact(count).map_err(|_| EngineError::DamagedWeights {
+        file: file.to_owned(),
+        message: format!(
+            "the tensor \"{name}\" of shape {:?} does not fit into memory",
+            info.shape
+        ),
+    })?;
+    Ok(numbers)
+}
+
+/// Appends a chunk's elements; names the first that is not finite.
+fn take<T: Copy + Into<f32>, const N: usize>(
+    numbers: &mut Vec<T>,
+    bytes: &[u8],
+    element: impl Fn([u8; N]) -> T,
+) -> Option<(usize, f32)> {
+    let done = numbers.len();
+    numbers.extend(bytes.as_chunks().0.iter().map(|bytes| element(*bytes)));
+    let added = numbers[done..].iter().enumerate();
+    added
+        .map(|(index, value)| (done + index, (*value).into()))
+        .find(|(_, value): &(usize, f32)| !value.is_finite())
 }

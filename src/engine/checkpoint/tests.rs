@@ -166,6 +166,34 @@ fn halves_round_to_the_nearest_even() {
 }
 
 #[test]
+fn halves_are_kept_in_matrices_alone_and_hold_the_same_numbers() {
+    let matrix = Tensor::new(&[[0.1_f32, 2049.0], [-7.5, 1e-7]], &Device::Cpu).unwrap();
+    let vector = Tensor::new(&[0.3_f32, 4.0], &Device::Cpu).unwrap();
+    let tensors = [
+        ("half", &matrix, Dtype::F16),
+        ("brain", &matrix, Dtype::BF16),
+        ("single", &matrix, Dtype::F32),
+        ("bias", &vector, Dtype::F16),
+    ];
+    let tensors = tensors.map(|(name, tensor, dtype)| (name.to_owned(), (tensor.clone(), dtype)));
+    let mut bytes = Vec::new();
+    write_safetensors(&BTreeMap::from(tensors), &BTreeMap::new(), &mut bytes).unwrap();
+    let files = MemoryModel::new([(WEIGHTS, bytes)]);
+    let read = |halves| {
+        let located = locate::locate(&files, "unet", None).unwrap();
+        read::read_located(&files, "unet", located, halves, &Device::Cpu).unwrap()
+    };
+    let (kept, widened) = (read(read::Halves::Kept), read(read::Halves::Widened));
+    let dtypes: Vec<_> = kept.tensors.values().map(|stored| stored.tensor.dtype()).collect();
+    assert_eq!(dtypes, [DType::F32, DType::BF16, DType::F16, DType::F32]);
+    assert!(widened.tensors.values().all(|stored| stored.tensor.dtype() == DType::F32));
+    assert_eq!(kept.digest().unwrap(), widened.digest().unwrap());
+    // A small component is widened whatever reads it.
+    let small = read_large_component(&files, "unet", None, &Device::Cpu).unwrap();
+    assert!(small.tensors.values().all(|stored| stored.tensor.dtype() == DType::F32));
+}
+
+#[test]
 fn a_weight_beyond_its_type_is_not_written_as_infinity() {
     let tensor = Tensor::new(&[1.0_f32, 7e4], &Device::Cpu).unwrap();
     let tensors = BTreeMap::from([("a".to_owned(), (tensor, Dtype::F16))]);

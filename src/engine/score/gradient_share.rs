@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use candle_core::Tensor;
+use candle_core::{DType, Tensor};
 use rayon::prelude::*;
 
 use crate::{
@@ -102,9 +102,9 @@ impl Trial<'_> {
             .keys()
             .filter_map(|name| {
                 let stored = self.pipeline.unet_tensors.tensors.get(name)?;
-                Some((name.clone(), stored.tensor.clone()))
+                Some(stored.tensor.to_dtype(DType::F32).map(|wide| (name.clone(), wide)))
             })
-            .collect();
+            .collect::<Result<_, _>>()?;
         let length = TRIAL_STEP * norm(&weights)? / pull_norm;
         for (name, variable) in variables {
             variable.set(&(&weights[name] - (&pull[name] * length)?)?)?;

@@ -64,8 +64,9 @@ impl ErasedCheckpoint {
             else {
                 continue;
             };
-            change += squares(&(&after.tensor - &before.tensor)?)?;
-            norm += squares(&before.tensor)?;
+            let before = before.tensor.to_dtype(DType::F32)?;
+            change += squares(&(&after.tensor - &before)?)?;
+            norm += squares(&before)?;
         }
         Ok((change / norm.max(f64::MIN_POSITIVE)).sqrt())
     }
