@@ -32,7 +32,7 @@
 //! No time is read in the engine; no randomness is drawn outside of
 //! [`engine::schedule::noise`].
 //! The same spec, seed and device give the same bytes.
-//! `tests/architecture.rs` holds the arrows of the table above straight.
+//! `tests/project/architecture.rs` holds the arrows of the table above straight.
 //!
 //! # Features
 //!

@@ -9,7 +9,7 @@ use keystep::jobs::{
 
 use uuid::Uuid;
 
-use crate::world::{
+use super::world::{
     LEASE, NO_LIMITS, World, bob, failed, fence, progress, request, with_deadline, with_priority,
     worker,
 };

@@ -3,13 +3,9 @@
 #![allow(unreachable_pub, reason = "a test has no public interface")]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail by panics")]
 
-#[path = "store_conformance/alike.rs"]
 mod alike;
-#[path = "store_conformance/crash.rs"]
 mod crash;
-#[path = "store_conformance/queue.rs"]
 mod queue;
-#[path = "store_conformance/world.rs"]
 mod world;
 
 use std::{collections::BTreeMap, time::Duration};
@@ -30,7 +26,7 @@ macro_rules! suite {
             $(#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
             async fn $name() {
                 use $module as suite;
-                suite::$name(crate::World::memory()).await;
+                suite::$name(crate::store_conformance::World::memory()).await;
             })*
         }
 
@@ -38,35 +34,35 @@ macro_rules! suite {
             $(#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
             async fn $name() {
                 use $module as suite;
-                suite::$name(crate::World::sqlite().await).await;
+                suite::$name(crate::store_conformance::World::sqlite().await).await;
             })*
         }
     };
 }
 
 suite! {
-    a_repeated_request_makes_no_second_job in crate;
-    a_log_has_no_gaps_and_is_read_in_pieces in crate;
-    a_cancel_works_in_every_state in crate;
-    only_a_job_that_is_done_is_forgotten in crate;
-    what_is_done_is_kept_for_its_retention in crate;
-    a_finished_job_is_found_by_its_work in crate;
-    scores_are_their_principals_own in crate;
-    whoever_listens_is_woken in crate;
-    pages_hold_every_job_once in crate;
-    filters_choose_what_they_say in crate;
-    what_is_unknown_is_not_found in crate;
-    the_queue_has_limits in crate::queue;
-    claims_go_by_priority_then_age in crate::queue;
-    each_job_is_claimed_once in crate::queue;
-    an_old_fence_writes_nothing in crate::queue;
-    a_lease_ends_unless_it_is_extended in crate::queue;
-    a_failure_is_retried_when_its_time_comes in crate::queue;
-    a_job_given_back_loses_no_attempt in crate::queue;
-    a_deadline_fails_what_is_not_done in crate::queue;
-    a_wish_that_was_seen_by_nobody_is_granted_by_the_sweep in crate::queue;
-    a_lost_worker_gives_back_what_it_held_at_once in crate::queue;
-    many_hands_leave_every_log_whole in crate::queue;
+    a_repeated_request_makes_no_second_job in crate::store_conformance;
+    a_log_has_no_gaps_and_is_read_in_pieces in crate::store_conformance;
+    a_cancel_works_in_every_state in crate::store_conformance;
+    only_a_job_that_is_done_is_forgotten in crate::store_conformance;
+    what_is_done_is_kept_for_its_retention in crate::store_conformance;
+    a_finished_job_is_found_by_its_work in crate::store_conformance;
+    scores_are_their_principals_own in crate::store_conformance;
+    whoever_listens_is_woken in crate::store_conformance;
+    pages_hold_every_job_once in crate::store_conformance;
+    filters_choose_what_they_say in crate::store_conformance;
+    what_is_unknown_is_not_found in crate::store_conformance;
+    the_queue_has_limits in crate::store_conformance::queue;
+    claims_go_by_priority_then_age in crate::store_conformance::queue;
+    each_job_is_claimed_once in crate::store_conformance::queue;
+    an_old_fence_writes_nothing in crate::store_conformance::queue;
+    a_lease_ends_unless_it_is_extended in crate::store_conformance::queue;
+    a_failure_is_retried_when_its_time_comes in crate::store_conformance::queue;
+    a_job_given_back_loses_no_attempt in crate::store_conformance::queue;
+    a_deadline_fails_what_is_not_done in crate::store_conformance::queue;
+    a_wish_that_was_seen_by_nobody_is_granted_by_the_sweep in crate::store_conformance::queue;
+    a_lost_worker_gives_back_what_it_held_at_once in crate::store_conformance::queue;
+    many_hands_leave_every_log_whole in crate::store_conformance::queue;
 }
 
 async fn a_repeated_request_makes_no_second_job(world: World) {

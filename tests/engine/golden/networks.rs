@@ -21,10 +21,7 @@ use keystep::{
     spec::{FileError, GenerateSpec, ModelFiles, ReadSeek, Scope},
 };
 
-#[path = "golden/mod.rs"]
-mod golden;
-
-use golden::{Golden, Tolerance, assert_close, path};
+use super::{Golden, Tolerance, assert_close, path};
 
 /// One folder that holds a component's files flat, as the golden folders do.
 #[derive(Debug)]

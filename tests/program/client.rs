@@ -8,7 +8,6 @@
 )]
 #![allow(unreachable_pub, reason = "a test has no public interface")]
 
-#[path = "client/server.rs"]
 mod server;
 
 use std::{

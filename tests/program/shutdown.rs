@@ -10,7 +10,6 @@
 )]
 #![allow(unreachable_pub, reason = "a test has no public interface")]
 
-#[path = "shutdown/program.rs"]
 mod program;
 
 use std::{collections::BTreeMap, fs, time::Duration};

@@ -9,7 +9,7 @@ use keystep::jobs::{
 use proptest::prelude::*;
 use uuid::Uuid;
 
-use crate::world::{
+use super::world::{
     LEASE, RETENTION, World, ada, bob, failed, outcome, progress, request, with_deadline,
     with_priority, worker,
 };

@@ -22,7 +22,7 @@ use keystep::{
 use tokio::process::Child;
 use uuid::Uuid;
 
-use crate::child::{self, Way};
+use super::child::{self, Way};
 
 /// A folder with a store, seen from the process that starts and kills.
 pub struct World {

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use crate::tools::SCRIPTS;
+use super::tools::SCRIPTS;
 
 /// Between two looks at something that is awaited.
 const BEAT: Duration = Duration::from_millis(50);

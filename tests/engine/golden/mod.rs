@@ -1,11 +1,12 @@
 //! Golden tensors: what the reference implementation gave, and how close we must come.
-//!
-//! Shared by the tests that compare with them: `#[path = "golden/mod.rs"] mod golden;`
 
-#![allow(dead_code, unreachable_pub, reason = "each test binary uses a part of this module")]
+#![allow(unreachable_pub, reason = "a test has no public interface")]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail as tests do")]
 #![allow(clippy::print_stdout, reason = "measured errors are worth reading when a test fails")]
 #![allow(missing_debug_implementations, reason = "nobody prints a whole golden file")]
+
+mod networks;
+mod primitives;
 
 use std::{collections::HashMap, path::PathBuf};
 
@@ -29,7 +30,7 @@ impl Tolerance {
     pub const FORMULA: Self = Self { absolute: 1e-6, relative: 1e-6 };
 }
 
-/// A file of this folder.
+/// A file of `tests/golden`.
 pub fn path(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)
 }
@@ -41,7 +42,7 @@ pub struct Golden {
 }
 
 impl Golden {
-    /// Reads a file of this folder.
+    /// Reads a file of `tests/golden`.
     pub fn read(file: &str) -> Self {
         let tensors = safetensors::load(path(file), &Device::Cpu).unwrap();
         Self { file: file.to_owned(), tensors }

@@ -8,9 +8,7 @@
 )]
 #![allow(unreachable_pub, reason = "a test has no public interface")]
 
-#[path = "faults/child.rs"]
 mod child;
-#[path = "faults/world.rs"]
 mod world;
 
 use std::{collections::BTreeMap, time::Duration};

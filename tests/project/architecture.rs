@@ -4,7 +4,6 @@
 #![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used, reason = "tests fail by panics")]
 #![allow(unreachable_pub, reason = "a test has no public interface")]
 
-#[path = "architecture/source.rs"]
 mod source;
 
 use std::{collections::BTreeMap, fs, path::Path};

@@ -14,10 +14,7 @@ use keystep::{
     spec::{FileError, ModelFiles, ReadSeek, StepIndex, Timestep},
 };
 
-#[path = "golden/mod.rs"]
-mod golden;
-
-use golden::{Golden, Tolerance, assert_close, elements};
+use super::{Golden, Tolerance, assert_close, elements};
 
 const SIZES: [usize; 11] = [1, 2, 5, 15, 16, 17, 24, 31, 32, 100, 1024];
 const MIXED: [usize; 8] = [3, 16, 1, 17, 5, 2, 40, 7];
@@ -57,7 +54,7 @@ const SCHEDULERS: [&str; 7] =
     ["leading", "trailing", "linspace", "velocity", "cosine", "linear", "trained"];
 
 fn scheduler(name: &str) -> Ddim {
-    let json = std::fs::read_to_string(golden::path(&format!("ddim/{name}.json"))).unwrap();
+    let json = std::fs::read_to_string(super::path(&format!("ddim/{name}.json"))).unwrap();
     Ddim::from_config(&json, name).unwrap()
 }
 
@@ -254,7 +251,7 @@ impl ModelFiles for Disk {
 }
 
 fn texts() -> Vec<String> {
-    let json = std::fs::read_to_string(golden::path("tokenizer/texts.json")).unwrap();
+    let json = std::fs::read_to_string(super::path("tokenizer/texts.json")).unwrap();
     serde_json::from_str(&json).unwrap()
 }
 
@@ -265,8 +262,8 @@ fn odd_texts_get_the_ids_of_transformers() {
     let folders = [
         ("emoji", Disk::canvas(&[]), "tokenizer"),
         ("emoji", Disk::canvas(&["tokenizer.json"]), "tokenizer"),
-        ("sd1", Disk::new(golden::path("tokenizer_sd1"), &[]), ""),
-        ("sd2", Disk::new(golden::path(""), &[]), "tokenizer_sd2"),
+        ("sd1", Disk::new(super::path("tokenizer_sd1"), &[]), ""),
+        ("sd2", Disk::new(super::path(""), &[]), "tokenizer_sd2"),
     ];
     for (key, files, folder) in folders {
         let tokenizer = ClipTokenizer::from_files(&files, folder).unwrap();

@@ -11,7 +11,7 @@ use keystep::jobs::{
     JobId, JobStore, ListQuery, Sequence, SqliteStore, StateName, Store, StoreSettings, Transition,
 };
 
-use crate::world::{LEASE, NO_LIMITS, World, ada, progress, request, worker};
+use super::world::{LEASE, NO_LIMITS, World, ada, progress, request, worker};
 
 /// Tells the child where to write.
 const CHILD_FILE: &str = "STORE_CONFORMANCE_CHILD_FILE";
@@ -112,8 +112,11 @@ async fn what_was_answered_survives_a_kill() {
 
 /// The answers that the child got before it was killed in the middle of its work.
 fn run_and_kill(path: &Path, lines: usize) -> Vec<(JobId, u64)> {
+    // Tests are called by their path within the binary.
+    let (_, module) = module_path!().split_once("::").unwrap();
+    let test = format!("{module}::writes_until_it_is_killed");
     let mut child = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "crash::writes_until_it_is_killed", "--nocapture"])
+        .args(["--exact", &test, "--nocapture"])
         .env(CHILD_FILE, path)
         .stdout(Stdio::piped())
         .spawn()

@@ -62,7 +62,10 @@ pub struct Way {
 /// Starts a child that works on a folder.
 pub fn spawn(place: &Path, way: Way) -> Child {
     let mut command = Command::new(std::env::current_exe().unwrap());
-    command.args(["--exact", "child::works_until_it_is_told_otherwise", "--nocapture"]);
+    // Tests are called by their path within the binary.
+    let (_, module) = module_path!().split_once("::").unwrap();
+    let test = format!("{module}::works_until_it_is_told_otherwise");
+    command.args(["--exact", &test, "--nocapture"]);
     command.env(PLACE, place).stdout(Stdio::null()).kill_on_drop(true);
     command.env(WORKER, way.worker);
     command.env(LEASE, way.lease.as_millis().to_string());

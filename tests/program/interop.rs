@@ -11,9 +11,7 @@
     reason = "helpers of tests, which clippy does not take for tests"
 )]
 
-#[path = "interop/processes.rs"]
 mod processes;
-#[path = "interop/tools.rs"]
 mod tools;
 
 use std::{

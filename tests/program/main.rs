@@ -1,0 +1,9 @@
+//! `keystep` as a process, from its arguments to its exit code, and processes that are killed.
+
+mod cli;
+mod client;
+mod faults;
+mod interop;
+mod local_verbs;
+mod shutdown;
+mod token;

@@ -1,0 +1,8 @@
+//! The parts of the service and the whole of it within the tests' own process, over an engine that
+//! is none: its faults, pauses and results are a script's.
+
+mod daemon;
+mod daemon_faults;
+mod load;
+mod store_conformance;
+mod worker;
