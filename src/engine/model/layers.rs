@@ -27,8 +27,8 @@ impl Linear {
         Ok(Self { weight: w.traced("weight", &[outputs, inputs])?, bias: None })
     }
 
-    pub(super) fn forward(&self, x: &Traced) -> Result<Traced, EngineError> {
-        Ok(ops::linear(x, &self.weight, self.bias.as_ref())?)
+    pub(super) fn forward(&self, x: &Traced) -> candle_core::Result<Traced> {
+        ops::linear(x, &self.weight, self.bias.as_ref())
     }
 }
 
@@ -77,8 +77,8 @@ impl Conv2d {
         })
     }
 
-    pub(super) fn forward(&self, x: &Traced) -> Result<Traced, EngineError> {
-        Ok(ops::conv2d(x, &self.weight, self.bias.as_ref(), self.geometry)?)
+    pub(super) fn forward(&self, x: &Traced) -> candle_core::Result<Traced> {
+        ops::conv2d(x, &self.weight, self.bias.as_ref(), self.geometry)
     }
 }
 
@@ -103,8 +103,8 @@ impl GroupNormLayer {
         })
     }
 
-    pub(super) fn forward(&self, x: &Traced) -> Result<Traced, EngineError> {
-        Ok(ops::group_norm(x, &self.weight, &self.bias, self.settings)?)
+    pub(super) fn forward(&self, x: &Traced) -> candle_core::Result<Traced> {
+        ops::group_norm(x, &self.weight, &self.bias, self.settings)
     }
 }
 
@@ -125,7 +125,7 @@ impl LayerNorm {
         })
     }
 
-    pub(super) fn forward(&self, x: &Traced) -> Result<Traced, EngineError> {
-        Ok(ops::layer_norm(x, &self.weight, &self.bias, self.eps)?)
+    pub(super) fn forward(&self, x: &Traced) -> candle_core::Result<Traced> {
+        ops::layer_norm(x, &self.weight, &self.bias, self.eps)
     }
 }

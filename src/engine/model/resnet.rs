@@ -59,7 +59,7 @@ impl ResnetBlock {
         &self,
         x: &Traced,
         activated_time: Option<&Traced>,
-    ) -> Result<Traced, EngineError> {
+    ) -> candle_core::Result<Traced> {
         let mut hidden = self.conv1.forward(&self.norm1.forward(x)?)?;
         if let (Some(projection), Some(time)) = (&self.time_emb_proj, activated_time) {
             hidden = ops::add_to_channels(&hidden, &projection.forward(time)?)?;
@@ -69,7 +69,7 @@ impl ResnetBlock {
             Some(shortcut) => shortcut.forward(x)?,
             None => x.clone(),
         };
-        Ok(ops::add(&shortcut, &hidden)?)
+        ops::add(&shortcut, &hidden)
     }
 }
 
@@ -93,7 +93,7 @@ impl Downsample {
         Ok(Self { conv: Conv2d::new(&w.at("conv"), size)?, asymmetric })
     }
 
-    pub(super) fn forward(&self, x: &Traced) -> Result<Traced, EngineError> {
+    pub(super) fn forward(&self, x: &Traced) -> candle_core::Result<Traced> {
         if self.asymmetric {
             let padded = ops::pad_right_and_bottom(x)?;
             self.conv.forward(&padded)
@@ -114,7 +114,7 @@ impl Upsample {
         Ok(Self { conv: Conv2d::new(&w.at("conv"), Conv2dSize::same(channels, channels))? })
     }
 
-    pub(super) fn forward(&self, x: &Traced) -> Result<Traced, EngineError> {
+    pub(super) fn forward(&self, x: &Traced) -> candle_core::Result<Traced> {
         self.conv.forward(&ops::upsample_nearest_2x(x)?)
     }
 }

@@ -46,7 +46,7 @@ impl Attention {
         })
     }
 
-    fn forward(&self, x: &Traced, context: &Traced) -> Result<Traced, EngineError> {
+    fn forward(&self, x: &Traced, context: &Traced) -> candle_core::Result<Traced> {
         let (query, key, value) =
             (self.to_q.forward(x)?, self.to_k.forward(context)?, self.to_v.forward(context)?);
         self.to_out.forward(&ops::attention(&query, &key, &value, self.heads, None)?)
@@ -82,12 +82,12 @@ impl TransformerBlock {
         })
     }
 
-    fn forward(&self, x: &Traced, text: &Traced) -> Result<Traced, EngineError> {
+    fn forward(&self, x: &Traced, text: &Traced) -> candle_core::Result<Traced> {
         let normed = self.norm1.forward(x)?;
         let x = ops::add(&self.attn1.forward(&normed, &normed)?, x)?;
         let x = ops::add(&self.attn2.forward(&self.norm2.forward(&x)?, text)?, &x)?;
         let hidden = ops::geglu(&self.ff_in.forward(&self.norm3.forward(&x)?)?)?;
-        Ok(ops::add(&self.ff_out.forward(&hidden)?, &x)?)
+        ops::add(&self.ff_out.forward(&hidden)?, &x)
     }
 }
 
@@ -135,7 +135,7 @@ impl Transformer {
 
     /// # Shapes
     /// `x: [batch, channels, h, w]`, `text: [batch, tokens, cross_attention_dim]`.
-    pub(super) fn forward(&self, x: &Traced, text: &Traced) -> Result<Traced, EngineError> {
+    pub(super) fn forward(&self, x: &Traced, text: &Traced) -> candle_core::Result<Traced> {
         let (batch, channels, height, width) = x.tensor().dims4()?;
         let planes = ops::reshape(&self.norm.forward(x)?, (batch, channels, height * width))?;
         let Projection { weight, bias } = &self.proj_in;
@@ -145,6 +145,6 @@ impl Transformer {
         }
         let Projection { weight, bias } = &self.proj_out;
         let hidden = ops::linear_to_planes(&hidden, weight, bias)?;
-        Ok(ops::add(&ops::reshape(&hidden, (batch, channels, height, width))?, x)?)
+        ops::add(&ops::reshape(&hidden, (batch, channels, height, width))?, x)
     }
 }

@@ -15,6 +15,7 @@ mod adam;
 mod arrangement;
 mod attention;
 mod buffer;
+mod checkpointed;
 mod columns;
 mod convolution;
 mod cpu;
@@ -38,6 +39,7 @@ pub use arrangement::{
     total, transpose,
 };
 pub use attention::attention;
+pub use checkpointed::checkpointed;
 pub use convolution::{Convolution, conv2d};
 pub use layer_norm::layer_norm;
 pub use linear::linear;
