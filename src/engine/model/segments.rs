@@ -39,6 +39,7 @@ pub(super) struct Segment {
 }
 
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "few, and each behind an `Arc`")]
 enum Layers {
     Residual(ResnetBlock, Option<Transformer>),
     Upsample(Upsample),
