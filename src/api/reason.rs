@@ -261,8 +261,9 @@ impl Reason {
             Self::OutOfMemory => row(
                 "OUT_OF_MEMORY",
                 Code::ResourceExhausted,
-                "The device has too little memory.",
-                "Ask for less: fewer pixels, a narrower scope.",
+                "The device has too little memory, or an erasure needs more than the server may take.",
+                "Ask for less: fewer pixels, a narrower scope. The metadata's `need` and `limit`, \
+                 in bytes, say how far off an erasure is.",
             ),
             Self::NotFinite => row(
                 "NOT_FINITE",

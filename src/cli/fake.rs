@@ -38,6 +38,10 @@ impl LocalEngine for FakeEngine {
         FakeSource(SCRIPT.with_borrow(Arc::clone)).load(files)
     }
 
+    fn with_memory_limit(self, _: Option<u64>) -> Self {
+        self
+    }
+
     fn unet_digest(&self) -> Result<String, EngineError> {
         // That of the scores it makes up.
         Ok("fake".to_owned())

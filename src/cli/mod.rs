@@ -94,7 +94,7 @@ impl Verb {
         match self {
             Self::Token(arguments) => token::run(arguments),
             Self::Demo(arguments) => {
-                demo::run(arguments, CandleSource, &mut session(arguments.quiet)?)
+                demo::run(arguments, CandleSource::default(), &mut session(arguments.quiet)?)
             }
             Self::Unlearn(arguments) if arguments.place.local => {
                 local::unlearn::run::<CandleEngine>(arguments, &mut session(arguments.quiet)?)

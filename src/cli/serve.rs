@@ -126,7 +126,8 @@ async fn daemon(settings: &Settings, ready_file: Option<PathBuf>) -> Result<Depa
         }
         None => None,
     };
-    let daemon = Daemon::start(settings, DaemonParts::new(CandleSource)).await?;
+    let source = CandleSource { memory_limit: settings.device.memory_limit_bytes };
+    let daemon = Daemon::start(settings, DaemonParts::new(source)).await?;
     let address = daemon.address();
     tracing::info!("listening on {address}");
     let told = announce(&daemon, ready_file);

@@ -85,6 +85,12 @@ pub(super) struct UnlearnArguments {
     /// Drives every draw of the run; the same seed on the same device gives the same bytes.
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(super) seed: u64,
+    /// Most memory that this process may take, such as 800MiB or 12GiB: it then computes parts of
+    /// the network twice and runs fewer passes side by side, with the same result; --local alone
+    /// [default: no limit].
+    #[cfg(feature = "server")]
+    #[arg(long, value_name = "SIZE", conflicts_with = "server", value_parser = parse_size)]
+    pub(super) memory_limit: Option<u64>,
     /// Folder to make; must not exist. --local alone, and needed there.
     #[cfg(feature = "server")]
     #[arg(long, value_name = "DIR", conflicts_with = "server")]
@@ -123,11 +129,45 @@ impl UnlearnArguments {
     }
 }
 
+/// Bytes, with or without a binary unit.
+#[cfg(feature = "server")]
+fn parse_size(text: &str) -> Result<u64, String> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let unit: u64 = match text[digits.len()..].to_ascii_lowercase().as_str() {
+        "" | "b" => 1,
+        "kib" => 1 << 10,
+        "mib" => 1 << 20,
+        "gib" => 1 << 30,
+        "tib" => 1 << 40,
+        _ => return Err("give bytes, or a size in KiB, MiB, GiB or TiB, such as 12GiB".to_owned()),
+    };
+    let bytes = digits.trim().parse::<u64>().ok().and_then(|count| count.checked_mul(unit));
+    bytes
+        .filter(|bytes| *bytes > 0)
+        .ok_or_else(|| format!("\"{text}\" is no size; give a whole number, such as 12GiB"))
+}
+
 fn parse_format(text: &str) -> Result<OutputFormat, String> {
     match text {
         "delta" => Ok(OutputFormat::Delta),
         "unet" => Ok(OutputFormat::Unet),
         "pipeline" => Ok(OutputFormat::Pipeline),
         _ => Err("not a format; use delta, unet or pipeline".to_owned()),
+    }
+}
+
+#[cfg(test)]
+#[cfg(feature = "server")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_bytes_or_have_a_binary_unit() {
+        assert_eq!(parse_size("1024"), Ok(1_024));
+        assert_eq!(parse_size("800MiB"), Ok(800 << 20));
+        assert_eq!(parse_size("12 gib"), Ok(12 << 30));
+        for wrong in ["", "GiB", "-1", "1.5GiB", "12GB", "0", "99999999TiB"] {
+            assert!(parse_size(wrong).is_err(), "{wrong}");
+        }
     }
 }

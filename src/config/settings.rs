@@ -223,6 +223,11 @@ section! {
     pub struct DeviceSettings at "device" {
         /// Threads that compute. Unset: one a core.
         pub threads: Option<usize> = None, example "8";
+        /// Most bytes that the process may take while it erases. To stay below, it computes parts of
+        /// the network twice and runs fewer passes side by side, with the same results; what cannot
+        /// be made to fit is refused with its plan. One model alone then stays in memory. Unset: no
+        /// limit.
+        pub memory_limit_bytes: Option<u64> = None, example "17179869184";
         /// Most models that stay in memory at a time.
         pub loaded_models: usize = 2;
     }

@@ -139,6 +139,8 @@ fn numbers(settings: &Settings, found: &mut Found) {
     found.within("storage.parts_in_flight", storage.parts_in_flight, &(1..=1_000));
     found.within("cache.max_bytes", cache.max_bytes, &(1..=1 << 60));
     found.within("device.threads", device.threads.unwrap_or(1), &(1..=4_096));
+    let memory_limit = device.memory_limit_bytes.unwrap_or(1 << 30);
+    found.within("device.memory_limit_bytes", memory_limit, &(1 << 20..=1 << 60));
     found.within("device.loaded_models", device.loaded_models, &(1..=1_000));
     if limits.queued_of_principal > limits.queued_total {
         let problem = format!("is more than limits.queued_total, {}", limits.queued_total);

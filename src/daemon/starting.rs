@@ -90,7 +90,11 @@ impl Daemon {
         let device = Device::start(
             source,
             DeviceSettings {
-                loaded_models: settings.device.loaded_models,
+                // What other models take would not be in an erasure's plan.
+                loaded_models: match settings.device.memory_limit_bytes {
+                    Some(_) => 1,
+                    None => settings.device.loaded_models,
+                },
                 direct_calls: settings.limits.direct_queue,
                 clock: clock.clone(),
                 ..DeviceSettings::default()

@@ -22,6 +22,7 @@ use crate::{
 #[derive(Debug, Clone)]
 pub struct CandleEngine {
     pipeline: Pipeline,
+    memory_limit: Option<u64>,
 }
 
 impl CandleEngine {
@@ -29,7 +30,15 @@ impl CandleEngine {
     /// there, else the CPU.
     pub fn load(files: &dyn ModelFiles, variant: Option<&str>) -> Result<Self, EngineError> {
         let device = Device::cuda_if_available(0)?;
-        Ok(Self { pipeline: Pipeline::load(files, variant, &device)? })
+        Ok(Self { pipeline: Pipeline::load(files, variant, &device)?, memory_limit: None })
+    }
+
+    /// The same model, whose erasures keep the process within so many bytes. Their results are the
+    /// same; where it takes computing things twice or passes one after the other, they are slower.
+    /// None lifts the limit.
+    #[must_use]
+    pub fn with_memory_limit(self, memory_limit: Option<u64>) -> Self {
+        Self { memory_limit, ..self }
     }
 
     /// Adds two numbers on the device that [`CandleEngine::load`] would take: whether it works.
@@ -52,7 +61,7 @@ impl CandleEngine {
 
     /// The same model with an erased U-Net; everything else is shared.
     pub fn with_erased(&self, erased: &ErasedCheckpoint) -> Result<Self, EngineError> {
-        Ok(Self { pipeline: self.pipeline.with_unet(erased.tensors.clone())? })
+        Ok(Self { pipeline: self.pipeline.with_unet(erased.tensors.clone())?, ..*self })
     }
 
     /// The same model with some of its U-Net's tensors replaced by those of a safetensors file, such
@@ -65,7 +74,7 @@ impl CandleEngine {
     ) -> Result<Self, EngineError> {
         let (base, device) = (&self.pipeline.unet_tensors, &self.pipeline.device);
         let tensors = read_edited(file, reader, length, base, device)?;
-        Ok(Self { pipeline: self.pipeline.with_unet(tensors)? })
+        Ok(Self { pipeline: self.pipeline.with_unet(tensors)?, ..*self })
     }
 
     /// Whether the model's folder brought something that can judge its pictures.
@@ -140,7 +149,7 @@ impl CandleEngine {
         spec: &UnlearnSpec,
         context: &mut RunContext<'_>,
     ) -> Result<ErasedCheckpoint, EngineError> {
-        unlearn::unlearn(&self.pipeline, spec, context)
+        unlearn::unlearn(&self.pipeline, spec, self.memory_limit, context)
     }
 
     /// Draws pictures.

@@ -1,6 +1,9 @@
 //! Predictions in batches, and walks down the denoising path.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::{
+    num::NonZeroUsize,
+    sync::atomic::{AtomicU64, Ordering},
+};
 
 use candle_core::Tensor;
 use rayon::prelude::*;
@@ -15,6 +18,21 @@ use crate::spec::StepIndex;
 /// Samples of one forward pass. Fixed, so that results do not depend on the number of threads;
 /// small, so that the passes of a batch run side by side and their activations stay in cache.
 pub(super) const SAMPLES_A_PASS: usize = 4;
+
+/// The results of passes by a U-Net, in their order: as many side by side as it has thrift for.
+pub(super) fn side_by_side<P: Sync, R: Send>(
+    unet: &Unet,
+    passes: &[P],
+    pass: impl Fn(&P) -> Result<R, EngineError> + Sync,
+) -> Result<Vec<R>, EngineError> {
+    let at_once = unet.thrift().passes.map_or(usize::MAX, NonZeroUsize::get);
+    let mut results = Vec::with_capacity(passes.len());
+    for passes in passes.chunks(at_once) {
+        let of_these = passes.par_iter().map(&pass).collect::<Result<Vec<_>, _>>()?;
+        results.extend(of_these);
+    }
+    Ok(results)
+}
 
 /// Counts single-sample U-Net evaluations; a guided pair counts two.
 #[derive(Debug, Default)]
@@ -68,17 +86,14 @@ impl Denoiser<'_> {
         let batch = timesteps.len();
         self.evaluations.add(batch);
         let starts: Vec<usize> = (0..batch).step_by(SAMPLES_A_PASS).collect();
-        let parts = starts
-            .into_par_iter()
-            .map(|start| {
-                let count = SAMPLES_A_PASS.min(batch - start);
-                self.unet.forward(
-                    &z.narrow(0, start, count)?,
-                    &timesteps[start..start + count],
-                    &text.narrow(0, start, count)?,
-                )
-            })
-            .collect::<Result<Vec<_>, EngineError>>()?;
+        let parts = side_by_side(self.unet, &starts, |&start| {
+            let count = SAMPLES_A_PASS.min(batch - start);
+            self.unet.forward(
+                &z.narrow(0, start, count)?,
+                &timesteps[start..start + count],
+                &text.narrow(0, start, count)?,
+            )
+        })?;
         Ok(Tensor::cat(&parts, 0)?)
     }
 

@@ -181,6 +181,17 @@ pub enum EngineError {
         /// The limit.
         limit: f64,
     },
+    /// The run does not fit into the memory that it may take, however it saves.
+    #[error(
+        "the erasure needs at least {} of memory and may take {}; raise the memory limit, choose a narrower scope or a smaller batch, or compute with fewer threads",
+        mebibytes(*.need), mebibytes(*.limit)
+    )]
+    MemoryLimit {
+        /// Bytes that the leanest way to run it takes.
+        need: u64,
+        /// Bytes that it may take.
+        limit: u64,
+    },
     /// The scope names no tensor of this model.
     #[error(
         "the scope {scope} matches no tensor of the U-Net; name a part of a tensor's name, such as attn2"
@@ -200,4 +211,9 @@ pub enum EngineError {
     /// The tensor library refused an operation.
     #[error("tensor operation failed: {0}")]
     Tensor(#[from] candle_core::Error),
+}
+
+/// Rounded up, so that what is given as the limit is enough.
+fn mebibytes(bytes: u64) -> String {
+    format!("{} MiB", bytes.div_ceil(1 << 20))
 }

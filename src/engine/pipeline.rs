@@ -9,7 +9,8 @@ use super::{
     checkpoint::{StoredTensors, read_component, read_large_component, read_text},
     judge::Judges,
     model::{
-        ClipTextConfig, ClipTextModel, ClipTokenizer, Unet, UnetConfig, Vae, VaeConfig, Weights,
+        ClipTextConfig, ClipTextModel, ClipTokenizer, Thrift, Unet, UnetConfig, Vae, VaeConfig,
+        Weights,
     },
     schedule::Ddim,
 };
@@ -37,6 +38,8 @@ pub struct Pipeline {
     pub scheduler: Arc<Ddim>,
     /// What can judge its pictures; may be empty.
     pub judges: Arc<Judges>,
+    /// Numbers of all weights of all parts, as loaded.
+    pub parameters: u64,
     /// The words it is known to draw; empty when the folder does not say.
     pub vocabulary: Vocabulary,
 }
@@ -105,6 +108,9 @@ impl Pipeline {
         let text_tensors = read_component(files, "text_encoder", variant, device)?;
         let text_encoder = ClipTextModel::new(&Weights::frozen(&text_tensors), &text_config)?;
         let judges = Judges::load(files, &vocabulary, device)?;
+        let networks = [&unet_tensors, &vae_tensors, &text_tensors];
+        let parameters =
+            judges.parameters + networks.iter().map(|tensors| tensors.numbers()).sum::<u64>();
         Ok(Self {
             location,
             device: device.clone(),
@@ -115,6 +121,7 @@ impl Pipeline {
             tokenizer: Arc::new(tokenizer),
             scheduler: Arc::new(scheduler),
             judges: Arc::new(judges),
+            parameters,
             vocabulary,
         })
     }
@@ -123,6 +130,12 @@ impl Pipeline {
     pub fn with_unet(&self, tensors: StoredTensors) -> Result<Self, EngineError> {
         let unet = Unet::new(&Weights::frozen(&tensors), self.unet.config())?;
         Ok(Self { unet: Arc::new(unet), unet_tensors: Arc::new(tensors), ..self.clone() })
+    }
+
+    /// The same pipeline, whose U-Net saves memory at the cost of time.
+    pub(super) fn with_thrift(&self, thrift: Thrift) -> Result<Self, EngineError> {
+        let unet = Unet::new(&Weights::frozen(&self.unet_tensors), self.unet.config())?;
+        Ok(Self { unet: Arc::new(unet.with_thrift(thrift)), ..self.clone() })
     }
 
     /// Text hidden states, `[prompts, tokens, channels]`.

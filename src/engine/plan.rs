@@ -1,38 +1,43 @@
 //! What an erasure will cost, from a model's configs and headers alone: no weight is read.
 
-mod activations;
 mod evaluations;
+mod memory;
+mod network;
+mod operations;
+mod rehearsal;
+
+use std::collections::BTreeMap;
 
 use super::{
-    EngineError,
-    checkpoint::{Measured, measure_component, measure_single, read_text},
-    denoise::SAMPLES_A_PASS,
-    model::{ClipTextConfig, UnetConfig},
+    EngineError, Pipeline,
+    checkpoint::{Measured, measure_component, read_text},
+    judge,
+    model::{ClipTextConfig, Thrift, UnetConfig},
     schedule::Ddim,
-    unlearn::{PROBE_PASSES, concept_walks, window_scores},
+    unlearn::{concept_walks, window_scores},
 };
 use crate::{
-    outcome::{MemoryPlan, Plan},
+    outcome::{Plan, Saving},
     spec::{KeySteps, Method, ModelFiles, UnlearnSpec},
 };
+use evaluations::Costs;
+use memory::{Arrangement, Demand};
 
-/// Bytes of a number in memory: everything is computed in f32, however a file stores it.
-const NUMBER: u64 = 4;
-
-/// What a process holds that has loaded the built-in model, less its weights, and what walking adds
-/// for a while: measured, and much the same for every model.
-const PROGRAM_BYTES: u64 = 54 << 20;
-
-/// The sizes of a model that its configs tell.
+/// The sizes of a model that its configs and headers tell.
 #[derive(Debug)]
 struct Sizes {
     unet: UnetConfig,
     scheduler: Ddim,
     /// Tokens of a prompt.
     tokens: usize,
+    /// Numbers of each of the U-Net's tensors.
+    tensors: Measured,
+    /// Numbers of all weights.
+    weights: u64,
 }
 
 impl Sizes {
+    /// Weights in other than the plain variant are taken where they are the only ones.
     fn read(files: &dyn ModelFiles) -> Result<Self, EngineError> {
         let config = |path: &str| {
             Ok::<_, EngineError>((read_text(files, path)?, format!("{}/{path}", files.location())))
@@ -43,7 +48,27 @@ impl Sizes {
         let text = ClipTextConfig::parse(&json, &file)?;
         let (json, file) = config("scheduler/scheduler_config.json")?;
         let scheduler = Ddim::from_config(&json, &file)?;
-        Ok(Self { unet, scheduler, tokens: text.max_position_embeddings })
+
+        let count = |measured: &Measured| measured.values().map(|n| *n as u64).sum::<u64>();
+        let tensors = measure_component(files, "unet", None)?;
+        let mut weights = count(&tensors);
+        for component in ["vae", "text_encoder"] {
+            weights += count(&measure_component(files, component, None)?);
+        }
+        weights += judge::count_parameters(files)?;
+        Ok(Self { unet, scheduler, tokens: text.max_position_embeddings, tensors, weights })
+    }
+
+    /// Those of a model that is loaded.
+    fn of(pipeline: &Pipeline) -> Self {
+        let tensors = pipeline.unet_tensors.tensors.iter();
+        Self {
+            unet: pipeline.unet.config().clone(),
+            scheduler: Ddim::clone(&pipeline.scheduler),
+            tokens: pipeline.text_encoder.config().max_position_embeddings,
+            tensors: tensors.map(|(name, t)| (name.clone(), t.tensor.elem_count())).collect(),
+            weights: pipeline.parameters,
+        }
     }
 
     /// Numbers of a latent.
@@ -55,99 +80,93 @@ impl Sizes {
     fn text(&self) -> u64 {
         (self.tokens * self.unet.cross_attention_dim) as u64
     }
+
+    /// Numbers of each tensor in a spec's scope.
+    fn scoped(&self, spec: &UnlearnSpec) -> Result<BTreeMap<String, u64>, EngineError> {
+        let inside = self.tensors.iter().filter(|(name, _)| spec.scope.contains(name));
+        let scoped: BTreeMap<_, _> = inside.map(|(name, n)| (name.clone(), *n as u64)).collect();
+        if scoped.is_empty() {
+            return Err(EngineError::EmptyScope { scope: spec.scope.to_string() });
+        }
+        Ok(scoped)
+    }
+
+    fn arrange(
+        &self,
+        spec: &UnlearnSpec,
+        trained: &BTreeMap<String, u64>,
+        costs: &Costs,
+        limit: Option<u64>,
+    ) -> Result<Arrangement, EngineError> {
+        let demand = Demand {
+            config: &self.unet,
+            tokens: self.tokens,
+            trained,
+            batch: updates_and_batch(spec).1,
+            weights: self.weights,
+            bank: costs.bank,
+            threads: rayon::current_num_threads(),
+        };
+        demand.arrange(limit)
+    }
 }
 
-/// What an erasure on a model will cost.
-///
-/// Evaluations are exact, for all methods, where the window is given and the run does not stop
-/// early: the draws that decide them are drawn here too. Memory is the process's peak on the CPU,
-/// with as many threads as this process has; [`MemoryPlan`] says how close that comes.
-///
-/// Weights in other than the plain variant are taken where they are the only ones.
-pub fn plan(files: &dyn ModelFiles, spec: &UnlearnSpec) -> Result<Plan, EngineError> {
-    spec.validate()?;
-    let sizes = Sizes::read(files)?;
-    let unet = measure_component(files, "unet", None)?;
-    let scoped: Vec<u64> =
-        unet.iter().filter(|(name, _)| spec.scope.contains(name)).map(|(_, n)| *n as u64).collect();
-    if scoped.is_empty() {
-        return Err(EngineError::EmptyScope { scope: spec.scope.to_string() });
-    }
-    let parameters: u64 = scoped.iter().sum();
-    let costs = evaluations::count(&sizes, spec)?;
-
-    let count = |measured: &Measured| measured.values().map(|n| *n as u64).sum::<u64>();
-    let mut weights = count(&unet);
-    for component in ["vae", "text_encoder"] {
-        weights += count(&measure_component(files, component, None)?);
-    }
-    let has = |name: &str| files.names().iter().any(|file| file == name);
-    if has("clip/config.json") {
-        weights += count(&measure_component(files, "clip", None)?);
-    }
-    if has("judge/config.json") {
-        weights += count(&measure_single(files, "judge/judge.safetensors")?);
-    }
-
-    let (updates, batch) = match &spec.method {
+/// Updates of a run, and samples of each.
+fn updates_and_batch(spec: &UnlearnSpec) -> (usize, usize) {
+    match &spec.method {
         Method::Keystep(settings) => {
             (settings.updates, settings.erase_batch + settings.preserve_batch)
         }
         Method::Kscu(settings) => (settings.updates, 2),
         Method::Esd(settings) => (settings.updates, 1),
-    };
-    let passes = batch.div_ceil(SAMPLES_A_PASS);
-    // What a pass keeps is gone when it ends, so that no more count than run side by side. The
-    // probe's predictions by the edited model keep as much, without a backward pass to read it.
-    let threads = rayon::current_num_threads();
-    let trained = batch.min(SAMPLES_A_PASS * threads);
-    let probed = SAMPLES_A_PASS * threads.min(PROBE_PASSES);
-    let samples = trained.max(probed) as u64;
-    let memory = Memory {
-        weights,
-        trainable: parameters,
-        optimiser: 2 * parameters,
-        gradients: passes as u64 * parameters,
-        activations: samples * activations::of_a_sample(&sizes.unet, sizes.tokens),
-        bank: costs.bank,
-    };
+    }
+}
+
+/// What an erasure on a model will cost, in a process that may take `memory_limit` bytes where there
+/// is a limit.
+///
+/// Evaluations are exact, for all methods, where the window is given and the run does not stop
+/// early: the draws that decide them are drawn here too. Memory is the process's peak on the CPU,
+/// with as many threads as this process has; [`crate::outcome::MemoryPlan`] says how close that
+/// comes. Where it would exceed the limit, the run saves memory at the cost of time, with the same
+/// result; where it cannot save enough, this fails with [`EngineError::MemoryLimit`].
+pub fn plan(
+    files: &dyn ModelFiles,
+    spec: &UnlearnSpec,
+    memory_limit: Option<u64>,
+) -> Result<Plan, EngineError> {
+    spec.validate()?;
+    let sizes = Sizes::read(files)?;
+    let trained = sizes.scoped(spec)?;
+    let costs = evaluations::count(&sizes, spec)?;
+    let arrangement = sizes.arrange(spec, &trained, &costs, memory_limit)?;
+    let Arrangement { thrift, memory, segments, repeated } = arrangement;
     Ok(Plan {
-        updates,
+        updates: updates_and_batch(spec).0,
         unet_evaluations: costs.method,
         score_evaluations: costs.scores,
         check_evaluations: costs.checks,
         window_assumed: costs.window_assumed,
-        trainable_tensors: scoped.len(),
-        trainable_parameters: parameters,
-        memory_bytes: memory.in_bytes(),
+        trainable_tensors: trained.len(),
+        trainable_parameters: trained.values().sum(),
+        memory_bytes: memory,
+        saving: Saving {
+            recomputed_segments: thrift.recomputed.len(),
+            segments,
+            repeated_work: repeated,
+            passes: thrift.passes.map(std::num::NonZeroUsize::get),
+        },
     })
 }
 
-/// Numbers that a run holds.
-struct Memory {
-    weights: u64,
-    trainable: u64,
-    optimiser: u64,
-    gradients: u64,
-    activations: u64,
-    bank: u64,
-}
-
-impl Memory {
-    fn in_bytes(self) -> MemoryPlan {
-        let Self { weights, trainable, optimiser, gradients, activations, bank } = self;
-        let bytes = |numbers: u64| numbers.saturating_mul(NUMBER);
-        let all = [weights, trainable, optimiser, gradients, activations, bank];
-        let add = |sum: u64, numbers: u64| sum.saturating_add(bytes(numbers));
-        MemoryPlan {
-            program: PROGRAM_BYTES,
-            weights: bytes(weights),
-            trainable: bytes(trainable),
-            optimiser: bytes(optimiser),
-            gradients: bytes(gradients),
-            activations: bytes(activations),
-            bank: bytes(bank),
-            total: all.into_iter().fold(PROGRAM_BYTES, add),
-        }
-    }
+/// How an erasure by this pipeline stays within a limit: what [`plan`] said before it was loaded.
+pub(super) fn thrift(
+    pipeline: &Pipeline,
+    spec: &UnlearnSpec,
+    memory_limit: u64,
+) -> Result<Thrift, EngineError> {
+    let sizes = Sizes::of(pipeline);
+    let trained = sizes.scoped(spec)?;
+    let costs = evaluations::count(&sizes, spec)?;
+    Ok(sizes.arrange(spec, &trained, &costs, Some(memory_limit))?.thrift)
 }

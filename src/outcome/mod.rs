@@ -11,7 +11,7 @@ mod training;
 pub use figures::{Figures, JudgeReport, JudgedPicture, Verdict};
 pub use notice::Notice;
 pub use picture::Picture;
-pub use plan::{MemoryPlan, Plan};
+pub use plan::{MemoryPlan, Plan, Saving};
 pub use progress::{Phase, Progress};
 pub use scores::{Estimate, StepScore, TimestepScores};
 pub use training::{TrainingLog, UpdateRecord};

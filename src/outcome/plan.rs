@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 /// The expected cost of an erasure.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Plan {
     /// Updates at most; `keystep` may stop earlier.
     pub updates: usize,
@@ -23,6 +23,21 @@ pub struct Plan {
     pub trainable_parameters: u64,
     /// What the run holds in memory.
     pub memory_bytes: MemoryPlan,
+    /// What it does to hold no more.
+    pub saving: Saving,
+}
+
+/// What a run does to stay within a memory limit, at the cost of time.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Saving {
+    /// Segments of the U-Net that keep nothing and are done again in the backward pass.
+    pub recomputed_segments: usize,
+    /// Segments in all.
+    pub segments: usize,
+    /// Work that is done twice, as a share of a training pass's.
+    pub repeated_work: f64,
+    /// Most passes of a batch that run side by side; none where every thread may take one.
+    pub passes: Option<usize>,
 }
 
 /// Bytes that a run's process holds at once on the CPU, by what they are for.

@@ -10,7 +10,7 @@ use std::{
 use super::PlanEstimate;
 use crate::{
     engine::{self, CandleEngine, Drawn, EngineError, ErasedCheckpoint, RunContext},
-    outcome::{JudgeReport, TimestepScores, TrainingLog},
+    outcome::{JudgeReport, Saving, TimestepScores, TrainingLog},
     spec::{
         GenerateSpec, JudgeSpec, Method, ModelFiles, ReadSeek, ScoreSpec, UnlearnSpec, Vocabulary,
     },
@@ -107,13 +107,16 @@ pub trait DeviceEngine: Sized {
 
 /// The real thing: candle on the best device that this build knows.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct CandleSource;
+pub struct CandleSource {
+    /// Bytes that the process may take while it erases; none where there is no limit.
+    pub memory_limit: Option<u64>,
+}
 
 impl EngineSource for CandleSource {
     type Engine = CandleEngine;
 
     fn load(&mut self, files: &dyn ModelFiles) -> Result<CandleEngine, EngineError> {
-        CandleEngine::load(files, None)
+        Ok(CandleEngine::load(files, None)?.with_memory_limit(self.memory_limit))
     }
 
     fn plan(
@@ -121,13 +124,14 @@ impl EngineSource for CandleSource {
         files: &dyn ModelFiles,
         spec: &UnlearnSpec,
     ) -> Result<PlanEstimate, EngineError> {
-        let plan = engine::plan(files, spec)?;
+        let plan = engine::plan(files, spec, self.memory_limit)?;
         let mut assumptions = Vec::new();
         if plan.window_assumed {
             let width = "the window is yet to be measured; taken to be as wide as the schedule, \
                          which is the most that it can be";
             assumptions.push(width.to_owned());
         }
+        assumptions.extend(saving(&plan.saving));
         if matches!(spec.method, Method::Keystep(_)) {
             assumptions.push("the run does not stop before its last update".to_owned());
         }
@@ -147,6 +151,22 @@ impl EngineSource for CandleSource {
     fn check(&mut self) -> Result<(), EngineError> {
         CandleEngine::check_device()
     }
+}
+
+/// What the plan does to stay within the memory limit, in words.
+fn saving(saving: &Saving) -> Option<String> {
+    let Saving { recomputed_segments, segments, repeated_work, passes } = saving;
+    if *recomputed_segments == 0 && passes.is_none() {
+        return None;
+    }
+    let passes = passes.map_or_else(String::new, |passes| {
+        format!(", and at most {passes} passes of a batch run side by side")
+    });
+    Some(format!(
+        "to stay within the memory limit, {recomputed_segments} of the U-Net's {segments} segments \
+         are computed twice ({:.0} % more work){passes}",
+        100.0 * repeated_work,
+    ))
 }
 
 impl DeviceEngine for CandleEngine {

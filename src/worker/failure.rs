@@ -65,6 +65,9 @@ pub fn engine_failure(error: &EngineError) -> Failure {
         EngineError::WreckedModel { value, limit } => {
             of(Reason::WreckedModel).with("value", value).with("limit", limit)
         }
+        EngineError::MemoryLimit { need, limit } => {
+            of(Reason::OutOfMemory).with("need", need).with("limit", limit)
+        }
         EngineError::EmptyScope { scope } => {
             let failure = of(Reason::InvalidSpec).with("scope", scope);
             violated(failure, "scope", "matches no tensor of the U-Net; name another one")

@@ -19,7 +19,7 @@ static ENGINE: LazyLock<CandleEngine> =
     LazyLock::new(|| CandleEngine::load(open_model(MODEL).unwrap().as_ref(), None).unwrap());
 
 fn planned(spec: &UnlearnSpec) -> Plan {
-    plan(open_model(MODEL).unwrap().as_ref(), spec).unwrap()
+    plan(open_model(MODEL).unwrap().as_ref(), spec, None).unwrap()
 }
 
 fn spec(method: Method, scope: Scope) -> UnlearnSpec {
@@ -129,6 +129,6 @@ fn memory_is_the_sum_of_its_parts() {
 #[test]
 fn a_scope_without_a_tensor_is_refused() {
     let asked = spec(Method::Keystep(keystep(4)), Scope::NameContains("no_such_layer".into()));
-    let error = plan(open_model(MODEL).unwrap().as_ref(), &asked).unwrap_err();
+    let error = plan(open_model(MODEL).unwrap().as_ref(), &asked, None).unwrap_err();
     assert!(matches!(error, EngineError::EmptyScope { .. }), "{error}");
 }

@@ -34,6 +34,9 @@ impl<E: LocalEngine> LocalModel<E> {
 pub(super) trait LocalEngine: DeviceEngine {
     /// Reads the weights.
     fn load(files: &dyn ModelFiles, variant: Option<&str>) -> Result<Self, EngineError>;
+    /// The same model, whose erasures take no more memory than a limit.
+    #[must_use]
+    fn with_memory_limit(self, memory_limit: Option<u64>) -> Self;
     /// Digest of the U-Net's weights, as scores cite it.
     fn unet_digest(&self) -> Result<String, EngineError>;
 }
@@ -41,6 +44,10 @@ pub(super) trait LocalEngine: DeviceEngine {
 impl LocalEngine for CandleEngine {
     fn load(files: &dyn ModelFiles, variant: Option<&str>) -> Result<Self, EngineError> {
         Self::load(files, variant)
+    }
+
+    fn with_memory_limit(self, memory_limit: Option<u64>) -> Self {
+        self.with_memory_limit(memory_limit)
     }
 
     fn unet_digest(&self) -> Result<String, EngineError> {

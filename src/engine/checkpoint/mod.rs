@@ -21,6 +21,9 @@ use std::{collections::BTreeMap, fmt::Write};
 use candle_core::{DType, Tensor};
 use sha2::{Digest, Sha256};
 
+/// Numbers that are turned into bytes for a digest at a time: a tensor may be of a hundred megabytes.
+const HASHED_AT_ONCE: usize = 1 << 18;
+
 /// A tensor, with what is needed to name it in an error and to write it back as it was.
 #[derive(Debug, Clone)]
 pub struct StoredTensor {
@@ -42,15 +45,25 @@ pub struct StoredTensors {
 }
 
 impl StoredTensors {
+    /// Numbers of all tensors.
+    pub fn numbers(&self) -> u64 {
+        self.tensors.values().map(|stored| stored.tensor.elem_count() as u64).sum()
+    }
+
     /// SHA-256, hexadecimal, of every tensor's name, shape and values as little-endian f32, in order
     /// of their names: the same for the same weights, however they are spread over files.
     pub fn digest(&self) -> candle_core::Result<String> {
         let mut hasher = Sha256::new();
         for (name, stored) in &self.tensors {
             hasher.update(format!("{name}{:?}", stored.tensor.dims()));
-            let values = stored.tensor.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
-            let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
-            hasher.update(bytes);
+            let values = stored.tensor.to_dtype(DType::F32)?.flatten_all()?;
+            let count = values.elem_count();
+            for start in (0..count).step_by(HASHED_AT_ONCE) {
+                let values = values.narrow(0, start, HASHED_AT_ONCE.min(count - start))?;
+                let values = values.to_vec1::<f32>()?;
+                let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+                hasher.update(bytes);
+            }
         }
         Ok(hexadecimal(&hasher.finalize()))
     }

@@ -78,13 +78,15 @@ struct ConvNormRelu {
     padding: usize,
 }
 
+/// Its weights.
+pub(super) const FILE: &str = "judge/judge.safetensors";
+
 impl CnnJudge {
     pub(super) fn load(
         files: &dyn ModelFiles,
         vocabulary: &Vocabulary,
         device: &Device,
     ) -> Result<Self, EngineError> {
-        const FILE: &str = "judge/judge.safetensors";
         let config_file = format!("{}/judge/config.json", files.location());
         let config: CnnConfig =
             serde_json::from_str(&read_text(files, "judge/config.json")?).map_err(|error| {

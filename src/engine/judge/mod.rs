@@ -10,7 +10,10 @@ use candle_core::Device;
 
 pub(super) use grid::{compare, drawing, judge};
 
-use super::EngineError;
+use super::{
+    EngineError,
+    checkpoint::{measure_component, measure_single},
+};
 use crate::{
     outcome::Picture,
     spec::{ModelFiles, Vocabulary},
@@ -51,11 +54,29 @@ pub trait Judge: std::fmt::Debug + Send + Sync {
     ) -> Result<Vec<Vec<f64>>, EngineError>;
 }
 
+/// Numbers of all weights that [`Judges::load`] would read, from the headers alone.
+pub(super) fn count_parameters(files: &dyn ModelFiles) -> Result<u64, EngineError> {
+    let mut count = 0;
+    if has(files, "clip/config.json") {
+        count += measure_component(files, "clip", None)?.values().sum::<usize>();
+    }
+    if has(files, "judge/config.json") {
+        count += measure_single(files, cnn::FILE)?.values().sum::<usize>();
+    }
+    Ok(count as u64)
+}
+
+fn has(files: &dyn ModelFiles, name: &str) -> bool {
+    files.names().iter().any(|file| file == name)
+}
+
 /// The judges that a model's folder brings, blunt to sharp.
 #[derive(Debug)]
 pub struct Judges {
-    judges: Vec<Box<dyn Judge>>,
+    blunt_to_sharp: Vec<Box<dyn Judge>>,
     location: String,
+    /// Numbers of all weights.
+    pub(super) parameters: u64,
 }
 
 impl Judges {
@@ -66,26 +87,27 @@ impl Judges {
         device: &Device,
     ) -> Result<Self, EngineError> {
         let mut judges: Vec<Box<dyn Judge>> = Vec::new();
-        let has = |name: &str| files.names().iter().any(|file| file == name);
-        if has("clip/config.json") {
+        if has(files, "clip/config.json") {
             judges.push(Box::new(ClipJudge::load(files, device)?));
         }
-        if has("judge/config.json") {
+        if has(files, "judge/config.json") {
             judges.push(Box::new(CnnJudge::load(files, vocabulary, device)?));
         }
-        Ok(Self { judges, location: files.location().to_owned() })
+        let parameters = count_parameters(files)?;
+        let location = files.location().to_owned();
+        Ok(Self { blunt_to_sharp: judges, location, parameters })
     }
 
     /// Every judge, or an error that says where one is expected.
     pub fn all(&self) -> Result<&[Box<dyn Judge>], EngineError> {
-        if self.judges.is_empty() {
+        if self.blunt_to_sharp.is_empty() {
             return Err(EngineError::NoJudge { location: self.location.clone() });
         }
-        Ok(&self.judges)
+        Ok(&self.blunt_to_sharp)
     }
 
     /// The judge that reports quote first.
     pub fn sharpest(&self) -> Option<&dyn Judge> {
-        self.judges.last().map(AsRef::as_ref)
+        self.blunt_to_sharp.last().map(AsRef::as_ref)
     }
 }

@@ -70,7 +70,7 @@ impl EncoderLayer {
             ClipActivation::QuickGelu => ops::quick_gelu(&hidden)?,
             ClipActivation::Gelu => ops::gelu_erf(&hidden)?,
         };
-        self.fc2.forward_onto(&x, &hidden)
+        Ok(self.fc2.forward_onto(&x, &hidden)?)
     }
 }
 

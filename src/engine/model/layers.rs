@@ -27,8 +27,8 @@ impl Linear {
         Ok(Self { weight: w.traced("weight", &[outputs, inputs])?, bias: None })
     }
 
-    pub(super) fn forward(&self, x: &Traced) -> Result<Traced, EngineError> {
-        Ok(ops::linear(x, &self.weight, self.addends(None))?)
+    pub(super) fn forward(&self, x: &Traced) -> candle_core::Result<Traced> {
+        ops::linear(x, &self.weight, self.addends(None))
     }
 
     /// The sum of `residual` and the result.
@@ -36,8 +36,8 @@ impl Linear {
         &self,
         residual: &Traced,
         x: &Traced,
-    ) -> Result<Traced, EngineError> {
-        Ok(ops::linear(x, &self.weight, self.addends(Some(residual)))?)
+    ) -> candle_core::Result<Traced> {
+        ops::linear(x, &self.weight, self.addends(Some(residual)))
     }
 
     /// The same, from rows of channels, `[batch, pixels, in]`, to planes of pixels, `[batch, out,
@@ -46,8 +46,8 @@ impl Linear {
         &self,
         residual: &Traced,
         x: &Traced,
-    ) -> Result<Traced, EngineError> {
-        Ok(ops::linear_to_planes(x, &self.weight, self.addends(Some(residual)))?)
+    ) -> candle_core::Result<Traced> {
+        ops::linear_to_planes(x, &self.weight, self.addends(Some(residual)))
     }
 
     fn addends<'a>(&'a self, residual: Option<&'a Traced>) -> Addends<'a> {
@@ -100,7 +100,7 @@ impl Conv2d {
         })
     }
 
-    pub(super) fn forward(&self, x: &Traced) -> Result<Traced, EngineError> {
+    pub(super) fn forward(&self, x: &Traced) -> candle_core::Result<Traced> {
         self.forward_adding(x, Addends::default())
     }
 
@@ -109,9 +109,9 @@ impl Conv2d {
         &self,
         x: &Traced,
         addends: Addends<'_>,
-    ) -> Result<Traced, EngineError> {
+    ) -> candle_core::Result<Traced> {
         let addends = Addends { bias: self.bias.as_ref(), ..addends };
-        Ok(ops::conv2d(x, &self.weight, addends, self.geometry)?)
+        ops::conv2d(x, &self.weight, addends, self.geometry)
     }
 }
 
@@ -136,8 +136,8 @@ impl GroupNormLayer {
         })
     }
 
-    pub(super) fn forward(&self, x: &Traced) -> Result<Traced, EngineError> {
-        Ok(ops::group_norm(x, &self.weight, &self.bias, self.settings)?)
+    pub(super) fn forward(&self, x: &Traced) -> candle_core::Result<Traced> {
+        ops::group_norm(x, &self.weight, &self.bias, self.settings)
     }
 }
 
@@ -158,7 +158,7 @@ impl LayerNorm {
         })
     }
 
-    pub(super) fn forward(&self, x: &Traced) -> Result<Traced, EngineError> {
-        Ok(ops::layer_norm(x, &self.weight, &self.bias, self.eps)?)
+    pub(super) fn forward(&self, x: &Traced) -> candle_core::Result<Traced> {
+        ops::layer_norm(x, &self.weight, &self.bias, self.eps)
     }
 }

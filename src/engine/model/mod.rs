@@ -4,6 +4,7 @@ mod clip;
 pub mod config;
 mod layers;
 mod resnet;
+mod segments;
 mod tokenizer;
 mod transformer;
 mod unet;
@@ -13,6 +14,7 @@ mod weights;
 
 pub use clip::{ClipModel, ClipTextModel};
 pub use config::{ClipConfig, ClipTextConfig, ClipVisionConfig, UnetConfig, VaeConfig};
+pub use segments::Thrift;
 pub use tokenizer::ClipTokenizer;
 pub use unet::Unet;
 pub use vae::{LatentDistribution, Vae};

@@ -59,7 +59,7 @@ impl ResnetBlock {
         &self,
         x: &Traced,
         activated_time: Option<&Traced>,
-    ) -> Result<Traced, EngineError> {
+    ) -> candle_core::Result<Traced> {
         let shift = match (&self.time_emb_proj, activated_time) {
             (Some(projection), Some(time)) => Some(projection.forward(time)?),
             _ => None,
@@ -95,7 +95,7 @@ impl Downsample {
         Ok(Self { conv: Conv2d::new(&w.at("conv"), size)?, asymmetric })
     }
 
-    pub(super) fn forward(&self, x: &Traced) -> Result<Traced, EngineError> {
+    pub(super) fn forward(&self, x: &Traced) -> candle_core::Result<Traced> {
         if self.asymmetric {
             let padded = ops::pad_right_and_bottom(x)?;
             self.conv.forward(&padded)
@@ -116,7 +116,7 @@ impl Upsample {
         Ok(Self { conv: Conv2d::new(&w.at("conv"), Conv2dSize::same(channels, channels))? })
     }
 
-    pub(super) fn forward(&self, x: &Traced) -> Result<Traced, EngineError> {
+    pub(super) fn forward(&self, x: &Traced) -> candle_core::Result<Traced> {
         self.conv.forward(&ops::upsample_nearest_2x(x)?)
     }
 }

@@ -52,7 +52,7 @@ impl Attention {
         residual: &Traced,
         x: &Traced,
         context: &Traced,
-    ) -> Result<Traced, EngineError> {
+    ) -> candle_core::Result<Traced> {
         let (query, key, value) =
             (self.to_q.forward(x)?, self.to_k.forward(context)?, self.to_v.forward(context)?);
         let attended = ops::attention(&query, &key, &value, self.heads, None)?;
@@ -89,7 +89,7 @@ impl TransformerBlock {
         })
     }
 
-    fn forward(&self, x: &Traced, text: &Traced) -> Result<Traced, EngineError> {
+    fn forward(&self, x: &Traced, text: &Traced) -> candle_core::Result<Traced> {
         let normed = self.norm1.forward(x)?;
         let x = self.attn1.forward_onto(x, &normed, &normed)?;
         let x = self.attn2.forward_onto(&x, &self.norm2.forward(&x)?, text)?;
@@ -142,7 +142,7 @@ impl Transformer {
 
     /// # Shapes
     /// `x: [batch, channels, h, w]`, `text: [batch, tokens, cross_attention_dim]`.
-    pub(super) fn forward(&self, x: &Traced, text: &Traced) -> Result<Traced, EngineError> {
+    pub(super) fn forward(&self, x: &Traced, text: &Traced) -> candle_core::Result<Traced> {
         let (batch, channels, height, width) = x.tensor().dims4()?;
         let planes = |x: &Traced| ops::reshape(x, (batch, channels, height * width));
         let Projection { weight, bias } = &self.proj_in;
@@ -155,6 +155,6 @@ impl Transformer {
         let residual = planes(x)?;
         let addends = Addends { residual: Some(&residual), ..Addends::bias(bias) };
         let sum = ops::linear_to_planes(&hidden, weight, addends)?;
-        Ok(ops::reshape(&sum, (batch, channels, height, width))?)
+        ops::reshape(&sum, (batch, channels, height, width))
     }
 }

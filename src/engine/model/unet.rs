@@ -7,8 +7,9 @@ use super::{
     config::{DownBlockKind, UpBlockKind},
     layers::{Conv2d, Conv2dSize, GroupNormLayer, Linear},
     resnet::ResnetSize,
+    segments::{Conditioning, Segment, Thrift},
     transformer::TransformerSize,
-    unet_blocks::{Conditioning, DownBlock, MidBlock, UpBlock},
+    unet_blocks::{DownBlock, MidBlock, UpBlock},
 };
 use crate::engine::{
     EngineError,
@@ -19,6 +20,7 @@ use crate::engine::{
 #[derive(Debug)]
 pub struct Unet {
     config: UnetConfig,
+    thrift: Thrift,
     conv_in: Conv2d,
     time_linear_1: Linear,
     time_linear_2: Linear,
@@ -108,9 +110,32 @@ impl Unet {
             conv_norm_out: GroupNormLayer::new(&w.at("conv_norm_out"), first, norm_out)?,
             conv_out: Conv2d::new(&w.at("conv_out"), Conv2dSize::same(first, config.out_channels))?,
             config: config.clone(),
+            thrift: Thrift::default(),
         };
         w.finish(|_| false)?;
         Ok(unet)
+    }
+
+    /// The same network, that saves memory at the cost of time.
+    #[must_use]
+    pub fn with_thrift(mut self, thrift: Thrift) -> Self {
+        for (index, segment) in self.segments().enumerate() {
+            segment.recomputed = thrift.recomputed.contains(&index);
+        }
+        self.thrift = thrift;
+        self
+    }
+
+    /// How it saves memory.
+    pub fn thrift(&self) -> &Thrift {
+        &self.thrift
+    }
+
+    /// In the order in which they run.
+    fn segments(&mut self) -> impl Iterator<Item = &mut Segment> {
+        let down = self.down_blocks.iter_mut().flat_map(DownBlock::segments);
+        let up = self.up_blocks.iter_mut().flat_map(UpBlock::segments);
+        down.chain(self.mid_block.segments()).chain(up)
     }
 
     /// The architecture.
@@ -140,7 +165,7 @@ impl Unet {
         timesteps: &[f64],
         text: &Tensor,
     ) -> Result<Traced, EngineError> {
-        ops::in_pool(|| self.predict(&Traced::constant(sample), timesteps, text))
+        Ok(ops::in_pool(|| self.predict(&Traced::constant(sample), timesteps, text))?)
     }
 
     fn predict(
@@ -148,7 +173,7 @@ impl Unet {
         sample: &Traced,
         timesteps: &[f64],
         text: &Tensor,
-    ) -> Result<Traced, EngineError> {
+    ) -> candle_core::Result<Traced> {
         let embedding = sinusoidal_embedding(
             timesteps,
             self.config.block_out_channels[0],
@@ -167,7 +192,7 @@ impl Unet {
         for block in &self.down_blocks {
             x = block.forward(x, conditioning, &mut skips)?;
         }
-        x = self.mid_block.forward(&x, conditioning)?;
+        x = self.mid_block.forward(x, conditioning)?;
         for block in &self.up_blocks {
             x = block.forward(x, conditioning, &mut skips)?;
         }
@@ -182,7 +207,7 @@ fn sinusoidal_embedding(
     flip_sin_to_cos: bool,
     freq_shift: f64,
     device: &Device,
-) -> Result<Tensor, EngineError> {
+) -> candle_core::Result<Tensor> {
     const MAX_PERIOD: f64 = 10_000.0;
     let half = channels / 2;
     let mut values = Vec::with_capacity(timesteps.len() * channels);
@@ -201,5 +226,5 @@ fn sinusoidal_embedding(
         }
         values.resize(values.len() + channels % 2, 0.0);
     }
-    Ok(Tensor::from_vec(values, (timesteps.len(), channels), device)?)
+    Tensor::from_vec(values, (timesteps.len(), channels), device)
 }

@@ -3,27 +3,15 @@
 use super::{
     Weights,
     resnet::{Downsample, ResnetBlock, ResnetSize, Upsample},
+    segments::{Conditioning, Segment},
     transformer::{Transformer, TransformerSize},
 };
-use crate::engine::{
-    EngineError,
-    ops::{self, Traced},
-};
-
-/// What every level reads beside its input.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Conditioning<'a> {
-    /// The time embedding after its SiLU, `[batch, time]`.
-    pub(super) activated_time: &'a Traced,
-    /// Text hidden states, `[batch, tokens, cross_attention_dim]`.
-    pub(super) text: &'a Traced,
-}
+use crate::engine::{EngineError, ops::Traced};
 
 /// diffusers `CrossAttnDownBlock2D` and `DownBlock2D`.
 #[derive(Debug)]
 pub(super) struct DownBlock {
-    resnets: Vec<ResnetBlock>,
-    attentions: Vec<Transformer>,
+    residuals: Vec<Segment>,
     downsampler: Option<Downsample>,
 }
 
@@ -36,8 +24,7 @@ impl DownBlock {
     ) -> Result<Self, EngineError> {
         let channels = resnets.last().map_or(0, |last| last.outputs);
         Ok(Self {
-            resnets: resnet_blocks(w, resnets)?,
-            attentions: transformers(w, attention, resnets.len())?,
+            residuals: residuals(w, resnets, attention, resnets.len())?,
             downsampler: downsample
                 .then(|| Downsample::new(&w.at("downsamplers.0"), channels, false))
                 .transpose()?,
@@ -50,13 +37,10 @@ impl DownBlock {
         x: Traced,
         conditioning: Conditioning<'_>,
         skips: &mut Vec<Traced>,
-    ) -> Result<Traced, EngineError> {
+    ) -> candle_core::Result<Traced> {
         let mut x = x;
-        for (index, resnet) in self.resnets.iter().enumerate() {
-            x = resnet.forward(&x, Some(conditioning.activated_time))?;
-            if let Some(attention) = self.attentions.get(index) {
-                x = attention.forward(&x, conditioning.text)?;
-            }
+        for residual in &self.residuals {
+            x = residual.forward(&x, None, conditioning)?;
             skips.push(x.clone());
         }
         if let Some(downsampler) = &self.downsampler {
@@ -65,13 +49,16 @@ impl DownBlock {
         }
         Ok(x)
     }
+
+    pub(super) fn segments(&mut self) -> impl Iterator<Item = &mut Segment> {
+        self.residuals.iter_mut()
+    }
 }
 
 /// diffusers `UNetMidBlock2DCrossAttn`.
 #[derive(Debug)]
 pub(super) struct MidBlock {
-    resnets: Vec<ResnetBlock>,
-    attentions: Vec<Transformer>,
+    residuals: Vec<Segment>,
 }
 
 impl MidBlock {
@@ -80,34 +67,27 @@ impl MidBlock {
         resnet: ResnetSize,
         attention: TransformerSize,
     ) -> Result<Self, EngineError> {
-        Ok(Self {
-            resnets: resnet_blocks(w, &[resnet; 2])?,
-            attentions: transformers(w, Some(attention), 1)?,
-        })
+        Ok(Self { residuals: residuals(w, &[resnet; 2], Some(attention), 1)? })
     }
 
     pub(super) fn forward(
         &self,
-        x: &Traced,
+        x: Traced,
         conditioning: Conditioning<'_>,
-    ) -> Result<Traced, EngineError> {
-        let mut x = x.clone();
-        for (index, resnet) in self.resnets.iter().enumerate() {
-            x = resnet.forward(&x, Some(conditioning.activated_time))?;
-            if let Some(attention) = self.attentions.get(index) {
-                x = attention.forward(&x, conditioning.text)?;
-            }
-        }
-        Ok(x)
+    ) -> candle_core::Result<Traced> {
+        self.residuals.iter().try_fold(x, |x, residual| residual.forward(&x, None, conditioning))
+    }
+
+    pub(super) fn segments(&mut self) -> impl Iterator<Item = &mut Segment> {
+        self.residuals.iter_mut()
     }
 }
 
 /// diffusers `CrossAttnUpBlock2D` and `UpBlock2D`.
 #[derive(Debug)]
 pub(super) struct UpBlock {
-    resnets: Vec<ResnetBlock>,
-    attentions: Vec<Transformer>,
-    upsampler: Option<Upsample>,
+    residuals: Vec<Segment>,
+    upsampler: Option<Segment>,
 }
 
 impl UpBlock {
@@ -119,11 +99,11 @@ impl UpBlock {
     ) -> Result<Self, EngineError> {
         let channels = resnets.last().map_or(0, |last| last.outputs);
         Ok(Self {
-            resnets: resnet_blocks(w, resnets)?,
-            attentions: transformers(w, attention, resnets.len())?,
+            residuals: residuals(w, resnets, attention, resnets.len())?,
             upsampler: upsample
                 .then(|| Upsample::new(&w.at("upsamplers.0"), channels))
-                .transpose()?,
+                .transpose()?
+                .map(Segment::upsample),
         })
     }
 
@@ -133,38 +113,35 @@ impl UpBlock {
         x: Traced,
         conditioning: Conditioning<'_>,
         skips: &mut Vec<Traced>,
-    ) -> Result<Traced, EngineError> {
+    ) -> candle_core::Result<Traced> {
         let mut x = x;
-        for (index, resnet) in self.resnets.iter().enumerate() {
-            if let Some(skip) = skips.pop() {
-                x = ops::concatenate_channels(&x, &skip)?;
-            }
-            x = resnet.forward(&x, Some(conditioning.activated_time))?;
-            if let Some(attention) = self.attentions.get(index) {
-                x = attention.forward(&x, conditioning.text)?;
-            }
+        for residual in &self.residuals {
+            x = residual.forward(&x, skips.pop().as_ref(), conditioning)?;
         }
         match &self.upsampler {
-            Some(upsampler) => upsampler.forward(&x),
+            Some(upsampler) => upsampler.forward(&x, None, conditioning),
             None => Ok(x),
         }
     }
-}
 
-fn resnet_blocks(w: &Weights, sizes: &[ResnetSize]) -> Result<Vec<ResnetBlock>, EngineError> {
-    let each = sizes.iter().enumerate();
-    each.map(|(index, size)| ResnetBlock::new(&w.at("resnets").at(index), *size)).collect()
-}
-
-fn transformers(
-    w: &Weights,
-    size: Option<TransformerSize>,
-    count: usize,
-) -> Result<Vec<Transformer>, EngineError> {
-    match size {
-        None => Ok(Vec::new()),
-        Some(size) => {
-            (0..count).map(|index| Transformer::new(&w.at("attentions").at(index), size)).collect()
-        }
+    pub(super) fn segments(&mut self) -> impl Iterator<Item = &mut Segment> {
+        self.residuals.iter_mut().chain(&mut self.upsampler)
     }
+}
+
+/// A residual block each, the first `attentions` of them with a transformer where there are any.
+fn residuals(
+    w: &Weights,
+    sizes: &[ResnetSize],
+    attention: Option<TransformerSize>,
+    attentions: usize,
+) -> Result<Vec<Segment>, EngineError> {
+    let each = sizes.iter().enumerate().map(|(index, size)| {
+        let resnet = ResnetBlock::new(&w.at("resnets").at(index), *size)?;
+        let attention = attention.filter(|_| index < attentions);
+        let transformer =
+            attention.map(|size| Transformer::new(&w.at("attentions").at(index), size));
+        Ok(Segment::residual(resnet, transformer.transpose()?))
+    });
+    each.collect()
 }

@@ -172,7 +172,7 @@ impl MidBlock {
         if let Some(attention) = &self.attention {
             x = attention.forward(&x)?;
         }
-        self.resnet_1.forward(&x, None)
+        Ok(self.resnet_1.forward(&x, None)?)
     }
 }
 
@@ -237,7 +237,7 @@ impl Encoder {
             }
         }
         x = self.mid_block.forward(&x)?;
-        self.conv_out.forward(&self.conv_norm_out.forward(&x)?)
+        Ok(self.conv_out.forward(&self.conv_norm_out.forward(&x)?)?)
     }
 }
 
@@ -293,6 +293,6 @@ impl Decoder {
                 x = upsample.forward(&x)?;
             }
         }
-        self.conv_out.forward(&self.conv_norm_out.forward(&x)?)
+        Ok(self.conv_out.forward(&self.conv_norm_out.forward(&x)?)?)
     }
 }

@@ -138,8 +138,9 @@ impl Scoped {
         let mut variables = BTreeMap::new();
         for (name, stored) in &stored.tensors {
             if scope.contains(name) {
-                let copy = stored.tensor.to_dtype(DType::F32)?.copy()?;
-                variables.insert(name.clone(), Var::from_tensor(&copy)?);
+                // Copies, though its name does not say so.
+                let variable = Var::from_tensor(&stored.tensor.to_dtype(DType::F32)?)?;
+                variables.insert(name.clone(), variable);
             }
         }
         Ok(Self { variables })

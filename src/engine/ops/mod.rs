@@ -17,6 +17,7 @@ mod addends;
 mod arrangement;
 mod attention;
 mod buffer;
+mod checkpointed;
 mod columns;
 mod convolution;
 mod cpu;
@@ -42,6 +43,7 @@ pub use arrangement::{
     concatenate_channels, pad_right_and_bottom, reshape, sum_of_squares, total, transpose,
 };
 pub use attention::attention;
+pub use checkpointed::checkpointed;
 pub use convolution::{Convolution, conv2d};
 pub use layer_norm::layer_norm;
 pub use linear::linear;

@@ -27,8 +27,11 @@ pub struct Traced {
 
 #[derive(Debug, Clone)]
 enum Origin {
-    /// Whatever comes of it is not followed, though variables have a part in that.
-    Forgotten,
+    /// Nothing is kept of what comes of it, though variables may have a part in that.
+    Forgotten {
+        /// Whether one has had a part in this.
+        by_variables: bool,
+    },
     /// No variable had a part in it.
     Constant,
     Variable(TensorId),
@@ -43,13 +46,23 @@ struct Step {
     work: Mutex<Option<Work>>,
 }
 
-struct Work {
-    arguments: Vec<Origin>,
-    gradients: Backward,
+enum Work {
+    Operation {
+        arguments: Vec<Origin>,
+        gradients: Backward,
+    },
+    /// Operations of which nothing was kept but what they start from: they are done again.
+    Segment {
+        inputs: Vec<Traced>,
+        segment: Segment,
+    },
 }
 
 /// From the result's gradient to those of the arguments, of those alone that are followed.
 type Backward = Box<dyn FnOnce(&Tensor) -> Result<Vec<Option<Tensor>>> + Send>;
+
+/// From inputs to a result.
+type Segment = Box<dyn FnOnce(&[Traced]) -> Result<Traced> + Send>;
 
 static STEPS: AtomicU64 = AtomicU64::new(0);
 
@@ -62,6 +75,20 @@ impl fmt::Debug for Step {
 impl Origin {
     fn is_followed(&self) -> bool {
         matches!(self, Self::Variable(_) | Self::Result(_))
+    }
+
+    fn is_forgotten(&self) -> bool {
+        matches!(self, Self::Forgotten { .. })
+    }
+
+    /// Whether a variable had a part in it.
+    fn is_by_variables(&self) -> bool {
+        matches!(self, Self::Forgotten { by_variables: true }) || self.is_followed()
+    }
+
+    fn of(work: Work) -> Self {
+        let number = STEPS.fetch_add(1, Ordering::Relaxed);
+        Self::Result(Arc::new(Step { number, work: Mutex::new(Some(work)) }))
     }
 }
 
@@ -79,14 +106,14 @@ impl Traced {
 
     /// An input whose results need no gradient: nothing is kept of what is computed from it.
     pub fn forgotten(tensor: &Tensor) -> Self {
-        Self { tensor: tensor.detach(), origin: Origin::Forgotten }
+        Self { tensor: tensor.detach(), origin: Origin::Forgotten { by_variables: false } }
     }
 
     /// Another input of the same kind: forgotten beside one that is, else constant.
     #[must_use]
     pub fn alike(&self, tensor: &Tensor) -> Self {
         match self.origin {
-            Origin::Forgotten => Self::forgotten(tensor),
+            Origin::Forgotten { .. } => Self::forgotten(tensor),
             _ => Self::constant(tensor),
         }
     }
@@ -116,13 +143,11 @@ impl Traced {
         gradients: impl FnOnce(&Tensor) -> Result<Vec<Option<Tensor>>> + Send + 'static,
     ) -> Self {
         let any = |like: fn(&Origin) -> bool| arguments.iter().any(|a| like(&a.origin));
-        let origin = if any(|origin| matches!(origin, Origin::Forgotten)) {
-            Origin::Forgotten
+        let origin = if any(Origin::is_forgotten) {
+            Origin::Forgotten { by_variables: any(Origin::is_by_variables) }
         } else if any(Origin::is_followed) {
             let arguments = arguments.iter().map(|argument| argument.origin.clone()).collect();
-            let work = Work { arguments, gradients: Box::new(gradients) };
-            let number = STEPS.fetch_add(1, Ordering::Relaxed);
-            Origin::Result(Arc::new(Step { number, work: Mutex::new(Some(work)) }))
+            Origin::of(Work::Operation { arguments, gradients: Box::new(gradients) })
         } else {
             Origin::Constant
         };
@@ -152,6 +177,32 @@ impl Traced {
         }))
     }
 
+    /// The result of a segment of the graph, of which nothing is kept but `inputs` where variables
+    /// had a part in it: for its gradient, the segment is done again.
+    ///
+    /// Where the gradient arrives, the segment's steps take its place in the flow: they come after
+    /// all that came before the segment, as they would have without this, and gradients are summed
+    /// in the same order.
+    pub(super) fn of_segment(
+        inputs: &[&Self],
+        segment: impl Fn(&[Self]) -> Result<Self> + Send + 'static,
+    ) -> Result<Self> {
+        let forgotten = |input: &&Self| Self {
+            tensor: input.tensor.clone(),
+            origin: Origin::Forgotten { by_variables: input.origin.is_by_variables() },
+        };
+        let Self { tensor, origin } = segment(&inputs.iter().map(forgotten).collect::<Vec<_>>())?;
+        let origin = if inputs.iter().any(|input| input.origin.is_forgotten()) {
+            origin
+        } else if origin.is_by_variables() {
+            let inputs = inputs.iter().map(|input| (*input).clone()).collect();
+            Origin::of(Work::Segment { inputs, segment: Box::new(segment) })
+        } else {
+            Origin::Constant
+        };
+        Ok(Self { tensor, origin })
+    }
+
     /// Sends the gradient of some loss with regard to this result back to the variables.
     pub fn backward(self, gradient: Tensor) -> Result<Gradients> {
         if gradient.shape() != self.tensor.shape() {
@@ -162,14 +213,20 @@ impl Traced {
         drop(self.tensor);
         while let Some((_, (step, gradient))) = flow.pending.pop_last() {
             let work = step.work.lock().unwrap_or_else(PoisonError::into_inner).take();
-            let Some(Work { arguments, gradients }) = work else {
-                bail!("a gradient has passed here before");
-            };
-            let gradients = gradients(&gradient.contiguous()?)?;
-            drop(gradient);
-            for (argument, gradient) in arguments.into_iter().zip(gradients) {
-                if let Some(gradient) = gradient {
-                    flow.add(argument, gradient)?;
+            match work {
+                None => bail!("a gradient has passed here before"),
+                Some(Work::Operation { arguments, gradients }) => {
+                    let gradients = gradients(&gradient.contiguous()?)?;
+                    drop(gradient);
+                    for (argument, gradient) in arguments.into_iter().zip(gradients) {
+                        if let Some(gradient) = gradient {
+                            flow.add(argument, gradient)?;
+                        }
+                    }
+                }
+                Some(Work::Segment { inputs, segment }) => {
+                    let origin = segment(&inputs)?.origin;
+                    flow.add(origin, gradient)?;
                 }
             }
         }
@@ -203,7 +260,7 @@ struct Flow {
 impl Flow {
     fn add(&mut self, origin: Origin, gradient: Tensor) -> Result<()> {
         match origin {
-            Origin::Forgotten | Origin::Constant => (),
+            Origin::Forgotten { .. } | Origin::Constant => (),
             Origin::Variable(id) => {
                 let sum = match self.gradients.0.remove(&id) {
                     Some(sum) => plus(&sum, &gradient)?,

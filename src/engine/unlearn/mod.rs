@@ -33,6 +33,7 @@ use super::{
     EngineError, Pipeline, RunContext, StatePart,
     denoise::EvaluationCounter,
     model::Scoped,
+    plan,
     schedule::NoiseSource,
     score::score_timesteps,
     state::{Contents, Identity, Keeper, ignore},
@@ -92,14 +93,20 @@ impl Run<'_> {
     }
 }
 
-/// Erases the spec's concepts from the pipeline's U-Net; the pipeline itself stays as it is.
+/// Erases the spec's concepts from the pipeline's U-Net; the pipeline itself stays as it is. Takes
+/// no more memory than the limit, where there is one.
 pub(super) fn unlearn(
     pipeline: &Pipeline,
     spec: &UnlearnSpec,
+    memory_limit: Option<u64>,
     context: &mut RunContext<'_>,
 ) -> Result<ErasedCheckpoint, EngineError> {
     spec.validate()?;
     check_against(pipeline, spec)?;
+    let saving = memory_limit
+        .map(|limit| pipeline.with_thrift(plan::thrift(pipeline, spec, limit)?))
+        .transpose()?;
+    let pipeline = saving.as_ref().unwrap_or(pipeline);
     let (evaluations, checks) = (EvaluationCounter::default(), EvaluationCounter::default());
     let mut run = Run {
         pipeline,

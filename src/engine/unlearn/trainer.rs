@@ -9,8 +9,8 @@ use crate::{
     engine::{
         EngineError, RunContext,
         checkpoint::StoredTensors,
-        denoise::{EvaluationCounter, SAMPLES_A_PASS},
-        model::{Scoped, Unet, UnetConfig, Weights},
+        denoise::{EvaluationCounter, SAMPLES_A_PASS, side_by_side},
+        model::{Scoped, Thrift, Unet, UnetConfig, Weights},
         ops::{self, Adam, AdamSettings, Moments},
     },
     outcome::{Phase, Progress, UpdateRecord},
@@ -80,6 +80,11 @@ impl Trainer {
             .collect::<Result<_, EngineError>>()?;
         let adam = Adam::new(&scoped.variables, adam)?;
         Ok(Self { unet, scoped, records: Vec::new(), adam, scales })
+    }
+
+    /// The same trainer, that saves memory at the cost of time.
+    pub(super) fn with_thrift(self, thrift: Thrift) -> Self {
+        Self { unet: self.unet.with_thrift(thrift), ..self }
     }
 
     /// Takes one optimiser step on the samples and reports it.
@@ -193,10 +198,8 @@ pub(in crate::engine) fn loss_and_gradients(
     samples: &[Sample],
     update: usize,
 ) -> Result<(f64, BTreeMap<String, Tensor>), EngineError> {
-    let passes = samples
-        .par_chunks(SAMPLES_A_PASS)
-        .map(|samples| pass(unet, variables, samples))
-        .collect::<Result<Vec<_>, _>>()?;
+    let passes: Vec<_> = samples.chunks(SAMPLES_A_PASS).collect();
+    let passes = side_by_side(unet, &passes, |samples| pass(unet, variables, samples))?;
     let mut loss = 0.0;
     let mut parts: BTreeMap<String, Vec<Tensor>> = BTreeMap::new();
     for (part, gradients) in passes {

@@ -100,8 +100,11 @@ pub(super) fn train(
     context: &mut RunContext<'_>,
 ) -> Result<Trained, EngineError> {
     let pipeline = run.pipeline;
-    let untrained =
-        || Trainer::new(&pipeline.unet_tensors, pipeline.unet.config(), &run.spec.scope, adam);
+    let untrained = || {
+        let (tensors, config) = (&pipeline.unet_tensors, pipeline.unet.config());
+        let trainer = Trainer::new(tensors, config, &run.spec.scope, adam)?;
+        Ok::<_, EngineError>(trainer.with_thrift(pipeline.unet.thrift().clone()))
+    };
     let mut trainer = untrained()?;
     let mut stopped_early = false;
     let mut next = 0;

@@ -1,0 +1,97 @@
+//! The parts of the U-Net that a backward pass can do again, where there is no room to keep what it
+//! needs of them.
+
+use std::{collections::BTreeSet, num::NonZeroUsize, sync::Arc};
+
+use candle_core::Result;
+
+use super::{
+    resnet::{ResnetBlock, Upsample},
+    transformer::Transformer,
+};
+use crate::engine::ops::{self, Traced};
+
+/// How much time a U-Net takes to save memory. No result depends on it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Thrift {
+    /// Segments of which nothing is kept for the backward pass, which does them again: numbered
+    /// from 0 in the order in which they run, each a residual block with the transformer after it,
+    /// or an upsampling.
+    pub recomputed: BTreeSet<usize>,
+    /// Most passes of a batch that run side by side; none where every thread may take one.
+    pub passes: Option<NonZeroUsize>,
+}
+
+/// What every level reads beside its input.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Conditioning<'a> {
+    /// The time embedding after its SiLU, `[batch, time]`.
+    pub(super) activated_time: &'a Traced,
+    /// Text hidden states, `[batch, tokens, cross_attention_dim]`.
+    pub(super) text: &'a Traced,
+}
+
+/// A part of the U-Net with one result.
+#[derive(Debug)]
+pub(super) struct Segment {
+    layers: Arc<Layers>,
+    pub(super) recomputed: bool,
+}
+
+#[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "few, and each behind an `Arc`")]
+enum Layers {
+    Residual(ResnetBlock, Option<Transformer>),
+    Upsample(Upsample),
+}
+
+impl Segment {
+    pub(super) fn residual(resnet: ResnetBlock, transformer: Option<Transformer>) -> Self {
+        Self { layers: Arc::new(Layers::Residual(resnet, transformer)), recomputed: false }
+    }
+
+    pub(super) fn upsample(upsample: Upsample) -> Self {
+        Self { layers: Arc::new(Layers::Upsample(upsample)), recomputed: false }
+    }
+
+    /// Reads `x`, with the channels of `skip` beside its own where there is one.
+    pub(super) fn forward(
+        &self,
+        x: &Traced,
+        skip: Option<&Traced>,
+        conditioning: Conditioning<'_>,
+    ) -> Result<Traced> {
+        let Conditioning { activated_time, text } = conditioning;
+        if !self.recomputed {
+            return self.layers.forward(x, skip, conditioning);
+        }
+        let layers = Arc::clone(&self.layers);
+        let inputs: Vec<&Traced> = [activated_time, text, x].into_iter().chain(skip).collect();
+        ops::checkpointed(&inputs, move |inputs| {
+            let conditioning = Conditioning { activated_time: &inputs[0], text: &inputs[1] };
+            layers.forward(&inputs[2], inputs.get(3), conditioning)
+        })
+    }
+}
+
+impl Layers {
+    fn forward(
+        &self,
+        x: &Traced,
+        skip: Option<&Traced>,
+        conditioning: Conditioning<'_>,
+    ) -> Result<Traced> {
+        let joined = skip.map(|skip| ops::concatenate_channels(x, skip)).transpose()?;
+        let x = joined.as_ref().unwrap_or(x);
+        match self {
+            Self::Residual(resnet, transformer) => {
+                let hidden = resnet.forward(x, Some(conditioning.activated_time))?;
+                match transformer {
+                    Some(transformer) => transformer.forward(&hidden, conditioning.text),
+                    None => Ok(hidden),
+                }
+            }
+            Self::Upsample(upsample) => upsample.forward(x),
+        }
+    }
+}

@@ -1,0 +1,152 @@
+//! What an erasure holds in memory, and how to hold less.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    num::NonZeroUsize,
+};
+
+use super::network::{Pass, Rehearsed};
+use crate::{
+    engine::{
+        EngineError,
+        denoise::SAMPLES_A_PASS,
+        model::{Thrift, UnetConfig},
+        unlearn::PROBE_PASSES,
+    },
+    outcome::MemoryPlan,
+};
+
+/// Bytes of a number in memory: everything is computed in f32, however a file stores it.
+const NUMBER: u64 = 4;
+
+/// What a process holds that has loaded the built-in model, less its weights: measured, and much the
+/// same for every model.
+const PROGRAM_BYTES: u64 = 40 << 20;
+/// What a thread keeps at hand for its products and for what it holds for a moment: measured.
+const THREAD_BYTES: u64 = 8 << 20;
+
+/// What decides how much memory an erasure takes.
+#[derive(Debug)]
+pub(super) struct Demand<'a> {
+    pub(super) config: &'a UnetConfig,
+    /// Of a prompt.
+    pub(super) tokens: usize,
+    /// Numbers of each tensor in scope, by name.
+    pub(super) trained: &'a BTreeMap<String, u64>,
+    /// Samples of an update.
+    pub(super) batch: usize,
+    /// Numbers of all weights as loaded.
+    pub(super) weights: u64,
+    /// Numbers of all walked trajectories that are kept.
+    pub(super) bank: u64,
+    pub(super) threads: usize,
+}
+
+/// A way to run the erasure, and what it holds then.
+#[derive(Debug, Clone)]
+pub(super) struct Arrangement {
+    pub(super) thrift: Thrift,
+    pub(super) memory: MemoryPlan,
+    /// Segments in all.
+    pub(super) segments: usize,
+    /// Share of a training pass's multiplications that is done twice.
+    pub(super) repeated: f64,
+}
+
+impl Demand<'_> {
+    /// The fastest way that fits: with the fewest segments done again, those first that save the
+    /// most for their work; and only where that does not do, with fewer passes side by side.
+    pub(super) fn arrange(&self, limit: Option<u64>) -> Result<Arrangement, EngineError> {
+        let plain = self.arrangement(None, &BTreeSet::new());
+        let Some(limit) = limit else { return Ok(plain) };
+        if plain.memory.total <= limit {
+            return Ok(plain);
+        }
+        let order = self.order();
+        let mut leanest = plain.memory.total;
+        for passes in (1..=self.threads).rev() {
+            let passes = NonZeroUsize::new(passes);
+            for count in 0..=order.len() {
+                let arrangement =
+                    self.arrangement(passes, &order[..count].iter().copied().collect());
+                if arrangement.memory.total <= limit {
+                    return Ok(arrangement);
+                }
+                leanest = leanest.min(arrangement.memory.total);
+            }
+        }
+        Err(EngineError::MemoryLimit { need: leanest, limit })
+    }
+
+    /// Segments that save memory, the most for their work first.
+    fn order(&self) -> Vec<usize> {
+        let pass = self.pass();
+        let Rehearsed { kept, segments, .. } = pass.train(&BTreeSet::new());
+        let mut savings: Vec<(usize, f64)> = segments
+            .iter()
+            .enumerate()
+            .map(|(index, work)| {
+                let saved = kept.saturating_sub(pass.train(&BTreeSet::from([index])).kept);
+                (index, saved as f64 / (*work).max(1) as f64)
+            })
+            .filter(|(_, saving)| *saving > 0.0)
+            .collect();
+        savings.sort_by(|(_, one), (_, other)| other.total_cmp(one));
+        savings.into_iter().map(|(index, _)| index).collect()
+    }
+
+    /// A pass of as many samples as the largest has.
+    fn pass(&self) -> Pass<'_> {
+        let samples = self.batch.min(SAMPLES_A_PASS);
+        Pass { config: self.config, tokens: self.tokens, trained: self.trained, samples }
+    }
+
+    fn arrangement(
+        &self,
+        passes: Option<NonZeroUsize>,
+        recomputed: &BTreeSet<usize>,
+    ) -> Arrangement {
+        let parameters: u64 = self.trained.values().sum();
+        let at_once = passes.map_or(self.threads, NonZeroUsize::get).min(self.threads);
+        let of_update = self.batch.div_ceil(SAMPLES_A_PASS);
+        let training = at_once.min(of_update) as u64;
+        let rehearsed = self.pass().train(recomputed);
+        // What a pass keeps is gone when it ends, but for its gradients, which are kept to be summed
+        // in a fixed order.
+        let finished = (of_update as u64).saturating_sub(training) * parameters;
+        let gradients = finished + training * rehearsed.peak.gradients;
+        let trained = training * rehearsed.peak.activations;
+        // The probe's predictions come with the trainer in memory, but with no gradients.
+        let probing = at_once.min(PROBE_PASSES) as u64;
+        let predicted = probing * Pass { samples: SAMPLES_A_PASS, ..self.pass() }.predict();
+        let activations = trained.max(predicted.saturating_sub(gradients));
+
+        let bytes = |numbers: u64| numbers.saturating_mul(NUMBER);
+        let program = PROGRAM_BYTES + THREAD_BYTES * self.threads as u64;
+        let parts = [self.weights, parameters, 2 * parameters, gradients, activations, self.bank]
+            .map(bytes);
+        let [weights, trainable, optimiser, gradients, activations, bank] = parts;
+        let memory = MemoryPlan {
+            program,
+            weights,
+            trainable,
+            optimiser,
+            gradients,
+            activations,
+            bank,
+            total: parts.into_iter().fold(program, u64::saturating_add),
+        };
+        let all: u64 = rehearsed.segments.iter().sum();
+        let again: u64 = recomputed.iter().filter_map(|index| rehearsed.segments.get(*index)).sum();
+        Arrangement {
+            thrift: Thrift {
+                recomputed: recomputed.clone(),
+                passes: passes.filter(|_| at_once < self.threads),
+            },
+            memory,
+            segments: rehearsed.segments.len(),
+            // Backward takes twice as much as forward.
+            repeated: again as f64 / (3 * all).max(1) as f64,
+        }
+    }
+}

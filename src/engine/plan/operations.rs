@@ -1,0 +1,148 @@
+//! The operations of `src/engine/ops`, as far as their memory goes: what each makes, keeps and holds
+//! for a moment.
+
+use std::rc::Rc;
+
+use super::rehearsal::{Kept, Memory, Shadow};
+
+/// Numbers of a layer's weights, those alone that are in scope.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Trained {
+    pub(super) weight: u64,
+    pub(super) bias: u64,
+}
+
+impl Trained {
+    fn numbers(self) -> u64 {
+        self.weight + self.bias
+    }
+}
+
+/// A matrix of weights between features.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Features {
+    pub(super) inputs: u64,
+    pub(super) outputs: u64,
+    pub(super) trained: Trained,
+}
+
+/// Elements of a Winograd tile, and of the kernel that makes it.
+const TILE: u64 = 16;
+const KERNEL: u64 = 9;
+/// Transformed elements of kernels that are held at a time.
+const KERNELS: u64 = 1 << 23;
+/// Scores of a head that attention holds at a time.
+const SCORES: u64 = 1 << 17;
+
+fn fresh(like: &Shadow, numbers: u64) -> Rc<Memory> {
+    Rc::new(Memory::new(like.meter(), numbers))
+}
+
+/// `linear`, `linear_from_planes`, `linear_to_planes`, and convolutions with kernels of one pixel: a
+/// frozen layer does not keep its input.
+pub(super) fn linear(x: &Shadow, addend: Option<&Shadow>, features: Features) -> Shadow {
+    let Features { inputs, outputs, trained } = features;
+    let rows = x.numbers() / inputs.max(1);
+    x.meter().worked(rows * inputs * outputs);
+    let kept = Kept {
+        arguments: (trained.weight > 0).then(|| Rc::clone(&x.memory)).into_iter().collect(),
+        weights: trained.numbers(),
+        passes_on: true,
+        ..Kept::default()
+    };
+    let arguments: Vec<&Shadow> = [x].into_iter().chain(addend).collect();
+    Shadow::result(fresh(x, rows * outputs), &arguments, kept)
+}
+
+/// A convolution of 3 × 3, and what is added to it beside the bias.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Convolution<'a> {
+    pub(super) features: Features,
+    /// Of the result, for all images.
+    pub(super) pixels: u64,
+    pub(super) strided: bool,
+    /// A shift or a residual.
+    pub(super) addend: Option<&'a Shadow>,
+}
+
+/// `conv2d`.
+pub(super) fn convolution(x: &Shadow, convolution: Convolution<'_>) -> Shadow {
+    let Convolution { features, pixels, strided, addend } = convolution;
+    let Features { inputs, outputs, trained } = features;
+    x.meter().worked(KERNEL * pixels * inputs * outputs);
+    // Kernels are transformed for tiles, some at a time; their gradients, all of them.
+    let tiles = if strided { 0 } else { TILE * inputs * outputs };
+    let kernels = tiles.min(KERNELS);
+    let result = {
+        let _kernels = Memory::new(x.meter(), kernels);
+        fresh(x, pixels * outputs)
+    };
+    let weight = trained.weight > 0;
+    let kept = Kept {
+        arguments: weight.then(|| Rc::clone(&x.memory)).into_iter().collect(),
+        weights: trained.numbers(),
+        scratch: kernels + if weight { tiles } else { 0 },
+        passes_on: true,
+        ..Kept::default()
+    };
+    let arguments: Vec<&Shadow> = [x].into_iter().chain(addend).collect();
+    Shadow::result(result, &arguments, kept)
+}
+
+/// A norm of groups or of the last axis, which makes `statistics` means and as many rates.
+pub(super) fn norm(x: &Shadow, statistics: u64, trained: Trained) -> Shadow {
+    let kept = Kept {
+        arguments: vec![Rc::clone(&x.memory)],
+        own: 2 * statistics,
+        weights: trained.numbers(),
+        ..Kept::default()
+    };
+    Shadow::result(fresh(x, x.numbers()), &[x], kept)
+}
+
+/// `silu`.
+pub(super) fn activation(x: &Shadow) -> Shadow {
+    let kept = Kept { arguments: vec![Rc::clone(&x.memory)], ..Kept::default() };
+    Shadow::result(fresh(x, x.numbers()), &[x], kept)
+}
+
+/// `geglu`, which halves the last axis.
+pub(super) fn gated(x: &Shadow) -> Shadow {
+    let kept = Kept { arguments: vec![Rc::clone(&x.memory)], ..Kept::default() };
+    Shadow::result(fresh(x, x.numbers() / 2), &[x], kept)
+}
+
+/// `attention`, with `scores` of all images and heads.
+pub(super) fn attention(
+    query: &Shadow,
+    key: &Shadow,
+    value: &Shadow,
+    scores: u64,
+    depth: u64,
+) -> Shadow {
+    query.meter().worked(2 * scores * depth);
+    let arguments = [query, key, value];
+    let held = scores.min(SCORES);
+    let result = {
+        let _scores = Memory::new(query.meter(), held);
+        fresh(query, query.numbers())
+    };
+    // Scores and their gradients, and the heads' gradients before they are joined.
+    let heads: u64 = arguments.iter().map(|argument| argument.numbers()).sum();
+    let kept = Kept {
+        arguments: arguments.iter().map(|argument| Rc::clone(&argument.memory)).collect(),
+        scratch: 2 * held + heads,
+        ..Kept::default()
+    };
+    Shadow::result(result, &arguments, kept)
+}
+
+/// `concatenate_channels`.
+pub(super) fn concatenate(a: &Shadow, b: &Shadow) -> Shadow {
+    Shadow::result(fresh(a, a.numbers() + b.numbers()), &[a, b], Kept::default())
+}
+
+/// `upsample_nearest_2x`.
+pub(super) fn upsample(x: &Shadow) -> Shadow {
+    Shadow::result(fresh(x, 4 * x.numbers()), &[x], Kept::default())
+}
