@@ -8,8 +8,8 @@
 use candle_core::{DType, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
-use super::cpu;
 use super::traced::Traced;
+use super::{cpu, cuda};
 
 /// The sum of two tensors of one shape.
 pub fn add(a: &Traced, b: &Traced) -> Result<Traced> {
@@ -51,6 +51,9 @@ pub fn total(parts: &[Tensor]) -> Result<Tensor> {
 
 /// The sum of the squares of all values.
 pub fn sum_of_squares(x: &Tensor) -> Result<f64> {
+    if cuda::is_fast(&[x]) {
+        return Ok(cuda::squares(&[x])?.into_iter().sum());
+    }
     if !cpu::is_fast(&[x]) {
         return Ok(f64::from(x.sqr()?.sum_all()?.to_dtype(DType::F32)?.to_scalar::<f32>()?));
     }
@@ -63,6 +66,14 @@ pub fn sum_of_squares(x: &Tensor) -> Result<f64> {
     )))
 }
 
+/// [`sum_of_squares`] of each, which takes a device one answer and not one a tensor.
+pub fn sums_of_squares(tensors: &[&Tensor]) -> Result<Vec<f64>> {
+    if cuda::is_fast(tensors) {
+        return cuda::squares(tensors);
+    }
+    tensors.par_iter().map(|tensor| sum_of_squares(tensor)).collect()
+}
+
 /// Adds a value a channel to each image.
 ///
 /// # Shapes
@@ -71,6 +82,9 @@ pub fn add_to_channels(x: &Traced, shift: &Traced) -> Result<Traced> {
     let (batch, channels, height, width) = x.tensor().dims4()?;
     if shift.tensor().dims() != [batch, channels] {
         bail!("add_to_channels: {:?} to {:?}", shift.tensor().shape(), x.tensor().shape());
+    }
+    if cuda::is_fast(&[x.tensor(), shift.tensor()]) {
+        return cuda::add_to_channels(x, shift);
     }
     if !cpu::is_fast(&[x.tensor(), shift.tensor()]) {
         return Traced::by_candle(&[x, shift], move |t| {

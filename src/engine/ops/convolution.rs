@@ -6,6 +6,7 @@ use rayon::prelude::*;
 
 use super::columns::{Extents, Span};
 use super::cpu::{self, Values};
+use super::cuda;
 use super::product::{self, Matrices};
 use super::traced::Traced;
 use super::winograd::Winograd;
@@ -31,6 +32,9 @@ pub fn conv2d(
 ) -> Result<Traced> {
     let arguments: Vec<&Traced> = [x, weight].into_iter().chain(bias).collect();
     let tensors: Vec<&Tensor> = arguments.iter().map(|argument| argument.tensor()).collect();
+    if cuda::is_fast(&tensors) {
+        return cuda::conv2d(x, weight, bias, geometry);
+    }
     if !cpu::is_fast(&tensors) {
         let reference = move |t: &[Tensor]| conv2d_reference(&t[0], &t[1], t.get(2), geometry);
         return Traced::by_candle(&arguments, reference);

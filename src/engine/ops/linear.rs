@@ -2,9 +2,9 @@
 
 use candle_core::{Result, Shape, Tensor, bail};
 
-use super::cpu;
 use super::product::{self, Matrices};
 use super::traced::Traced;
+use super::{cpu, cuda};
 
 /// `x · weightᵀ + bias`.
 ///
@@ -13,6 +13,9 @@ use super::traced::Traced;
 pub fn linear(x: &Traced, weight: &Traced, bias: Option<&Traced>) -> Result<Traced> {
     let arguments: Vec<&Traced> = [x, weight].into_iter().chain(bias).collect();
     let tensors: Vec<&Tensor> = arguments.iter().map(|argument| argument.tensor()).collect();
+    if cuda::is_fast(&tensors) {
+        return cuda::linear(x, weight, bias);
+    }
     if !cpu::is_fast(&tensors) {
         let reference = |t: &[Tensor]| linear_reference(&t[0], &t[1], t.get(2));
         return Traced::by_candle(&arguments, reference);

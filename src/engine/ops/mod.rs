@@ -2,9 +2,10 @@
 //! a finite-difference test.
 //!
 //! Arguments and results are [`Traced`]: tensors that know which variables had a part in them. For
-//! `f32` in host memory each operation has a fast form, whose gradients are computed for the
-//! arguments that are followed and no others; elsewhere it is composed of tensor operations that
-//! candle differentiates, against which the fast form is tested.
+//! `f32` in host memory, and for `f32`, `f16` and `bf16` on CUDA devices (`cuda`), each operation has
+//! a fast form, whose gradients are computed for the arguments that are followed and no others;
+//! elsewhere it is composed of tensor operations that candle differentiates, against which the fast
+//! forms are tested.
 //!
 //! One environment variable matters to speed, and to no result: with `CANDLE_NUM_THREADS=1` candle,
 //! which does what is left over, adds and multiplies large tensors on the calling thread; otherwise
@@ -18,6 +19,7 @@ mod buffer;
 mod columns;
 mod convolution;
 mod cpu;
+mod cuda;
 mod exponential;
 mod layer_norm;
 mod linear;
@@ -35,10 +37,11 @@ pub use activation::{geglu, gelu_erf, quick_gelu, silu};
 pub use adam::{Adam, AdamSettings, Moments};
 pub use arrangement::{
     add, add_to_channels, concatenate_channels, pad_right_and_bottom, reshape, sum_of_squares,
-    total, transpose,
+    sums_of_squares, total, transpose,
 };
 pub use attention::attention;
 pub use convolution::{Convolution, conv2d};
+pub use cuda::cast;
 pub use layer_norm::layer_norm;
 pub use linear::linear;
 pub use norm::{GroupNorm, group_norm};

@@ -4,10 +4,10 @@
 use candle_core::{Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
-use super::cpu;
 use super::linear::linear_reference;
 use super::product::{self, Matrices, Sizes};
 use super::traced::Traced;
+use super::{cpu, cuda};
 
 /// Which way.
 #[derive(Debug, Clone, Copy)]
@@ -59,6 +59,12 @@ fn by_channel(values: &[f32], channels: usize, pixels: usize, in_planes: bool) -
 impl Direction {
     fn apply(self, x: &Traced, weight: &Traced, bias: &Traced) -> Result<Traced> {
         let arguments = [x, weight, bias];
+        if cuda::is_fast(&arguments.map(Traced::tensor)) {
+            return match self {
+                Self::FromPlanes => cuda::linear_from_planes(x, weight, bias),
+                Self::ToPlanes => cuda::linear_to_planes(x, weight, bias),
+            };
+        }
         if !cpu::is_fast(&arguments.map(Traced::tensor)) {
             return Traced::by_candle(&arguments, move |t| self.reference(&t[0], &t[1], &t[2]));
         }
