@@ -498,7 +498,7 @@ async fn who_lost_its_lease_publishes_nothing_more() {
 async fn the_real_engine_erases_between_two_pictures() {
     let place = Arc::new(tempfile::tempdir().unwrap());
     let store = Arc::new(MemoryStore::new(StoreSettings::default()));
-    let bench = Bench::start_with(CandleSource, Duration::ZERO, place, store);
+    let bench = Bench::start_with(CandleSource::default(), Duration::ZERO, place, store);
     let mut work = unlearn_work(3);
     work.evaluation = Evaluation::Skipped;
     if let Method::Keystep(settings) = &mut work.spec.method {

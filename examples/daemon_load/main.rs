@@ -99,7 +99,7 @@ async fn serve(folder: &Path) -> Result<()> {
     let mut settings = Settings::default();
     settings.server.listen = ([127, 0, 0, 1], 0).into();
     folder.clone_into(&mut settings.server.data_dir);
-    let daemon = Daemon::start(&settings, DaemonParts::new(CandleSource)).await?;
+    let daemon = Daemon::start(&settings, DaemonParts::new(CandleSource::default())).await?;
     daemon.ready().wait_for(|ready| *ready).await?;
     println!("http://{}", daemon.address());
     tokio::task::spawn_blocking(|| std::io::stdin().read_to_end(&mut Vec::new())).await??;

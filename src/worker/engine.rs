@@ -9,7 +9,10 @@ use std::{
 
 use super::PlanEstimate;
 use crate::{
-    engine::{self, CandleEngine, Drawn, EngineError, ErasedCheckpoint, RunContext},
+    engine::{
+        self, CandleEngine, Compute, ComputeSettings, Drawn, EngineError, ErasedCheckpoint,
+        RunContext,
+    },
     outcome::{JudgeReport, TimestepScores, TrainingLog},
     spec::{
         GenerateSpec, JudgeSpec, Method, ModelFiles, ReadSeek, ScoreSpec, UnlearnSpec, Vocabulary,
@@ -105,15 +108,34 @@ pub trait DeviceEngine: Sized {
     ) -> io::Result<()>;
 }
 
-/// The real thing: candle on the best device that this build knows.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct CandleSource;
+/// The real thing: candle, by default on the best device that this build knows.
+#[derive(Debug, Default)]
+pub struct CandleSource {
+    settings: ComputeSettings,
+    /// The device once it was opened: tensors that come together must be of one and the same.
+    compute: Option<Compute>,
+}
+
+impl CandleSource {
+    /// Engines on a device.
+    pub fn new(settings: ComputeSettings) -> Self {
+        Self { settings, compute: None }
+    }
+
+    fn compute(&mut self) -> Result<&Compute, EngineError> {
+        let opened = match self.compute.take() {
+            Some(compute) => compute,
+            None => self.settings.open()?,
+        };
+        Ok(self.compute.insert(opened))
+    }
+}
 
 impl EngineSource for CandleSource {
     type Engine = CandleEngine;
 
     fn load(&mut self, files: &dyn ModelFiles) -> Result<CandleEngine, EngineError> {
-        CandleEngine::load(files, None)
+        CandleEngine::load_on(files, None, self.compute()?)
     }
 
     fn plan(
@@ -145,7 +167,9 @@ impl EngineSource for CandleSource {
     }
 
     fn check(&mut self) -> Result<(), EngineError> {
-        CandleEngine::check_device()
+        // After a fault the old one may be past use.
+        self.compute = None;
+        CandleEngine::check_device(self.compute()?)
     }
 }
 

@@ -83,7 +83,7 @@ async fn works_until_it_is_told_otherwise() {
     let Ok(place) = std::env::var(PLACE) else { return };
     let place = Path::new(&place);
     if std::env::var(REAL).is_ok() {
-        work(place, CandleSource).await;
+        work(place, CandleSource::default()).await;
     } else {
         let script = FakeScript {
             updates: UPDATES,

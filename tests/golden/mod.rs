@@ -2,14 +2,57 @@
 //!
 //! Shared by the tests that compare with them: `#[path = "golden/mod.rs"] mod golden;`
 
-#![allow(dead_code, unreachable_pub, reason = "each test binary uses a part of this module")]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    unused_imports,
+    unused_macros,
+    reason = "each test binary uses a part of this module"
+)]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail as tests do")]
 #![allow(clippy::print_stdout, reason = "measured errors are worth reading when a test fails")]
 #![allow(missing_debug_implementations, reason = "nobody prints a whole golden file")]
 
-use std::{collections::HashMap, path::PathBuf};
+use std::{collections::HashMap, io::Write, path::PathBuf};
 
 use candle_core::{DType, Device, Tensor, safetensors};
+use keystep::engine::{Compute, ComputeSettings, DeviceChoice};
+
+/// Makes two tests of each function of a device: on the CPU, and on CUDA, which is ignored without
+/// the feature and says past the harness that it is skipped where no device answers.
+macro_rules! on_each_device {
+    ($($name:ident,)+) => {
+        mod on_the_cpu {
+            $(#[test]
+            fn $name() {
+                super::$name(&keystep::engine::Compute::on_the_cpu());
+            })+
+        }
+
+        mod on_cuda {
+            $(#[test]
+            #[cfg_attr(not(feature = "cuda"), ignore = "needs a build with the feature cuda")]
+            fn $name() {
+                if let Some(compute) = super::golden::cuda() {
+                    super::$name(&compute);
+                }
+            })+
+        }
+    };
+}
+pub(crate) use on_each_device;
+
+/// The first CUDA device; none, which is told, where none answers.
+pub fn cuda() -> Option<Compute> {
+    let settings = ComputeSettings { device: DeviceChoice::Cuda(0), ..Default::default() };
+    match settings.open() {
+        Ok(compute) => Some(compute),
+        Err(error) => {
+            let _ = writeln!(std::io::stderr(), "skipped: {error}");
+            None
+        }
+    }
+}
 
 /// How far a result may lie from its reference, in norms over the whole tensor.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -43,7 +86,12 @@ pub struct Golden {
 impl Golden {
     /// Reads a file of this folder.
     pub fn read(file: &str) -> Self {
-        let tensors = safetensors::load(path(file), &Device::Cpu).unwrap();
+        Self::read_on(file, &Device::Cpu)
+    }
+
+    /// Reads a file of this folder onto a device.
+    pub fn read_on(file: &str, device: &Device) -> Self {
+        let tensors = safetensors::load(path(file), device).unwrap();
         Self { file: file.to_owned(), tensors }
     }
 
@@ -68,6 +116,7 @@ impl Golden {
 
 /// Elements in double precision, in order.
 pub fn elements(tensor: &Tensor) -> Vec<f64> {
+    let tensor = tensor.to_device(&Device::Cpu).unwrap();
     tensor.to_dtype(DType::F64).unwrap().flatten_all().unwrap().to_vec1().unwrap()
 }
 

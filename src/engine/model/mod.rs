@@ -16,4 +16,4 @@ pub use config::{ClipConfig, ClipTextConfig, ClipVisionConfig, UnetConfig, VaeCo
 pub use tokenizer::ClipTokenizer;
 pub use unet::Unet;
 pub use vae::{LatentDistribution, Vae};
-pub use weights::{Scoped, Weights};
+pub use weights::{Origin, Scoped, Weights};

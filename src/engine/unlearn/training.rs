@@ -101,7 +101,7 @@ pub(super) fn train(
 ) -> Result<Trained, EngineError> {
     let pipeline = run.pipeline;
     let untrained =
-        || Trainer::new(&pipeline.unet_tensors, pipeline.unet.config(), &run.spec.scope, adam);
+        || Trainer::new(pipeline.unet_origin(), pipeline.unet.config(), &run.spec.scope, adam);
     let mut trainer = untrained()?;
     let mut stopped_early = false;
     let mut next = 0;
