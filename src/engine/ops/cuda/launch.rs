@@ -9,6 +9,7 @@ use candle_core::{CpuStorage, DType, Device, InplaceOp1, Layout, Result, Shape, 
 #[cfg(feature = "cuda")]
 use candle_core::{
     CudaStorage, Storage,
+    backend::BackendStorage,
     cuda_backend::cudarc::driver::{
         CudaStream, DevicePtr, DevicePtrMut, LaunchConfig, PushKernelArg, SyncOnDrop,
     },
