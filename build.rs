@@ -1,6 +1,13 @@
-//! Generates the wire types and their descriptor set from `proto/`; nothing else.
+//! Generates the wire types and their descriptor set from `proto/`, and for the CUDA build the PTX of
+//! our kernels; nothing else.
 
-use std::{env, error::Error, fs, path::PathBuf};
+use std::{
+    env,
+    error::Error,
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 const FILES: [&str; 4] = [
     "keystep/v1/operation.proto",
@@ -16,6 +23,9 @@ fn main() -> Result<(), Box<dyn Error>> {
         return Ok(());
     }
     let out = PathBuf::from(env::var("OUT_DIR")?);
+    if env::var_os("CARGO_FEATURE_CUDA").is_some() {
+        compile_kernels(&out)?;
+    }
     let mut compiler = protox::Compiler::new(["proto"])?;
     compiler.include_source_info(true).include_imports(true);
     for file in FILES {
@@ -32,4 +42,26 @@ fn main() -> Result<(), Box<dyn Error>> {
         .include_file("mod.rs")
         .compile_fds(compiler.file_descriptor_set())?;
     Ok(())
+}
+
+/// By the nvcc and for the compute capability that candle-kernels is compiled with
+/// (`deploy/cuda/environment` sets both).
+fn compile_kernels(out: &Path) -> Result<(), Box<dyn Error>> {
+    const KERNELS: &str = "src/engine/ops/cuda/kernels.cu";
+    let setting = |name: &str, default: &str| {
+        println!("cargo::rerun-if-env-changed={name}");
+        env::var(name).unwrap_or_else(|_| default.to_owned())
+    };
+    println!("cargo::rerun-if-changed={KERNELS}");
+    let nvcc = setting("NVCC", "nvcc");
+    let capability = setting("CUDA_COMPUTE_CAP", "80");
+    let done = Command::new(&nvcc)
+        .args(["--ptx", "-O3", "-std=c++17"])
+        .arg(format!("-arch=compute_{capability}"))
+        .arg("-o")
+        .arg(out.join("kernels.ptx"))
+        .arg(KERNELS)
+        .status()
+        .map_err(|error| format!("cannot run {nvcc}: {error}; build with deploy/cuda/build"))?;
+    if done.success() { Ok(()) } else { Err(format!("{nvcc} on {KERNELS}: {done}").into()) }
 }

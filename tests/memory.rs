@@ -1,5 +1,9 @@
 //! What runs take of memory, against what was planned, and what saving memory leaves the same.
-#![allow(clippy::unwrap_used, reason = "helpers of tests, which clippy does not take for tests")]
+#![allow(
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "helpers of tests, which clippy does not take for tests"
+)]
 #![allow(unsafe_code, reason = "an allocator that counts is a thin layer over the system's")]
 
 use std::{

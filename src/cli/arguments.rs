@@ -10,6 +10,8 @@ use serde::de::DeserializeOwned;
 
 use super::CliError;
 #[cfg(feature = "server")]
+use super::compute::ComputeArguments;
+#[cfg(feature = "server")]
 use crate::spec::{KeySteps, Method, Scope};
 use crate::{
     outcome::TimestepScores,
@@ -36,6 +38,9 @@ pub(super) struct ModelArguments {
     #[cfg(feature = "server")]
     #[arg(long, value_name = "NAME", conflicts_with = "server")]
     pub(super) variant: Option<String>,
+    #[cfg(feature = "server")]
+    #[command(flatten)]
+    pub(super) compute: ComputeArguments,
 }
 
 impl ModelArguments {

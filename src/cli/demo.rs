@@ -14,6 +14,7 @@ use clap::Args;
 use super::{
     CliError,
     arguments::{MethodArguments, QuietArguments, kind_parser},
+    compute::ComputeArguments,
     files::name_part,
     memory::peak_rss_bytes,
     result_folder::{CHECKPOINT, verdict_table},
@@ -68,6 +69,8 @@ pub(super) struct DemoArguments {
     /// Folder to make; must not exist [default: keystep-demo-CONCEPT].
     #[arg(long, value_name = "DIR")]
     pub(super) out: Option<PathBuf>,
+    #[command(flatten)]
+    pub(super) compute: ComputeArguments,
     #[command(flatten)]
     pub(super) quiet: QuietArguments,
 }

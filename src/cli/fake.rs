@@ -13,7 +13,7 @@ use super::{
     session::Session,
 };
 use crate::{
-    engine::EngineError,
+    engine::{Compute, EngineError},
     spec::ModelFiles,
     worker::{
         EngineSource,
@@ -34,7 +34,7 @@ fn script() -> FakeScript {
 }
 
 impl LocalEngine for FakeEngine {
-    fn load(files: &dyn ModelFiles, _: Option<&str>) -> Result<Self, EngineError> {
+    fn load(files: &dyn ModelFiles, _: Option<&str>, _: &Compute) -> Result<Self, EngineError> {
         FakeSource(SCRIPT.with_borrow(Arc::clone)).load(files)
     }
 

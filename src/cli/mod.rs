@@ -3,6 +3,8 @@
 
 mod arguments;
 #[cfg(feature = "server")]
+mod compute;
+#[cfg(feature = "server")]
 mod demo;
 #[cfg(feature = "server")]
 mod environment;
@@ -94,7 +96,8 @@ impl Verb {
         match self {
             Self::Token(arguments) => token::run(arguments),
             Self::Demo(arguments) => {
-                demo::run(arguments, CandleSource::default(), &mut session(arguments.quiet)?)
+                let source = CandleSource::new(arguments.compute.settings());
+                demo::run(arguments, source, &mut session(arguments.quiet)?)
             }
             Self::Unlearn(arguments) if arguments.place.local => {
                 local::unlearn::run::<CandleEngine>(arguments, &mut session(arguments.quiet)?)

@@ -14,8 +14,9 @@ pub(super) use arguments::ServeArguments;
 
 use super::{environment, session::print_result};
 use crate::{
-    config::{self, ConfigError, LogFormat, Settings},
+    config::{self, ConfigError, DeviceSettings, LogFormat, Settings},
     daemon::{Daemon, DaemonParts, StartError},
+    engine::{ComputeSettings, EngineError},
     shutdown::Departure,
     telemetry::{self, BuildInfo, LogStyle, TelemetryError},
     worker::CandleSource,
@@ -40,6 +41,12 @@ enum ServeError {
     /// Signals cannot be heard.
     #[error("cannot listen for signals")]
     Signals(#[source] std::io::Error),
+    /// The settings of the device are not those of one.
+    #[error("{0}")]
+    Device(String),
+    /// The device that the settings name is not there.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
     /// A part of the daemon does not start.
     #[error(transparent)]
     Start(#[from] StartError),
@@ -48,7 +55,12 @@ enum ServeError {
 impl ServeError {
     fn exit_code(&self) -> u8 {
         match self {
-            Self::Config(_) | Self::Telemetry(TelemetryError::Level(_)) => BAD_CONFIGURATION,
+            Self::Config(_)
+            | Self::Telemetry(TelemetryError::Level(_))
+            | Self::Device(_)
+            | Self::Engine(
+                EngineError::NoDevice { .. } | EngineError::UnsupportedComputeType { .. },
+            ) => BAD_CONFIGURATION,
             _ => 1,
         }
     }
@@ -126,7 +138,11 @@ async fn daemon(settings: &Settings, ready_file: Option<PathBuf>) -> Result<Depa
         }
         None => None,
     };
-    let source = CandleSource { memory_limit: settings.device.memory_limit_bytes };
+    let compute = compute(&settings.device)?;
+    // A device that cannot be had ends the daemon here, rather than every job.
+    let opened = compute.open()?;
+    tracing::info!("computing on {:?} in {}", opened.device.location(), compute.compute_type);
+    let source = CandleSource::new(compute).with_memory_limit(settings.device.memory_limit_bytes);
     let daemon = Daemon::start(settings, DaemonParts::new(source)).await?;
     let address = daemon.address();
     tracing::info!("listening on {address}");
@@ -134,6 +150,13 @@ async fn daemon(settings: &Settings, ready_file: Option<PathBuf>) -> Result<Depa
     let departure = daemon.run(signals).await;
     told.abort();
     Ok(departure)
+}
+
+fn compute(settings: &DeviceSettings) -> Result<ComputeSettings, ServeError> {
+    Ok(ComputeSettings {
+        device: settings.name.parse().map_err(ServeError::Device)?,
+        compute_type: settings.compute_type.parse().map_err(ServeError::Device)?,
+    })
 }
 
 /// Tells whoever waits that the daemon is ready, and later that it goes.
@@ -183,6 +206,25 @@ mod tests {
         });
         assert_eq!(start.exit_code(), 1);
         assert!(start.lines()[0].ends_with("--data-dir: the disk is gone"), "{:?}", start.lines());
+    }
+
+    #[test]
+    fn a_device_that_is_not_there_is_wrong_configuration() {
+        let settings = DeviceSettings { name: "cuda:4096".to_owned(), ..DeviceSettings::default() };
+        let error = ServeError::from(compute(&settings).unwrap().open().unwrap_err());
+        assert_eq!(error.exit_code(), 64);
+        assert!(error.lines()[0].contains("docs/cuda.md"), "{:?}", error.lines());
+        // What the settings accept is what the engine understands.
+        for (name, accepted) in
+            [("auto", true), ("cpu", true), ("cuda", true), ("cuda:7", true), ("gpu", false)]
+        {
+            let settings = DeviceSettings { name: name.to_owned(), ..DeviceSettings::default() };
+            assert_eq!(compute(&settings).is_ok(), accepted, "{name}");
+            let arguments =
+                ServeArguments { device: Some(name.to_owned()), ..ServeArguments::default() };
+            let loaded = config::load(&arguments.sources_without_environment());
+            assert_eq!(loaded.is_ok(), accepted, "{name}");
+        }
     }
 
     #[test]

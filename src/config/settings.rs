@@ -221,6 +221,11 @@ section! {
 section! {
     /// What computes.
     pub struct DeviceSettings at "device" {
+        /// `auto` (the first CUDA device where this build knows CUDA and one answers, else the CPU),
+        /// `cpu`, `cuda` or `cuda:N`.
+        pub name: String = "auto".to_owned();
+        /// What the U-Net computes in: `f32`, or on CUDA `f16` or `bf16`. Trained weights are f32.
+        pub compute_type: String = "f32".to_owned();
         /// Threads that compute. Unset: one a core.
         pub threads: Option<usize> = None, example "8";
         /// Most bytes that the process may take while it erases. To stay below, it computes parts of

@@ -12,7 +12,7 @@ use std::{
 use tracing_subscriber::EnvFilter;
 use url::Url;
 
-use super::{ConfigViolation, ModelSettings, Origin, Settings};
+use super::{ConfigViolation, DeviceSettings, ModelSettings, Origin, Settings};
 
 /// Where models and results may lie.
 const SCHEMES: [&str; 4] = ["file", "s3", "gs", "az"];
@@ -29,6 +29,7 @@ pub(super) fn validate(settings: &Settings) -> Vec<ConfigViolation> {
     durations(settings, &mut found);
     storage(settings, &mut found);
     models(&settings.models, &mut found);
+    device(&settings.device, &mut found);
     let level = &settings.log.level;
     if let Err(error) = EnvFilter::try_new(level) {
         let remedy = "give error, warn, info, debug or trace, or directives";
@@ -110,6 +111,26 @@ fn exposure(settings: &Settings, found: &mut Found) {
     }
     if server.data_dir.as_os_str().is_empty() {
         found.add("server.data_dir", "\"\"", "is empty", "name a folder");
+    }
+}
+
+/// Whether the device answers is seen when it is opened.
+fn device(device: &DeviceSettings, found: &mut Found) {
+    let name = device.name.as_str();
+    let number = name.strip_prefix("cuda:").map(str::parse::<usize>);
+    if !(["auto", "cpu", "cuda"].contains(&name) || matches!(number, Some(Ok(_)))) {
+        let remedy = "give auto, cpu, cuda or cuda:N";
+        found.add("device.name", format!("{name:?}"), "is no device", remedy);
+    }
+    let compute_type = device.compute_type.as_str();
+    if !["f32", "f16", "bf16"].contains(&compute_type) {
+        let remedy = "give f32, f16 or bf16";
+        let value = format!("{compute_type:?}");
+        found.add("device.compute_type", value, "is no type to compute in", remedy);
+    } else if name == "cpu" && compute_type != "f32" {
+        let remedy = "give f32, or a CUDA device as device.name";
+        let value = format!("{compute_type:?}");
+        found.add("device.compute_type", value, "is not what a CPU computes in", remedy);
     }
 }
 

@@ -5,7 +5,7 @@ use std::num::NonZeroUsize;
 use candle_core::{DType, Device, Tensor};
 
 use super::{
-    Drawn, EngineError, Pipeline, RunContext,
+    Compute, ComputeSettings, Drawn, EngineError, Pipeline, RunContext,
     checkpoint::read_edited,
     generate, judge, score,
     unlearn::{self, ErasedCheckpoint},
@@ -29,8 +29,7 @@ impl CandleEngine {
     /// Reads a model onto the best device that this build knows: CUDA where it is compiled in and
     /// there, else the CPU.
     pub fn load(files: &dyn ModelFiles, variant: Option<&str>) -> Result<Self, EngineError> {
-        let device = Device::cuda_if_available(0)?;
-        Ok(Self { pipeline: Pipeline::load(files, variant, &device)?, memory_limit: None })
+        Self::load_on(files, variant, &ComputeSettings::default().open()?)
     }
 
     /// The same model, whose erasures keep the process within so many bytes. Their results are the
@@ -41,10 +40,18 @@ impl CandleEngine {
         Self { memory_limit, ..self }
     }
 
-    /// Adds two numbers on the device that [`CandleEngine::load`] would take: whether it works.
-    pub fn check_device() -> Result<(), EngineError> {
-        let device = Device::cuda_if_available(0)?;
-        let one = Tensor::ones(1, DType::F32, &device)?;
+    /// Reads a model onto a device.
+    pub fn load_on(
+        files: &dyn ModelFiles,
+        variant: Option<&str>,
+        compute: &Compute,
+    ) -> Result<Self, EngineError> {
+        Ok(Self { pipeline: Pipeline::load(files, variant, compute)?, memory_limit: None })
+    }
+
+    /// Adds two numbers on a device: whether it works.
+    pub fn check_device(compute: &Compute) -> Result<(), EngineError> {
+        let one = Tensor::ones(1, DType::F32, &compute.device)?;
         (&one + &one)?.to_vec1::<f32>()?;
         Ok(())
     }
@@ -72,8 +79,8 @@ impl CandleEngine {
         reader: Box<dyn ReadSeek>,
         length: u64,
     ) -> Result<Self, EngineError> {
-        let (base, device) = (&self.pipeline.unet_tensors, &self.pipeline.device);
-        let tensors = read_edited(file, reader, length, base, device)?;
+        let base = &self.pipeline.unet_tensors;
+        let tensors = read_edited(file, reader, length, base, &Device::Cpu)?;
         Ok(Self { pipeline: self.pipeline.with_unet(tensors)?, ..*self })
     }
 

@@ -1,6 +1,9 @@
 //! What can go wrong with tensors, by meaning for the caller.
 
-use super::state::StateError;
+use super::{
+    device::{ComputeType, DeviceChoice},
+    state::StateError,
+};
 use crate::spec::{FileError, SpecError};
 
 /// Why the engine could not do its work.
@@ -12,6 +15,26 @@ pub enum EngineError {
     /// A file of the model could not be opened.
     #[error(transparent)]
     File(#[from] FileError),
+
+    // Devices.
+    /// The device that was asked for is not there.
+    #[error("cannot compute on {asked}: {problem}; {remedy}")]
+    NoDevice {
+        /// What was asked for.
+        asked: DeviceChoice,
+        /// Why not.
+        problem: String,
+        /// What to do.
+        remedy: &'static str,
+    },
+    /// The CPU has no arithmetic of 16 bits.
+    #[error(
+        "the CPU computes in f32 alone, not in {asked}; choose the compute type f32, or a CUDA device"
+    )]
+    UnsupportedComputeType {
+        /// What was asked for.
+        asked: ComputeType,
+    },
 
     // Model folders.
     /// A part of the pipeline has no weights in a format we read.

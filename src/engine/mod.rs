@@ -3,6 +3,7 @@
 mod candle_engine;
 pub mod checkpoint;
 mod denoise;
+mod device;
 mod error;
 mod generate;
 pub mod judge;
@@ -17,6 +18,7 @@ mod state;
 mod unlearn;
 
 pub use candle_engine::CandleEngine;
+pub use device::{Compute, ComputeSettings, ComputeType, DeviceChoice};
 pub use error::EngineError;
 pub use generate::Drawn;
 pub use pipeline::Pipeline;

@@ -2,15 +2,15 @@
 
 use std::sync::Arc;
 
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 
 use super::{
-    EngineError,
+    Compute, EngineError,
     checkpoint::{StoredTensors, read_component, read_large_component, read_text},
     judge::Judges,
     model::{
-        ClipTextConfig, ClipTextModel, ClipTokenizer, Thrift, Unet, UnetConfig, Vae, VaeConfig,
-        Weights,
+        ClipTextConfig, ClipTextModel, ClipTokenizer, Origin, Thrift, Unet, UnetConfig, Vae,
+        VaeConfig, Weights,
     },
     schedule::Ddim,
 };
@@ -22,11 +22,17 @@ use crate::spec::{ModelFiles, SpecError, Vocabulary};
 pub struct Pipeline {
     /// Where it came from, for messages.
     pub location: String,
-    /// Where the tensors lie.
+    /// Where the networks lie.
     pub device: Device,
-    /// The U-Net's weights by name.
+    /// What the U-Net computes in; everything else is f32.
+    pub unet_dtype: DType,
+    /// The U-Net's weights by name, in host memory as f32: what digests, trained weights and results
+    /// start from, whatever the network computes in.
     pub unet_tensors: Arc<StoredTensors>,
-    /// The denoiser over `unet_tensors`.
+    /// The same on the device, as the network computes with them; shares `unet_tensors` where that
+    /// is the CPU.
+    pub unet_weights: Arc<StoredTensors>,
+    /// The denoiser over `unet_weights`.
     pub unet: Arc<Unet>,
     /// Between pictures and latents.
     pub vae: Arc<Vae>,
@@ -49,8 +55,9 @@ impl Pipeline {
     pub fn load(
         files: &dyn ModelFiles,
         variant: Option<&str>,
-        device: &Device,
+        compute: &Compute,
     ) -> Result<Self, EngineError> {
+        let device = &compute.device;
         let location = files.location().to_owned();
         let config_of = |component: &str, name: &str| {
             let path = format!("{component}/{name}");
@@ -101,8 +108,9 @@ impl Pipeline {
         }
         let vocabulary = read_vocabulary(files)?;
 
-        let unet_tensors = read_large_component(files, "unet", variant, device)?;
-        let unet = Unet::new(&Weights::frozen(&unet_tensors), &unet_config)?;
+        let unet_tensors = read_large_component(files, "unet", variant, &Device::Cpu)?;
+        let unet_weights = unet_tensors.placed(device, compute.dtype, None)?;
+        let unet = Unet::new(&Weights::frozen(&unet_weights), &unet_config)?;
         let vae_tensors = read_component(files, "vae", variant, device)?;
         let vae = Vae::new(&Weights::frozen(&vae_tensors), &vae_config)?;
         let text_tensors = read_component(files, "text_encoder", variant, device)?;
@@ -114,7 +122,9 @@ impl Pipeline {
         Ok(Self {
             location,
             device: device.clone(),
+            unet_dtype: compute.dtype,
             unet_tensors: Arc::new(unet_tensors),
+            unet_weights: Arc::new(unet_weights),
             unet: Arc::new(unet),
             vae: Arc::new(vae),
             text_encoder: Arc::new(text_encoder),
@@ -126,15 +136,28 @@ impl Pipeline {
         })
     }
 
-    /// The same pipeline with another U-Net of the same architecture.
+    /// What the U-Net in memory was made of.
+    pub fn unet_origin(&self) -> Origin<'_> {
+        Origin { read: &self.unet_tensors, placed: &self.unet_weights }
+    }
+
+    /// The same pipeline with another U-Net of the same architecture, whose tensors lie in host
+    /// memory; those that are this pipeline's own are not moved again.
     pub fn with_unet(&self, tensors: StoredTensors) -> Result<Self, EngineError> {
-        let unet = Unet::new(&Weights::frozen(&tensors), self.unet.config())?;
-        Ok(Self { unet: Arc::new(unet), unet_tensors: Arc::new(tensors), ..self.clone() })
+        let here = (&*self.unet_tensors, &*self.unet_weights);
+        let weights = tensors.placed(&self.device, self.unet_dtype, Some(here))?;
+        let unet = Unet::new(&Weights::frozen(&weights), self.unet.config())?;
+        Ok(Self {
+            unet: Arc::new(unet),
+            unet_tensors: Arc::new(tensors),
+            unet_weights: Arc::new(weights),
+            ..self.clone()
+        })
     }
 
     /// The same pipeline, whose U-Net saves memory at the cost of time.
     pub(super) fn with_thrift(&self, thrift: Thrift) -> Result<Self, EngineError> {
-        let unet = Unet::new(&Weights::frozen(&self.unet_tensors), self.unet.config())?;
+        let unet = Unet::new(&Weights::frozen(&self.unet_weights), self.unet.config())?;
         Ok(Self { unet: Arc::new(unet.with_thrift(thrift)), ..self.clone() })
     }
 

@@ -9,7 +9,10 @@ use std::{
 
 use super::PlanEstimate;
 use crate::{
-    engine::{self, CandleEngine, Drawn, EngineError, ErasedCheckpoint, RunContext},
+    engine::{
+        self, CandleEngine, Compute, ComputeSettings, Drawn, EngineError, ErasedCheckpoint,
+        RunContext,
+    },
     outcome::{JudgeReport, Saving, TimestepScores, TrainingLog},
     spec::{
         GenerateSpec, JudgeSpec, Method, ModelFiles, ReadSeek, ScoreSpec, UnlearnSpec, Vocabulary,
@@ -105,18 +108,43 @@ pub trait DeviceEngine: Sized {
     ) -> io::Result<()>;
 }
 
-/// The real thing: candle on the best device that this build knows.
-#[derive(Debug, Clone, Copy, Default)]
+/// The real thing: candle, by default on the best device that this build knows.
+#[derive(Debug, Default)]
 pub struct CandleSource {
-    /// Bytes that the process may take while it erases; none where there is no limit.
-    pub memory_limit: Option<u64>,
+    settings: ComputeSettings,
+    /// The device once it was opened: tensors that come together must be of one and the same.
+    compute: Option<Compute>,
+    memory_limit: Option<u64>,
+}
+
+impl CandleSource {
+    /// Engines on a device.
+    pub fn new(settings: ComputeSettings) -> Self {
+        Self { settings, compute: None, memory_limit: None }
+    }
+
+    /// The same, whose processes may take so many bytes while they erase; none where there is no
+    /// limit.
+    #[must_use]
+    pub fn with_memory_limit(self, memory_limit: Option<u64>) -> Self {
+        Self { memory_limit, ..self }
+    }
+
+    fn compute(&mut self) -> Result<&Compute, EngineError> {
+        let opened = match self.compute.take() {
+            Some(compute) => compute,
+            None => self.settings.open()?,
+        };
+        Ok(self.compute.insert(opened))
+    }
 }
 
 impl EngineSource for CandleSource {
     type Engine = CandleEngine;
 
     fn load(&mut self, files: &dyn ModelFiles) -> Result<CandleEngine, EngineError> {
-        Ok(CandleEngine::load(files, None)?.with_memory_limit(self.memory_limit))
+        let engine = CandleEngine::load_on(files, None, self.compute()?)?;
+        Ok(engine.with_memory_limit(self.memory_limit))
     }
 
     fn plan(
@@ -149,7 +177,9 @@ impl EngineSource for CandleSource {
     }
 
     fn check(&mut self) -> Result<(), EngineError> {
-        CandleEngine::check_device()
+        // After a fault the old one may be past use.
+        self.compute = None;
+        CandleEngine::check_device(self.compute()?)
     }
 }
 

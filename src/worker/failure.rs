@@ -16,6 +16,10 @@ pub fn engine_failure(error: &EngineError) -> Failure {
     match error {
         EngineError::Spec(error) => spec_failure(error),
         EngineError::File(error) => file_failure(error),
+        EngineError::NoDevice { asked, .. } => of(Reason::DeviceFault).with("device", asked),
+        EngineError::UnsupportedComputeType { asked } => {
+            of(Reason::DeviceFault).with("computeType", asked)
+        }
         EngineError::MissingWeights { component, looked_for, .. } => {
             of(Reason::DamagedModel).with("component", component).with("lookedFor", looked_for)
         }

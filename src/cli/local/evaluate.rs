@@ -30,7 +30,8 @@ pub(in crate::cli) fn run<E: LocalEngine>(
     for file in std::iter::once(out).chain(arguments.sheet.as_deref()) {
         check_target(file)?;
     }
-    let base = LocalModel::<E>::open(&arguments.base, None)?.engine;
+    let compute = arguments.model.compute.settings().open()?;
+    let base = LocalModel::<E>::open(&arguments.base, None, &compute)?.engine;
     let vocabulary = arguments.vocabulary.words(base.vocabulary())?;
     let mut spec = JudgeSpec::new(concept, vocabulary);
     spec.seed = arguments.seed;
@@ -39,7 +40,7 @@ pub(in crate::cli) fn run<E: LocalEngine>(
     spec.steps = arguments.steps.map_or(spec.steps, |given| given as usize);
     spec.guidance_scale = arguments.guidance_scale.unwrap_or(spec.guidance_scale);
     spec.validate()?;
-    let edited = LocalModel::<E>::open(name, arguments.model.variant.as_deref())?.engine;
+    let edited = LocalModel::<E>::open(name, arguments.model.variant.as_deref(), &compute)?.engine;
     let (judged, _) = session.work(|context| base.judge(&spec, &edited, context))?;
     let report = EvaluationReport {
         headline: Headline::of(&judged.verdicts),

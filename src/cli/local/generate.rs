@@ -36,7 +36,8 @@ pub(in crate::cli) fn run<E: LocalEngine>(
     };
     spec.validate()?;
     check_target(out)?;
-    let engine = LocalModel::<E>::open(name, arguments.model.variant.as_deref())?.engine;
+    let compute = arguments.model.compute.settings().open()?;
+    let engine = LocalModel::<E>::open(name, arguments.model.variant.as_deref(), &compute)?.engine;
     let mut pictures = Vec::new();
     let mut hand_over = |drawn| {
         if let Drawn::Picture { picture, .. } = drawn {

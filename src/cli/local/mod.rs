@@ -9,7 +9,7 @@ pub(super) mod unlearn;
 use super::CliError;
 use crate::{
     artifacts::open_model,
-    engine::{CandleEngine, EngineError},
+    engine::{CandleEngine, Compute, EngineError},
     spec::ModelFiles,
     worker::DeviceEngine,
 };
@@ -23,9 +23,13 @@ pub(super) struct LocalModel<E> {
 
 impl<E: LocalEngine> LocalModel<E> {
     /// Opens and loads a folder or a built-in model.
-    pub(super) fn open(location: &str, variant: Option<&str>) -> Result<Self, CliError> {
+    pub(super) fn open(
+        location: &str,
+        variant: Option<&str>,
+        compute: &Compute,
+    ) -> Result<Self, CliError> {
         let files = open_model(location)?;
-        let engine = E::load(files.as_ref(), variant)?;
+        let engine = E::load(files.as_ref(), variant, compute)?;
         Ok(Self { files, engine })
     }
 }
@@ -33,7 +37,11 @@ impl<E: LocalEngine> LocalModel<E> {
 /// What the verbs ask of an engine beside what a worker asks.
 pub(super) trait LocalEngine: DeviceEngine {
     /// Reads the weights.
-    fn load(files: &dyn ModelFiles, variant: Option<&str>) -> Result<Self, EngineError>;
+    fn load(
+        files: &dyn ModelFiles,
+        variant: Option<&str>,
+        compute: &Compute,
+    ) -> Result<Self, EngineError>;
     /// The same model, whose erasures take no more memory than a limit.
     #[must_use]
     fn with_memory_limit(self, memory_limit: Option<u64>) -> Self;
@@ -42,8 +50,12 @@ pub(super) trait LocalEngine: DeviceEngine {
 }
 
 impl LocalEngine for CandleEngine {
-    fn load(files: &dyn ModelFiles, variant: Option<&str>) -> Result<Self, EngineError> {
-        Self::load(files, variant)
+    fn load(
+        files: &dyn ModelFiles,
+        variant: Option<&str>,
+        compute: &Compute,
+    ) -> Result<Self, EngineError> {
+        Self::load_on(files, variant, compute)
     }
 
     fn with_memory_limit(self, memory_limit: Option<u64>) -> Self {

@@ -36,7 +36,8 @@ pub(in crate::cli) fn run<E: LocalEngine>(
     spec.validate()?;
     let expected = ["scores.json", "scores.png"];
     let mut staging = Staging::create(out, &expected, &session.interrupt)?;
-    let engine = LocalModel::<E>::open(name, arguments.model.variant.as_deref())?.engine;
+    let compute = arguments.model.compute.settings().open()?;
+    let engine = LocalModel::<E>::open(name, arguments.model.variant.as_deref(), &compute)?.engine;
     spec.vocabulary = arguments.vocabulary.words(engine.vocabulary())?;
     spec.validate()?;
     let (scores, _) = session.work(|context| engine.score_timesteps(&spec, context))?;

@@ -37,7 +37,8 @@ pub(in crate::cli) fn run<E: LocalEngine>(
     // Once before the model is opened, so that a slip is told at once.
     spec.validate()?;
     let mut staging = Staging::create(out, &EXPECTED, &session.interrupt)?;
-    let mut base = LocalModel::<E>::open(name, arguments.model.variant.as_deref())?;
+    let compute = arguments.model.compute.settings().open()?;
+    let mut base = LocalModel::<E>::open(name, arguments.model.variant.as_deref(), &compute)?;
     base.engine = base.engine.with_memory_limit(arguments.memory_limit);
     spec.vocabulary = arguments.vocabulary.words(base.engine.vocabulary())?;
     spec.validate()?;

@@ -14,6 +14,10 @@ pub(in crate::cli) fn run(arguments: &EvaluateArguments) -> Result<(), CliError>
         #[cfg(feature = "server")]
         ("--variant", arguments.model.variant.is_some()),
         #[cfg(feature = "server")]
+        arguments.model.compute.given()[0],
+        #[cfg(feature = "server")]
+        arguments.model.compute.given()[1],
+        #[cfg(feature = "server")]
         ("--out", arguments.out.is_some()),
         #[cfg(feature = "server")]
         ("--sheet", arguments.sheet.is_some()),

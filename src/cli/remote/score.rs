@@ -19,6 +19,10 @@ pub(in crate::cli) fn run(arguments: &ScoreArguments) -> Result<(), CliError> {
     let only_local = [
         #[cfg(feature = "server")]
         ("--variant", arguments.model.variant.is_some()),
+        #[cfg(feature = "server")]
+        arguments.model.compute.given()[0],
+        #[cfg(feature = "server")]
+        arguments.model.compute.given()[1],
     ];
     let server = arguments.place.server(&only_local)?;
     let request = request(arguments)?;

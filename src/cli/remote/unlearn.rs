@@ -15,6 +15,10 @@ pub(in crate::cli) fn run(arguments: &UnlearnArguments) -> Result<(), CliError> 
         #[cfg(feature = "server")]
         ("--variant", arguments.model.variant.is_some()),
         #[cfg(feature = "server")]
+        arguments.model.compute.given()[0],
+        #[cfg(feature = "server")]
+        arguments.model.compute.given()[1],
+        #[cfg(feature = "server")]
         ("--out", arguments.out.is_some()),
     ];
     let server = arguments.place.server(&only_local)?;

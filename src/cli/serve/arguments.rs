@@ -49,6 +49,12 @@ pub(in crate::cli) struct ServeArguments {
     /// Serve beyond loopback without TLS or without authentication [server.insecure].
     #[arg(long)]
     pub(super) insecure: bool,
+    /// What computes: auto, cpu, cuda or cuda:N [device.name, default: auto].
+    #[arg(long, value_name = "DEVICE")]
+    pub(super) device: Option<String>,
+    /// What the U-Net computes in: f32, f16 or bf16 [`device.compute_type`, default: f32].
+    #[arg(long, value_name = "TYPE")]
+    pub(super) compute_type: Option<String>,
     /// json or text [log.format, default: json].
     #[arg(long, value_name = "FORMAT")]
     pub(super) log_format: Option<String>,
@@ -80,6 +86,8 @@ impl ServeArguments {
         give("--token-file", "authentication.token_file", self.token_file.clone());
         give("--metrics-listen", "metrics.listen", self.metrics_listen.clone());
         give("--insecure", "server.insecure", self.insecure.then(|| "true".to_owned()));
+        give("--device", "device.name", self.device.clone());
+        give("--compute-type", "device.compute_type", self.compute_type.clone());
         give("--log-format", "log.format", self.log_format.clone());
         give("--log-level", "log.level", self.log_level.clone());
         Sources { file: self.config.clone(), environment: Vec::new(), flags }

@@ -18,7 +18,7 @@ pub use write::{CheckpointWriteError, write_safetensors};
 
 use std::{collections::BTreeMap, fmt::Write};
 
-use candle_core::{DType, Tensor};
+use candle_core::{DType, Device, Tensor};
 use sha2::{Digest, Sha256};
 
 /// Numbers that are turned into bytes for a digest at a time: a tensor may be of a hundred megabytes.
@@ -27,7 +27,8 @@ const HASHED_AT_ONCE: usize = 1 << 18;
 /// A tensor, with what is needed to name it in an error and to write it back as it was.
 #[derive(Debug, Clone)]
 pub struct StoredTensor {
-    /// On the engine's device; f32 but for some of [`read_large_component`]'s.
+    /// f32 in host memory, but for some of [`read_large_component`]'s, or what
+    /// [`StoredTensors::placed`] made of it.
     pub tensor: Tensor,
     /// The file that held it, as `folder/unet/file.safetensors`.
     pub file: String,
@@ -48,6 +49,38 @@ impl StoredTensors {
     /// Numbers of all tensors.
     pub fn numbers(&self) -> u64 {
         self.tensors.values().map(|stored| stored.tensor.elem_count() as u64).sum()
+    }
+
+    /// The same tensors on a device, as a network computes with them: what has two axes or more in
+    /// `dtype`, vectors (biases, norms) in f32.
+    ///
+    /// `before` are tensors in host memory and what was made of them: a tensor that is one of those
+    /// shares it.
+    pub(in crate::engine) fn placed(
+        &self,
+        device: &Device,
+        dtype: DType,
+        before: Option<(&Self, &Self)>,
+    ) -> candle_core::Result<Self> {
+        if device.is_cpu() && dtype == DType::F32 {
+            return Ok(self.clone());
+        }
+        let shared = |name: &String, tensor: &Tensor| {
+            let (origin, placed) = before?;
+            let is_same = origin.tensors.get(name)?.tensor.id() == tensor.id();
+            placed.tensors.get(name).filter(|_| is_same).map(|placed| placed.tensor.clone())
+        };
+        let tensors = self.tensors.iter().map(|(name, stored)| {
+            let tensor = match shared(name, &stored.tensor) {
+                Some(tensor) => tensor,
+                None if stored.tensor.rank() < 2 => stored.tensor.to_device(device)?,
+                // Converted here, so that half as much is moved.
+                None => stored.tensor.to_dtype(dtype)?.to_device(device)?,
+            };
+            Ok((name.clone(), StoredTensor { tensor, ..stored.clone() }))
+        });
+        let tensors = tensors.collect::<candle_core::Result<_>>()?;
+        Ok(Self { location: self.location.clone(), tensors })
     }
 
     /// SHA-256, hexadecimal, of every tensor's name, shape and values as little-endian f32, in order

@@ -18,4 +18,4 @@ pub use segments::Thrift;
 pub use tokenizer::ClipTokenizer;
 pub use unet::Unet;
 pub use vae::{LatentDistribution, Vae};
-pub use weights::{Scoped, Weights};
+pub use weights::{Origin, Scoped, Weights};

@@ -1,6 +1,6 @@
 //! The denoiser.
 
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 
 use super::{
     UnetConfig, Weights,
@@ -21,6 +21,8 @@ use crate::engine::{
 pub struct Unet {
     config: UnetConfig,
     thrift: Thrift,
+    /// What activations are held in.
+    dtype: DType,
     conv_in: Conv2d,
     time_linear_1: Linear,
     time_linear_2: Linear,
@@ -111,6 +113,7 @@ impl Unet {
             conv_out: Conv2d::new(&w.at("conv_out"), Conv2dSize::same(first, config.out_channels))?,
             config: config.clone(),
             thrift: Thrift::default(),
+            dtype: w.compute_type(),
         };
         w.finish(|_| false)?;
         Ok(unet)
@@ -141,6 +144,13 @@ impl Unet {
     /// The architecture.
     pub fn config(&self) -> &UnetConfig {
         &self.config
+    }
+
+    /// What the prediction's gradient must be multiplied by on its way in, and the variables'
+    /// gradients divided by when it has come out: in `f16` small ones would vanish.
+    pub fn gradient_scale(&self) -> f64 {
+        // A power of two changes no digit. Gradients of a mean over a latent start at about 1e-4.
+        if self.dtype == DType::F16 { 1024.0 } else { 1.0 }
     }
 
     /// Predicts noise (or velocity, as the scheduler's config says). Keeps nothing for gradients.
@@ -181,11 +191,14 @@ impl Unet {
             self.config.freq_shift,
             sample.tensor().device(),
         )?;
-        let (embedding, text) = (sample.alike(&embedding), sample.alike(text));
+        // Latents, hidden states and the embedding come in f32, and the prediction leaves as that.
+        let text = &ops::cast(&sample.alike(text), self.dtype)?;
+        let embedding = ops::cast(&sample.alike(&embedding), self.dtype)?;
+        let sample = &ops::cast(sample, self.dtype)?;
         let time =
             self.time_linear_2.forward(&ops::silu(&self.time_linear_1.forward(&embedding)?)?)?;
         let activated_time = ops::silu(&time)?;
-        let conditioning = Conditioning { activated_time: &activated_time, text: &text };
+        let conditioning = Conditioning { activated_time: &activated_time, text };
 
         let mut x = self.conv_in.forward(sample)?;
         let mut skips = vec![x.clone()];
@@ -196,7 +209,8 @@ impl Unet {
         for block in &self.up_blocks {
             x = block.forward(x, conditioning, &mut skips)?;
         }
-        self.conv_out.forward(&self.conv_norm_out.forward(&x)?)
+        let output = self.conv_out.forward(&self.conv_norm_out.forward(&x)?)?;
+        ops::cast(&output, DType::F32)
     }
 }
 

@@ -63,6 +63,14 @@ impl<'a> Weights<'a> {
             .is_some_and(|(n, _)| n.starts_with(&prefix))
     }
 
+    /// What the component computes in: in host memory f32, whatever its tensors are held in; elsewhere
+    /// what those of two axes and more are held in, but for variables, which are f32 always.
+    pub fn compute_type(&self) -> DType {
+        let there = self.stored.tensors.values().filter(|stored| !stored.tensor.device().is_cpu());
+        let mut types = there.map(|stored| stored.tensor.dtype());
+        types.find(|dtype| *dtype != DType::F32).unwrap_or(DType::F32)
+    }
+
     /// Takes a tensor of a known shape, as a variable where it is one.
     pub fn traced(&self, name: &str, shape: &[usize]) -> Result<Traced, EngineError> {
         let frozen = self.take(name, shape)?;
@@ -115,6 +123,22 @@ impl<'a> Weights<'a> {
     }
 }
 
+/// A network's tensors as they were read, and as it computes with them.
+#[derive(Debug, Clone, Copy)]
+pub struct Origin<'a> {
+    /// f32 in host memory.
+    pub read: &'a StoredTensors,
+    /// On the device, made of `read` by [`StoredTensors::placed`].
+    pub placed: &'a StoredTensors,
+}
+
+impl<'a> Origin<'a> {
+    /// Of tensors that are computed with as they were read.
+    pub fn plain(stored: &'a StoredTensors) -> Self {
+        Self { read: stored, placed: stored }
+    }
+}
+
 /// The trainable copies of the tensors in a scope: f32 masters, in name order.
 #[derive(Debug)]
 pub struct Scoped {
@@ -132,14 +156,21 @@ impl Scoped {
         }
     }
 
-    /// Copies every tensor in scope into a variable of its own.
+    /// Copies every tensor in scope into a variable of its own, where it lies.
     pub fn new(stored: &StoredTensors, scope: &Scope) -> Result<Self, EngineError> {
-        Self::check(stored, scope)?;
+        Self::of(Origin::plain(stored), scope)
+    }
+
+    /// Copies every tensor in scope, as it was read, into a variable on the device.
+    pub fn of(origin: Origin<'_>, scope: &Scope) -> Result<Self, EngineError> {
+        Self::check(origin.read, scope)?;
         let mut variables = BTreeMap::new();
-        for (name, stored) in &stored.tensors {
+        for (name, stored) in &origin.read.tensors {
             if scope.contains(name) {
+                let device = origin.placed.tensors.get(name).map(|placed| placed.tensor.device());
+                let there = stored.tensor.to_device(device.unwrap_or(stored.tensor.device()))?;
                 // Copies, though its name does not say so.
-                let variable = Var::from_tensor(&stored.tensor.to_dtype(DType::F32)?)?;
+                let variable = Var::from_tensor(&there.to_dtype(DType::F32)?)?;
                 variables.insert(name.clone(), variable);
             }
         }

@@ -8,10 +8,10 @@
 use candle_core::{D, Result, Shape, Tensor};
 
 use super::buffer::Buffer;
-use super::cpu;
 use super::exponential::{normal, normal_density, sigmoid};
 use super::fresh;
 use super::traced::Traced;
+use super::{cpu, cuda};
 
 /// `x · sigmoid(x)`.
 pub fn silu(x: &Traced) -> Result<Traced> {
@@ -33,6 +33,9 @@ pub fn quick_gelu(x: &Traced) -> Result<Traced> {
 /// # Shapes
 /// `[…, 2 n]` to `[…, n]`.
 pub fn geglu(x: &Traced) -> Result<Traced> {
+    if cuda::is_fast(&[x.tensor()]) {
+        return cuda::geglu(x);
+    }
     let half = x.tensor().dim(D::Minus1)? / 2;
     if !cpu::is_fast(&[x.tensor()]) || half * 2 != x.tensor().dim(D::Minus1)? {
         return Traced::by_candle(&[x], |t| geglu_reference(&t[0]));
@@ -49,6 +52,9 @@ pub fn geglu(x: &Traced) -> Result<Traced> {
 }
 
 fn apply(x: &Traced, activation: Activation) -> Result<Traced> {
+    if cuda::is_fast(&[x.tensor()]) {
+        return cuda::activation(x, activation);
+    }
     if !cpu::is_fast(&[x.tensor()]) {
         return Traced::by_candle(&[x], move |t| activation.reference(&t[0]));
     }
@@ -68,16 +74,16 @@ pub(super) fn geglu_reference(x: &Tensor) -> Result<Tensor> {
 /// CLIP's constant.
 const QUICK: f32 = 1.702;
 
-/// An activation of each value on its own.
+/// An activation of each value on its own; the numbers are those of CUDA's kernel.
 #[derive(Debug, Clone, Copy)]
-enum Activation {
-    Silu,
-    GeluErf,
-    QuickGelu,
+pub(super) enum Activation {
+    Silu = 0,
+    GeluErf = 1,
+    QuickGelu = 2,
 }
 
 impl Activation {
-    fn reference(self, x: &Tensor) -> Result<Tensor> {
+    pub(super) fn reference(self, x: &Tensor) -> Result<Tensor> {
         match self {
             Self::Silu => x.silu(),
             Self::GeluErf => x.gelu_erf(),

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use candle_core::{CpuStorage, DType, InplaceOp2, InplaceOp3, Layout, Result, Tensor, Var, bail};
 use rayon::prelude::*;
 
-use super::cpu;
+use super::{cpu, cuda};
 
 /// Keeps the step finite where all gradients were zero.
 const EPS: f64 = 1e-8;
@@ -130,6 +130,11 @@ impl Update {
         let Moments { mean, square } = moments;
         let AdamSettings { mean_decay, square_decay } = self.settings;
         let gradient = gradient.detach().to_dtype(DType::F32)?.contiguous()?;
+        if cuda::is_fast(&[variable]) && variable.dtype() == DType::F32 {
+            let Self { rate, root, .. } = self;
+            let step = cuda::AdamStep { mean_decay, square_decay, rate, root, eps: EPS };
+            return cuda::adam(variable, &gradient, [mean, square], step);
+        }
         let fast = cpu::is_fast(&[variable, mean, square])
             && [variable.as_tensor(), mean, square].iter().all(|tensor| tensor.is_contiguous());
         if fast {

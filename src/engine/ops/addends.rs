@@ -8,7 +8,9 @@
 
 use candle_core::{Result, Shape, Tensor, bail};
 
+use super::arrangement::plus;
 use super::cpu::{self, Values};
+use super::cuda;
 use super::fresh::{self, Fresh};
 use super::traced::Traced;
 
@@ -116,6 +118,24 @@ impl<'a> Addends<'a> {
                 }
             }),
         }
+    }
+}
+
+impl Addends<'_> {
+    /// Adds all but the bias to a result, in passes of their own.
+    pub(super) fn added_to(self, y: Traced) -> Result<Traced> {
+        let y = match self.shift {
+            Some(shift) => cuda::add_to_channels(&y, shift)?,
+            None => y,
+        };
+        let Some(residual) = self.residual else {
+            return Ok(y);
+        };
+        let sum = plus(y.tensor(), residual.tensor())?;
+        let followed = [y.is_followed(), residual.is_followed()];
+        Ok(Traced::result(sum, &[&y, residual], move |gradient| {
+            Ok(followed.map(|followed| followed.then(|| gradient.clone())).into())
+        }))
     }
 }
 

@@ -8,9 +8,10 @@
 use candle_core::{DType, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
-use super::cpu::{self, Values};
+use super::cpu::Values;
 use super::fresh;
 use super::traced::Traced;
+use super::{cpu, cuda};
 
 /// `a + b` of one shape.
 pub(super) fn plus(a: &Tensor, b: &Tensor) -> Result<Tensor> {
@@ -56,6 +57,9 @@ pub fn total(parts: &[Tensor]) -> Result<Tensor> {
 
 /// The sum of the squares of all values.
 pub fn sum_of_squares(x: &Tensor) -> Result<f64> {
+    if cuda::is_fast(&[x]) {
+        return Ok(cuda::squares(&[x])?.into_iter().sum());
+    }
     if !cpu::is_fast(&[x]) {
         return Ok(f64::from(x.sqr()?.sum_all()?.to_dtype(DType::F32)?.to_scalar::<f32>()?));
     }
@@ -66,6 +70,14 @@ pub fn sum_of_squares(x: &Tensor) -> Result<f64> {
         #[inline(always)]
         || super::exponential::sum(x, |x| x * x),
     )))
+}
+
+/// [`sum_of_squares`] of each, which takes a device one answer and not one a tensor.
+pub fn sums_of_squares(tensors: &[&Tensor]) -> Result<Vec<f64>> {
+    if cuda::is_fast(tensors) {
+        return cuda::squares(tensors);
+    }
+    tensors.par_iter().map(|tensor| sum_of_squares(tensor)).collect()
 }
 
 /// Joins two tensors along their second axis.

@@ -12,6 +12,7 @@ use rayon::prelude::*;
 
 use super::buffer::Buffer;
 use super::cpu::{self, Values};
+use super::cuda;
 use super::exponential::{exp, largest, sum, sum_pairs};
 use super::fresh;
 use super::product::{self, Matrices};
@@ -33,6 +34,9 @@ pub fn attention(
 ) -> Result<Traced> {
     let arguments = [query, key, value];
     let tensors = arguments.map(Traced::tensor);
+    if cuda::is_fast(&tensors) {
+        return cuda::attention(query, key, value, heads, mask);
+    }
     let mask = mask.map(|mask| mask.detach().contiguous()).transpose()?;
     if !cpu::is_fast(&tensors) || mask.as_ref().is_some_and(|mask| !cpu::is_fast(&[mask])) {
         return Traced::by_candle(&arguments, move |t| {

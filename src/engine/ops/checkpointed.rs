@@ -123,7 +123,7 @@ mod tests {
             let mut gradients = y.backward(values(&[3, 5], 3)).unwrap();
             bytes(&gradients.take(&variable).unwrap())
         };
-        let plain = inner(&[inner(&[x.clone()]).unwrap()]).unwrap();
+        let plain = inner(&[inner(std::slice::from_ref(&x)).unwrap()]).unwrap();
         assert_eq!(gradient(checkpointed(&[&x], outer).unwrap()), gradient(plain));
     }
 
@@ -156,7 +156,7 @@ mod tests {
                 let held = Arc::clone(&held);
                 let y = (inputs[0].tensor() * 2.0)?;
                 Ok(Traced::result(y, &[&inputs[0]], move |gradient: &Tensor| {
-                    let _held = held;
+                    drop(held);
                     Ok(vec![Some((gradient * 2.0)?)])
                 }))
             })

@@ -6,6 +6,7 @@ use candle_core::{Result, Shape, Tensor, bail};
 use super::addends::{self, Addends};
 use super::columns::{Extents, Span};
 use super::cpu::{self, Values};
+use super::cuda;
 use super::linear;
 use super::product::{self, Matrices};
 use super::traced::Traced;
@@ -34,6 +35,9 @@ pub fn conv2d(
     let arguments: Vec<&Traced> = [x, weight].into_iter().chain(addends.given()).collect();
     let tensors: Vec<&Tensor> = arguments.iter().map(|argument| argument.tensor()).collect();
     let added = addends.followed();
+    if cuda::is_fast(&tensors) {
+        return addends.added_to(cuda::conv2d(x, weight, addends.bias, geometry)?);
+    }
     if !linear::is_fast(&tensors) {
         let given = added.map(|addend| addend.is_some());
         return Traced::by_candle(&arguments, move |t| conv2d_reference(t, given, geometry));

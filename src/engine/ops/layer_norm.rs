@@ -3,10 +3,10 @@
 use candle_core::{D, Result, Tensor, bail};
 use rayon::prelude::*;
 
-use super::cpu;
 use super::exponential::{moments, sum_pairs};
 use super::fresh;
 use super::traced::Traced;
+use super::{cpu, cuda};
 
 /// Normalises the last axis, scales and shifts it.
 ///
@@ -15,6 +15,9 @@ use super::traced::Traced;
 pub fn layer_norm(x: &Traced, weight: &Traced, bias: &Traced, eps: f64) -> Result<Traced> {
     let arguments = [x, weight, bias];
     let tensors = arguments.map(Traced::tensor);
+    if cuda::is_fast(&tensors) {
+        return cuda::layer_norm(x, weight, bias, eps);
+    }
     if !cpu::is_fast(&tensors) {
         let reference = move |t: &[Tensor]| layer_norm_reference(&t[0], &t[1], &t[2], eps);
         return Traced::by_candle(&arguments, reference);

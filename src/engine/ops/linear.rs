@@ -3,10 +3,10 @@
 use candle_core::{Result, Shape, Tensor, bail};
 
 use super::addends::{self, Addends};
-use super::cpu;
 use super::product::{self, Columns, Matrices};
 use super::traced::Traced;
 use super::weight::Weight;
+use super::{cpu, cuda};
 
 /// `x · weightᵀ` and what is added to it.
 ///
@@ -16,6 +16,9 @@ pub fn linear(x: &Traced, weight: &Traced, addends: Addends<'_>) -> Result<Trace
     let arguments: Vec<&Traced> = [x, weight].into_iter().chain(addends.given()).collect();
     let tensors: Vec<&Tensor> = arguments.iter().map(|argument| argument.tensor()).collect();
     let added = addends.followed();
+    if cuda::is_fast(&tensors) {
+        return addends.added_to(cuda::linear(x, weight, addends.bias)?);
+    }
     if !is_fast(&tensors) {
         let given = added.map(|addend| addend.is_some());
         return Traced::by_candle(&arguments, move |t| linear_reference(t, given));

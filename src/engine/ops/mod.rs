@@ -2,10 +2,10 @@
 //! a finite-difference test.
 //!
 //! Arguments and results are [`Traced`]: tensors that know which variables had a part in them. For
-//! `f32` in host memory each operation has a fast form, whose gradients are computed for the
-//! arguments that are followed and no others; elsewhere it is composed of tensor operations that
-//! candle differentiates, against which the fast form is tested. Weights that no gradient is wanted
-//! for may also lie there in half precision.
+//! `f32` in host memory, and for `f32`, `f16` and `bf16` on CUDA devices (`cuda`), each operation has
+//! a fast form, whose gradients are computed for the arguments that are followed and no others;
+//! elsewhere it is composed of tensor operations that candle differentiates, against which the fast
+//! forms are tested. In host memory, weights that no gradient is wanted for may lie in half precision.
 //!
 //! One environment variable matters to speed, and to no result: with `CANDLE_NUM_THREADS=1` candle,
 //! which does what is left over, adds and multiplies large tensors on the calling thread; otherwise
@@ -21,6 +21,7 @@ mod checkpointed;
 mod columns;
 mod convolution;
 mod cpu;
+mod cuda;
 mod exponential;
 mod fresh;
 mod layer_norm;
@@ -40,11 +41,13 @@ pub use activation::{geglu, gelu_erf, quick_gelu, silu};
 pub use adam::{Adam, AdamSettings, Moments};
 pub use addends::Addends;
 pub use arrangement::{
-    concatenate_channels, pad_right_and_bottom, reshape, sum_of_squares, total, transpose,
+    concatenate_channels, pad_right_and_bottom, reshape, sum_of_squares, sums_of_squares, total,
+    transpose,
 };
 pub use attention::attention;
 pub use checkpointed::checkpointed;
 pub use convolution::{Convolution, conv2d};
+pub use cuda::cast;
 pub use layer_norm::layer_norm;
 pub use linear::linear;
 pub use norm::{GroupNorm, group_norm};

@@ -3,10 +3,10 @@
 use candle_core::{D, Result, Shape, Tensor, bail};
 
 use super::activation::silu_slope;
-use super::cpu;
 use super::exponential::{moments, sigmoid, sum, sum_pairs};
 use super::fresh;
 use super::traced::Traced;
+use super::{cpu, cuda};
 
 /// A group norm's settings.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -31,6 +31,9 @@ pub fn group_norm(
 ) -> Result<Traced> {
     let arguments = [x, weight, bias];
     let tensors = arguments.map(Traced::tensor);
+    if cuda::is_fast(&tensors) {
+        return cuda::group_norm(x, weight, bias, settings);
+    }
     if !cpu::is_fast(&tensors) {
         let reference = move |t: &[Tensor]| group_norm_reference(&t[0], &t[1], &t[2], settings);
         return Traced::by_candle(&arguments, reference);

@@ -4,11 +4,11 @@
 use candle_core::{Result, Shape, Tensor, bail};
 
 use super::addends::{self, Addends};
-use super::cpu;
 use super::linear::{self, linear_reference};
 use super::product::{self, Matrices, Sizes};
 use super::traced::Traced;
 use super::weight::Weight;
+use super::{cpu, cuda};
 
 /// Which way.
 #[derive(Debug, Clone, Copy)]
@@ -60,6 +60,12 @@ impl Direction {
         let arguments: Vec<&Traced> = [x, weight].into_iter().chain(addends.given()).collect();
         let tensors: Vec<&Tensor> = arguments.iter().map(|argument| argument.tensor()).collect();
         let added = addends.followed();
+        if let (true, Some(bias)) = (cuda::is_fast(&tensors), addends.bias) {
+            return addends.added_to(match self {
+                Self::FromPlanes => cuda::linear_from_planes(x, weight, bias)?,
+                Self::ToPlanes => cuda::linear_to_planes(x, weight, bias)?,
+            });
+        }
         if !linear::is_fast(&tensors) {
             let given = added.map(|addend| addend.is_some());
             return Traced::by_candle(&arguments, move |t| self.reference(t, given));

@@ -134,7 +134,8 @@ impl Case {
         for (index, argument) in self.arguments.iter().enumerate() {
             let gradient = double(got[index + 1].as_ref().unwrap());
             for seed in 11..14 {
-                let direction = double(&values(argument.dims(), seed));
+                let direction = values(argument.dims(), seed).to_device(argument.device());
+                let direction = double(&direction.unwrap());
                 let loss = |step: f64| {
                     let mut inputs: Vec<Tensor> =
                         self.arguments.iter().chain(constants).map(double).collect();
@@ -173,8 +174,8 @@ pub(super) fn view(
 }
 
 /// The loss's weights of an operation's result, so that its gradient is of no special form.
-fn weighting(y: &Tensor) -> Tensor {
-    values(y.dims(), 99).to_dtype(y.dtype()).unwrap()
+pub(super) fn weighting(y: &Tensor) -> Tensor {
+    values(y.dims(), 99).to_dtype(y.dtype()).unwrap().to_device(y.device()).unwrap()
 }
 
 pub(super) fn bytes(t: &Tensor) -> Vec<u32> {

@@ -3,11 +3,14 @@
 use candle_core::{Result, Shape, Tensor};
 use rayon::prelude::*;
 
-use super::cpu;
 use super::traced::Traced;
+use super::{cpu, cuda};
 
 /// Doubles height and width by repetition (diffusers `Upsample2D` before its convolution).
 pub fn upsample_nearest_2x(x: &Traced) -> Result<Traced> {
+    if cuda::is_fast(&[x.tensor()]) {
+        return cuda::upsample_nearest_2x(x);
+    }
     if !cpu::is_fast(&[x.tensor()]) {
         return Traced::by_candle(&[x], |t| upsample_nearest_2x_reference(&t[0]));
     }

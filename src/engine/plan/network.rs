@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::{
-    operations::{self as ops, Convolution, Features, Trained, activation, attention, gated, norm},
+    operations::{self as ops, Convolution, Features, Trained, activation, gated, norm},
     rehearsal::{Memory, Meter, Peak, Shadow},
 };
 use crate::engine::model::{

@@ -48,8 +48,8 @@ pub(super) fn measure(
     // A trial moves the weights, so every trajectory has a model of its own.
     let trials = (0..rows)
         .map(|row| {
-            let scoped = Scoped::new(&pipeline.unet_tensors, &spec.scope)?;
-            let weights = Weights::scoped(&pipeline.unet_tensors, &scoped);
+            let scoped = Scoped::of(pipeline.unet_origin(), &spec.scope)?;
+            let weights = Weights::scoped(&pipeline.unet_weights, &scoped);
             let unet = Unet::new(&weights, pipeline.unet.config())?;
             Ok(Trial { pipeline, scoped, unet, row })
         })
@@ -98,13 +98,13 @@ impl Trial<'_> {
         if pull_norm == 0.0 {
             return Ok(0.0);
         }
-        let weights: BTreeMap<_, _> = variables
-            .keys()
-            .filter_map(|name| {
-                let stored = self.pipeline.unet_tensors.tensors.get(name)?;
-                Some(stored.tensor.to_dtype(DType::F32).map(|wide| (name.clone(), wide)))
-            })
-            .collect::<Result<_, _>>()?;
+        let device = &self.pipeline.device;
+        let stored = variables.keys().filter_map(|name| {
+            let stored = self.pipeline.unet_tensors.tensors.get(name)?;
+            let wide = stored.tensor.to_dtype(DType::F32).and_then(|wide| wide.to_device(device));
+            Some(wide.map(|tensor| (name.clone(), tensor)))
+        });
+        let weights = stored.collect::<candle_core::Result<BTreeMap<_, _>>>()?;
         let length = TRIAL_STEP * norm(&weights)? / pull_norm;
         for (name, variable) in variables {
             variable.set(&(&weights[name] - (&pull[name] * length)?)?)?;

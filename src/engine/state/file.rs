@@ -53,6 +53,7 @@ impl Identity {
             ("keystep.spec", hexadecimal(&Sha256::digest(spec))),
             ("keystep.model", pipeline.unet_tensors.digest()?),
             ("keystep.device", device.to_owned()),
+            ("keystep.compute_type", pipeline.unet_dtype.as_str().to_owned()),
         ])))
     }
 

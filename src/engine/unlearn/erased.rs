@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, io::Write};
 
-use candle_core::{DType, Tensor, Var};
+use candle_core::{DType, Device, Tensor, Var};
 use safetensors::Dtype;
 
 use crate::{
@@ -109,5 +109,6 @@ fn rounded(variable: &Var, dtype: Dtype) -> Result<Tensor, EngineError> {
         _ => DType::F32,
     };
     // A copy even where nothing is rounded: training may go on in the variable's own memory.
-    Ok(variable.as_detached_tensor().copy()?.to_dtype(stored)?.to_dtype(DType::F32)?)
+    let copy = variable.as_detached_tensor().copy()?.to_device(&Device::Cpu)?;
+    Ok(copy.to_dtype(stored)?.to_dtype(DType::F32)?)
 }

@@ -5,8 +5,11 @@ use candle_core::Tensor;
 use super::trainer::{Position, Rate, Sample, Trainer};
 use crate::{
     engine::{
-        CancelFlag, EngineError, RunContext, checkpoint::StoredTensors, denoise::EvaluationCounter,
-        model::UnetConfig, ops::AdamSettings,
+        CancelFlag, EngineError, RunContext,
+        checkpoint::StoredTensors,
+        denoise::EvaluationCounter,
+        model::{Origin, UnetConfig},
+        ops::AdamSettings,
     },
     spec::{Scope, StepIndex, Timestep},
 };
@@ -39,7 +42,7 @@ impl LoneSteps {
         config: &UnetConfig,
         scope: &Scope,
     ) -> Result<Self, EngineError> {
-        let trainer = Trainer::new(stored, config, scope, AdamSettings::default())?;
+        let trainer = Trainer::new(Origin::plain(stored), config, scope, AdamSettings::default())?;
         Ok(Self { trainer, evaluations: EvaluationCounter::default(), taken: 0 })
     }
 

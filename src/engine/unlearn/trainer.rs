@@ -8,9 +8,8 @@ use rayon::prelude::*;
 use crate::{
     engine::{
         EngineError, RunContext,
-        checkpoint::StoredTensors,
         denoise::{EvaluationCounter, SAMPLES_A_PASS, side_by_side},
-        model::{Scoped, Thrift, Unet, UnetConfig, Weights},
+        model::{Origin, Scoped, Thrift, Unet, UnetConfig, Weights},
         ops::{self, Adam, AdamSettings, Moments},
     },
     outcome::{Phase, Progress, UpdateRecord},
@@ -66,13 +65,13 @@ pub(super) struct Trainer {
 
 impl Trainer {
     pub(super) fn new(
-        stored: &StoredTensors,
+        origin: Origin<'_>,
         config: &UnetConfig,
         scope: &Scope,
         adam: AdamSettings,
     ) -> Result<Self, EngineError> {
-        let scoped = Scoped::new(stored, scope)?;
-        let unet = Unet::new(&Weights::scoped(stored, &scoped), config)?;
+        let scoped = Scoped::of(origin, scope)?;
+        let unet = Unet::new(&Weights::scoped(origin.placed, &scoped), config)?;
         let scales = scoped
             .variables
             .iter()
@@ -232,23 +231,27 @@ fn pass(
     let weighted = squares.iter().zip(samples);
     let loss = weighted.map(|(square, sample)| f64::from(*square) * sample.weight).sum();
     let elements = errors.elem_count() / samples.len().max(1);
-    let slopes = samples.iter().map(|sample| (2.0 * sample.weight / elements as f64) as f32);
+    let scale = unet.gradient_scale();
+    let slopes =
+        samples.iter().map(|sample| (2.0 * sample.weight * scale / elements as f64) as f32);
     let slopes = Tensor::from_vec(slopes.collect::<Vec<_>>(), samples.len(), errors.device())?;
     let gradient = errors.broadcast_mul(&slopes.reshape(((), 1, 1, 1))?)?;
     let mut gradients = prediction.backward(gradient)?;
-    let of_variables = variables
-        .iter()
-        .filter_map(|(name, variable)| Some((name.clone(), gradients.take(variable)?)));
-    Ok((loss, of_variables.collect()))
+    let mut of_variables = Gradients::new();
+    for (name, variable) in variables {
+        if let Some(gradient) = gradients.take(variable) {
+            let gradient = if scale > 1.0 { (gradient / scale)? } else { gradient };
+            of_variables.insert(name.clone(), gradient);
+        }
+    }
+    Ok((loss, of_variables))
 }
 
 /// The global 2-norm; refuses a gradient that is all zeros.
 fn checked_norm(gradients: &Gradients, update: usize) -> Result<f64, EngineError> {
-    let squares = gradients.par_iter().map(|(_, gradient)| ops::sum_of_squares(gradient));
-    let squares: Vec<_> = squares.collect();
+    let squares = ops::sums_of_squares(&gradients.values().collect::<Vec<_>>())?;
     let mut sum = 0.0;
     for ((name, gradient), squares) in gradients.iter().zip(squares) {
-        let squares = squares?;
         // The squares of what is tiny vanish, and it is no zero for that.
         if squares == 0.0 && f64::from(gradient.abs()?.max_all()?.to_scalar::<f32>()?) == 0.0 {
             return Err(EngineError::ZeroGradient { name: name.clone(), update });

@@ -101,8 +101,8 @@ pub(super) fn train(
 ) -> Result<Trained, EngineError> {
     let pipeline = run.pipeline;
     let untrained = || {
-        let (tensors, config) = (&pipeline.unet_tensors, pipeline.unet.config());
-        let trainer = Trainer::new(tensors, config, &run.spec.scope, adam)?;
+        let (origin, config) = (pipeline.unet_origin(), pipeline.unet.config());
+        let trainer = Trainer::new(origin, config, &run.spec.scope, adam)?;
         Ok::<_, EngineError>(trainer.with_thrift(pipeline.unet.thrift().clone()))
     };
     let mut trainer = untrained()?;

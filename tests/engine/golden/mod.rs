@@ -8,9 +8,46 @@
 mod networks;
 mod primitives;
 
-use std::{collections::HashMap, path::PathBuf};
+use std::{collections::HashMap, io::Write, path::PathBuf};
 
 use candle_core::{DType, Device, Tensor, safetensors};
+use keystep::engine::{Compute, ComputeSettings, DeviceChoice};
+
+/// Makes two tests of each function of a device: on the CPU, and on CUDA, which is ignored without
+/// the feature and says past the harness that it is skipped where no device answers.
+macro_rules! on_each_device {
+    ($($name:ident,)+) => {
+        mod on_the_cpu {
+            $(#[test]
+            fn $name() {
+                super::$name(&keystep::engine::Compute::on_the_cpu());
+            })+
+        }
+
+        mod on_cuda {
+            $(#[test]
+            #[cfg_attr(not(feature = "cuda"), ignore = "needs a build with the feature cuda")]
+            fn $name() {
+                if let Some(compute) = crate::golden::cuda() {
+                    super::$name(&compute);
+                }
+            })+
+        }
+    };
+}
+pub(crate) use on_each_device;
+
+/// The first CUDA device; none, which is told, where none answers.
+pub fn cuda() -> Option<Compute> {
+    let settings = ComputeSettings { device: DeviceChoice::Cuda(0), ..Default::default() };
+    match settings.open() {
+        Ok(compute) => Some(compute),
+        Err(error) => {
+            let _ = writeln!(std::io::stderr(), "skipped: {error}");
+            None
+        }
+    }
+}
 
 /// How far a result may lie from its reference, in norms over the whole tensor.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -44,7 +81,12 @@ pub struct Golden {
 impl Golden {
     /// Reads a file of `tests/golden`.
     pub fn read(file: &str) -> Self {
-        let tensors = safetensors::load(path(file), &Device::Cpu).unwrap();
+        Self::read_on(file, &Device::Cpu)
+    }
+
+    /// Reads a file of this folder onto a device.
+    pub fn read_on(file: &str, device: &Device) -> Self {
+        let tensors = safetensors::load(path(file), device).unwrap();
         Self { file: file.to_owned(), tensors }
     }
 
@@ -69,6 +111,7 @@ impl Golden {
 
 /// Elements in double precision, in order.
 pub fn elements(tensor: &Tensor) -> Vec<f64> {
+    let tensor = tensor.to_device(&Device::Cpu).unwrap();
     tensor.to_dtype(DType::F64).unwrap().flatten_all().unwrap().to_vec1().unwrap()
 }
 

@@ -4,10 +4,10 @@
 
 use std::{collections::BTreeMap, fs::File, path::PathBuf};
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Tensor};
 use keystep::{
     engine::{
-        CancelFlag, CandleEngine, RunContext,
+        CancelFlag, CandleEngine, Compute, RunContext,
         checkpoint::read_component,
         judge::Domain,
         model::{
@@ -21,7 +21,20 @@ use keystep::{
     spec::{FileError, GenerateSpec, ModelFiles, ReadSeek, Scope},
 };
 
-use super::{Golden, Tolerance, assert_close, path};
+use super::{Golden, Tolerance, assert_close, on_each_device, path};
+
+on_each_device! {
+    the_unet_is_diffusers,
+    the_gradients_and_adam_are_pytorchs,
+    nothing_outside_the_scope_moves_and_everything_inside_gets_a_gradient,
+    the_autoencoder_is_diffusers,
+    the_text_encoders_are_transformers,
+    both_clip_towers_are_transformers,
+    the_emoji_canvas_networks_are_diffusers,
+    guided_latents_are_diffusers,
+    the_emoji_canvas_draws_what_diffusers_draws,
+    both_judges_are_as_sure_as_the_reference,
+}
 
 /// One folder that holds a component's files flat, as the golden folders do.
 #[derive(Debug)]
@@ -68,14 +81,13 @@ fn ids(golden: &Golden, key: &str) -> Vec<Vec<u32>> {
     golden.get(key).to_dtype(DType::U32).unwrap().to_vec2().unwrap()
 }
 
-#[test]
-fn the_unet_is_diffusers() {
+fn the_unet_is_diffusers(compute: &Compute) {
     for folder in ["unet_sd1", "unet_sd2"] {
         let files = Component::new(folder, "unet");
         let config = UnetConfig::parse(&files.config(), folder).unwrap();
-        let tensors = read_component(&files, "unet", None, &Device::Cpu).unwrap();
+        let tensors = read_component(&files, "unet", None, &compute.device).unwrap();
         let unet = Unet::new(&Weights::frozen(&tensors), &config).unwrap();
-        let golden = Golden::read(&format!("{folder}/expected.safetensors"));
+        let golden = Golden::read_on(&format!("{folder}/expected.safetensors"), &compute.device);
         for batch in [1, 2] {
             let sample = golden.get(&format!("batch{batch}.sample"));
             let text = golden.get(&format!("batch{batch}.context"));
@@ -96,12 +108,11 @@ fn the_unet_is_diffusers() {
     }
 }
 
-#[test]
-fn the_gradients_and_adam_are_pytorchs() {
+fn the_gradients_and_adam_are_pytorchs(compute: &Compute) {
     let files = Component::new("unet_sd1", "unet");
     let config = UnetConfig::parse(&files.config(), "unet_sd1").unwrap();
-    let tensors = read_component(&files, "unet", None, &Device::Cpu).unwrap();
-    let golden = Golden::read("unet_sd1/training.safetensors");
+    let tensors = read_component(&files, "unet", None, &compute.device).unwrap();
+    let golden = Golden::read_on("unet_sd1/training.safetensors", &compute.device);
     let timesteps: Vec<f64> = golden.integers("timesteps").iter().map(|t| *t as f64).collect();
     let (sample, text) = (golden.get("sample"), golden.get("context"));
     let target = golden.get("target");
@@ -146,7 +157,7 @@ fn the_gradients_and_adam_are_pytorchs() {
         adam.step(&scoped.variables, &gradients, |_| 1e-3).unwrap();
     }
     losses.push(loss_of(&unet).0.to_scalar::<f32>().unwrap());
-    let losses = Tensor::new(losses, &Device::Cpu).unwrap();
+    let losses = Tensor::new(losses, &compute.device).unwrap();
     assert_close("losses", &losses, &golden.get("adam.losses"), Tolerance::LIMIT);
     for key in golden.keys() {
         if let Some(name) = key.strip_prefix("adam.final.") {
@@ -160,12 +171,11 @@ fn the_gradients_and_adam_are_pytorchs() {
     }
 }
 
-#[test]
-fn nothing_outside_the_scope_moves_and_everything_inside_gets_a_gradient() {
+fn nothing_outside_the_scope_moves_and_everything_inside_gets_a_gradient(compute: &Compute) {
     let files = Component::new("unet_sd1", "unet");
     let config = UnetConfig::parse(&files.config(), "unet_sd1").unwrap();
-    let tensors = read_component(&files, "unet", None, &Device::Cpu).unwrap();
-    let golden = Golden::read("unet_sd1/training.safetensors");
+    let tensors = read_component(&files, "unet", None, &compute.device).unwrap();
+    let golden = Golden::read_on("unet_sd1/training.safetensors", &compute.device);
     for scope in [
         Scope::CrossAttention,
         Scope::CrossAttentionKeyValue,
@@ -188,13 +198,12 @@ fn nothing_outside_the_scope_moves_and_everything_inside_gets_a_gradient() {
     }
 }
 
-#[test]
-fn the_autoencoder_is_diffusers() {
+fn the_autoencoder_is_diffusers(compute: &Compute) {
     let files = Component::new("vae", "vae");
     let config = VaeConfig::parse(&files.config(), "vae").unwrap();
-    let tensors = read_component(&files, "vae", None, &Device::Cpu).unwrap();
+    let tensors = read_component(&files, "vae", None, &compute.device).unwrap();
     let vae = Vae::new(&Weights::frozen(&tensors), &config).unwrap();
-    let golden = Golden::read("vae/expected.safetensors");
+    let golden = Golden::read_on("vae/expected.safetensors", &compute.device);
     let encoded = vae.encode(&golden.get("image")).unwrap();
     assert_close("mean", &encoded.mean, &golden.get("encode.mean"), Tolerance::NETWORK);
     assert_close("logvar", &encoded.log_variance, &golden.get("encode.logvar"), Tolerance::NETWORK);
@@ -202,14 +211,13 @@ fn the_autoencoder_is_diffusers() {
     assert_close("decode", &decoded, &golden.get("decode"), Tolerance::NETWORK);
 }
 
-#[test]
-fn the_text_encoders_are_transformers() {
+fn the_text_encoders_are_transformers(compute: &Compute) {
     for folder in ["text_encoder_quick_gelu", "text_encoder_gelu"] {
         let files = Component::new(folder, "text_encoder");
         let config = ClipTextConfig::parse(&files.config(), folder).unwrap();
-        let tensors = read_component(&files, "text_encoder", None, &Device::Cpu).unwrap();
+        let tensors = read_component(&files, "text_encoder", None, &compute.device).unwrap();
         let model = ClipTextModel::new(&Weights::frozen(&tensors), &config).unwrap();
-        let golden = Golden::read(&format!("{folder}/expected.safetensors"));
+        let golden = Golden::read_on(&format!("{folder}/expected.safetensors"), &compute.device);
         let got = model.forward(&ids(&golden, "input_ids")).unwrap();
         assert_close(folder, &got, &golden.get("last_hidden_state"), Tolerance::NETWORK);
     }
@@ -219,13 +227,12 @@ fn unit(x: &Tensor) -> Tensor {
     x.broadcast_div(&x.sqr().unwrap().sum_keepdim(1).unwrap().sqrt().unwrap()).unwrap()
 }
 
-#[test]
-fn both_clip_towers_are_transformers() {
+fn both_clip_towers_are_transformers(compute: &Compute) {
     let files = Component::new("clip", "clip");
     let config = ClipConfig::parse(&files.config(), "clip").unwrap();
-    let tensors = read_component(&files, "clip", None, &Device::Cpu).unwrap();
+    let tensors = read_component(&files, "clip", None, &compute.device).unwrap();
     let clip = ClipModel::new(&Weights::frozen(&tensors), &config).unwrap();
-    let golden = Golden::read("clip/expected.safetensors");
+    let golden = Golden::read_on("clip/expected.safetensors", &compute.device);
     let text = clip.text_features(&ids(&golden, "input_ids")).unwrap();
     assert_close("text", &text, &unit(&golden.get("text_features")), Tolerance::NETWORK);
     let image = clip.image_features(&golden.get("pixel_values")).unwrap();
@@ -242,12 +249,12 @@ struct Canvas {
 }
 
 impl Canvas {
-    fn load() -> Self {
+    fn load(compute: &Compute) -> Self {
         let files = keystep::artifacts::open_model("builtin:emoji-canvas").unwrap();
         let inputs = std::fs::read_to_string(path("emoji_canvas/inputs.json")).unwrap();
         Self {
-            engine: CandleEngine::load(files.as_ref(), None).unwrap(),
-            golden: Golden::read("emoji_canvas/expected.safetensors"),
+            engine: CandleEngine::load_on(files.as_ref(), None, compute).unwrap(),
+            golden: Golden::read_on("emoji_canvas/expected.safetensors", &compute.device),
             inputs: serde_json::from_str(&inputs).unwrap(),
         }
     }
@@ -286,9 +293,8 @@ impl Canvas {
     }
 }
 
-#[test]
-fn the_emoji_canvas_networks_are_diffusers() {
-    let canvas = Canvas::load();
+fn the_emoji_canvas_networks_are_diffusers(compute: &Compute) {
+    let canvas = Canvas::load(compute);
     let (pipeline, golden) = (canvas.engine.pipeline(), &canvas.golden);
 
     let prompts = canvas.prompts();
@@ -325,9 +331,8 @@ fn the_emoji_canvas_networks_are_diffusers() {
 }
 
 /// Sharper than pictures in 8 bits, which round away what is below 1/255.
-#[test]
-fn guided_latents_are_diffusers() {
-    let canvas = Canvas::load();
+fn guided_latents_are_diffusers(compute: &Compute) {
+    let canvas = Canvas::load(compute);
     let (pipeline, spec) = (canvas.engine.pipeline(), canvas.drawing());
     let prompts: Vec<&String> = spec.pictures.iter().map(|(prompt, _)| prompt).collect();
     let text = pipeline.encode_prompts(&prompts).unwrap();
@@ -336,7 +341,7 @@ fn guided_latents_are_diffusers() {
     let noise: Vec<Tensor> = spec
         .pictures
         .iter()
-        .map(|(_, seed)| NoiseSource::new(*seed).randn_tensor(&shape, &Device::Cpu).unwrap())
+        .map(|(_, seed)| NoiseSource::new(*seed).randn_tensor(&shape, &compute.device).unwrap())
         .collect();
     let mut latents = Tensor::stack(&noise, 0).unwrap();
     let schedule = pipeline.scheduler.schedule(spec.steps).unwrap();
@@ -351,9 +356,8 @@ fn guided_latents_are_diffusers() {
     assert_close("latents after every step", &latents, &want, Tolerance::LIMIT);
 }
 
-#[test]
-fn the_emoji_canvas_draws_what_diffusers_draws() {
-    let canvas = Canvas::load();
+fn the_emoji_canvas_draws_what_diffusers_draws(compute: &Compute) {
+    let canvas = Canvas::load(compute);
     let mut ignore = |_| {};
     let mut context =
         RunContext { report: &mut ignore, cancel: CancelFlag::default(), saving: None };
@@ -380,9 +384,8 @@ fn most_likely(row: &[f64]) -> usize {
     (0..row.len()).max_by(|a, b| row[*a].total_cmp(&row[*b])).unwrap()
 }
 
-#[test]
-fn both_judges_are_as_sure_as_the_reference() {
-    let canvas = Canvas::load();
+fn both_judges_are_as_sure_as_the_reference(compute: &Compute) {
+    let canvas = Canvas::load(compute);
     let (pipeline, golden) = (canvas.engine.pipeline(), &canvas.golden);
     let (vocabulary, pictures) = (&pipeline.vocabulary, canvas.pictures());
     let prompts = canvas.drawing().pictures.len();
