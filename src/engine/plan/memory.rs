@@ -22,8 +22,10 @@ const NUMBER: u64 = 4;
 /// What a process holds that has loaded the built-in model, less its weights: measured, and much the
 /// same for every model.
 const PROGRAM_BYTES: u64 = 40 << 20;
-/// What a thread keeps at hand for its products and for what it holds for a moment: measured.
-const THREAD_BYTES: u64 = 8 << 20;
+/// Buffers that a thread keeps at hand, and the numbers of the largest that it keeps
+/// (`src/engine/ops/buffer.rs`).
+const BUFFERS: u64 = 8;
+const LARGEST_BUFFER: u64 = 1 << 22;
 
 /// What decides how much memory an erasure takes.
 #[derive(Debug)]
@@ -122,7 +124,8 @@ impl Demand<'_> {
         let activations = trained.max(predicted.saturating_sub(gradients));
 
         let bytes = |numbers: u64| numbers.saturating_mul(NUMBER);
-        let program = PROGRAM_BYTES + THREAD_BYTES * self.threads as u64;
+        let buffers = BUFFERS * rehearsed.buffer.min(LARGEST_BUFFER);
+        let program = PROGRAM_BYTES + self.threads as u64 * bytes(buffers);
         let parts = [self.weights, parameters, 2 * parameters, gradients, activations, self.bank]
             .map(bytes);
         let [weights, trainable, optimiser, gradients, activations, bank] = parts;

@@ -57,6 +57,7 @@ pub(super) fn convolution(x: &Shadow, features: Features, pixels: u64, strided: 
     // Kernels are transformed for tiles: the whole of them, forward and for either gradient.
     let tiles = if strided { 0 } else { TILE * inputs * outputs };
     let result = {
+        x.meter().buffered(tiles);
         let _kernels = Memory::new(x.meter(), tiles);
         fresh(x, pixels * outputs)
     };
@@ -106,6 +107,7 @@ pub(super) fn attention(
     let held = scores.min(SCORES);
     let result = {
         // The scores, and the parts that are merged.
+        query.meter().buffered(held);
         let _scores = Memory::new(query.meter(), held);
         fresh(query, query.numbers())
     };
