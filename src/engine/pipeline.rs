@@ -44,8 +44,8 @@ pub struct Pipeline {
     pub scheduler: Arc<Ddim>,
     /// What can judge its pictures; may be empty.
     pub judges: Arc<Judges>,
-    /// Numbers of all weights of all parts, as loaded.
-    pub parameters: u64,
+    /// Bytes of all weights of all parts, as loaded.
+    pub weight_bytes: u64,
     /// The words it is known to draw; empty when the folder does not say.
     pub vocabulary: Vocabulary,
 }
@@ -117,8 +117,8 @@ impl Pipeline {
         let text_encoder = ClipTextModel::new(&Weights::frozen(&text_tensors), &text_config)?;
         let judges = Judges::load(files, &vocabulary, device)?;
         let networks = [&unet_tensors, &vae_tensors, &text_tensors];
-        let parameters =
-            judges.parameters + networks.iter().map(|tensors| tensors.numbers()).sum::<u64>();
+        let networks = networks.iter().map(|tensors| tensors.bytes()).sum::<u64>();
+        let weight_bytes = networks + 4 * judges.parameters;
         Ok(Self {
             location,
             device: device.clone(),
@@ -131,7 +131,7 @@ impl Pipeline {
             tokenizer: Arc::new(tokenizer),
             scheduler: Arc::new(scheduler),
             judges: Arc::new(judges),
-            parameters,
+            weight_bytes,
             vocabulary,
         })
     }

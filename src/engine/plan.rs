@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 
 use super::{
     EngineError, Pipeline,
-    checkpoint::{Measured, measure_component, read_text},
+    checkpoint::{Measured, measure_component, measure_large_component, read_text},
     judge,
     model::{ClipTextConfig, Thrift, UnetConfig},
     schedule::Ddim,
@@ -32,7 +32,7 @@ struct Sizes {
     tokens: usize,
     /// Numbers of each of the U-Net's tensors.
     tensors: Measured,
-    /// Numbers of all weights.
+    /// Bytes of all weights as they lie in memory.
     weights: u64,
 }
 
@@ -51,11 +51,11 @@ impl Sizes {
 
         let count = |measured: &Measured| measured.values().map(|n| *n as u64).sum::<u64>();
         let tensors = measure_component(files, "unet", None)?;
-        let mut weights = count(&tensors);
+        let mut weights = measure_large_component(files, "unet", None)?;
         for component in ["vae", "text_encoder"] {
-            weights += count(&measure_component(files, component, None)?);
+            weights += memory::NUMBER * count(&measure_component(files, component, None)?);
         }
-        weights += judge::count_parameters(files)?;
+        weights += memory::NUMBER * judge::count_parameters(files)?;
         Ok(Self { unet, scheduler, tokens: text.max_position_embeddings, tensors, weights })
     }
 
@@ -67,7 +67,7 @@ impl Sizes {
             scheduler: Ddim::clone(&pipeline.scheduler),
             tokens: pipeline.text_encoder.config().max_position_embeddings,
             tensors: tensors.map(|(name, t)| (name.clone(), t.tensor.elem_count())).collect(),
-            weights: pipeline.parameters,
+            weights: pipeline.weight_bytes,
         }
     }
 

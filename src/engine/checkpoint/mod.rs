@@ -10,7 +10,9 @@ mod tests;
 mod text;
 mod write;
 
-pub(in crate::engine) use measure::{Measured, measure_component, measure_single};
+pub(in crate::engine) use measure::{
+    Measured, measure_component, measure_large_component, measure_single,
+};
 pub use read::{read_component, read_edited, read_large_component, read_single};
 pub(in crate::engine) use saved::SavedFile;
 pub use text::read_text;
@@ -46,9 +48,10 @@ pub struct StoredTensors {
 }
 
 impl StoredTensors {
-    /// Numbers of all tensors.
-    pub fn numbers(&self) -> u64 {
-        self.tensors.values().map(|stored| stored.tensor.elem_count() as u64).sum()
+    /// Bytes that all tensors take.
+    pub fn bytes(&self) -> u64 {
+        let bytes = |tensor: &Tensor| tensor.elem_count() * tensor.dtype().size_in_bytes();
+        self.tensors.values().map(|stored| bytes(&stored.tensor) as u64).sum()
     }
 
     /// The same tensors on a device, as a network computes with them: what has two axes or more in

@@ -10,7 +10,7 @@ use super::{
     StoredTensor, StoredTensors,
     header::{HeaderFault, OpenWeights, is_bookkeeping, unreadable},
     locate::{Located, Shards, locate},
-    measure::measure_component,
+    measure::keeps_halves,
 };
 use crate::{
     engine::EngineError,
@@ -35,7 +35,7 @@ pub fn read_component(
 }
 
 /// [`read_component`] of a network whose layers widen their own weights: in host memory, a component
-/// that would take more than [`WIDE_BYTES`] as f32 keeps matrices and kernels in the half precision
+/// that would take more than 1 GiB as f32 keeps matrices and kernels in the half precision
 /// in which a file stores them. Every number is the same either way.
 pub fn read_large_component(
     files: &dyn ModelFiles,
@@ -43,24 +43,12 @@ pub fn read_large_component(
     variant: Option<&str>,
     device: &Device,
 ) -> Result<StoredTensors, EngineError> {
-    let halves = if device.is_cpu() && wide_bytes(files, component, variant)? > WIDE_BYTES {
+    let halves = if device.is_cpu() && keeps_halves(files, component, variant)? {
         Halves::Kept
     } else {
         Halves::Widened
     };
     read_located(files, component, locate(files, component, variant)?, halves, device)
-}
-
-/// Bytes of a component's weights as f32 up to which they are always widened as they are read.
-const WIDE_BYTES: u64 = 1 << 30;
-
-fn wide_bytes(
-    files: &dyn ModelFiles,
-    component: &str,
-    variant: Option<&str>,
-) -> Result<u64, EngineError> {
-    let numbers = measure_component(files, component, variant)?;
-    Ok(numbers.values().map(|count| 4 * *count as u64).sum())
 }
 
 /// What becomes of matrices and kernels that a file stores in half precision.

@@ -16,14 +16,16 @@ use crate::{
     outcome::MemoryPlan,
 };
 
-/// Bytes of a number in memory: everything is computed in f32, however a file stores it.
-const NUMBER: u64 = 4;
+/// Bytes of a number: everything is computed in f32, however a file stores it.
+pub(super) const NUMBER: u64 = 4;
 
 /// What a process holds that has loaded the built-in model, less its weights: measured, and much the
 /// same for every model.
 const PROGRAM_BYTES: u64 = 40 << 20;
-/// What a thread keeps at hand for its products and for what it holds for a moment: measured.
-const THREAD_BYTES: u64 = 8 << 20;
+/// Buffers that a thread keeps at hand, and the numbers of the largest that it keeps
+/// (`src/engine/ops/buffer.rs`).
+const BUFFERS: u64 = 8;
+const LARGEST_BUFFER: u64 = 1 << 22;
 
 /// What decides how much memory an erasure takes.
 #[derive(Debug)]
@@ -35,7 +37,7 @@ pub(super) struct Demand<'a> {
     pub(super) trained: &'a BTreeMap<String, u64>,
     /// Samples of an update.
     pub(super) batch: usize,
-    /// Numbers of all weights as loaded.
+    /// Bytes of all weights as loaded.
     pub(super) weights: u64,
     /// Numbers of all walked trajectories that are kept.
     pub(super) bank: u64,
@@ -122,10 +124,11 @@ impl Demand<'_> {
         let activations = trained.max(predicted.saturating_sub(gradients));
 
         let bytes = |numbers: u64| numbers.saturating_mul(NUMBER);
-        let program = PROGRAM_BYTES + THREAD_BYTES * self.threads as u64;
-        let parts = [self.weights, parameters, 2 * parameters, gradients, activations, self.bank]
-            .map(bytes);
-        let [weights, trainable, optimiser, gradients, activations, bank] = parts;
+        let buffers = BUFFERS * rehearsed.buffer.min(LARGEST_BUFFER);
+        let program = PROGRAM_BYTES + self.threads as u64 * bytes(buffers);
+        let weights = self.weights;
+        let parts = [parameters, 2 * parameters, gradients, activations, self.bank].map(bytes);
+        let [trainable, optimiser, gradients, activations, bank] = parts;
         let memory = MemoryPlan {
             program,
             weights,
@@ -134,7 +137,7 @@ impl Demand<'_> {
             gradients,
             activations,
             bank,
-            total: parts.into_iter().fold(program, u64::saturating_add),
+            total: parts.into_iter().fold(program.saturating_add(weights), u64::saturating_add),
         };
         let all: u64 = rehearsed.segments.iter().sum();
         let again: u64 = recomputed.iter().filter_map(|index| rehearsed.segments.get(*index)).sum();

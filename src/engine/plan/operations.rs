@@ -74,6 +74,7 @@ pub(super) fn convolution(x: &Shadow, convolution: Convolution<'_>) -> Shadow {
     let tiles = if strided { 0 } else { TILE * inputs * outputs };
     let kernels = tiles.min(KERNELS);
     let result = {
+        x.meter().buffered(kernels);
         let _kernels = Memory::new(x.meter(), kernels);
         fresh(x, pixels * outputs)
     };
@@ -124,6 +125,7 @@ pub(super) fn attention(
     let arguments = [query, key, value];
     let held = scores.min(SCORES);
     let result = {
+        query.meter().buffered(held);
         let _scores = Memory::new(query.meter(), held);
         fresh(query, query.numbers())
     };

@@ -16,6 +16,8 @@ pub(super) struct Meter {
     peak: Cell<Peak>,
     /// Multiplications that were done.
     work: Cell<u64>,
+    /// Numbers of the largest buffer that an operation held for a moment.
+    buffer: Cell<u64>,
     steps: Cell<u64>,
 }
 
@@ -45,6 +47,14 @@ impl Meter {
 
     pub(super) fn work(&self) -> u64 {
         self.work.get()
+    }
+
+    pub(super) fn buffer(&self) -> u64 {
+        self.buffer.get()
+    }
+
+    pub(super) fn buffered(&self, numbers: u64) {
+        self.buffer.set(self.buffer.get().max(numbers));
     }
 
     pub(super) fn worked(&self, multiplications: u64) {
