@@ -326,7 +326,7 @@ fn upsampling_and_shifts(place: &Place) {
         let x = place.values(&shape, 1);
         Case::new([x.clone()])
             .check(|t| upsample_nearest_2x(&t[0]), |t| upsample_nearest_2x_reference(&t[0]));
-        check_halves(&[x.clone()], |t| upsample_nearest_2x(&t[0]));
+        check_halves(std::slice::from_ref(&x), |t| upsample_nearest_2x(&t[0]));
         let shift = place.values(&shape[..2], 2);
         Case::new([x.clone(), shift.clone()]).check(
             |t| add_to_channels(&t[0], &t[1]),
