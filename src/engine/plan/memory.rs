@@ -21,9 +21,9 @@ pub(super) const NUMBER: u64 = 4;
 
 /// What a process holds that has loaded the built-in model, less its weights: measured, and much the
 /// same for every model.
-const PROGRAM_BYTES: u64 = 40 << 20;
-/// Buffers that a thread keeps at hand, and the numbers of the largest that it keeps
-/// (`src/engine/ops/buffer.rs`).
+const PROGRAM_BYTES: u64 = 48 << 20;
+/// Buffers that a thread keeps at hand, and numbers that the largest of them has as a rule: of those
+/// that it may keep (`src/engine/ops/buffer.rs`), no network fills all.
 const BUFFERS: u64 = 8;
 const LARGEST_BUFFER: u64 = 1 << 22;
 
