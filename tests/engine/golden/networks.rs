@@ -1,6 +1,7 @@
 //! Networks, gradients and whole pictures against diffusers and transformers.
 
-#![allow(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail as tests do")]
+#![allow(clippy::print_stdout, reason = "measured errors are worth reading when a test fails")]
 
 use std::{collections::BTreeMap, fs::File, path::PathBuf};
 
