@@ -30,7 +30,7 @@ const HASHED_AT_ONCE: usize = 1 << 18;
 #[derive(Debug, Clone)]
 pub struct StoredTensor {
     /// f32 in host memory, but for some of [`read_large_component`]'s, or what
-    /// [`StoredTensors::placed`] made of it.
+    /// `StoredTensors::placed` made of it.
     pub tensor: Tensor,
     /// The file that held it, as `folder/unet/file.safetensors`.
     pub file: String,

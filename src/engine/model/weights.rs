@@ -128,7 +128,7 @@ impl<'a> Weights<'a> {
 pub struct Origin<'a> {
     /// f32 in host memory.
     pub read: &'a StoredTensors,
-    /// On the device, made of `read` by [`StoredTensors::placed`].
+    /// On the device, made of `read` by `StoredTensors::placed`.
     pub placed: &'a StoredTensors,
 }
 
