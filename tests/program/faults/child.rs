@@ -1,7 +1,12 @@
 //! A worker process that the suite starts, watches and kills: the worker, the file store and the
 //! publisher as `keystep serve` has them, over an engine that is quick and exact.
 
-use std::{path::Path, process::Stdio, sync::Arc, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    process::Stdio,
+    sync::Arc,
+    time::Duration,
+};
 
 use keystep::{
     jobs::{SqliteStore, Store, StoreSettings, WorkerId},
@@ -37,8 +42,12 @@ pub const DIGEST: &str = "digest of canvas";
 const UPDATES: usize = 60;
 
 /// The store's file in a child's folder.
+pub fn store_file(place: &Path) -> PathBuf {
+    place.join("jobs.sqlite")
+}
+
 pub async fn open_store(place: &Path) -> Store {
-    SqliteStore::open(&place.join("jobs.sqlite"), StoreSettings::default()).await.unwrap().into()
+    SqliteStore::open(&store_file(place), StoreSettings::default()).await.unwrap().into()
 }
 
 /// Where a child publishes.

@@ -19,6 +19,7 @@ use keystep::{
         Vocabulary,
     },
 };
+use sqlx::{ConnectOptions, Connection, sqlite::SqliteConnectOptions};
 use tokio::process::Child;
 use uuid::Uuid;
 
@@ -54,6 +55,17 @@ impl World {
     /// Another worker, which shares nothing with the first but the store; its holds are short.
     pub fn spawn_another(&self, worker: &'static str) -> Child {
         child::spawn(self.place.path(), Way { worker, lease: Duration::from_secs(1), ..self.way })
+    }
+
+    /// Whether nobody is in the midst of a write to the store.
+    pub async fn can_be_written(&self) -> bool {
+        let file = child::store_file(self.place.path());
+        let options = SqliteConnectOptions::new().filename(file).busy_timeout(Duration::ZERO);
+        let mut connection = options.connect().await.unwrap();
+        match connection.begin_with("BEGIN IMMEDIATE").await {
+            Ok(transaction) => transaction.rollback().await.is_ok(),
+            Err(_) => false,
+        }
     }
 
     pub async fn submit(&self, seed: u64) -> JobId {
