@@ -11,7 +11,7 @@ use candle_core::{Result, Shape, Tensor, bail};
 use super::arrangement::plus;
 use super::cpu::{self, Values};
 use super::cuda;
-use super::fresh::{self, Fresh};
+use super::fresh;
 use super::traced::Traced;
 
 /// What is added to the result of a convolution or a linear layer.
@@ -41,16 +41,17 @@ impl<'a> Addends<'a> {
         [self.bias, self.shift, self.residual].map(|addend| addend.map(Traced::is_followed))
     }
 
-    /// Fails where an addend does not fit a result of `[batch, channels, pixels]` values, given in
-    /// the shape that is `shape`.
-    fn check(self, batch: usize, channels: usize, shape: &Shape) -> Result<()> {
+    /// Fails where an addend does not fit a result of `shape` with so many channels; `images` where
+    /// a shift can belong to one.
+    fn check(self, images: Option<usize>, channels: usize, shape: &Shape) -> Result<()> {
         let fits = |addend: Option<&Traced>, dims: &[usize]| {
             addend.is_none_or(|addend| addend.tensor().dims() == dims)
         };
-        if fits(self.bias, &[channels])
-            && fits(self.shift, &[batch, channels])
-            && fits(self.residual, shape.dims())
-        {
+        let shift_fits = match images {
+            Some(images) => fits(self.shift, &[images, channels]),
+            None => self.shift.is_none(),
+        };
+        if fits(self.bias, &[channels]) && shift_fits && fits(self.residual, shape.dims()) {
             return Ok(());
         }
         let shapes: Vec<_> = self.given().map(|addend| addend.tensor().shape()).collect();
@@ -62,14 +63,13 @@ impl<'a> Addends<'a> {
         let [batch, channels, size @ ..] = shape.dims() else {
             bail!("planes of {shape:?} have no channels");
         };
-        self.check(*batch, *channels, shape)?;
+        self.check(Some(*batch), *channels, shape)?;
         let (length, plane) = (shape.elem_count(), size.iter().product::<usize>());
-        let tensors = [self.bias, self.shift, self.residual].map(contiguous);
-        let [bias, shift, residual] = tensors;
-        let (bias, shift, residual) = (bias?, shift?, residual?);
-        if bias.is_none() && shift.is_none() && residual.is_none() {
+        if self.given().next().is_none() {
             return Ok(vec![0.0; length]);
         }
+        let (bias, shift) = (contiguous(self.bias)?, contiguous(self.shift)?);
+        let residual = contiguous(self.residual)?;
         let [bias, shift, residual] =
             [&bias, &shift, &residual].map(|addend| addend.as_ref().map(cpu::values));
         let values = |addend| Option::map(addend, Values::get).transpose();
@@ -94,7 +94,8 @@ impl<'a> Addends<'a> {
     /// The sum that the products of rows are added to, of `shape`, `[…, channels]`.
     pub(super) fn of_rows(self, shape: &Shape) -> Result<Vec<f32>> {
         let channels = shape.dims().last().copied().unwrap_or(1);
-        self.check(usize::MAX, channels, shape)?;
+        // Rows have no images.
+        self.check(None, channels, shape)?;
         let length = shape.elem_count();
         let (bias, residual) = (contiguous(self.bias)?, contiguous(self.residual)?);
         let bias = bias.as_ref().map(cpu::values);
@@ -102,14 +103,13 @@ impl<'a> Addends<'a> {
         let bias = bias.as_ref().map(Values::get).transpose()?;
         let residual = residual.as_ref().map(Values::get).transpose()?;
         let chunk = channels * cpu::rows_per_task(channels);
-        let rows = |y: &mut Fresh<'_>, bias: &[f32]| {
-            while y.room() > 0 {
-                y.extend(bias.iter().copied());
-            }
-        };
         match (bias, residual) {
             (None, None) => Ok(vec![0.0; length]),
-            (Some(bias), None) => fresh::written(length, chunk, |_, y| rows(y, bias)),
+            (Some(bias), None) => fresh::written(length, chunk, |_, y| {
+                for _ in 0..y.room() / channels {
+                    y.extend(bias.iter().copied());
+                }
+            }),
             (None, Some(residual)) => Ok(residual.to_vec()),
             (Some(bias), Some(residual)) => fresh::written(length, chunk, |task, y| {
                 let residual = &residual[task * chunk..];
@@ -119,9 +119,7 @@ impl<'a> Addends<'a> {
             }),
         }
     }
-}
 
-impl Addends<'_> {
     /// Adds all but the bias to a result, in passes of their own.
     pub(super) fn added_to(self, y: Traced) -> Result<Traced> {
         let y = match self.shift {
@@ -208,4 +206,23 @@ pub(super) fn gradients_of_rows(
         gradients.push(followed.then(|| gradient.clone()));
     }
     Ok(gradients)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{Case, values};
+    use super::*;
+
+    #[test]
+    fn a_residual_in_a_pass_of_its_own_gives_both_the_gradient() {
+        let case = Case::new([values(&[2, 3, 4, 5], 1), values(&[2, 3, 4, 5], 2)]);
+        case.check(
+            |t| {
+                // The bias is in the result already.
+                let addends = Addends { residual: Some(&t[1]), ..Addends::bias(&t[0]) };
+                addends.added_to(t[0].clone())
+            },
+            |t| &t[0] + &t[1],
+        );
+    }
 }
