@@ -11,6 +11,7 @@ use crate::{
         EngineError, Pipeline, RunContext,
         denoise::EvaluationCounter,
         model::{Scoped, Unet, Weights},
+        ops,
         schedule::Schedule,
         unlearn::{
             bank::Footprint,
@@ -118,9 +119,6 @@ impl Trial<'_> {
 }
 
 fn norm(tensors: &BTreeMap<String, Tensor>) -> Result<f64, EngineError> {
-    let mut squares = 0.0;
-    for tensor in tensors.values() {
-        squares += f64::from(tensor.sqr()?.sum_all()?.to_scalar::<f32>()?);
-    }
-    Ok(squares.sqrt())
+    let squares = ops::sums_of_squares(&tensors.values().collect::<Vec<_>>())?;
+    Ok(squares.into_iter().sum::<f64>().sqrt())
 }
