@@ -5,11 +5,11 @@
 
 use std::{collections::BTreeMap, fs::File, path::PathBuf};
 
-use candle_core::{DType, Tensor};
+use candle_core::{DType, Device, Tensor};
 use keystep::{
     engine::{
         CancelFlag, CandleEngine, Compute, RunContext,
-        checkpoint::read_component,
+        checkpoint::{StoredTensors, read_component},
         judge::Domain,
         model::{
             ClipConfig, ClipModel, ClipTextConfig, ClipTextModel, Scoped, Unet, UnetConfig, Vae,
@@ -168,6 +168,47 @@ fn the_gradients_and_adam_are_pytorchs(compute: &Compute) {
                 &golden.get(key),
                 Tolerance::LIMIT,
             );
+        }
+    }
+}
+
+/// A large model's matrices stay in memory in the half precision of their file.
+#[test]
+fn a_unet_of_halves_computes_as_one_that_was_widened() {
+    let files = Component::new("unet_sd2", "unet");
+    let config = UnetConfig::parse(&files.config(), "unet_sd2").unwrap();
+    let wide = read_component(&files, "unet", None, &Device::Cpu).unwrap();
+    let golden = Golden::read("unet_sd2/expected.safetensors");
+    let (sample, text) = (golden.get("batch2.sample"), golden.get("batch2.context"));
+    let outcome = |stored: &StoredTensors, scope: &Scope| {
+        let scoped = Scoped::new(stored, scope).unwrap();
+        let unet = Unet::new(&Weights::scoped(stored, &scoped), &config).unwrap();
+        let prediction = unet.trace(&sample, &[981.0, 1.0], &text).unwrap();
+        let forward = unet.forward(&sample, &[981.0, 1.0], &text).unwrap();
+        let output = prediction.tensor().clone();
+        let mut gradients = prediction.backward(output.clone()).unwrap();
+        let gradients = scoped.variables.iter().map(|(name, variable)| {
+            (name.clone(), gradients.take(variable).unwrap_or_else(|| panic!("{name}")))
+        });
+        (output, forward, gradients.collect::<BTreeMap<_, _>>())
+    };
+    for dtype in [DType::F16, DType::BF16] {
+        let mut halves = wide.clone();
+        for stored in halves.tensors.values_mut().filter(|stored| stored.tensor.rank() > 1) {
+            stored.tensor = stored.tensor.to_dtype(dtype).unwrap();
+        }
+        let mut widened = halves.clone();
+        for stored in widened.tensors.values_mut() {
+            stored.tensor = stored.tensor.to_dtype(DType::F32).unwrap();
+        }
+        for scope in [Scope::CrossAttentionKeyValue, Scope::NonCrossAttention] {
+            let (got, expected) = (outcome(&halves, &scope), outcome(&widened, &scope));
+            assert_close("a prediction", &got.0, &expected.0, Tolerance::NETWORK);
+            assert_close("a prediction alone", &got.1, &expected.1, Tolerance::NETWORK);
+            assert_eq!(got.2.len(), expected.2.len());
+            for (name, gradient) in &got.2 {
+                assert_close(name, gradient, &expected.2[name], Tolerance::LIMIT);
+            }
         }
     }
 }
