@@ -15,7 +15,7 @@ use super::cpu;
 const LIMIT: usize = 1 << 20;
 
 /// The sizes of a convolution; pairs are vertical, horizontal.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Extents {
     /// Images.
     pub(super) batch: usize,

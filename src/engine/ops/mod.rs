@@ -23,6 +23,7 @@ mod convolution;
 mod cpu;
 mod cuda;
 mod exponential;
+mod filtering;
 mod fresh;
 mod layer_norm;
 mod linear;

@@ -94,6 +94,17 @@ struct Level {
     layers: usize,
 }
 
+impl Level {
+    fn convolution<'a>(
+        self,
+        features: Features,
+        strided: bool,
+        addend: Option<&'a Shadow>,
+    ) -> Convolution<'a> {
+        Convolution { features, pixels: self.pixels, plane: self.plane, strided, addend }
+    }
+}
+
 /// What every level reads beside its input.
 #[derive(Debug, Clone)]
 struct Conditioning {
@@ -270,15 +281,13 @@ impl Place {
     /// To the size and channels of a level.
     fn convolution(&self, x: &Shadow, inputs: u64, to: Level, strided: bool) -> Shadow {
         let features = Features { inputs, outputs: to.channels, trained: self.trained() };
-        let convolution = Convolution { features, pixels: to.pixels, strided, addend: None };
-        ops::convolution(x, convolution)
+        ops::convolution(x, to.convolution(features, strided, None))
     }
 
     /// The same, added to what keeps height and width.
     fn convolution_onto(&self, addend: &Shadow, x: &Shadow, inputs: u64, to: Level) -> Shadow {
         let features = Features { inputs, outputs: to.channels, trained: self.trained() };
-        let addend = Some(addend);
-        ops::convolution(x, Convolution { features, pixels: to.pixels, strided: false, addend })
+        ops::convolution(x, to.convolution(features, false, Some(addend)))
     }
 
     fn group_norm(&self, x: &Shadow) -> Shadow {

@@ -26,9 +26,12 @@ pub(super) struct Features {
     pub(super) trained: Trained,
 }
 
-/// Elements of a Winograd tile, and of the kernel that makes it.
-const TILE: u64 = 16;
+/// Elements of a kernel, and those that it is transformed to for small and large tiles.
 const KERNEL: u64 = 9;
+const SMALL_TILE: u64 = 16;
+const LARGE_TILE: u64 = 36;
+/// Pixels of a plane from which on its tiles are large.
+const LARGE_PLANE: u64 = 32 * 32;
 /// Transformed elements of kernels that are held at a time.
 const KERNELS: u64 = 1 << 23;
 /// Scores of a head that attention holds at a time.
@@ -60,6 +63,8 @@ pub(super) struct Convolution<'a> {
     pub(super) features: Features,
     /// Of the result, for all images.
     pub(super) pixels: u64,
+    /// Of the result, for one.
+    pub(super) plane: u64,
     pub(super) strided: bool,
     /// A shift or a residual.
     pub(super) addend: Option<&'a Shadow>,
@@ -67,11 +72,12 @@ pub(super) struct Convolution<'a> {
 
 /// `conv2d`.
 pub(super) fn convolution(x: &Shadow, convolution: Convolution<'_>) -> Shadow {
-    let Convolution { features, pixels, strided, addend } = convolution;
+    let Convolution { features, pixels, plane, strided, addend } = convolution;
     let Features { inputs, outputs, trained } = features;
     x.meter().worked(KERNEL * pixels * inputs * outputs);
     // Kernels are transformed for tiles, some at a time; their gradients, all of them.
-    let tiles = if strided { 0 } else { TILE * inputs * outputs };
+    let tile = if plane < LARGE_PLANE { SMALL_TILE } else { LARGE_TILE };
+    let tiles = if strided { 0 } else { tile * inputs * outputs };
     let kernels = tiles.min(KERNELS);
     let result = {
         x.meter().buffered(kernels);
