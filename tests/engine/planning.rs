@@ -72,7 +72,7 @@ fn assert_exact(spec: &UnlearnSpec) {
 #[test]
 fn a_plan_counts_what_the_runs_spend() {
     // With one look at the erase measure on the way.
-    assert_exact(&spec(Method::Keystep(keystep(24)), Scope::CrossAttention));
+    assert_exact(&spec(Method::Keystep(keystep(21)), Scope::CrossAttention));
     let (preset, _) = KscuSettings::preset(ConceptKind::Object, false);
     let settings = KscuSettings {
         updates: 9,

@@ -212,24 +212,27 @@ fn esd() -> UnlearnSpec {
     UnlearnSpec { preserve: Vec::new(), ..spec(Method::Esd(settings), Scope::CrossAttention) }
 }
 
-/// Killed after some updates: what was saved last is all that is left.
-fn assert_survives_a_kill(spec: &UnlearnSpec, expected: &Outcome, kills: &[usize]) {
+/// Killed after some updates, and again on the way from there: what was saved last is all that is
+/// left each time.
+fn assert_survives_kills(spec: &UnlearnSpec, expected: &Outcome, kills: &[usize]) {
     let every = 3;
+    let mut store = MemoryStore::default();
+    let mut saved = None;
     for &kill_after in kills {
         let case = format!("saved every {every}, killed after {kill_after}");
-        let mut store = MemoryStore::default();
-        let (result, _) = run(spec, &mut store, every, |progress, flags| {
+        let (result, notices) = run(spec, &mut store, every, |progress, flags| {
             if trained(progress) == Some(kill_after) {
                 flags.cancel.cancel();
             }
         });
         assert!(matches!(result, Err(EngineError::Cancelled)), "{case}");
+        assert_eq!(resumed_at(&notices), saved, "{case}: {notices:?}");
         // A save comes before the next update; that of the last one never did.
-        let saved = (kill_after - 1) / every * every;
-        let (outcome, notices) = finish(spec, &mut store);
-        assert_eq!(resumed_at(&notices), (saved > 0).then_some(saved), "{case}: {notices:?}");
-        outcome.assert_is(expected, &case);
+        saved = Some((kill_after - 1) / every * every).filter(|updates| *updates > 0);
     }
+    let (outcome, notices) = finish(spec, &mut store);
+    assert_eq!(resumed_at(&notices), saved, "killed after {kills:?}: {notices:?}");
+    outcome.assert_is(expected, &format!("killed after {kills:?}"));
 }
 
 /// Paused after some updates, twice over; nothing is lost.
@@ -272,17 +275,17 @@ fn assert_survives_pauses_anywhere(spec: &UnlearnSpec, expected: &Outcome) {
 #[test]
 fn keystep_survives_a_kill() {
     // The first before anything was saved.
-    assert_survives_a_kill(&keystep(), &KEYSTEP, &[2, 7]);
+    assert_survives_kills(&keystep(), &KEYSTEP, &[2, 7]);
 }
 
 #[test]
 fn kscu_survives_a_kill() {
-    assert_survives_a_kill(&kscu(), &KSCU, &[7]);
+    assert_survives_kills(&kscu(), &KSCU, &[7]);
 }
 
 #[test]
 fn esd_survives_a_kill() {
-    assert_survives_a_kill(&esd(), &ESD, &[7]);
+    assert_survives_kills(&esd(), &ESD, &[7]);
 }
 
 #[test]
@@ -319,15 +322,16 @@ fn a_run_that_stopped_early_stays_stopped() {
     let spec = UnlearnSpec { method: Method::Keystep(settings), ..keystep() };
     let expected = uninterrupted(&spec);
     assert!(expected.log.stopped_early && expected.log.updates.len() == 20);
+    let mut store = MemoryStore::default();
     for pause_after in [19, 20] {
-        let mut store = MemoryStore::default();
         let (result, _) = run(&spec, &mut store, 0, |progress, flags| {
             if trained(progress) == Some(pause_after) {
                 flags.pause.pause();
             }
         });
         assert!(matches!(result, Err(EngineError::Paused)));
-        finish(&spec, &mut store).0.assert_is(&expected, &format!("after {pause_after}"));
+        let mut left = store.clone();
+        finish(&spec, &mut left).0.assert_is(&expected, &format!("after {pause_after}"));
     }
 }
 
@@ -337,11 +341,16 @@ fn a_measured_window_is_measured_once() {
     let concepts = ["cat", "dog"].map(|text| Concept::new(text, ConceptKind::Object)).to_vec();
     let spec = UnlearnSpec { concepts, method: Method::Keystep(settings), ..keystep() };
     let expected = uninterrupted(&spec);
-    // Walks before the bank's: the probe's two, and one a concept for its scores.
-    for (walk, saved) in [(3, vec![]), (4, vec![StatePart::Scores]), (5, vec![StatePart::Scores])] {
-        let mut store = MemoryStore::default();
+    // Each goes on from what the one before left. Walks before the bank's: the probe's two, and one
+    // a concept whose scores are not there yet.
+    let mut store = MemoryStore::default();
+    for (walk, of, saved) in [
+        (3, "the first concept", vec![]),
+        (4, "the second concept", vec![StatePart::Scores]),
+        (4, "the bank", vec![StatePart::Scores]),
+    ] {
         let begun = std::cell::Cell::new(0);
-        let (result, _) = run(&spec, &mut store, 1, |progress, flags| {
+        let (result, notices) = run(&spec, &mut store, 1, |progress, flags| {
             if progress.phase == Phase::Walk && progress.done == 0 {
                 begun.set(begun.get() + 1);
             }
@@ -349,12 +358,15 @@ fn a_measured_window_is_measured_once() {
                 flags.pause.pause();
             }
         });
-        assert!(matches!(result, Err(EngineError::Paused)), "in walk {walk}");
-        assert_eq!(store.parts.keys().copied().collect::<Vec<_>>(), saved, "in walk {walk}");
-        let (outcome, notices) = finish(&spec, &mut store);
-        assert!(notices.is_empty(), "{notices:?}");
-        outcome.assert_is(&expected, &format!("paused in walk {walk}"));
+        assert!(matches!(result, Err(EngineError::Paused)), "{of}");
+        assert!(notices.is_empty(), "{of}: {notices:?}");
+        assert_eq!(store.parts.keys().copied().collect::<Vec<_>>(), saved, "{of}");
     }
+    assert_eq!(store.saves[&StatePart::Scores], 2, "once a concept");
+    let (outcome, notices) = finish(&spec, &mut store);
+    assert!(notices.is_empty(), "{notices:?}");
+    outcome.assert_is(&expected, "paused in three walks");
+    assert_eq!(store.saves[&StatePart::Scores], 2, "measured again");
 }
 
 #[test]
