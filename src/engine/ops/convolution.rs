@@ -298,7 +298,10 @@ mod tests {
     #[test]
     fn conv2d_by_winograd_agrees_with_its_reference() {
         let geometry = Convolution { stride: 1, padding: 1 };
-        for (batch, channels, size) in [(1, [16, 17], [9, 14]), (3, [20, 16], [8, 7])] {
+        // The last by large tiles.
+        for (batch, channels, size) in
+            [(1, [16, 17], [9, 14]), (3, [20, 16], [8, 7]), (1, [16, 16], [33, 34])]
+        {
             let case = Case::new([
                 values(&[batch, channels[0], size[0], size[1]], 1),
                 values(&[channels[1], channels[0], 3, 3], 2),

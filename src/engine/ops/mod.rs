@@ -25,6 +25,7 @@ mod cuda;
 mod exponential;
 mod filtering;
 mod fresh;
+mod heap;
 mod layer_norm;
 mod linear;
 mod norm;
@@ -59,5 +60,6 @@ pub use upsample::upsample_nearest_2x;
 /// Runs `work` on a thread of the pool that the operations share. Each of them would otherwise be
 /// handed over to it alone, and waited for: that takes longer than a small one.
 pub fn in_pool<R: Send>(work: impl FnOnce() -> R + Send) -> R {
+    heap::keep_freed_memory();
     rayon::scope(|_| work())
 }

@@ -95,12 +95,12 @@ struct Level {
 }
 
 impl Level {
-    fn convolution<'a>(
+    fn convolution(
         self,
         features: Features,
         strided: bool,
-        addend: Option<&'a Shadow>,
-    ) -> Convolution<'a> {
+        addend: Option<&Shadow>,
+    ) -> Convolution<'_> {
         Convolution { features, pixels: self.pixels, plane: self.plane, strided, addend }
     }
 }
