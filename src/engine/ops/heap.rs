@@ -5,9 +5,10 @@
 
 #![allow(unsafe_code, reason = "the allocator is told of its thresholds by a call to C")]
 
-/// Has freed memory kept for what is allocated next, up to 256 MiB of it; more goes back as before.
-/// Peaks stay what they are.
-pub(super) fn keep_freed_memory() {
+/// Has the process keep freed memory for what is allocated next, up to 64 MiB of it; more goes back
+/// as before. For runs whose memory is not limited: what is kept for one phase lies beside what the
+/// next takes.
+pub fn keep_freed_memory() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     {
         static ONCE: std::sync::Once = std::sync::Once::new();
@@ -15,7 +16,7 @@ pub(super) fn keep_freed_memory() {
         // is set too: the largest size that it takes from the heap.
         ONCE.call_once(|| {
             for (parameter, bytes) in
-                [(libc::M_TRIM_THRESHOLD, 256 << 20), (libc::M_MMAP_THRESHOLD, 32 << 20)]
+                [(libc::M_TRIM_THRESHOLD, 64 << 20), (libc::M_MMAP_THRESHOLD, 32 << 20)]
             {
                 // SAFETY: `mallopt` takes numbers alone, under the allocator's own lock.
                 unsafe { libc::mallopt(parameter, bytes) };

@@ -50,6 +50,7 @@ pub use attention::attention;
 pub use checkpointed::checkpointed;
 pub use convolution::{Convolution, conv2d};
 pub use cuda::cast;
+pub use heap::keep_freed_memory;
 pub use layer_norm::layer_norm;
 pub use linear::linear;
 pub use norm::{GroupNorm, group_norm};
@@ -60,6 +61,5 @@ pub use upsample::upsample_nearest_2x;
 /// Runs `work` on a thread of the pool that the operations share. Each of them would otherwise be
 /// handed over to it alone, and waited for: that takes longer than a small one.
 pub fn in_pool<R: Send>(work: impl FnOnce() -> R + Send) -> R {
-    heap::keep_freed_memory();
     rayon::scope(|_| work())
 }

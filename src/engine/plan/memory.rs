@@ -19,9 +19,9 @@ use crate::{
 /// Bytes of a number: everything is computed in f32, however a file stores it.
 pub(super) const NUMBER: u64 = 4;
 
-/// What a process holds that has loaded the built-in model, less its weights: measured, and much the
-/// same for every model.
-const PROGRAM_BYTES: u64 = 48 << 20;
+/// What a process holds that has loaded the built-in model, less its weights, with what its
+/// allocator keeps between phases: measured, and much the same for every model.
+const PROGRAM_BYTES: u64 = 60 << 20;
 /// Buffers that a thread keeps at hand, and numbers that the largest of them has as a rule: of those
 /// that it may keep (`src/engine/ops/buffer.rs`), no network fills all.
 const BUFFERS: u64 = 8;

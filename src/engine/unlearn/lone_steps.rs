@@ -9,7 +9,7 @@ use crate::{
         checkpoint::StoredTensors,
         denoise::EvaluationCounter,
         model::{Origin, UnetConfig},
-        ops::AdamSettings,
+        ops::{self, AdamSettings},
     },
     spec::{Scope, StepIndex, Timestep},
 };
@@ -36,12 +36,13 @@ pub struct LoneSteps {
 }
 
 impl LoneSteps {
-    /// Copies the tensors in scope; the others are shared with `stored`.
+    /// Copies the tensors in scope; the others are shared with `stored`. Memory is not limited.
     pub fn new(
         stored: &StoredTensors,
         config: &UnetConfig,
         scope: &Scope,
     ) -> Result<Self, EngineError> {
+        ops::keep_freed_memory();
         let trainer = Trainer::new(Origin::plain(stored), config, scope, AdamSettings::default())?;
         Ok(Self { trainer, evaluations: EvaluationCounter::default(), taken: 0 })
     }

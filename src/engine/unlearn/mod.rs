@@ -33,7 +33,7 @@ use super::{
     EngineError, Pipeline, RunContext, StatePart,
     denoise::EvaluationCounter,
     model::Scoped,
-    plan,
+    ops, plan,
     schedule::NoiseSource,
     score::score_timesteps,
     state::{Contents, Identity, Keeper, ignore},
@@ -107,6 +107,9 @@ pub(super) fn unlearn(
         .map(|limit| pipeline.with_thrift(plan::thrift(pipeline, spec, limit)?))
         .transpose()?;
     let pipeline = saving.as_ref().unwrap_or(pipeline);
+    if memory_limit.is_none() {
+        ops::keep_freed_memory();
+    }
     let (evaluations, checks) = (EvaluationCounter::default(), EvaluationCounter::default());
     let mut run = Run {
         pipeline,
