@@ -55,7 +55,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
     println!(
         "{}",
-        json!({ "peak_bytes": peak_bytes(), "values": row.values()?, "notes": row.notes() })
+        json!({ "peak_bytes": peak_bytes(), "values": row.values()?, "notes": row.notes()? })
     );
     Ok(())
 }

@@ -6,12 +6,13 @@ use candle_core::{DType, Device, Tensor, safetensors};
 use keystep::{
     artifacts::open_model,
     engine::{
-        Batch, CancelFlag, CandleEngine, LoneSteps, RunContext,
+        Batch, CancelFlag, CandleEngine, ErasedCheckpoint, LoneSteps, RunContext,
         checkpoint::{read_component, read_large_component, read_text},
         model::{Unet, UnetConfig, Vae, VaeConfig, Weights},
     },
     spec::{
-        Concept, ConceptKind, GenerateSpec, Method, MethodName, ModelFiles, Scope, UnlearnSpec,
+        Concept, ConceptKind, GenerateSpec, JudgeSpec, Method, MethodName, ModelFiles, Scope,
+        UnlearnSpec,
     },
 };
 
@@ -31,8 +32,8 @@ pub(crate) trait Row {
     /// What came of it, thinned out evenly.
     fn values(&self) -> Result<Vec<f64>, Failure>;
     /// What a reader of the figures must know.
-    fn notes(&self) -> String {
-        String::new()
+    fn notes(&self) -> Result<String, Failure> {
+        Ok(String::new())
     }
 }
 
@@ -175,11 +176,11 @@ impl Row for Image {
     }
 }
 
-/// An object erased by the keystep preset, to its stop.
+/// An object erased by the keystep preset, to its stop; and judged, once it is no longer timed.
 struct Erasure {
     engine: CandleEngine,
     spec: UnlearnSpec,
-    notes: String,
+    erased: Option<ErasedCheckpoint>,
 }
 
 impl Erasure {
@@ -194,7 +195,7 @@ impl Erasure {
             vocabulary: engine.vocabulary().clone(),
             seed: 0,
         };
-        Ok(Self { engine, spec, notes: String::new() })
+        Ok(Self { engine, spec, erased: None })
     }
 }
 
@@ -203,14 +204,7 @@ impl Row for Erasure {
         let mut ignore = |_| ();
         let mut context =
             RunContext { report: &mut ignore, cancel: CancelFlag::default(), saving: None };
-        let erased = self.engine.unlearn(&self.spec, &mut context)?;
-        let scored: u64 = erased.scores.iter().map(|scores| scores.unet_evaluations).sum();
-        self.notes = format!(
-            "{} updates, {} evaluations, erase measure {:.2}",
-            erased.log.updates.len(),
-            erased.log.unet_evaluations + erased.log.check_evaluations + scored,
-            erased.log.erase_measure,
-        );
+        self.erased = Some(self.engine.unlearn(&self.spec, &mut context)?);
         Ok(())
     }
 
@@ -218,7 +212,21 @@ impl Row for Erasure {
         Ok(Vec::new())
     }
 
-    fn notes(&self) -> String {
-        self.notes.clone()
+    fn notes(&self) -> Result<String, Failure> {
+        let erased = self.erased.as_ref().ok_or("nothing was erased")?;
+        let scored: u64 = erased.scores.iter().map(|scores| scores.unet_evaluations).sum();
+        let mut ignore = |_| ();
+        let mut context =
+            RunContext { report: &mut ignore, cancel: CancelFlag::default(), saving: None };
+        let judging = JudgeSpec::new(self.spec.concepts[0].clone(), self.spec.vocabulary.clone());
+        let edited = self.engine.with_erased(erased)?;
+        let report = self.engine.judge(&judging, &edited, &mut context)?;
+        let judged = report.verdicts.iter().map(|v| format!("{:.3} by {}", v.edited.ua, v.judge));
+        Ok(format!(
+            "{} updates, {} evaluations, UA {}",
+            erased.log.updates.len(),
+            erased.log.unet_evaluations + erased.log.check_evaluations + scored,
+            judged.collect::<Vec<_>>().join(" and "),
+        ))
     }
 }

@@ -204,7 +204,7 @@ fn spans_backward(extents: Extents, operands: &Operands) -> Result<[Option<Vec<f
     let (outputs, depth) = (extents.outputs, extents.depth());
     let pixels = extents.size[0] * extents.size[1];
     let mut dx = operands.weight.map(|_| vec![0.0; extents.batch * extents.inputs * pixels]);
-    let mut dweight = operands.x.map(|_| vec![0.0; outputs * depth]);
+    let mut dweight: Option<Vec<f32>> = None;
     for span in extents.spans() {
         let Span { length, .. } = span;
         let gathered;
@@ -227,10 +227,14 @@ fn spans_backward(extents: Extents, operands: &Operands) -> Result<[Option<Vec<f
             }
         }
         let gradient = Matrices::new(gradient, [0, stride, 1]);
-        if let (Some(dweight), Some(x)) = (&mut dweight, operands.x) {
+        if let Some(x) = operands.x {
             let columns = extents.columns(x, span);
             let columns = Matrices::new(&columns, [0, 1, length]);
-            product::add_products(dweight, (outputs, depth, length), gradient, columns)?;
+            let sizes = (outputs, depth, length);
+            match &mut dweight {
+                Some(sums) => product::add_products(sums, sizes, gradient, columns)?,
+                None => dweight = Some(product::multiply(1, sizes, gradient, columns)?),
+            }
         }
     }
     Ok([dx, dweight])

@@ -19,6 +19,9 @@ use super::filtering::{Step, Vector};
 pub(super) type Rows<'a, const B: usize> = [[&'a mut [f32]; B]; B];
 
 /// Takes a step with each place of some rows, which are equally long.
+///
+/// Loops over arrays in the place of `array::from_fn`, here and below: what that calls is not always
+/// inlined, and vectors then go by memory.
 #[inline(always)]
 fn apply<S: Simd, const A: usize, const B: usize>(
     simd: S,
@@ -28,39 +31,43 @@ fn apply<S: Simd, const A: usize, const B: usize>(
 ) {
     let length = to[0].len();
     let whole = length / S::F32_LANES;
+    let zero = Vector(simd, simd.splat_f32s(0.0));
     // Slices of one length, which need not be held against an index each.
-    let vectors: [&[S::f32s]; A] = array::from_fn(
-        #[inline(always)]
-        |index| &S::as_simd_f32s(&from[index][..length]).0[..whole],
-    );
-    let mut to = to.into_iter();
-    let mut to: [_; B] = array::from_fn(
-        #[inline(always)]
-        |_| {
-            let to = to.next().unwrap_or_default();
-            let (to, rest) = S::as_mut_simd_f32s(&mut to[..length]);
-            (&mut to[..whole], rest)
-        },
-    );
+    let (mut heads, mut tails) = ([&[][..]; A], [&[][..]; A]);
+    for (row, (head, tail)) in from.into_iter().zip(heads.iter_mut().zip(&mut tails)) {
+        let (vectors, rest) = S::as_simd_f32s(&row[..length]);
+        (*head, *tail) = (&vectors[..whole], rest);
+    }
+    let (mut targets, mut rests) = (none::<_, B>(), none::<_, B>());
+    for (row, (target, rest)) in to.into_iter().zip(targets.iter_mut().zip(&mut rests)) {
+        let (vectors, tail) = S::as_mut_simd_f32s(&mut row[..length]);
+        (*target, *rest) = (&mut vectors[..whole], tail);
+    }
     for place in 0..whole {
-        let results = step.apply(array::from_fn(
-            #[inline(always)]
-            |index| Vector(simd, vectors[index][place]),
-        ));
-        for ((to, _), result) in to.iter_mut().zip(results) {
-            to[place] = result.1;
+        let mut values = [zero; A];
+        for (value, head) in values.iter_mut().zip(&heads) {
+            value.1 = head[place];
+        }
+        let results = step.apply(values);
+        for (target, result) in targets.iter_mut().zip(&results) {
+            target[place] = result.1;
         }
     }
-    let done = whole * S::F32_LANES;
-    if done < length {
-        let results = step.apply(array::from_fn(
-            #[inline(always)]
-            |index| Vector(simd, simd.partial_load_f32s(&from[index][done..length])),
-        ));
-        for ((_, rest), result) in to.iter_mut().zip(results) {
+    if whole * S::F32_LANES < length {
+        let mut values = [zero; A];
+        for (value, tail) in values.iter_mut().zip(tails) {
+            value.1 = simd.partial_load_f32s(tail);
+        }
+        for (rest, result) in rests.into_iter().zip(step.apply(values)) {
             simd.partial_store_f32s(rest, result.1);
         }
     }
+}
+
+/// Places for slices.
+#[inline(always)]
+fn none<'a, T, const N: usize>() -> [&'a mut [T]; N] {
+    array::from_fn(|_| Default::default())
 }
 
 /// [`transform`], for the vectors that the machine has.
@@ -96,17 +103,17 @@ where
         let Self { step, source, scratch, targets } = self;
         let length = targets[0][0].len();
         for (column, half) in scratch.chunks_exact_mut(B * length).take(A).enumerate() {
-            let from = array::from_fn(
-                #[inline(always)]
-                |row| &source(row, column)[..length],
-            );
+            let mut from = [&[][..]; A];
+            for (row, from) in from.iter_mut().enumerate() {
+                *from = &source(row, column)[..length];
+            }
             apply(simd, step, from, rows_of(half, length));
         }
         for (row, targets) in targets.into_iter().enumerate() {
-            let from = array::from_fn(
-                #[inline(always)]
-                |column| &scratch[(column * B + row) * length..][..length],
-            );
+            let mut from = [&[][..]; A];
+            for (column, from) in from.iter_mut().enumerate() {
+                *from = &scratch[(column * B + row) * length..][..length];
+            }
             apply(simd, step, from, targets);
         }
     }
@@ -115,21 +122,36 @@ where
 /// The first rows of `length` values.
 #[inline(always)]
 fn rows_of<const N: usize>(values: &mut [f32], length: usize) -> [&mut [f32]; N] {
-    let mut rows = values.chunks_exact_mut(length);
-    array::from_fn(
-        #[inline(always)]
-        |_| rows.next().unwrap_or_default(),
-    )
+    let mut rows = none();
+    for (row, values) in rows.iter_mut().zip(values.chunks_exact_mut(length)) {
+        *row = values;
+    }
+    rows
 }
 
 /// Takes groups of `M` values apart: a row of first values, one of second values, and so on.
 #[inline(always)]
 fn deinterleave<const M: usize>(groups: &[f32], rows: &mut [f32]) {
-    let (groups, _) = groups.as_chunks::<M>();
-    for (place, row) in rows.chunks_exact_mut(groups.len()).enumerate().take(M) {
-        for (value, group) in row.iter_mut().zip(groups) {
-            *value = group[place];
+    if M == 4 {
+        let (groups, _) = groups.as_chunks::<4>();
+        let [a, b, c, d] = rows_of(rows, groups.len());
+        deinterleave_4(groups, a, b, c, d);
+    } else {
+        let (groups, _) = groups.as_chunks::<M>();
+        for (place, row) in rows.chunks_exact_mut(groups.len()).enumerate().take(M) {
+            for (value, group) in row.iter_mut().zip(groups) {
+                *value = group[place];
+            }
         }
+    }
+}
+
+/// Rows that are arguments of their own are known to lie apart, so that the loop is vectorised.
+#[inline(always)]
+fn deinterleave_4(groups: &[[f32; 4]], a: &mut [f32], b: &mut [f32], c: &mut [f32], d: &mut [f32]) {
+    let rows = a.iter_mut().zip(b).zip(c).zip(d);
+    for (group, (((a, b), c), d)) in groups.iter().zip(rows) {
+        [*a, *b, *c, *d] = *group;
     }
 }
 
@@ -138,15 +160,14 @@ fn deinterleave<const M: usize>(groups: &[f32], rows: &mut [f32]) {
 fn interleave<const M: usize>(rows: &[f32], groups: &mut [f32]) {
     let (groups, _) = groups.as_chunks_mut::<M>();
     let length = groups.len();
-    let rows: [&[f32]; M] = array::from_fn(
-        #[inline(always)]
-        |place| &rows[place * length..][..length],
-    );
+    let mut sources = [&[][..]; M];
+    for (source, row) in sources.iter_mut().zip(rows.chunks_exact(length)) {
+        *source = row;
+    }
     for (index, group) in groups.iter_mut().enumerate() {
-        *group = array::from_fn(
-            #[inline(always)]
-            |place| rows[place][index],
-        );
+        for (value, source) in group.iter_mut().zip(&sources) {
+            *value = source[index];
+        }
     }
 }
 
@@ -171,6 +192,8 @@ pub(super) struct Workbench<const M: usize, const E: usize> {
     size: [usize; 2],
     /// Columns of tiles.
     across: usize,
+    /// Tiles.
+    length: usize,
     /// A row of pixels beyond a plane.
     zeros: Vec<f32>,
     /// Rows of pixels, a step along columns later or before it, as long as whole tiles.
@@ -189,6 +212,7 @@ impl<const M: usize, const E: usize> Workbench<M, E> {
         Self {
             size,
             across,
+            length,
             zeros: vec![0.0; size[1]],
             lines: Buffer::new(E * M * length),
             columns: Buffer::new((M + 2) * length),
@@ -196,86 +220,83 @@ impl<const M: usize, const E: usize> Workbench<M, E> {
         }
     }
 
-    /// Transforms what `rows` of tiles see of a plane into rows of the targets, from `at` on.
+    /// Transforms what rows of tiles see of some planes, one after the other, into the targets.
     ///
     /// A step from more pixels than a tile has sees those around it too.
-    pub(super) fn gather<const A: usize>(
+    pub(super) fn gather<'p, const A: usize>(
         &mut self,
         step: impl Step<A, E>,
-        plane: &[f32],
-        rows: &Range<usize>,
-        (targets, at): (&mut Rows<E>, usize),
+        planes: impl Iterator<Item = (&'p [f32], Range<usize>)>,
+        targets: &mut Rows<E>,
     ) {
-        let targets = (targets, at);
-        Arch::new().dispatch(Gather::<_, A, M, E> { workbench: self, step, plane, rows, targets });
+        Arch::new().dispatch(Gather::<_, _, A, M, E> { workbench: self, step, planes, targets });
     }
 
-    /// Transforms products, `source` by row and column, and adds them to the pixels of `rows` of
-    /// tiles; a step to more pixels than a tile has, to those around it too.
-    pub(super) fn scatter<'s, const B: usize>(
+    /// Transforms products, `source` by row and column, and adds them to the pixels of rows of
+    /// tiles of some planes, one after the other; a step to more pixels than a tile has, to those
+    /// around it too.
+    pub(super) fn scatter<'s, 'p, const B: usize>(
         &mut self,
         step: impl Step<E, B>,
         source: impl Fn(usize, usize) -> &'s [f32],
-        rows: &Range<usize>,
-        plane: &mut [f32],
+        planes: impl Iterator<Item = (&'p mut [f32], Range<usize>)>,
     ) {
-        Arch::new().dispatch(Scatter::<_, _, B, M, E> {
-            workbench: self,
-            step,
-            source,
-            rows,
-            plane,
-        });
+        Arch::new().dispatch(Scatter::<_, _, _, B, M, E> { workbench: self, step, source, planes });
     }
 }
 
 /// [`Workbench::gather`], for the vectors that the machine has.
-struct Gather<'a, 't, T, const A: usize, const M: usize, const E: usize> {
+struct Gather<'a, 't, T, Planes, const A: usize, const M: usize, const E: usize> {
     workbench: &'a mut Workbench<M, E>,
     step: T,
-    plane: &'a [f32],
-    rows: &'a Range<usize>,
-    targets: (&'a mut Rows<'t, E>, usize),
+    planes: Planes,
+    targets: &'a mut Rows<'t, E>,
 }
 
-impl<T: Step<A, E>, const A: usize, const M: usize, const E: usize> WithSimd
-    for Gather<'_, '_, T, A, M, E>
+impl<'p, T, Planes, const A: usize, const M: usize, const E: usize> WithSimd
+    for Gather<'_, '_, T, Planes, A, M, E>
+where
+    T: Step<A, E>,
+    Planes: Iterator<Item = (&'p [f32], Range<usize>)>,
 {
     type Output = ();
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Self { workbench, step, plane, rows, targets: (targets, at) } = self;
-        let Workbench { size: [height, width], across, ref zeros, .. } = *workbench;
+        let Self { workbench, step, planes, targets } = self;
+        let Workbench { size: [height, width], across, length, zeros, lines, columns, .. } =
+            workbench;
+        let (height, width, across, length) = (*height, *width, *across, *length);
         // Pixels seen on each side of a tile.
         let around = (A - M) / 2;
-        let (padded, length) = (M * across, rows.len() * across);
-        for (index, row) in rows.clone().enumerate() {
-            let from = array::from_fn(
-                #[inline(always)]
-                |line| match (M * row + line).checked_sub(around) {
-                    Some(row) if row < height => &plane[row * width..][..width],
-                    _ => &zeros[..],
-                },
-            );
-            let mut lines = workbench.lines.chunks_exact_mut(M * length);
-            let to = array::from_fn(
-                #[inline(always)]
-                |_| {
-                    let line = &mut lines.next().unwrap_or_default()[index * padded..][..padded];
-                    let (pixels, beyond) = line.split_at_mut(width);
-                    if !beyond.is_empty() {
-                        beyond.fill(0.0);
+        let padded = M * across;
+        let zeros = &zeros[..width];
+        let mut lines: [&mut [f32]; E] = rows_of(lines, M * length);
+        let mut first = 0;
+        for (plane, rows) in planes {
+            for row in rows {
+                let mut from = [zeros; A];
+                for (line, from) in from.iter_mut().enumerate() {
+                    if let Some(row) = (M * row + line).checked_sub(around)
+                        && row < height
+                    {
+                        *from = &plane[row * width..][..width];
                     }
-                    pixels
-                },
-            );
-            apply(simd, step, from, to);
+                }
+                let mut to = none();
+                for (to, line) in to.iter_mut().zip(&mut lines) {
+                    let (pixels, beyond) = line[first..first + padded].split_at_mut(width);
+                    beyond.fill(0.0);
+                    *to = pixels;
+                }
+                apply(simd, step, from, to);
+                first += padded;
+            }
         }
-        let lines = workbench.lines.chunks_exact(M * length);
-        for (line, targets) in lines.zip(targets.iter_mut()) {
-            let (before, own) = workbench.columns.split_at_mut(length);
+        for (line, targets) in lines.into_iter().zip(targets) {
+            let (before, own) = columns.split_at_mut(length);
             let (own, after) = own.split_at_mut(M * length);
+            let after = &mut after[..length];
             deinterleave::<M>(line, own);
             if around == 1 {
                 before[1..].copy_from_slice(&own[(M - 1) * length..][..length - 1]);
@@ -285,64 +306,64 @@ impl<T: Step<A, E>, const A: usize, const M: usize, const E: usize> WithSimd
                     (before[start], after[start + across - 1]) = (0.0, 0.0);
                 }
             }
-            let columns = &workbench.columns;
-            let from = array::from_fn(
-                #[inline(always)]
-                |column| &columns[(1 - around + column) * length..][..length],
-            );
-            let mut targets = targets.iter_mut();
-            let to = array::from_fn(
-                #[inline(always)]
-                |_| match targets.next() {
-                    Some(target) => &mut target[at..at + length],
-                    None => Default::default(),
-                },
-            );
+            let seen = columns[(1 - around) * length..].chunks_exact(length);
+            let mut from = [&[][..]; A];
+            for (from, column) in from.iter_mut().zip(seen) {
+                *from = column;
+            }
+            let mut to = none();
+            for (to, target) in to.iter_mut().zip(targets) {
+                *to = &mut target[..length];
+            }
             apply(simd, step, from, to);
         }
     }
 }
 
 /// [`Workbench::scatter`], for the vectors that the machine has.
-struct Scatter<'a, T, Source, const B: usize, const M: usize, const E: usize> {
+struct Scatter<'a, T, Source, Planes, const B: usize, const M: usize, const E: usize> {
     workbench: &'a mut Workbench<M, E>,
     step: T,
     source: Source,
-    rows: &'a Range<usize>,
-    plane: &'a mut [f32],
+    planes: Planes,
 }
 
-impl<'s, T, Source, const B: usize, const M: usize, const E: usize> WithSimd
-    for Scatter<'_, T, Source, B, M, E>
+impl<'s, 'p, T, Source, Planes, const B: usize, const M: usize, const E: usize> WithSimd
+    for Scatter<'_, T, Source, Planes, B, M, E>
 where
     T: Step<E, B>,
     Source: Fn(usize, usize) -> &'s [f32],
+    Planes: Iterator<Item = (&'p mut [f32], Range<usize>)>,
 {
     type Output = ();
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Self { workbench, step, source, rows, plane } = self;
-        let Workbench { size: [height, width], across, lines, columns, half, .. } = workbench;
-        let (height, width, across) = (*height, *width, *across);
+        let Self { workbench, step, source, planes } = self;
+        let Workbench { size: [height, width], across, length, lines, columns, half, .. } =
+            workbench;
+        let (height, width, across, length) = (*height, *width, *across, *length);
         // Pixels told of on each side of a tile.
         let around = (B - M) / 2;
-        let (padded, length) = (M * across, rows.len() * across);
+        let padded = M * across;
         for (column, half) in half.chunks_exact_mut(B * length).take(E).enumerate() {
-            let from = array::from_fn(
-                #[inline(always)]
-                |row| &source(row, column)[..length],
-            );
+            let mut from = [&[][..]; E];
+            for (row, from) in from.iter_mut().enumerate() {
+                *from = &source(row, column)[..length];
+            }
             apply(simd, step, from, rows_of(half, length));
         }
-        for line in 0..B {
-            let from = array::from_fn(
-                #[inline(always)]
-                |column| &half[(column * B + line) * length..][..length],
-            );
+        let lines: [&mut [f32]; B] = rows_of(lines, M * length);
+        let mut sums = [&[][..]; B];
+        for (line, (pixels, sums)) in lines.into_iter().zip(&mut sums).enumerate() {
+            let mut from = [&[][..]; E];
+            for (column, from) in from.iter_mut().enumerate() {
+                *from = &half[(column * B + line) * length..][..length];
+            }
             apply(simd, step, from, rows_of(&mut columns[(1 - around) * length..], length));
             let (before, own) = columns.split_at_mut(length);
             let (own, after) = own.split_at_mut(M * length);
+            let after = &mut after[..length];
             if around == 1 {
                 // At the ends of a row there are no neighbours.
                 for start in (0..length).step_by(across) {
@@ -351,14 +372,21 @@ where
                 add(simd, &mut own[(M - 1) * length..][..length - 1], &before[1..]);
                 add(simd, &mut own[1..length], &after[..length - 1]);
             }
-            let pixels = &mut lines[..M * length];
             interleave::<M>(own, pixels);
-            for (row, pixels) in rows.clone().zip(pixels.chunks_exact(padded)) {
-                if let Some(row) = (M * row + line).checked_sub(around)
-                    && row < height
-                {
-                    add(simd, &mut plane[row * width..][..width], &pixels[..width]);
+            *sums = pixels;
+        }
+        let mut first = 0;
+        for (plane, rows) in planes {
+            for row in rows {
+                for (line, sums) in sums.iter().enumerate() {
+                    if let Some(row) = (M * row + line).checked_sub(around)
+                        && row < height
+                    {
+                        let row = &mut plane[row * width..][..width];
+                        add(simd, row, &sums[first..first + width]);
+                    }
                 }
+                first += padded;
             }
         }
     }

@@ -32,25 +32,36 @@ struct Limits {
     least_tiles: usize,
     /// Transformed elements of kernels.
     kernels: usize,
+    /// Sums of these elements' gradients: few enough to stay in a cache.
+    sums: usize,
 }
 
-const LIMITS: Limits = Limits { values: 1 << 19, least_tiles: 128, kernels: 1 << 23 };
+const LIMITS: Limits =
+    Limits { values: 1 << 19, least_tiles: 128, kernels: 1 << 23, sums: 1 << 20 };
 /// Small tiles from which on the transformation of the kernels is paid for.
 const TILES: usize = 24;
 /// Channels from which on the products are worth their transformations.
 const CHANNELS: usize = 16;
-/// Large tiles of a plane from which on they are quicker to transform than small ones.
-const LARGE: usize = 64;
+/// Large tiles from which on what they save is more than their transformations take.
+const LARGE: usize = 16;
 /// Kernels that are transformed side by side.
 const KERNELS: usize = 256;
 
-/// A convolution by tiles.
+/// Pixels of a tile.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Winograd {
-    /// By F(2 × 2, 3 × 3).
-    Small(Extents),
-    /// By F(4 × 4, 3 × 3).
-    Large(Extents),
+enum Tiles {
+    /// F(2 × 2, 3 × 3).
+    Small,
+    /// F(4 × 4, 3 × 3).
+    Large,
+}
+
+/// A convolution by tiles.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Winograd {
+    extents: Extents,
+    tiles: Tiles,
+    limits: Limits,
 }
 
 impl Winograd {
@@ -64,15 +75,18 @@ impl Winograd {
         if !right || !pays {
             return None;
         }
-        let large = tiles(4) >= LARGE * extents.batch && 6 * 6 * tiles(4) < 3 * 4 * tiles(2);
-        Some(if large { Self::Large(extents) } else { Self::Small(extents) })
+        // At least a quarter of the multiplications must be saved, however far the last tiles reach
+        // beyond the plane.
+        let large = tiles(4) >= LARGE && 6 * 6 * tiles(4) < 3 * 4 * tiles(2);
+        let tiles = if large { Tiles::Large } else { Tiles::Small };
+        Some(Self { extents, tiles, limits: LIMITS })
     }
 
     /// Adds the convolution of `x` to `y`.
     pub(super) fn add(self, x: &[f32], weight: &Weight, y: &mut [f32]) -> Result<()> {
-        match self {
-            Self::Small(extents) => Tiled::<2, 4>::new(extents, LIMITS).add(x, weight, y),
-            Self::Large(extents) => Tiled::<4, 6>::new(extents, LIMITS).add(x, weight, y),
+        match self.tiles {
+            Tiles::Small => Tiled::<2, 4>::new(self).add(x, weight, y),
+            Tiles::Large => Tiled::<4, 6>::new(self).add(x, weight, y),
         }
     }
 
@@ -84,13 +98,9 @@ impl Winograd {
         weight: Option<&Weight>,
         gradient: &[f32],
     ) -> Result<[Option<Vec<f32>>; 2]> {
-        match self {
-            Self::Small(extents) => {
-                Tiled::<2, 4>::new(extents, LIMITS).backward(x, weight, gradient)
-            }
-            Self::Large(extents) => {
-                Tiled::<4, 6>::new(extents, LIMITS).backward(x, weight, gradient)
-            }
+        match self.tiles {
+            Tiles::Small => Tiled::<2, 4>::new(self).backward(x, weight, gradient),
+            Tiles::Large => Tiled::<4, 6>::new(self).backward(x, weight, gradient),
         }
     }
 }
@@ -108,7 +118,7 @@ impl<const M: usize, const E: usize> Tiled<M, E> {
     /// Elements of a tile, and of a transformed kernel.
     const ELEMENTS: usize = E * E;
 
-    fn new(extents: Extents, limits: Limits) -> Self {
+    fn new(Winograd { extents, limits, .. }: Winograd) -> Self {
         Self { extents, tiles: extents.size.map(|size| size.div_ceil(M)), limits }
     }
 
@@ -138,7 +148,7 @@ where
         let kernels = Kernels::<E>::new(self.extents, self.limits.kernels, weight)?;
         for span in self.spans() {
             let length = span.length;
-            let seen = self.gathered(Input, x, inputs, span);
+            let seen = self.gathered(Input, x, inputs, 0..inputs, span);
             let seen = Matrices::new(&seen, [inputs * length, length, 1]);
             kernels.for_each_part(|outputs, kernels| {
                 let count = outputs.len();
@@ -160,39 +170,83 @@ where
         gradient: &[f32],
     ) -> Result<[Option<Vec<f32>>; 2]> {
         let Extents { batch, inputs, outputs, .. } = self.extents;
-        let kernels = weight
-            .map(|weight| Kernels::<E>::new(self.extents, self.limits.kernels, weight))
-            .transpose()?;
-        let mut dx = weight.map(|_| vec![0.0; batch * inputs * self.extents.plane()]);
-        let mut dkernels = x.map(|_| vec![0.0; Self::ELEMENTS * inputs * outputs]);
-        for span in self.spans() {
-            let length = span.length;
-            let transformed = self.gathered(OutputAdjoint, gradient, outputs, span);
-            let strides = [outputs * length, length, 1];
-            let gradients = Matrices::new(&transformed, strides);
-            if let (Some(dx), Some(kernels)) = (&mut dx, &kernels) {
+        let spans: Vec<Span> = self.spans().collect();
+        // The transformed gradient, where all of it is held at a time.
+        let mut whole = None;
+        let mut dx = None;
+        if let Some(weight) = weight {
+            let kernels = Kernels::<E>::new(self.extents, self.limits.kernels, weight)?;
+            let mut sums = vec![0.0; batch * inputs * self.extents.plane()];
+            for &span in &spans {
+                let length = span.length;
+                let transformed = self.gathered(OutputAdjoint, gradient, outputs, 0..outputs, span);
                 let mut products = None;
-                kernels.for_each_part(|outputs, kernels| {
-                    let count = outputs.len();
+                kernels.for_each_part(|part, kernels| {
+                    let count = part.len();
                     let kernels = Matrices::new(kernels, [count * inputs, 1, inputs]);
-                    let gradients = &transformed[outputs.start * length..];
-                    let gradients = Matrices::new(gradients, strides);
+                    let gradients = &transformed[part.start * length..];
+                    let gradients = Matrices::new(gradients, [outputs * length, length, 1]);
                     let sizes = (inputs, length, count);
                     let count = Self::ELEMENTS;
                     product::add_for_a_moment(&mut products, count, sizes, kernels, gradients)
                 })?;
                 if let Some(products) = products {
-                    self.scatter(InputAdjoint, &products, dx, (inputs, &(0..inputs)), span);
+                    self.scatter(InputAdjoint, &products, &mut sums, (inputs, &(0..inputs)), span);
+                }
+                whole = (spans.len() == 1).then_some(transformed);
+            }
+            dx = Some(sums);
+        }
+        let dweight = x.map(|x| self.weight_gradient(x, gradient, &spans, whole));
+        Ok([dx, dweight.transpose()?])
+    }
+
+    /// By parts of the outputs, since the sums are many more values than the kernels have, and each
+    /// is touched once a span.
+    fn weight_gradient(
+        self,
+        x: &[f32],
+        gradient: &[f32],
+        spans: &[Span],
+        whole: Option<Buffer>,
+    ) -> Result<Vec<f32>> {
+        let Extents { inputs, outputs, .. } = self.extents;
+        let gathered = |outputs_of: Range<usize>, span| {
+            self.gathered(OutputAdjoint, gradient, outputs, outputs_of, span)
+        };
+        let seen = |span| self.gathered(Input, x, inputs, 0..inputs, span);
+        let held = match spans {
+            [span] => Some((whole.unwrap_or_else(|| gathered(0..outputs, *span)), seen(*span))),
+            _ => None,
+        };
+        // What several spans see is transformed anew for each part.
+        let limit = if held.is_some() { self.limits.sums } else { self.limits.kernels };
+        let most = (limit / (Self::ELEMENTS * inputs)).clamp(1, outputs);
+        let most = outputs.div_ceil(outputs.div_ceil(most));
+        let mut dweight = vec![0.0; 9 * inputs * outputs];
+        for (index, dweight) in dweight.chunks_mut(9 * inputs * most).enumerate() {
+            let part = index * most..((index + 1) * most).min(outputs);
+            let mut sums = None;
+            for &span in spans {
+                let length = span.length;
+                let sizes = (part.len(), inputs, length);
+                let mut add = |gradients: &[f32], channels: usize, seen: &[f32]| {
+                    let gradients = Matrices::new(gradients, [channels * length, length, 1]);
+                    let seen = Matrices::new(seen, [inputs * length, 1, length]);
+                    product::add_for_a_moment(&mut sums, Self::ELEMENTS, sizes, gradients, seen)
+                };
+                match &held {
+                    Some((gradients, seen)) => {
+                        add(&gradients[part.start * length..], outputs, seen)?;
+                    }
+                    None => add(&gathered(part.clone(), span), part.len(), &seen(span))?,
                 }
             }
-            if let (Some(dkernels), Some(x)) = (&mut dkernels, x) {
-                let seen = self.gathered(Input, x, inputs, span);
-                let seen = Matrices::new(&seen, [inputs * length, 1, length]);
-                let sizes = (outputs, inputs, length);
-                product::add_products(dkernels, sizes, gradients, seen)?;
+            if let Some(sums) = sums {
+                kernel_gradients::<E>(&sums, dweight);
             }
         }
-        Ok([dx, dkernels.map(|dkernels| kernel_gradients::<E>(&dkernels))])
+        Ok(dweight)
     }
 }
 
@@ -210,26 +264,27 @@ fn parts_of<const E: usize>(matrices: &mut [f32], length: usize) -> Vec<Rows<'_,
 }
 
 impl<const M: usize, const E: usize> Tiled<M, E> {
-    /// A step from some channels' planes to a span's rows of tiles: `[E², channels, tiles]`.
+    /// A step from the planes of some of all channels to a span's rows of tiles: `[E², some, tiles]`.
     fn gathered<const A: usize>(
         self,
         step: impl Step<A, E>,
         planes: &[f32],
         channels: usize,
+        some: Range<usize>,
         span: Span,
     ) -> Buffer {
         let plane = self.extents.plane();
-        let mut matrices = Buffer::new(Self::ELEMENTS * channels * span.length);
+        let mut matrices = Buffer::new(Self::ELEMENTS * some.len() * span.length);
         let parts = parts_of(&mut matrices, span.length);
         let tasks = parts.into_par_iter().enumerate();
         tasks.with_min_len(cpu::rows_per_task(Self::ELEMENTS * span.length)).for_each_init(
             || self.workbench(span),
             |workbench, (channel, mut targets)| {
-                for part in span.parts(self.tiles) {
-                    let index = channels * part.image + channel;
-                    let plane = &planes[index * plane..][..plane];
-                    workbench.gather(step, plane, &part.rows, (&mut targets, part.start));
-                }
+                let planes = span.parts(self.tiles).map(|part| {
+                    let index = channels * part.image + some.start + channel;
+                    (&planes[index * plane..][..plane], part.rows)
+                });
+                workbench.gather(step, planes, &mut targets);
             },
         );
         matrices
@@ -246,26 +301,31 @@ impl<const M: usize, const E: usize> Tiled<M, E> {
         span: Span,
     ) {
         let plane = self.extents.plane();
+        let mut planes_of_channels: Vec<_> = some.clone().map(|_| Vec::new()).collect();
+        let mut images = planes.chunks_exact_mut(channels * plane).enumerate();
         for part in span.parts(self.tiles) {
-            let image = channels * plane;
-            let planes = &mut planes[part.image * image..][..image];
-            let planes = &mut planes[some.start * plane..some.end * plane];
-            let planes = planes.par_chunks_mut(plane).enumerate();
-            planes.with_min_len(cpu::rows_per_task(4 * plane)).for_each_init(
-                || self.workbench(span),
-                |workbench, (channel, plane)| {
-                    let start = channel * span.length + part.start;
-                    let source = |row: usize, column: usize| {
-                        &products[(row * E + column) * some.len() * span.length + start..]
-                    };
-                    workbench.scatter(step, source, &part.rows, plane);
-                },
-            );
+            let image = images.find(|(image, _)| *image == part.image);
+            let planes = image.map(|(_, image)| &mut image[some.start * plane..some.end * plane]);
+            let planes = planes.unwrap_or_default().chunks_exact_mut(plane);
+            for (plane, of_channel) in planes.zip(&mut planes_of_channels) {
+                of_channel.push((plane, part.rows.clone()));
+            }
         }
+        let tasks = planes_of_channels.into_par_iter().enumerate();
+        tasks.with_min_len(cpu::rows_per_task(Self::ELEMENTS * span.length)).for_each_init(
+            || self.workbench(span),
+            |workbench, (channel, planes)| {
+                let start = channel * span.length;
+                let source = |row: usize, column: usize| {
+                    &products[(row * E + column) * some.len() * span.length + start..]
+                };
+                workbench.scatter(step, source, planes.into_iter());
+            },
+        );
     }
 
     fn workbench(self, span: Span) -> Workbench<M, E> {
-        Workbench::new(self.extents.size, span.rows.min(self.tiles[0]))
+        Workbench::new(self.extents.size, span.rows)
     }
 }
 
@@ -324,13 +384,12 @@ where
     kernels
 }
 
-/// The gradient of `[outputs, inputs, 3, 3]` from that of the transformed kernels.
-fn kernel_gradients<const E: usize>(dkernels: &[f32]) -> Vec<f32>
+/// The gradient of some of `[outputs, inputs, 3, 3]` from that of the transformed kernels.
+fn kernel_gradients<const E: usize>(dkernels: &[f32], dweight: &mut [f32])
 where
     KernelAdjoint: Step<E, 3>,
 {
     let all = dkernels.len() / (E * E);
-    let mut dweight = vec![0.0; 9 * all];
     dweight.par_chunks_mut(9 * KERNELS).enumerate().for_each(|(index, dweight)| {
         let (first, count) = (index * KERNELS, dweight.len() / 9);
         let (mut elements, mut half) = (Buffer::new(9 * count), Buffer::new(3 * E * count));
@@ -343,7 +402,6 @@ where
             dweight.iter_mut().zip(places).for_each(|(dweight, place)| *dweight = *place);
         }
     });
-    dweight
 }
 
 #[cfg(test)]
@@ -421,25 +479,17 @@ mod tests {
             Self { extents, x, weight, bias, gradient, y, dx, dweight }
         }
 
-        /// What tiles of a size make of it: the results and both gradients.
-        fn by_tiles<const M: usize, const E: usize>(&self, limits: Limits) -> [Vec<f32>; 3]
-        where
-            Kernel: Step<3, E>,
-            KernelAdjoint: Step<E, 3>,
-            Input: Step<E, E>,
-            InputAdjoint: Step<E, E>,
-            Output: Step<E, M>,
-            OutputAdjoint: Step<M, E>,
-        {
+        /// What tiles make of it: the results and both gradients.
+        fn by(&self, tiles: Tiles, limits: Limits) -> [Vec<f32>; 3] {
             let Extents { inputs, outputs, .. } = self.extents;
             let shape = (outputs, inputs, 3, 3);
             let kernel = Tensor::from_slice(&self.weight, shape, &Device::Cpu).unwrap();
             let kernel = Weight::new(&kernel).unwrap();
-            let tiled = Tiled::<M, E>::new(self.extents, limits);
+            let winograd = Winograd { extents: self.extents, tiles, limits };
             let mut y = self.bias.clone();
-            tiled.add(&self.x, &kernel, &mut y).unwrap();
-            assert_eq!(tiled.backward(None, None, &self.gradient).unwrap(), [None, None]);
-            let gradients = tiled.backward(Some(&self.x), Some(&kernel), &self.gradient);
+            winograd.add(&self.x, &kernel, &mut y).unwrap();
+            assert_eq!(winograd.backward(None, None, &self.gradient).unwrap(), [None, None]);
+            let gradients = winograd.backward(Some(&self.x), Some(&kernel), &self.gradient);
             let [dx, dweight] = gradients.unwrap();
             [y, dx.unwrap(), dweight.unwrap()]
         }
@@ -454,13 +504,13 @@ mod tests {
             least_tiles in 1..100_usize, kernels in 1..900_usize,
         ) {
             let plain = Plain::new(batch, channels, size, seed);
-            let limits = Limits { values: 1, least_tiles, kernels };
+            let limits = Limits { values: 1, least_tiles, kernels, sums: kernels };
             let expected = [&plain.y, &plain.dx, &plain.dweight];
             // Small tiles' transforms of whole numbers are exact, so that results are equal or wrong.
-            for (got, expected) in plain.by_tiles::<2, 4>(limits).iter().zip(expected) {
+            for (got, expected) in plain.by(Tiles::Small, limits).iter().zip(expected) {
                 prop_assert_eq!(got, expected);
             }
-            for (got, expected) in plain.by_tiles::<4, 6>(limits).iter().zip(expected) {
+            for (got, expected) in plain.by(Tiles::Large, limits).iter().zip(expected) {
                 let largest = expected.iter().fold(0.0_f32, |largest, value| largest.max(value.abs()));
                 for (got, expected) in got.iter().zip(expected) {
                     prop_assert!((got - expected).abs() <= 1e-5 * largest, "{} {}", got, expected);
@@ -482,12 +532,14 @@ mod tests {
                 stride: 1,
                 padding: 1,
             })
+            .map(|winograd| winograd.tiles)
         };
-        assert!(matches!(of(1, [32, 32]), Some(Winograd::Large(_))));
-        assert!(matches!(of(16, [16, 16]), Some(Winograd::Small(_))));
+        assert_eq!(of(1, [32, 32]), Some(Tiles::Large));
+        assert_eq!(of(1, [16, 16]), Some(Tiles::Large));
+        assert_eq!(of(1, [8, 16]), Some(Tiles::Small));
         // Large tiles would reach far beyond the plane.
-        assert!(matches!(of(1, [5, 400]), Some(Winograd::Small(_))));
-        assert!(of(1, [4, 4]).is_none());
+        assert_eq!(of(1, [5, 400]), Some(Tiles::Small));
+        assert_eq!(of(1, [4, 4]), None);
     }
 
     #[test]

@@ -101,7 +101,7 @@ impl Level {
         strided: bool,
         addend: Option<&Shadow>,
     ) -> Convolution<'_> {
-        Convolution { features, pixels: self.pixels, plane: self.plane, strided, addend }
+        Convolution { features, pixels: self.pixels, strided, addend }
     }
 }
 

@@ -30,9 +30,9 @@ pub(super) struct Features {
 const KERNEL: u64 = 9;
 const SMALL_TILE: u64 = 16;
 const LARGE_TILE: u64 = 36;
-/// Pixels of a plane from which on its tiles are large.
-const LARGE_PLANE: u64 = 32 * 32;
-/// Transformed elements of kernels that are held at a time.
+/// Pixels of a result from which on its tiles are large.
+const LARGE_RESULT: u64 = 16 * 16;
+/// Transformed elements of kernels, or of their gradients, that are held at a time.
 const KERNELS: u64 = 1 << 23;
 /// Scores of a head that attention holds at a time.
 const SCORES: u64 = 1 << 17;
@@ -63,8 +63,6 @@ pub(super) struct Convolution<'a> {
     pub(super) features: Features,
     /// Of the result, for all images.
     pub(super) pixels: u64,
-    /// Of the result, for one.
-    pub(super) plane: u64,
     pub(super) strided: bool,
     /// A shift or a residual.
     pub(super) addend: Option<&'a Shadow>,
@@ -72,11 +70,11 @@ pub(super) struct Convolution<'a> {
 
 /// `conv2d`.
 pub(super) fn convolution(x: &Shadow, convolution: Convolution<'_>) -> Shadow {
-    let Convolution { features, pixels, plane, strided, addend } = convolution;
+    let Convolution { features, pixels, strided, addend } = convolution;
     let Features { inputs, outputs, trained } = features;
     x.meter().worked(KERNEL * pixels * inputs * outputs);
-    // Kernels are transformed for tiles, some at a time; their gradients, all of them.
-    let tile = if plane < LARGE_PLANE { SMALL_TILE } else { LARGE_TILE };
+    // Kernels are transformed for tiles, some at a time; and so are their gradients.
+    let tile = if pixels < LARGE_RESULT { SMALL_TILE } else { LARGE_TILE };
     let tiles = if strided { 0 } else { tile * inputs * outputs };
     let kernels = tiles.min(KERNELS);
     let result = {
@@ -88,7 +86,7 @@ pub(super) fn convolution(x: &Shadow, convolution: Convolution<'_>) -> Shadow {
     let kept = Kept {
         arguments: weight.then(|| Rc::clone(&x.memory)).into_iter().collect(),
         weights: trained.numbers(),
-        scratch: kernels + if weight { tiles } else { 0 },
+        scratch: if weight { 2 * kernels } else { kernels },
         passes_on: true,
         ..Kept::default()
     };
