@@ -10,7 +10,7 @@ use rayon::prelude::*;
 
 use super::{
     EngineError,
-    model::Unet,
+    model::{ProjectedText, Unet},
     schedule::{NoiseSource, Schedule},
 };
 use crate::spec::StepIndex;
@@ -62,56 +62,42 @@ pub(super) struct Denoiser<'a> {
 }
 
 impl Denoiser<'_> {
-    /// The U-Net's output for a whole batch at one step, untracked.
+    /// The U-Net's output for a whole batch at one step, untracked, under prompts that it has
+    /// projected, a row a sample.
     ///
     /// # Shapes
-    /// `z: [batch, channels, h, w]`, `text: [batch, tokens, channels]`.
+    /// `z: [batch, channels, h, w]`.
     pub(super) fn predict(
         &self,
         z: &Tensor,
         step: StepIndex,
-        text: &Tensor,
+        text: &ProjectedText,
     ) -> Result<Tensor, EngineError> {
         let timestep = self.schedule.timestep(step).0 as f64;
-        self.predict_at(z, &vec![timestep; z.dim(0)?], text)
-    }
-
-    /// [`Denoiser::predict`] with a timestep a sample.
-    pub(super) fn predict_at(
-        &self,
-        z: &Tensor,
-        timesteps: &[f64],
-        text: &Tensor,
-    ) -> Result<Tensor, EngineError> {
-        let batch = timesteps.len();
+        let batch = z.dim(0)?;
         self.evaluations.add(batch);
         let starts: Vec<usize> = (0..batch).step_by(SAMPLES_A_PASS).collect();
         let parts = side_by_side(self.unet, &starts, |&start| {
             let count = SAMPLES_A_PASS.min(batch - start);
-            self.unet.forward(
+            self.unet.forward_projected(
                 &z.narrow(0, start, count)?,
-                &timesteps[start..start + count],
-                &text.narrow(0, start, count)?,
+                &vec![timestep; count],
+                &text.narrow(start, count)?,
             )
         })?;
         Ok(Tensor::cat(&parts, 0)?)
     }
 
-    /// Both halves of classifier-free guidance in one batch: `(conditional, unconditional)`.
+    /// Both halves of classifier-free guidance in one batch: `(conditional, unconditional)`, under
+    /// the prompts of `z`, and as many others after them.
     pub(super) fn predict_pair(
         &self,
         z: &Tensor,
         step: StepIndex,
-        text: &Tensor,
-        unconditional: &Tensor,
+        text: &ProjectedText,
     ) -> Result<(Tensor, Tensor), EngineError> {
         let batch = z.dim(0)?;
-        let unconditional = unconditional.broadcast_as(text.shape())?;
-        let both = self.predict(
-            &Tensor::cat(&[z, z], 0)?,
-            step,
-            &Tensor::cat(&[text, &unconditional], 0)?,
-        )?;
+        let both = self.predict(&Tensor::cat(&[z, z], 0)?, step, text)?;
         Ok((both.narrow(0, 0, batch)?, both.narrow(0, batch, batch)?))
     }
 
@@ -120,37 +106,67 @@ impl Denoiser<'_> {
         &self,
         z: &Tensor,
         step: StepIndex,
-        text: &Tensor,
         guidance: &Guidance,
     ) -> Result<Tensor, EngineError> {
-        let output = self.guided_output(z, step, text, guidance)?;
+        let output = self.guided_output(z, step, guidance)?;
         Ok(self.schedule.step(step, &output, z)?)
     }
 
-    /// What a guided step is taken with; a scale of 1 or less needs no unconditional pass, as in
-    /// diffusers.
+    /// What a guided step is taken with.
     pub(super) fn guided_output(
         &self,
         z: &Tensor,
         step: StepIndex,
-        text: &Tensor,
         guidance: &Guidance,
     ) -> Result<Tensor, EngineError> {
-        if guidance.scale <= 1.0 {
-            return self.predict(z, step, text);
+        if !guides(guidance.scale) {
+            return self.predict(z, step, &guidance.text);
         }
-        let (conditional, unconditional) =
-            self.predict_pair(z, step, text, &guidance.unconditional)?;
+        let (conditional, unconditional) = self.predict_pair(z, step, &guidance.text)?;
         guide(&conditional, &unconditional, guidance.scale)
     }
 }
 
-/// What classifier-free guidance steers away from, and how hard.
+/// Prompts that classifier-free guidance steers a batch by, and how hard.
 #[derive(Debug, Clone)]
 pub(super) struct Guidance {
-    /// `[1, tokens, channels]` or a row a sample.
-    pub(super) unconditional: Tensor,
-    pub(super) scale: f64,
+    /// What each sample is steered towards; then, where the scale guides, away from.
+    text: ProjectedText,
+    scale: f64,
+}
+
+impl Guidance {
+    /// By a U-Net, with the weights that it has now.
+    ///
+    /// # Shapes
+    /// `text: [batch, tokens, channels]`, `unconditional: [1, tokens, channels]`.
+    pub(super) fn new(
+        unet: &Unet,
+        text: &Tensor,
+        unconditional: &Tensor,
+        scale: f64,
+    ) -> Result<Self, EngineError> {
+        let batch = text.dim(0)?;
+        let projected = unet.project_text(&Tensor::cat(&[text, unconditional], 0)?)?;
+        Self::select(&projected, &(0..batch).collect::<Vec<_>>(), batch, scale)
+    }
+
+    /// Of these rows of projected prompts, a row a sample, and one that all are steered away from.
+    pub(super) fn select(
+        text: &ProjectedText,
+        towards: &[usize],
+        away: usize,
+        scale: f64,
+    ) -> Result<Self, EngineError> {
+        let unconditional = if guides(scale) { towards.len() } else { 0 };
+        let rows = [towards, &vec![away; unconditional]].concat();
+        Ok(Self { text: text.select(&rows)?, scale })
+    }
+}
+
+/// A scale of 1 or less needs no unconditional pass, as in diffusers.
+fn guides(scale: f64) -> bool {
+    scale > 1.0
 }
 
 /// `unconditional + scale · (conditional − unconditional)`.

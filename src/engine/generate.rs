@@ -70,10 +70,7 @@ pub(super) fn generate_each(
     let schedule = pipeline.scheduler.schedule(spec.steps)?;
     let counter = EvaluationCounter::default();
     let denoiser = Denoiser { unet: &pipeline.unet, schedule: &schedule, evaluations: &counter };
-    let guidance = Guidance {
-        unconditional: pipeline.encode_prompts(&[&spec.negative_prompt])?,
-        scale: spec.guidance_scale,
-    };
+    let unconditional = pipeline.encode_prompts(&[&spec.negative_prompt])?;
 
     let at_once = (CELLS_AT_ONCE / (shape[1] * shape[2])).clamp(1, 32);
     let total = spec.pictures.len() * spec.steps;
@@ -84,10 +81,11 @@ pub(super) fn generate_each(
         let prompts: Vec<&str> = group.iter().map(|(prompt, _)| prompt.as_str()).collect();
         let seeds: Vec<u64> = group.iter().map(|(_, seed)| *seed).collect();
         let text = encode_distinct(pipeline, &prompts)?;
+        let guidance = Guidance::new(&pipeline.unet, &text, &unconditional, spec.guidance_scale)?;
         let mut z = initial_latents(&seeds, shape, &pipeline.device)?;
         for step in 0..schedule.len() {
             let at = StepIndex(step);
-            let output = denoiser.guided_output(&z, at, &text, &guidance)?;
+            let output = denoiser.guided_output(&z, at, &guidance)?;
             let shown = step + 1 < schedule.len()
                 && preview_every.is_some_and(|every| (step + 1).is_multiple_of(every.get()));
             if shown {

@@ -105,6 +105,8 @@ impl Sizes {
             batch: updates_and_batch(spec).1,
             weights: self.weights,
             bank: costs.bank,
+            walks: &costs.walks,
+            projected: costs.projected,
             threads: rayon::current_num_threads(),
         };
         demand.arrange(limit)

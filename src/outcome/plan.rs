@@ -59,7 +59,8 @@ pub struct MemoryPlan {
     pub optimiser: u64,
     /// Gradients of every pass of an update, which are kept to be summed in a fixed order.
     pub gradients: u64,
-    /// What forward passes keep for their backward passes, as many as run side by side.
+    /// What forward passes keep for their backward passes, as many as run side by side, and what
+    /// prompts are projected to where that is kept.
     pub activations: u64,
     /// Walked trajectories: the training's and the probe's.
     pub bank: u64,

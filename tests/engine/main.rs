@@ -3,6 +3,7 @@
 mod bad_input;
 mod golden;
 mod planning;
+mod projected_text;
 mod resuming;
 mod scoring;
 mod unlearning;

@@ -3,6 +3,7 @@
 mod clip;
 pub mod config;
 mod layers;
+mod projected_text;
 mod resnet;
 mod segments;
 mod tokenizer;
@@ -14,6 +15,7 @@ mod weights;
 
 pub use clip::{ClipModel, ClipTextModel};
 pub use config::{ClipConfig, ClipTextConfig, ClipVisionConfig, UnetConfig, VaeConfig};
+pub use projected_text::ProjectedText;
 pub use segments::Thrift;
 pub use tokenizer::ClipTokenizer;
 pub use unet::Unet;

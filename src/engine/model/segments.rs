@@ -6,6 +6,7 @@ use std::{collections::BTreeSet, num::NonZeroUsize, sync::Arc};
 use candle_core::Result;
 
 use super::{
+    projected_text::Text,
     resnet::{ResnetBlock, Upsample},
     transformer::Transformer,
 };
@@ -23,12 +24,11 @@ pub struct Thrift {
 }
 
 /// What every level reads beside its input.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 pub(super) struct Conditioning<'a> {
     /// The time embedding after its SiLU, `[batch, time]`.
     pub(super) activated_time: &'a Traced,
-    /// Text hidden states, `[batch, tokens, cross_attention_dim]`.
-    pub(super) text: &'a Traced,
+    pub(super) text: Text<'a>,
 }
 
 /// A part of the U-Net with one result.
@@ -59,18 +59,28 @@ impl Segment {
         &self,
         x: &Traced,
         skip: Option<&Traced>,
-        conditioning: Conditioning<'_>,
+        conditioning: &mut Conditioning<'_>,
     ) -> Result<Traced> {
-        let Conditioning { activated_time, text } = conditioning;
-        if !self.recomputed {
-            return self.layers.forward(x, skip, conditioning);
-        }
+        // Projected text has no gradient, so nothing is kept of what it has a part in.
+        let text = match conditioning.text {
+            Text::States(text) if self.recomputed => text,
+            _ => return self.layers.forward(x, skip, conditioning),
+        };
+        let activated_time = conditioning.activated_time;
         let layers = Arc::clone(&self.layers);
         let inputs: Vec<&Traced> = [activated_time, text, x].into_iter().chain(skip).collect();
         ops::checkpointed(&inputs, move |inputs| {
-            let conditioning = Conditioning { activated_time: &inputs[0], text: &inputs[1] };
-            layers.forward(&inputs[2], inputs.get(3), conditioning)
+            let text = Text::States(&inputs[1]);
+            let mut conditioning = Conditioning { activated_time: &inputs[0], text };
+            layers.forward(&inputs[2], inputs.get(3), &mut conditioning)
         })
+    }
+
+    pub(super) fn transformer(&self) -> Option<&Transformer> {
+        match &*self.layers {
+            Layers::Residual(_, transformer) => transformer.as_ref(),
+            Layers::Upsample(_) => None,
+        }
     }
 }
 
@@ -79,7 +89,7 @@ impl Layers {
         &self,
         x: &Traced,
         skip: Option<&Traced>,
-        conditioning: Conditioning<'_>,
+        conditioning: &mut Conditioning<'_>,
     ) -> Result<Traced> {
         let joined = skip.map(|skip| ops::concatenate_channels(x, skip)).transpose()?;
         let x = joined.as_ref().unwrap_or(x);
@@ -87,7 +97,7 @@ impl Layers {
             Self::Residual(resnet, transformer) => {
                 let hidden = resnet.forward(x, Some(conditioning.activated_time))?;
                 match transformer {
-                    Some(transformer) => transformer.forward(&hidden, conditioning.text),
+                    Some(transformer) => transformer.forward(&hidden, &mut conditioning.text),
                     None => Ok(hidden),
                 }
             }

@@ -3,6 +3,7 @@
 use super::{
     Weights,
     layers::{GroupNormLayer, LayerNorm, Linear},
+    projected_text::{Context, KeyValue, Text},
 };
 use crate::engine::{
     EngineError,
@@ -46,15 +47,24 @@ impl Attention {
         })
     }
 
+    /// Keys and values.
+    fn project(&self, states: &Traced) -> candle_core::Result<(Traced, Traced)> {
+        Ok((self.to_k.forward(states)?, self.to_v.forward(states)?))
+    }
+
     /// The sum of `residual` and the result.
     fn forward_onto(
         &self,
         residual: &Traced,
         x: &Traced,
-        context: &Traced,
+        context: Context<'_>,
     ) -> candle_core::Result<Traced> {
-        let (query, key, value) =
-            (self.to_q.forward(x)?, self.to_k.forward(context)?, self.to_v.forward(context)?);
+        // Queries come first: the order of operations is that in which gradients are summed.
+        let query = self.to_q.forward(x)?;
+        let (key, value) = match context {
+            Context::States(states) => self.project(states)?,
+            Context::Projected { key, value } => (key, value),
+        };
         let attended = ops::attention(&query, &key, &value, self.heads, None)?;
         self.to_out.forward_onto(residual, &attended)
     }
@@ -89,10 +99,10 @@ impl TransformerBlock {
         })
     }
 
-    fn forward(&self, x: &Traced, text: &Traced) -> candle_core::Result<Traced> {
+    fn forward(&self, x: &Traced, text: &mut Text<'_>) -> candle_core::Result<Traced> {
         let normed = self.norm1.forward(x)?;
-        let x = self.attn1.forward_onto(x, &normed, &normed)?;
-        let x = self.attn2.forward_onto(&x, &self.norm2.forward(&x)?, text)?;
+        let x = self.attn1.forward_onto(x, &normed, Context::States(&normed))?;
+        let x = self.attn2.forward_onto(&x, &self.norm2.forward(&x)?, text.context()?)?;
         let hidden = ops::geglu(&self.ff_in.forward(&self.norm3.forward(&x)?)?)?;
         self.ff_out.forward_onto(&x, &hidden)
     }
@@ -140,9 +150,20 @@ impl Transformer {
         })
     }
 
+    /// What each block makes of text hidden states, `[batch, tokens, cross_attention_dim]`.
+    pub(super) fn project_text(
+        &self,
+        text: &Traced,
+    ) -> impl Iterator<Item = candle_core::Result<KeyValue>> {
+        self.blocks.iter().map(move |block| {
+            let (key, value) = block.attn2.project(text)?;
+            Ok(KeyValue { key: key.into_tensor(), value: value.into_tensor() })
+        })
+    }
+
     /// # Shapes
-    /// `x: [batch, channels, h, w]`, `text: [batch, tokens, cross_attention_dim]`.
-    pub(super) fn forward(&self, x: &Traced, text: &Traced) -> candle_core::Result<Traced> {
+    /// `x: [batch, channels, h, w]`.
+    pub(super) fn forward(&self, x: &Traced, text: &mut Text<'_>) -> candle_core::Result<Traced> {
         let (batch, channels, height, width) = x.tensor().dims4()?;
         let planes = |x: &Traced| ops::reshape(x, (batch, channels, height * width));
         let Projection { weight, bias } = &self.proj_in;

@@ -3,12 +3,13 @@
 use candle_core::{DType, Device, Tensor};
 
 use super::{
-    UnetConfig, Weights,
+    ProjectedText, UnetConfig, Weights,
     config::{DownBlockKind, UpBlockKind},
     layers::{Conv2d, Conv2dSize, GroupNormLayer, Linear},
+    projected_text::{Text, distinct_rows},
     resnet::ResnetSize,
     segments::{Conditioning, Segment, Thrift},
-    transformer::TransformerSize,
+    transformer::{Transformer, TransformerSize},
     unet_blocks::{DownBlock, MidBlock, UpBlock},
 };
 use crate::engine::{
@@ -141,6 +142,13 @@ impl Unet {
         down.chain(self.mid_block.segments()).chain(up)
     }
 
+    /// In the order in which they run.
+    fn transformers(&self) -> impl Iterator<Item = &Transformer> {
+        let down = self.down_blocks.iter().flat_map(DownBlock::transformers);
+        let up = self.up_blocks.iter().flat_map(UpBlock::transformers);
+        down.chain(self.mid_block.transformers()).chain(up)
+    }
+
     /// The architecture.
     pub fn config(&self) -> &UnetConfig {
         &self.config
@@ -165,7 +173,38 @@ impl Unet {
         text: &Tensor,
     ) -> Result<Tensor, EngineError> {
         let sample = Traced::forgotten(sample);
-        Ok(ops::in_pool(|| self.predict(&sample, timesteps, text))?.into_tensor())
+        Ok(ops::in_pool(|| self.project_and_predict(&sample, timesteps, text))?.into_tensor())
+    }
+
+    /// Projects prompts for any number of predictions by [`Unet::forward_projected`], each that
+    /// differs from the others once.
+    ///
+    /// # Shapes
+    /// `text: [batch, tokens, cross_attention_dim]`.
+    pub fn project_text(&self, text: &Tensor) -> Result<ProjectedText, EngineError> {
+        let (distinct, rows) = distinct_rows(text)?;
+        let distinct = Tensor::new(distinct, text.device())?;
+        let text = Traced::forgotten(&text.index_select(&distinct, 0)?);
+        let blocks = ops::in_pool(|| {
+            let text = &ops::cast(&text, self.dtype)?;
+            self.transformers()
+                .flat_map(|transformer| transformer.project_text(text))
+                .collect::<candle_core::Result<_>>()
+        })?;
+        Ok(ProjectedText::new(blocks, rows))
+    }
+
+    /// [`Unet::forward`] under prompts that this network has projected, with the weights that it
+    /// still has; a row a sample.
+    pub fn forward_projected(
+        &self,
+        sample: &Tensor,
+        timesteps: &[f64],
+        text: &ProjectedText,
+    ) -> Result<Tensor, EngineError> {
+        let sample = Traced::forgotten(sample);
+        let predict = || self.predict(&sample, timesteps, text.text()?);
+        Ok(ops::in_pool(predict)?.into_tensor())
     }
 
     /// The same prediction, from which gradients flow back to the network's variables.
@@ -175,14 +214,25 @@ impl Unet {
         timesteps: &[f64],
         text: &Tensor,
     ) -> Result<Traced, EngineError> {
-        Ok(ops::in_pool(|| self.predict(&Traced::constant(sample), timesteps, text))?)
+        let sample = Traced::constant(sample);
+        Ok(ops::in_pool(|| self.project_and_predict(&sample, timesteps, text))?)
+    }
+
+    fn project_and_predict(
+        &self,
+        sample: &Traced,
+        timesteps: &[f64],
+        text: &Tensor,
+    ) -> candle_core::Result<Traced> {
+        let text = ops::cast(&sample.alike(text), self.dtype)?;
+        self.predict(sample, timesteps, Text::States(&text))
     }
 
     fn predict(
         &self,
         sample: &Traced,
         timesteps: &[f64],
-        text: &Tensor,
+        text: Text<'_>,
     ) -> candle_core::Result<Traced> {
         let embedding = sinusoidal_embedding(
             timesteps,
@@ -191,14 +241,13 @@ impl Unet {
             self.config.freq_shift,
             sample.tensor().device(),
         )?;
-        // Latents, hidden states and the embedding come in f32, and the prediction leaves as that.
-        let text = &ops::cast(&sample.alike(text), self.dtype)?;
+        // Latents and the embedding come in f32, as hidden states do, and the prediction leaves as that.
         let embedding = ops::cast(&sample.alike(&embedding), self.dtype)?;
         let sample = &ops::cast(sample, self.dtype)?;
         let time =
             self.time_linear_2.forward(&ops::silu(&self.time_linear_1.forward(&embedding)?)?)?;
         let activated_time = ops::silu(&time)?;
-        let conditioning = Conditioning { activated_time: &activated_time, text };
+        let conditioning = &mut Conditioning { activated_time: &activated_time, text };
 
         let mut x = self.conv_in.forward(sample)?;
         let mut skips = vec![x.clone()];

@@ -35,7 +35,7 @@ impl DownBlock {
     pub(super) fn forward(
         &self,
         x: Traced,
-        conditioning: Conditioning<'_>,
+        conditioning: &mut Conditioning<'_>,
         skips: &mut Vec<Traced>,
     ) -> candle_core::Result<Traced> {
         let mut x = x;
@@ -52,6 +52,10 @@ impl DownBlock {
 
     pub(super) fn segments(&mut self) -> impl Iterator<Item = &mut Segment> {
         self.residuals.iter_mut()
+    }
+
+    pub(super) fn transformers(&self) -> impl Iterator<Item = &Transformer> {
+        self.residuals.iter().filter_map(Segment::transformer)
     }
 }
 
@@ -73,13 +77,17 @@ impl MidBlock {
     pub(super) fn forward(
         &self,
         x: Traced,
-        conditioning: Conditioning<'_>,
+        conditioning: &mut Conditioning<'_>,
     ) -> candle_core::Result<Traced> {
         self.residuals.iter().try_fold(x, |x, residual| residual.forward(&x, None, conditioning))
     }
 
     pub(super) fn segments(&mut self) -> impl Iterator<Item = &mut Segment> {
         self.residuals.iter_mut()
+    }
+
+    pub(super) fn transformers(&self) -> impl Iterator<Item = &Transformer> {
+        self.residuals.iter().filter_map(Segment::transformer)
     }
 }
 
@@ -111,7 +119,7 @@ impl UpBlock {
     pub(super) fn forward(
         &self,
         x: Traced,
-        conditioning: Conditioning<'_>,
+        conditioning: &mut Conditioning<'_>,
         skips: &mut Vec<Traced>,
     ) -> candle_core::Result<Traced> {
         let mut x = x;
@@ -126,6 +134,10 @@ impl UpBlock {
 
     pub(super) fn segments(&mut self) -> impl Iterator<Item = &mut Segment> {
         self.residuals.iter_mut().chain(&mut self.upsampler)
+    }
+
+    pub(super) fn transformers(&self) -> impl Iterator<Item = &Transformer> {
+        self.residuals.iter().filter_map(Segment::transformer)
     }
 }
 

@@ -1,6 +1,6 @@
 //! How many U-Net evaluations a run takes, and how many of them it keeps.
 
-use super::{KeySteps, Method, Sizes, UnlearnSpec, concept_walks, window_scores};
+use super::{KeySteps, Method, Sizes, UnlearnSpec, concept_walks, memory::Walked, window_scores};
 use crate::{
     engine::{
         EngineError,
@@ -22,16 +22,46 @@ pub(super) struct Costs {
     pub(super) checks: u64,
     /// Numbers of all walked trajectories that are kept.
     pub(super) bank: u64,
+    /// Walks by the frozen model.
+    pub(super) walks: Vec<Walked>,
+    /// Prompts that the frozen model keeps projected beside the trainer.
+    pub(super) projected: usize,
     pub(super) window_assumed: bool,
 }
 
-/// Prompts a step where a concept leads: itself, the empty prompt, its anchor.
-const CONCEPT_PROMPTS: u64 = 3;
-/// Prompts a step where a neighbour leads.
-const NEIGHBOUR_PROMPTS: u64 = 2;
+impl Walked {
+    /// Where a concept leads: itself, the empty prompt, its anchor.
+    fn by_concept(trajectories: usize) -> Self {
+        Self { trajectories, prompts: 3 }
+    }
+
+    /// Where a neighbour leads.
+    fn by_neighbour(trajectories: usize) -> Self {
+        Self { trajectories, prompts: 2 }
+    }
+
+    fn evaluations(self, steps: usize) -> u64 {
+        (self.prompts * self.trajectories * steps) as u64
+    }
+
+    /// Numbers that are kept of it: at each step the latents and every prediction, which lie in one
+    /// piece; and the prompts.
+    fn kept(self, sizes: &Sizes, steps: usize) -> u64 {
+        let (count, prompts) = (self.trajectories as u64, self.prompts as u64);
+        count * steps as u64 * (1 + prompts) * sizes.latent() + count * sizes.text()
+    }
+}
 
 pub(super) fn count(sizes: &Sizes, spec: &UnlearnSpec) -> Result<Costs, EngineError> {
-    let mut costs = Costs { method: 0, scores: 0, checks: 0, bank: 0, window_assumed: false };
+    let mut costs = Costs {
+        method: 0,
+        scores: 0,
+        checks: 0,
+        bank: 0,
+        walks: Vec::new(),
+        projected: 0,
+        window_assumed: false,
+    };
     let mut window = None;
     let mut looks = 1;
     match &spec.method {
@@ -47,6 +77,8 @@ pub(super) fn count(sizes: &Sizes, spec: &UnlearnSpec) -> Result<Costs, EngineEr
                 let replacing = u64::from(spec.concepts[concept].replacement.is_some());
                 costs.method += a_step * step + 2 + replacing + 1;
             }
+            let replaced = spec.concepts.iter().filter(|concept| concept.replacement.is_some());
+            costs.projected = 1 + spec.concepts.len() + replaced.count();
         }
         Method::Kscu(settings) => {
             let a_step = if settings.guidance_scale <= 1.0 { 1 } else { 2 };
@@ -57,6 +89,7 @@ pub(super) fn count(sizes: &Sizes, spec: &UnlearnSpec) -> Result<Costs, EngineEr
                 costs.method += a_step * walked + 2 + 2;
                 last = Some(entry);
             }
+            costs.projected = 1 + spec.concepts.len();
         }
         Method::Keystep(settings) => {
             let schedule = sizes.scheduler.schedule(settings.schedule_steps)?;
@@ -67,8 +100,9 @@ pub(super) fn count(sizes: &Sizes, spec: &UnlearnSpec) -> Result<Costs, EngineEr
                     costs.window_assumed = true;
                     for concept in &spec.concepts {
                         let scores = window_scores(spec, concept);
-                        costs.scores +=
-                            CONCEPT_PROMPTS * (scores.trajectories * scores.steps) as u64;
+                        let walk = Walked::by_concept(scores.trajectories);
+                        costs.scores += walk.evaluations(scores.steps);
+                        costs.walks.push(walk);
                     }
                     everywhere
                 }
@@ -77,12 +111,15 @@ pub(super) fn count(sizes: &Sizes, spec: &UnlearnSpec) -> Result<Costs, EngineEr
             let key_steps = steps_inside(&schedule, inside);
             let last = key_steps.last().map_or(0, |StepIndex(step)| step + 1);
             for (count, _) in spec.concepts.iter().flat_map(|_| concept_walks(settings)) {
-                costs.method += CONCEPT_PROMPTS * (count * last) as u64;
-                costs.bank += kept(sizes, count, key_steps.len(), CONCEPT_PROMPTS);
+                let walk = Walked::by_concept(count);
+                costs.method += walk.evaluations(last);
+                costs.bank += walk.kept(sizes, key_steps.len());
+                costs.walks.push(walk);
             }
-            let neighbours = settings.preserve_trajectories;
-            costs.method += NEIGHBOUR_PROMPTS * (neighbours * schedule.len()) as u64;
-            costs.bank += kept(sizes, neighbours, schedule.len(), NEIGHBOUR_PROMPTS);
+            let walk = Walked::by_neighbour(settings.preserve_trajectories);
+            costs.method += walk.evaluations(schedule.len());
+            costs.bank += walk.kept(sizes, schedule.len());
+            costs.walks.push(walk);
             let batch = (settings.erase_batch + settings.preserve_batch) as u64;
             costs.method += batch * settings.updates as u64;
             let updates = 1..=settings.updates;
@@ -91,24 +128,18 @@ pub(super) fn count(sizes: &Sizes, spec: &UnlearnSpec) -> Result<Costs, EngineEr
     }
 
     let probe = sizes.scheduler.schedule(PROBE_STEPS)?;
-    let concepts = PROBE_TRAJECTORIES.max(spec.concepts.len());
-    let neighbours = PROBE_TRAJECTORIES;
-    let steps = probe.len() as u64;
-    let walked = CONCEPT_PROMPTS * concepts as u64 + NEIGHBOUR_PROMPTS * neighbours as u64;
+    let concepts = Walked::by_concept(PROBE_TRAJECTORIES.max(spec.concepts.len()));
+    let neighbours = Walked::by_neighbour(PROBE_TRAJECTORIES);
+    for walk in [concepts, neighbours] {
+        costs.checks += walk.evaluations(probe.len());
+        costs.bank += walk.kept(sizes, PROBE_STEPS);
+        costs.walks.push(walk);
+    }
     let inside = window.map_or(0, |window: LogSnrWindow| {
-        probe.steps().filter(|step| window.contains(probe.log_snr(*step))).count() as u64
+        probe.steps().filter(|step| window.contains(probe.log_snr(*step))).count()
     });
-    let seen = if inside == 0 { steps } else { inside };
-    let look = seen * concepts as u64 + steps * neighbours as u64;
-    costs.checks = steps * walked + looks * look;
-    costs.bank += kept(sizes, concepts, PROBE_STEPS, CONCEPT_PROMPTS)
-        + kept(sizes, neighbours, PROBE_STEPS, NEIGHBOUR_PROMPTS);
+    let seen = if inside == 0 { probe.len() } else { inside };
+    let look = seen * concepts.trajectories + probe.len() * neighbours.trajectories;
+    costs.checks += looks * look as u64;
     Ok(costs)
-}
-
-/// Numbers that are kept of a walk: at each step the latents and every prediction, which lie in one
-/// piece; and the prompts.
-fn kept(sizes: &Sizes, trajectories: usize, steps: usize, prompts: u64) -> u64 {
-    let count = trajectories as u64;
-    count * steps as u64 * (1 + prompts) * sizes.latent() + count * sizes.text()
 }

@@ -27,6 +27,24 @@ const PROGRAM_BYTES: u64 = 60 << 20;
 const BUFFERS: u64 = 8;
 const LARGEST_BUFFER: u64 = 1 << 22;
 
+/// Trajectories that are walked side by side, and the prompts of each, the empty one among them.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Walked {
+    pub(super) trajectories: usize,
+    pub(super) prompts: usize,
+}
+
+impl Walked {
+    fn passes(self) -> usize {
+        (self.trajectories * self.prompts).div_ceil(SAMPLES_A_PASS)
+    }
+
+    /// Prompts that are projected, at most: the empty one is the same for all.
+    fn projected(self) -> u64 {
+        (self.trajectories * (self.prompts - 1) + 1) as u64
+    }
+}
+
 /// What decides how much memory an erasure takes.
 #[derive(Debug)]
 pub(super) struct Demand<'a> {
@@ -41,6 +59,10 @@ pub(super) struct Demand<'a> {
     pub(super) weights: u64,
     /// Numbers of all walked trajectories that are kept.
     pub(super) bank: u64,
+    /// Walks by the frozen model before training.
+    pub(super) walks: &'a [Walked],
+    /// Prompts that stay projected while the edited model is trained.
+    pub(super) projected: usize,
     pub(super) threads: usize,
 }
 
@@ -117,11 +139,18 @@ impl Demand<'_> {
         // in a fixed order.
         let finished = (of_update as u64).saturating_sub(training) * parameters;
         let gradients = finished + training * rehearsed.peak.gradients;
-        let trained = training * rehearsed.peak.activations;
+        let largest = Pass { samples: SAMPLES_A_PASS, ..self.pass() };
+        let (prediction, prompt) = (largest.predict(), largest.projected());
+        let trained = training * rehearsed.peak.activations + self.projected as u64 * prompt;
         // The probe's predictions come with the trainer in memory, but with no gradients.
-        let probing = at_once.min(PROBE_PASSES) as u64;
-        let predicted = probing * Pass { samples: SAMPLES_A_PASS, ..self.pass() }.predict();
-        let activations = trained.max(predicted.saturating_sub(gradients));
+        let predicted = at_once.min(PROBE_PASSES) as u64 * prediction;
+        // Walks come before both.
+        let walked = self
+            .walks
+            .iter()
+            .map(|walk| at_once.min(walk.passes()) as u64 * prediction + walk.projected() * prompt);
+        let walked = walked.max().unwrap_or(0).saturating_sub(3 * parameters);
+        let activations = trained.max(predicted.max(walked).saturating_sub(gradients));
 
         let bytes = |numbers: u64| numbers.saturating_mul(NUMBER);
         let buffers = BUFFERS * rehearsed.buffer.min(LARGEST_BUFFER);

@@ -65,6 +65,24 @@ impl Pass<'_> {
         drop(network.predict(&sample, &BTreeSet::new(), &mut Vec::new()));
         meter.peak().total()
     }
+
+    /// Numbers of the keys and values that a prompt is projected to.
+    pub(super) fn projected(self) -> u64 {
+        let network = Network::new(self);
+        let config = &network.config;
+        let lowest = config.block_out_channels.len() - 1;
+        let keys = |level: usize, transformers: usize| {
+            let level = network.level(level);
+            level.channels * (level.layers * transformers) as u64
+        };
+        let down = config.down_blocks.iter().enumerate();
+        let down = down.filter(|(_, kind)| **kind == DownBlockKind::CrossAttention);
+        let down = down.map(|(level, _)| keys(level, config.layers_per_block));
+        let up = config.up_blocks.iter().enumerate();
+        let up = up.filter(|(_, kind)| **kind == UpBlockKind::CrossAttention);
+        let up = up.map(|(index, _)| keys(lowest - index, config.layers_per_block + 1));
+        2 * network.tokens * (down.sum::<u64>() + keys(lowest, 1) + up.sum::<u64>())
+    }
 }
 
 /// A place in the names of weights.
@@ -414,6 +432,7 @@ mod tests {
         let plain = pass.train(&BTreeSet::new());
         let parameters: u64 = trained.values().sum();
         assert_eq!(parameters, 19_169_280);
+        assert_eq!(pass.projected(), 77 * parameters / 768);
         assert_eq!(plain.segments.len(), 8 + 2 + 12 + 3);
         // `bench/run --model sd14 --only train-kv-64` and `--only forward-64`: the weights in half
         // precision, what is beside them, and the program with the buffers of two threads. Training

@@ -59,8 +59,7 @@ pub(super) fn sample(
     let prompt = Prompt::of(&spec.concept.text, spec.concept.kind);
     let named = pipeline.encode_prompts(&[prompt.sentence(&spec.vocabulary.anything)])?;
     let empty = pipeline.encode_prompts(&[""])?;
-    let guidance = Guidance { unconditional: empty.clone(), scale: spec.guidance_scale };
-    let unguided = Guidance { unconditional: empty.clone(), scale: 1.0 };
+    let prompts = denoiser.unet.project_text(&Tensor::cat(&[&named, &empty], 0)?)?;
 
     let start = initial_latents(&seeds, pipeline.latent_shape(None)?, &pipeline.device)?;
     let (mut with, mut without) = (start.clone(), start);
@@ -74,14 +73,14 @@ pub(super) fn sample(
         }
         // All paths under one prompt move in one batch.
         let mut advance = |trunk: &mut Tensor, names: bool| {
-            let (text, guidance) = if names { (&named, &guidance) } else { (&empty, &unguided) };
             let moving = || branches.iter().filter(|branch| branch.named == names);
             let batch: Vec<&Tensor> =
                 std::iter::once(&*trunk).chain(moving().map(|branch| &branch.z)).collect();
             let z = Tensor::cat(&batch, 0)?;
-            let (_, tokens, channels) = text.dims3()?;
-            let text = text.broadcast_as((z.dim(0)?, tokens, channels))?.contiguous()?;
-            let z = denoiser.guided_step(&z, step, &text, guidance)?;
+            // Under the empty prompt there is nothing to steer away from.
+            let (prompt, scale) = if names { (0, spec.guidance_scale) } else { (1, 1.0) };
+            let guidance = Guidance::select(&prompts, &vec![prompt; z.dim(0)?], 1, scale)?;
+            let z = denoiser.guided_step(&z, step, &guidance)?;
             *trunk = z.narrow(0, 0, count)?;
             let moved = branches.iter_mut().filter(|branch| branch.named == names);
             for (position, branch) in moved.enumerate() {

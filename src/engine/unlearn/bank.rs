@@ -59,9 +59,14 @@ pub(in crate::engine) fn walk(
     context: &mut RunContext<'_>,
 ) -> Result<Vec<Footprint>, EngineError> {
     let trajectories = walk.latents.dim(0)?;
-    let empty = walk.empty.broadcast_as(walk.lead.shape())?.contiguous()?;
-    let texts: Vec<&Tensor> = [walk.lead, &empty].into_iter().chain(walk.counterpart).collect();
-    let text = Tensor::cat(&texts, 0)?;
+    let texts: Vec<&Tensor> = [walk.lead, walk.empty].into_iter().chain(walk.counterpart).collect();
+    let projected = denoiser.unet.project_text(&Tensor::cat(&texts, 0)?)?;
+    let mut rows: Vec<usize> = (0..trajectories).collect();
+    rows.extend(vec![trajectories; trajectories]);
+    if walk.counterpart.is_some() {
+        rows.extend(trajectories + 1..=2 * trajectories);
+    }
+    let text = projected.select(&rows)?;
     let mut z = walk.latents;
     let mut footprints = Vec::with_capacity(walk.steps);
     for index in 0..walk.steps {

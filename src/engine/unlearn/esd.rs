@@ -12,6 +12,7 @@ use crate::{
     engine::{
         EngineError, RunContext,
         denoise::{Denoiser, Guidance},
+        model::ProjectedText,
         ops::AdamSettings,
         schedule::Schedule,
     },
@@ -25,12 +26,15 @@ pub(super) fn erase(
     context: &mut RunContext<'_>,
 ) -> Result<Trainer, EngineError> {
     let empty = run.pipeline.encode_prompts(&[""])?;
+    let (texts, replacements) = (run.concept_texts()?, run.replacement_texts()?);
+    let replacements = replacements.iter().zip(&texts);
+    let replacements = replacements.map(|(replacement, text)| replacement.as_ref().unwrap_or(text));
+    let all: Vec<&Tensor> = [&empty].into_iter().chain(&texts).chain(replacements).collect();
     let mut recipe = Esd {
         settings,
         schedule: run.pipeline.scheduler.schedule(settings.schedule_steps)?,
-        texts: run.concept_texts()?,
-        replacements: run.replacement_texts()?,
-        guidance: Guidance { unconditional: empty.clone(), scale: settings.guidance_scale },
+        projected: run.pipeline.unet.project_text(&Tensor::cat(&all, 0)?)?,
+        texts,
         empty,
     };
     let adam = AdamSettings::default();
@@ -41,9 +45,10 @@ struct Esd<'a> {
     settings: &'a EsdSettings,
     schedule: Schedule,
     texts: Vec<Tensor>,
-    replacements: Vec<Option<Tensor>>,
     empty: Tensor,
-    guidance: Guidance,
+    /// By the frozen model: the empty prompt, every concept, and what shall replace each, which is
+    /// the concept itself where nothing shall.
+    projected: ProjectedText,
 }
 
 impl Recipe for Esd<'_> {
@@ -54,27 +59,29 @@ impl Recipe for Esd<'_> {
         trainer: &mut Trainer,
         context: &mut RunContext<'_>,
     ) -> Result<bool, EngineError> {
-        let Self { settings, schedule, texts, replacements, empty, guidance } = self;
+        let Self { settings, schedule, texts, empty, projected } = self;
         let frozen = Denoiser { unet: &run.pipeline.unet, schedule, evaluations: run.evaluations };
         let concept_index = run.noise.index(texts.len());
         let text = &texts[concept_index];
         let step = StepIndex(run.noise.index(schedule.len()));
         let mut z = run.fresh_latents(1)?;
-        {
+        if step.0 > 0 {
             let edited = Denoiser { unet: &trainer.unet, ..frozen };
+            let guidance = Guidance::new(edited.unet, text, empty, settings.guidance_scale)?;
             for earlier in 0..step.0 {
                 context.check()?;
-                z = edited.guided_step(&z, StepIndex(earlier), text, guidance)?;
+                z = edited.guided_step(&z, StepIndex(earlier), &guidance)?;
             }
         }
-        let (concept, unconditional) = frozen.predict_pair(&z, step, text, empty)?;
+        let pair = projected.select(&[1 + concept_index, 0])?;
+        let (concept, unconditional) = frozen.predict_pair(&z, step, &pair)?;
         let strength = settings.negative_guidance;
-        let target = match &replacements[concept_index] {
-            None => erase_target(&concept, &unconditional, strength)?,
-            Some(replacement) => {
-                let replacement = frozen.predict(&z, step, replacement)?;
-                replacing_target(&replacement, &concept, &unconditional, strength)?
-            }
+        let target = if run.spec.concepts[concept_index].replacement.is_some() {
+            let replacement = projected.select(&[1 + texts.len() + concept_index])?;
+            let replacement = frozen.predict(&z, step, &replacement)?;
+            replacing_target(&replacement, &concept, &unconditional, strength)?
+        } else {
+            erase_target(&concept, &unconditional, strength)?
         };
         let timestep = schedule.timestep(step);
         let sample = Sample {

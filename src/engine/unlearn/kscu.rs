@@ -15,6 +15,7 @@ use crate::{
     engine::{
         EngineError, RunContext,
         denoise::{Denoiser, Guidance},
+        model::ProjectedText,
         ops::AdamSettings,
         schedule::Schedule,
     },
@@ -29,12 +30,13 @@ pub(super) fn erase(
 ) -> Result<Trainer, EngineError> {
     let texts = run.concept_texts()?;
     let empty = run.pipeline.encode_prompts(&[""])?;
+    let all: Vec<&Tensor> = [&empty].into_iter().chain(&texts).collect();
     let mut recipe = Kscu {
         settings,
         schedule: run.pipeline.scheduler.schedule(settings.schedule_steps)?,
         table: key_step_table(settings, texts.len()).collect(),
+        projected: run.pipeline.unet.project_text(&Tensor::cat(&all, 0)?)?,
         texts,
-        guidance: Guidance { unconditional: empty.clone(), scale: settings.guidance_scale },
         empty,
         latent: None,
     };
@@ -49,7 +51,8 @@ struct Kscu<'a> {
     table: Vec<KeyStep>,
     texts: Vec<Tensor>,
     empty: Tensor,
-    guidance: Guidance,
+    /// By the frozen model: the empty prompt and every concept.
+    projected: ProjectedText,
     /// That of the last update, where it was trained.
     latent: Option<(KeyStep, Tensor)>,
 }
@@ -62,7 +65,7 @@ impl Recipe for Kscu<'_> {
         trainer: &mut Trainer,
         context: &mut RunContext<'_>,
     ) -> Result<bool, EngineError> {
-        let Self { settings, schedule, table, texts, empty, guidance, latent } = self;
+        let Self { settings, schedule, table, texts, empty, projected, latent } = self;
         let Some(&entry) = table.get(update) else { return Ok(true) };
         let frozen = Denoiser { unet: &run.pipeline.unet, schedule, evaluations: run.evaluations };
         let text = &texts[entry.concept];
@@ -70,15 +73,17 @@ impl Recipe for Kscu<'_> {
             Some((at, z)) if at.leads_to(entry) => (z, at.step.0),
             _ => (run.fresh_latents(1)?, 0),
         };
-        {
+        if from < entry.step.0 {
             let edited = Denoiser { unet: &trainer.unet, ..frozen };
+            let guidance = Guidance::new(edited.unet, text, empty, settings.guidance_scale)?;
             for step in from..entry.step.0 {
                 context.check()?;
-                z = edited.guided_step(&z, StepIndex(step), text, guidance)?;
+                z = edited.guided_step(&z, StepIndex(step), &guidance)?;
             }
         }
 
-        let (concept, unconditional) = frozen.predict_pair(&z, entry.step, text, empty)?;
+        let pair = projected.select(&[1 + entry.concept, 0])?;
+        let (concept, unconditional) = frozen.predict_pair(&z, entry.step, &pair)?;
         let timestep = schedule.timestep(entry.step);
         let augmented_from = settings.updates as f64 * (1.0 - settings.augmented_share);
         let spoken = if update as f64 >= augmented_from {

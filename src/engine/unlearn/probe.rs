@@ -10,7 +10,7 @@ use super::{
 use crate::{
     engine::{
         EngineError, RunContext,
-        denoise::{Denoiser, EvaluationCounter, SAMPLES_A_PASS},
+        denoise::{Denoiser, EvaluationCounter, SAMPLES_A_PASS, side_by_side},
         model::Unet,
         schedule::{NoiseSource, Schedule},
     },
@@ -142,16 +142,21 @@ impl<'a> Probe<'a> {
         })
     }
 
+    /// Each pass projects its prompts itself: what they are projected to would take memory beside the
+    /// trainer.
     fn predict(&self, unet: &Unet, entries: &[&Entry]) -> Result<Vec<Tensor>, EngineError> {
-        let denoiser = Denoiser { unet, schedule: &self.schedule, evaluations: self.evaluations };
-        let stack = |part: fn(&Entry) -> &Tensor| {
-            Tensor::stack(&entries.iter().map(|entry| part(entry)).collect::<Vec<_>>(), 0)
-        };
-        let timesteps: Vec<f64> =
-            entries.iter().map(|entry| self.schedule.timestep(entry.step).0 as f64).collect();
-        let predictions =
-            denoiser.predict_at(&stack(|e| &e.z)?, &timesteps, &stack(|e| &e.text)?)?;
-        (0..entries.len()).map(|row| Ok(predictions.get(row)?)).collect()
+        self.evaluations.add(entries.len());
+        let passes: Vec<_> = entries.chunks(SAMPLES_A_PASS).collect();
+        let passes = side_by_side(unet, &passes, |entries| {
+            let stack = |part: fn(&Entry) -> &Tensor| {
+                Tensor::stack(&entries.iter().map(|entry| part(entry)).collect::<Vec<_>>(), 0)
+            };
+            let timesteps = entries.iter().map(|entry| self.schedule.timestep(entry.step).0 as f64);
+            let timesteps: Vec<f64> = timesteps.collect();
+            let predictions = unet.forward(&stack(|e| &e.z)?, &timesteps, &stack(|e| &e.text)?)?;
+            (0..entries.len()).map(|row| Ok(predictions.get(row)?)).collect::<Result<Vec<_>, _>>()
+        })?;
+        Ok(passes.concat())
     }
 }
 
