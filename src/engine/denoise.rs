@@ -2,10 +2,11 @@
 
 use std::{
     num::NonZeroUsize,
+    ops::RangeInclusive,
     sync::atomic::{AtomicU64, Ordering},
 };
 
-use candle_core::Tensor;
+use candle_core::{D, Tensor};
 use rayon::prelude::*;
 
 use super::{
@@ -15,9 +16,25 @@ use super::{
 };
 use crate::spec::StepIndex;
 
-/// Samples of one forward pass. Fixed, so that results do not depend on the number of threads;
-/// small, so that the passes of a batch run side by side and their activations stay in cache.
-pub(super) const SAMPLES_A_PASS: usize = 4;
+/// Cells of a pass of small latents: many enough for its products to be fast.
+const CELLS_A_PASS: usize = 8 * 16 * 16;
+/// Samples of a pass of large latents, and the most of any.
+const SAMPLES: RangeInclusive<usize> = 4..=8;
+
+/// Samples of each pass that a batch of latents of so many cells is split into, but for the last.
+///
+/// By these sizes alone, so that results do not depend on the number of threads; few, so that passes
+/// run side by side and their activations stay in cache; equally many, so that threads share them
+/// evenly.
+pub(super) fn samples_a_pass(batch: usize, cells: usize) -> usize {
+    let most = (CELLS_A_PASS / cells.max(1)).clamp(*SAMPLES.start(), *SAMPLES.end());
+    batch.div_ceil(batch.div_ceil(most).max(1)).max(1)
+}
+
+/// Cells of a latent, `[…, h, w]`.
+pub(super) fn cells(latent: &Tensor) -> Result<usize, EngineError> {
+    Ok(latent.dim(D::Minus2)? * latent.dim(D::Minus1)?)
+}
 
 /// The results of passes by a U-Net, in their order: as many side by side as it has thrift for.
 pub(super) fn side_by_side<P: Sync, R: Send>(
@@ -76,9 +93,10 @@ impl Denoiser<'_> {
         let timestep = self.schedule.timestep(step).0 as f64;
         let batch = z.dim(0)?;
         self.evaluations.add(batch);
-        let starts: Vec<usize> = (0..batch).step_by(SAMPLES_A_PASS).collect();
+        let samples = samples_a_pass(batch, cells(z)?);
+        let starts: Vec<usize> = (0..batch).step_by(samples).collect();
         let parts = side_by_side(self.unet, &starts, |&start| {
-            let count = SAMPLES_A_PASS.min(batch - start);
+            let count = samples.min(batch - start);
             self.unet.forward_projected(
                 &z.narrow(0, start, count)?,
                 &vec![timestep; count],
@@ -194,4 +212,26 @@ pub(super) fn initial_latents(
         .map(|seed| NoiseSource::new(*seed).randn_tensor(&[1, channels, height, width], device))
         .collect::<Result<Vec<_>, _>>()?;
     Ok(Tensor::cat(&each, 0)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_batch_is_split_evenly() {
+        for (batch, cells, samples) in [
+            (16, 16 * 16, 8),
+            (12, 16 * 16, 6),
+            (9, 16 * 16, 5),
+            (1, 16 * 16, 1),
+            (0, 16 * 16, 1),
+            (12, 64 * 64, 4),
+            (6, 64 * 64, 3),
+            (40, 32 * 32, 4),
+            (8, 0, 8),
+        ] {
+            assert_eq!(samples_a_pass(batch, cells), samples, "{batch} of {cells}");
+        }
+    }
 }

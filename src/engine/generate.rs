@@ -7,7 +7,7 @@ use rayon::prelude::*;
 
 use super::{
     EngineError, Pipeline, RunContext,
-    denoise::{Denoiser, EvaluationCounter, Guidance, SAMPLES_A_PASS, initial_latents},
+    denoise::{Denoiser, EvaluationCounter, Guidance, initial_latents},
 };
 use crate::{
     outcome::{Phase, Picture},
@@ -17,6 +17,9 @@ use crate::{
 /// Pictures that are denoised side by side at the model's own size of 64 latent cells; smaller
 /// latents go further for the same memory.
 const CELLS_AT_ONCE: usize = 64 * 64 * 2;
+
+/// Pictures that are decoded in a pass.
+const DECODED: usize = 4;
 
 /// Longer side of a preview at most, in pixels.
 const PREVIEW_PIXELS: usize = 128;
@@ -142,11 +145,11 @@ fn encode_distinct(pipeline: &Pipeline, prompts: &[&str]) -> Result<Tensor, Engi
 pub(super) fn decode(pipeline: &Pipeline, latents: &Tensor) -> Result<Vec<Picture>, EngineError> {
     let latents = (latents / pipeline.vae.config().scaling_factor)?;
     let batch = latents.dim(0)?;
-    let starts: Vec<usize> = (0..batch).step_by(SAMPLES_A_PASS).collect();
+    let starts: Vec<usize> = (0..batch).step_by(DECODED).collect();
     let parts = starts
         .into_par_iter()
         .map(|start| {
-            let count = SAMPLES_A_PASS.min(batch - start);
+            let count = DECODED.min(batch - start);
             let decoded = pipeline.vae.decode(&latents.narrow(0, start, count)?)?;
             to_pictures(&decoded)
         })

@@ -165,7 +165,8 @@ mod tests {
         assert!(!key.is_followed() && !value.is_followed());
         let values = |t: &Traced| t.tensor().squeeze(1).unwrap().to_vec2::<f32>().unwrap();
         let (keys, values) = (values(&key), values(&value));
-        assert!(keys.iter().flatten().zip(values.iter().flatten()).all(|(k, v)| k * 10.0 == *v));
+        let tenfold = keys.iter().map(|row| row.iter().map(|key| key * 10.0).collect());
+        assert_eq!(values, tenfold.collect::<Vec<Vec<f32>>>());
         // There is no second block.
         assert!(text.context().is_err());
         keys.into_iter().map(|key| key.try_into().unwrap()).collect()

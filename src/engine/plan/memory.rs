@@ -9,9 +9,9 @@ use super::network::{Pass, Rehearsed};
 use crate::{
     engine::{
         EngineError,
-        denoise::SAMPLES_A_PASS,
+        denoise::samples_a_pass,
         model::{Thrift, UnetConfig},
-        unlearn::PROBE_PASSES,
+        unlearn::PROBE_SAMPLES,
     },
     outcome::MemoryPlan,
 };
@@ -35,8 +35,8 @@ pub(super) struct Walked {
 }
 
 impl Walked {
-    fn passes(self) -> usize {
-        (self.trajectories * self.prompts).div_ceil(SAMPLES_A_PASS)
+    fn samples(self) -> usize {
+        self.trajectories * self.prompts
     }
 
     /// Prompts that are projected, at most: the empty one is the same for all.
@@ -121,8 +121,18 @@ impl Demand<'_> {
 
     /// A pass of as many samples as the largest has.
     fn pass(&self) -> Pass<'_> {
-        let samples = self.batch.min(SAMPLES_A_PASS);
+        let samples = self.samples_of(self.batch);
         Pass { config: self.config, tokens: self.tokens, trained: self.trained, samples }
+    }
+
+    fn samples_of(&self, batch: usize) -> usize {
+        samples_a_pass(batch, self.config.sample_size.pow(2))
+    }
+
+    /// Passes of a batch that run side by side, of those that may, with the samples of each.
+    fn side_by_side(&self, batch: usize, at_once: usize) -> (u64, usize) {
+        let samples = self.samples_of(batch);
+        (at_once.min(batch.div_ceil(samples)) as u64, samples)
     }
 
     fn arrangement(
@@ -132,23 +142,24 @@ impl Demand<'_> {
     ) -> Arrangement {
         let parameters: u64 = self.trained.values().sum();
         let at_once = passes.map_or(self.threads, NonZeroUsize::get).min(self.threads);
-        let of_update = self.batch.div_ceil(SAMPLES_A_PASS);
+        let of_update = self.batch.div_ceil(self.samples_of(self.batch));
         let training = at_once.min(of_update) as u64;
         let rehearsed = self.pass().train(recomputed);
         // What a pass keeps is gone when it ends, but for its gradients, which are kept to be summed
         // in a fixed order.
         let finished = (of_update as u64).saturating_sub(training) * parameters;
         let gradients = finished + training * rehearsed.peak.gradients;
-        let largest = Pass { samples: SAMPLES_A_PASS, ..self.pass() };
-        let (prediction, prompt) = (largest.predict(), largest.projected());
+        let prompt = self.pass().projected();
+        let prediction = |batch: usize| {
+            let (passes, samples) = self.side_by_side(batch, at_once);
+            passes * Pass { samples, ..self.pass() }.predict()
+        };
         let trained = training * rehearsed.peak.activations + self.projected as u64 * prompt;
         // The probe's predictions come with the trainer in memory, but with no gradients.
-        let predicted = at_once.min(PROBE_PASSES) as u64 * prediction;
+        let predicted = prediction(PROBE_SAMPLES);
         // Walks come before both.
-        let walked = self
-            .walks
-            .iter()
-            .map(|walk| at_once.min(walk.passes()) as u64 * prediction + walk.projected() * prompt);
+        let walked =
+            self.walks.iter().map(|walk| prediction(walk.samples()) + walk.projected() * prompt);
         let walked = walked.max().unwrap_or(0).saturating_sub(3 * parameters);
         let activations = trained.max(predicted.max(walked).saturating_sub(gradients));
 

@@ -25,7 +25,7 @@ pub use lone_steps::{Batch, LoneSteps};
 pub(super) use key_steps::{KeyStep, key_step_table};
 pub(super) use keystep::{looks_after, steps_inside};
 pub(super) use probe::{
-    PASSES as PROBE_PASSES, STEPS as PROBE_STEPS, TRAJECTORIES as PROBE_TRAJECTORIES,
+    SAMPLES as PROBE_SAMPLES, STEPS as PROBE_STEPS, TRAJECTORIES as PROBE_TRAJECTORIES,
 };
 pub(super) use stock::concept_walks;
 

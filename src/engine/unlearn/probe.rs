@@ -10,7 +10,7 @@ use super::{
 use crate::{
     engine::{
         EngineError, RunContext,
-        denoise::{Denoiser, EvaluationCounter, SAMPLES_A_PASS, side_by_side},
+        denoise::{Denoiser, EvaluationCounter, cells, samples_a_pass, side_by_side},
         model::Unet,
         schedule::{NoiseSource, Schedule},
     },
@@ -31,8 +31,8 @@ pub(in crate::engine) const TRAJECTORIES: usize = 4;
 /// Steps of each.
 pub(in crate::engine) const STEPS: usize = 10;
 const GUIDANCE_SCALE: f64 = 5.0;
-/// Passes of the larger half of [`Probe::measure`], at least.
-pub(in crate::engine) const PASSES: usize = (TRAJECTORIES * STEPS).div_ceil(SAMPLES_A_PASS);
+/// Samples of the larger half of [`Probe::measure`], at least.
+pub(in crate::engine) const SAMPLES: usize = TRAJECTORIES * STEPS;
 
 /// Frozen predictions on latents that training never sees.
 #[derive(Debug)]
@@ -146,7 +146,8 @@ impl<'a> Probe<'a> {
     /// trainer.
     fn predict(&self, unet: &Unet, entries: &[&Entry]) -> Result<Vec<Tensor>, EngineError> {
         self.evaluations.add(entries.len());
-        let passes: Vec<_> = entries.chunks(SAMPLES_A_PASS).collect();
+        let cells = entries.first().map_or(Ok(0), |entry| cells(&entry.z))?;
+        let passes: Vec<_> = entries.chunks(samples_a_pass(entries.len(), cells)).collect();
         let passes = side_by_side(unet, &passes, |entries| {
             let stack = |part: fn(&Entry) -> &Tensor| {
                 Tensor::stack(&entries.iter().map(|entry| part(entry)).collect::<Vec<_>>(), 0)

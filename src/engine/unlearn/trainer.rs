@@ -8,7 +8,7 @@ use rayon::prelude::*;
 use crate::{
     engine::{
         EngineError, RunContext,
-        denoise::{EvaluationCounter, SAMPLES_A_PASS, side_by_side},
+        denoise::{EvaluationCounter, cells, samples_a_pass, side_by_side},
         model::{Origin, Scoped, Thrift, Unet, UnetConfig, Weights},
         ops::{self, Adam, AdamSettings, Moments},
     },
@@ -197,7 +197,8 @@ pub(in crate::engine) fn loss_and_gradients(
     samples: &[Sample],
     update: usize,
 ) -> Result<(f64, BTreeMap<String, Tensor>), EngineError> {
-    let passes: Vec<_> = samples.chunks(SAMPLES_A_PASS).collect();
+    let cells = samples.first().map_or(Ok(0), |sample| cells(&sample.z))?;
+    let passes: Vec<_> = samples.chunks(samples_a_pass(samples.len(), cells)).collect();
     let passes = side_by_side(unet, &passes, |samples| pass(unet, variables, samples))?;
     let mut loss = 0.0;
     let mut parts: BTreeMap<String, Vec<Tensor>> = BTreeMap::new();
