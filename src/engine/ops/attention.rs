@@ -77,8 +77,8 @@ pub(super) fn attention_reference(
 }
 
 /// Scores of a head that a task holds at a time, and twice as many in the backward pass: few enough to
-/// stay in a cache.
-const HELD: usize = 1 << 17;
+/// stay in a cache, many enough that arranging all keys for a block of queries pays.
+const HELD: usize = 1 << 19;
 
 /// See [`attention`].
 #[derive(Debug)]

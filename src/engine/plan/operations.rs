@@ -35,7 +35,7 @@ const LARGE_RESULT: u64 = 16 * 16;
 /// Transformed elements of kernels, or of their gradients, that are held at a time.
 const KERNELS: u64 = 1 << 23;
 /// Scores of a head that attention holds at a time.
-const SCORES: u64 = 1 << 17;
+const SCORES: u64 = 1 << 19;
 
 fn fresh(like: &Shadow, numbers: u64) -> Rc<Memory> {
     Rc::new(Memory::new(like.meter(), numbers))
