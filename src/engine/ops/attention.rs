@@ -408,9 +408,9 @@ mod tests {
 
     #[test]
     fn attention_in_several_blocks_agrees_with_its_reference() {
-        const { assert!(1_024 * 300 > 2 * HELD) };
-        check(2, 300, 1_024, 2, 4, false);
-        check(1, 300, 1_024, 1, 4, true);
+        const { assert!(4_096 * 300 > 2 * HELD) };
+        check(1, 300, 4_096, 2, 4, false);
+        check(1, 300, 4_096, 1, 4, true);
     }
 
     #[test]
