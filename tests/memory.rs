@@ -96,7 +96,7 @@ fn on_a_thread<R: Send>(work: impl FnOnce() -> R + Send) -> R {
     THREAD.install(work)
 }
 
-/// Few steps, and updates of three passes.
+/// Few steps, and updates of three passes of eight samples.
 fn spec(scope: Scope) -> UnlearnSpec {
     let settings = KeystepSettings {
         key_steps: KeySteps::Window(LogSnrWindow { low: -9.0, high: -1.0 }),
