@@ -4,10 +4,10 @@
     clippy::unwrap_used,
     reason = "helpers of tests, which clippy does not take for tests"
 )]
-#![allow(unsafe_code, reason = "an allocator that counts is a thin layer over the system's")]
+#![allow(unsafe_code, reason = "an allocator that counts is a thin layer over the program's")]
 
 use std::{
-    alloc::{GlobalAlloc, Layout, System},
+    alloc::{GlobalAlloc, Layout},
     collections::BTreeSet,
     fs,
     process::Command,
@@ -34,6 +34,7 @@ use keystep::{
         Vocabulary,
     },
 };
+use mimalloc::MiMalloc;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 use serde::{Deserialize, Serialize};
 use tempfile::TempDir;
@@ -42,7 +43,7 @@ const MODEL: &str = "builtin:emoji-canvas";
 /// Threads of every run here, so that its memory is the same on every machine.
 const THREADS: usize = 2;
 
-/// Counts what is allocated.
+/// Counts what the program's allocator is asked for.
 struct Counting;
 
 static LIVE: AtomicUsize = AtomicUsize::new(0);
@@ -51,19 +52,19 @@ static MOST: AtomicUsize = AtomicUsize::new(0);
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-// SAFETY: every call goes to the system's allocator as it came; the counts are beside it.
+// SAFETY: every call goes to the program's allocator as it came; the counts are beside it.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         let live = LIVE.fetch_add(layout.size(), Ordering::Relaxed) + layout.size();
         MOST.fetch_max(live, Ordering::Relaxed);
         // SAFETY: as the caller has promised.
-        unsafe { System.alloc(layout) }
+        unsafe { MiMalloc.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, place: *mut u8, layout: Layout) {
         LIVE.fetch_sub(layout.size(), Ordering::Relaxed);
         // SAFETY: as the caller has promised.
-        unsafe { System.dealloc(place, layout) }
+        unsafe { MiMalloc.dealloc(place, layout) }
     }
 }
 

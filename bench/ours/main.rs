@@ -20,6 +20,10 @@ use std::{
 use clap::Parser;
 use serde_json::json;
 
+/// The program's.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 #[derive(Debug, Parser)]
 struct Options {
     /// A folder, or `builtin:emoji-canvas`.

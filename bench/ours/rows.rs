@@ -9,6 +9,7 @@ use keystep::{
         Batch, CancelFlag, CandleEngine, ErasedCheckpoint, LoneSteps, RunContext,
         checkpoint::{read_component, read_large_component, read_text},
         model::{Unet, UnetConfig, Vae, VaeConfig, Weights},
+        ops,
     },
     spec::{
         Concept, ConceptKind, GenerateSpec, JudgeSpec, Method, MethodName, ModelFiles, Scope,
@@ -44,6 +45,8 @@ pub(crate) fn load(work: &str, model: &str, inputs: &Path) -> Result<Box<dyn Row
         let (left, right) = (inputs.take("left")?, inputs.take("right")?);
         return Ok(Box::new(Pure::new(move || Ok(left.matmul(&right)?))));
     }
+    // As loading a whole pipeline does.
+    ops::keep_freed_memory();
     let files = open_model(model)?;
     match work {
         "image" => return Ok(Box::new(Image::new(files.as_ref())?)),

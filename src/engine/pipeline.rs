@@ -12,6 +12,7 @@ use super::{
         ClipTextConfig, ClipTextModel, ClipTokenizer, Origin, Thrift, Unet, UnetConfig, Vae,
         VaeConfig, Weights,
     },
+    ops,
     schedule::Ddim,
 };
 use crate::spec::{ModelFiles, SpecError, Vocabulary};
@@ -57,6 +58,7 @@ impl Pipeline {
         variant: Option<&str>,
         compute: &Compute,
     ) -> Result<Self, EngineError> {
+        ops::keep_freed_memory();
         let device = &compute.device;
         let location = files.location().to_owned();
         let config_of = |component: &str, name: &str| {

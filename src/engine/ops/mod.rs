@@ -31,6 +31,7 @@ mod linear;
 mod norm;
 mod planes;
 mod product;
+mod softmax;
 #[cfg(test)]
 mod testing;
 mod tiles;
@@ -50,7 +51,7 @@ pub use attention::attention;
 pub use checkpointed::checkpointed;
 pub use convolution::{Convolution, conv2d};
 pub use cuda::cast;
-pub use heap::keep_freed_memory;
+pub use heap::{give_freed_memory_back, keep_freed_memory};
 pub use layer_norm::layer_norm;
 pub use linear::linear;
 pub use norm::{GroupNorm, group_norm};

@@ -102,6 +102,26 @@ pub(super) fn add_products(
     multiply_into(as_missing(sums), sizes, left, right, true)
 }
 
+/// Writes the product of a pair of matrices to `target`, `[m, n]`, on this thread alone.
+pub(super) fn write_alone(
+    target: &mut [f32],
+    sizes: Sizes,
+    left: Matrices,
+    right: Matrices,
+) -> Result<()> {
+    Columns { length: sizes.1, rows: target, first: 0 }.multiply(sizes, left, right)
+}
+
+/// Adds it to what is there.
+pub(super) fn add_alone(
+    sums: &mut [f32],
+    sizes: Sizes,
+    left: Matrices,
+    right: Matrices,
+) -> Result<()> {
+    Columns { length: sizes.1, rows: sums, first: 0 }.add_alone(sizes, left, right)
+}
+
 /// Adds the products to sums that are held for a moment, which the first call makes.
 pub(super) fn add_for_a_moment(
     sums: &mut Option<Buffer>,
@@ -130,6 +150,11 @@ impl Columns<'_> {
     /// this thread alone.
     pub(super) fn multiply(self, sizes: Sizes, left: Matrices, right: Matrices) -> Result<()> {
         self.write(sizes, left, right, (false, Parallelism::None))
+    }
+
+    /// Adds the product to what is there, on this thread alone.
+    pub(super) fn add_alone(self, sizes: Sizes, left: Matrices, right: Matrices) -> Result<()> {
+        self.write(sizes, left, right, (true, Parallelism::None))
     }
 
     /// Adds the product to what is there.

@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::{
-    operations::{self as ops, Convolution, Features, Trained, activation, gated, norm},
+    operations::{self as ops, Attention, Convolution, Features, Trained, activation, gated, norm},
     rehearsal::{Memory, Meter, Peak, Shadow},
 };
 use crate::engine::model::{
@@ -371,8 +371,8 @@ impl Place {
         let query = self.at("to_q").linear(x, channels, channels);
         let key = self.at("to_k").linear(context, width, channels);
         let value = self.at("to_v").linear(context, width, channels);
-        let scores = pixels * heads * keys;
-        let attended = ops::attention(&query, &key, &value, scores, channels / heads);
+        let sizes = Attention { queries: pixels * heads, keys, depth: channels / heads };
+        let attended = ops::attention([&query, &key, &value], sizes);
         self.at("to_out.0").linear_onto(residual, &attended, channels, channels)
     }
 }

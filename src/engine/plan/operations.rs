@@ -34,8 +34,9 @@ const LARGE_TILE: u64 = 36;
 const LARGE_RESULT: u64 = 16 * 16;
 /// Transformed elements of kernels, or of their gradients, that are held at a time.
 const KERNELS: u64 = 1 << 23;
-/// Scores of a head that attention holds at a time.
-const SCORES: u64 = 1 << 19;
+/// Queries and keys of a block of attention.
+const QUERIES: u64 = 128;
+const KEYS: u64 = 512;
 
 fn fresh(like: &Shadow, numbers: u64) -> Rc<Memory> {
     Rc::new(Memory::new(like.meter(), numbers))
@@ -117,26 +118,37 @@ pub(super) fn gated(x: &Shadow) -> Shadow {
     Shadow::result(fresh(x, x.numbers() / 2), &[x], kept)
 }
 
-/// `attention`, with `scores` of all images and heads.
-pub(super) fn attention(
-    query: &Shadow,
-    key: &Shadow,
-    value: &Shadow,
-    scores: u64,
-    depth: u64,
-) -> Shadow {
-    query.meter().worked(2 * scores * depth);
+/// How much attends to how much.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Attention {
+    /// Queries of all images, counted for each head.
+    pub(super) queries: u64,
+    /// Keys of an image.
+    pub(super) keys: u64,
+    /// Channels of a head.
+    pub(super) depth: u64,
+}
+
+/// `attention`.
+pub(super) fn attention([query, key, value]: [&Shadow; 3], sizes: Attention) -> Shadow {
+    let Attention { queries, keys, depth } = sizes;
+    query.meter().worked(2 * queries * keys * depth);
     let arguments = [query, key, value];
-    let held = scores.min(SCORES);
+    let held = queries.min(QUERIES) * keys.min(KEYS);
     let result = {
         query.meter().buffered(held);
         let _scores = Memory::new(query.meter(), held);
         fresh(query, query.numbers())
     };
+    let kept = arguments.map(|argument| Rc::clone(&argument.memory)).into_iter();
+    // The result takes the place of all keys' weights, where a block does not see them all.
+    let result_too = (keys > KEYS).then(|| Rc::clone(&result));
     // Scores and their gradients, and the heads' gradients before they are joined.
     let heads: u64 = arguments.iter().map(|argument| argument.numbers()).sum();
     let kept = Kept {
-        arguments: arguments.iter().map(|argument| Rc::clone(&argument.memory)).collect(),
+        arguments: kept.chain(result_too).collect(),
+        // The level of each query.
+        own: 2 * queries,
         scratch: 2 * held + heads,
         ..Kept::default()
     };

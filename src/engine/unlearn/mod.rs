@@ -107,8 +107,8 @@ pub(super) fn unlearn(
         .map(|limit| pipeline.with_thrift(plan::thrift(pipeline, spec, limit)?))
         .transpose()?;
     let pipeline = saving.as_ref().unwrap_or(pipeline);
-    if memory_limit.is_none() {
-        ops::keep_freed_memory();
+    if memory_limit.is_some() {
+        ops::give_freed_memory_back();
     }
     let (evaluations, checks) = (EvaluationCounter::default(), EvaluationCounter::default());
     let mut run = Run {
