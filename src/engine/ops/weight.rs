@@ -10,8 +10,9 @@ use rayon::prelude::*;
 use super::buffer::Buffer;
 use super::cpu;
 
-/// Values that are widened at a time: few enough to stay in a cache until they are used.
-const PART: usize = 1 << 19;
+/// Values that are widened at a time: what they are multiplied by is arranged anew for each part, so
+/// that few large parts take less than many that stay in a second-level cache.
+const PART: usize = 1 << 22;
 /// Values that a task widens.
 const TASK: usize = 1 << 14;
 

@@ -34,6 +34,8 @@ const LARGE_TILE: u64 = 36;
 const LARGE_RESULT: u64 = 16 * 16;
 /// Transformed elements of kernels, or of their gradients, that are held at a time.
 const KERNELS: u64 = 1 << 23;
+/// Rows below which a linear layer's product is held lying for a moment.
+const ROWS: u64 = 512;
 /// Queries and keys of a block of attention.
 const QUERIES: u64 = 128;
 const KEYS: u64 = 512;
@@ -48,6 +50,9 @@ pub(super) fn linear(x: &Shadow, addend: Option<&Shadow>, features: Features) ->
     let Features { inputs, outputs, trained } = features;
     let rows = x.numbers() / inputs.max(1);
     x.meter().worked(rows * inputs * outputs);
+    if rows < ROWS {
+        x.meter().buffered(rows * outputs);
+    }
     let kept = Kept {
         arguments: (trained.weight > 0).then(|| Rc::clone(&x.memory)).into_iter().collect(),
         weights: trained.numbers(),
