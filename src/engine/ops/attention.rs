@@ -276,7 +276,9 @@ impl Block {
                     for ((row, level), weights) in rows.zip(levels).zip(weighed) {
                         let rate = level.weigh(weights, scale);
                         if keys.start > 0 {
-                            row.iter_mut().for_each(|value| *value *= rate);
+                            for value in row {
+                                *value *= rate;
+                            }
                         }
                     }
                 },
@@ -295,7 +297,9 @@ impl Block {
         let levels = levels.iter().skip(self.head).step_by(extents.heads);
         for (row, level) in y.chunks_exact_mut(channels).zip(levels) {
             let rate = level.rate();
-            row[self.head * depth..][..depth].iter_mut().for_each(|value| *value *= rate);
+            for value in &mut row[self.head * depth..][..depth] {
+                *value *= rate;
+            }
         }
         Ok(())
     }

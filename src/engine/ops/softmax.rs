@@ -38,7 +38,7 @@ impl Level {
 
     /// Turns scores that have been weighed, times `scale`, to their weights.
     #[inline(always)]
-    pub(super) fn weigh_again(&self, scores: &mut [f32], scale: f32) {
+    pub(super) fn weigh_again(self, scores: &mut [f32], scale: f32) {
         let (offset, rate) = (self.finite_offset(), self.rate());
         for score in scores.iter_mut() {
             *score = exp(score.mul_add(scale, -offset)) * rate;
@@ -47,19 +47,21 @@ impl Level {
 
     /// What makes weights add up to one.
     #[inline(always)]
-    pub(super) fn rate(&self) -> f32 {
+    pub(super) fn rate(self) -> f32 {
         1.0 / self.sum
     }
 
     /// Where all scores so far are minus infinity, every exponential is to be zero.
     #[inline(always)]
-    fn finite_offset(&self) -> f32 {
+    fn finite_offset(self) -> f32 {
         if self.offset == f32::NEG_INFINITY { 0.0 } else { self.offset }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::float_cmp, reason = "these results are exact")]
+
     use super::*;
 
     /// The softmax in one go and in double precision.
@@ -79,7 +81,9 @@ mod tests {
             for part in scores.chunks(length) {
                 let mut part = part.to_vec();
                 let rate = level.weigh(&mut part, 0.5);
-                weighed.iter_mut().for_each(|weight| *weight *= rate);
+                for weight in &mut weighed {
+                    *weight *= rate;
+                }
                 weighed.extend(part);
             }
             let mut again = scores.clone();
