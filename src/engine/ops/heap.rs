@@ -26,3 +26,16 @@ fn purge_after(milliseconds: c_long) {
     // SAFETY: the function takes numbers alone, and sets an atomic one.
     unsafe { libmimalloc_sys::mi_option_set(PURGE_DELAY, milliseconds) };
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Options have numbers and no names: another one's default is none of these.
+    #[test]
+    fn the_option_is_the_one_that_is_meant() {
+        // SAFETY: the function takes a number alone, and reads an atomic one.
+        let milliseconds = unsafe { libmimalloc_sys::mi_option_get(PURGE_DELAY) };
+        assert!([10, 1_000].contains(&milliseconds), "{milliseconds}");
+    }
+}
