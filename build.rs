@@ -33,6 +33,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
     println!("cargo::rerun-if-changed=proto");
     fs::write(out.join("descriptor.bin"), compiler.encode_file_descriptor_set())?;
+    // The indented examples in Google's comments are no Rust, and would be run as doctests.
+    let mut config = tonic_prost_build::Config::new();
+    config.disable_comments([".google"]);
     tonic_prost_build::configure()
         .build_server(env::var_os("CARGO_FEATURE_SERVER").is_some())
         .extern_path(".google.rpc", "::tonic_types::pb")
@@ -40,7 +43,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         .btree_map(".")
         .bytes(".keystep.v1.GenerateResponse")
         .include_file("mod.rs")
-        .compile_fds(compiler.file_descriptor_set())?;
+        .compile_fds_with_config(compiler.file_descriptor_set(), config)?;
     Ok(())
 }
 

@@ -16,8 +16,8 @@ use candle_core::{Device, Result, Tensor, Var};
 use criterion::{Criterion, criterion_group, criterion_main};
 use keystep::engine::{
     ops::{
-        Adam, AdamSettings, Addends, Convolution, GroupNorm, Traced, attention, conv2d, geglu,
-        gelu_erf, group_norm, layer_norm, linear, quick_gelu, silu, upsample_nearest_2x,
+        Adam, AdamSettings, Addends, Convolution, GroupNorm, TapeTensor, attention, conv2d, geglu,
+        gelu_erf, group_norm, layer_norm, linear, quick_gelu, silu, upsample_nearest,
     },
     schedule::NoiseSource,
 };
@@ -33,20 +33,20 @@ fn both(
     name: &str,
     arguments: &[Tensor],
     trained: &[bool],
-    operation: impl Fn(&[Traced]) -> Result<Traced>,
+    operation: impl Fn(&[TapeTensor]) -> Result<TapeTensor>,
 ) {
-    let frozen: Vec<Traced> = arguments.iter().map(Traced::forgotten).collect();
+    let frozen: Vec<TapeTensor> = arguments.iter().map(TapeTensor::no_grad).collect();
     criterion.bench_function(&format!("{name}/forward"), |bencher| {
         bencher.iter(|| operation(black_box(&frozen)).unwrap());
     });
     let followed = arguments.iter().zip(trained).map(|(argument, trained)| {
         if *trained {
-            Traced::variable(&Var::from_tensor(argument).unwrap())
+            TapeTensor::variable(&Var::from_tensor(argument).unwrap())
         } else {
-            Traced::constant(argument)
+            TapeTensor::constant(argument)
         }
     });
-    let followed: Vec<Traced> = followed.collect();
+    let followed: Vec<TapeTensor> = followed.collect();
     let gradient = operation(&frozen).unwrap().tensor().ones_like().unwrap();
     criterion.bench_function(&format!("{name}/gradients"), |bencher| {
         bencher.iter(|| {
@@ -75,7 +75,7 @@ fn convolutions(criterion: &mut Criterion) {
             noise(&[outputs]),
         ];
         let name = format!("convolution/{batch}x{inputs}to{outputs}at{side}k{kernel}s{stride}");
-        let convolve = |t: &[Traced]| conv2d(&t[0], &t[1], Addends::bias(&t[2]), geometry);
+        let convolve = |t: &[TapeTensor]| conv2d(&t[0], &t[1], Addends::bias(&t[2]), geometry);
         both(criterion, &name, &arguments, &[true, true, true], convolve);
         both(criterion, &format!("{name}/frozen"), &arguments, &[true, false, false], convolve);
     }
@@ -134,7 +134,7 @@ fn norms(criterion: &mut Criterion) {
 }
 
 fn elementwise(criterion: &mut Criterion) {
-    type Activation = fn(&Traced) -> Result<Traced>;
+    type Activation = fn(&TapeTensor) -> Result<TapeTensor>;
     let activations: [(&str, Activation); 4] =
         [("silu", silu), ("gelu_erf", gelu_erf), ("quick_gelu", quick_gelu), ("geglu", geglu)];
     for shape in [[1024, 512], [4096, 2560]] {
@@ -145,7 +145,9 @@ fn elementwise(criterion: &mut Criterion) {
     }
     for shape in [[4, 96, 8, 8], [1, 640, 32, 32]] {
         let name = format!("upsample_nearest_2x/{}x{}at{}", shape[0], shape[1], shape[2]);
-        both(criterion, &name, &[noise(&shape)], &[true], |t| upsample_nearest_2x(&t[0]));
+        both(criterion, &name, &[noise(&shape)], &[true], |t| {
+            upsample_nearest(&t[0], [2 * shape[2], 2 * shape[3]])
+        });
     }
 }
 

@@ -7,16 +7,16 @@
 
 #![allow(clippy::disallowed_methods, reason = "a measurement reads the clock")]
 
-use std::{collections::BTreeMap, error::Error, io::Write, time::Instant};
+use std::{error::Error, io::Write, time::Instant};
 
 use clap::Parser;
 use keystep::{
     artifacts::open_model,
-    engine::{CancelFlag, CandleEngine, EngineError, RunContext},
-    outcome::{Phase, Picture, Progress},
+    engine::{CancelFlag, CandleEngine, RunContext, evaluate::PicturesInMemory},
+    outcome::{Phase, Progress},
     spec::{
-        Concept, ConceptKind, GenerateSpec, JudgeSpec, KeySteps, LogSnrWindow, Method, MethodName,
-        Scope, UnlearnSpec,
+        Concept, ConceptKind, JudgeSpec, KeySteps, LogSnrWindow, Method, MethodName, Scope,
+        UnlearnSpec,
     },
 };
 
@@ -65,7 +65,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     } else {
         options.concepts.clone()
     };
-    let mut base_pictures = BasePictures::default();
+    // The base model draws most of the grid alike for every concept.
+    let mut pictures = PicturesInMemory::default();
     let mut out = std::io::stdout();
     writeln!(
         out,
@@ -110,10 +111,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         judging.target_seeds = options.target_seeds.unwrap_or(judging.target_seeds);
         judging.seed = options.judge_seed.unwrap_or(judging.seed);
         let start = Instant::now();
-        let drawing = CandleEngine::judged_pictures(&judging)?;
-        let before = base_pictures.draw(&engine, &drawing, &mut context)?;
-        let after = engine.with_erased(&erased)?.generate(&drawing, &mut context)?;
-        let judged = engine.judge_drawn(&judging, before, after, &mut context)?;
+        let edited = engine.with_erased(&erased)?;
+        let judged = engine.judge_keeping(&judging, &edited, &mut pictures, &mut context)?;
         eprintln!(
             "{word}: erase {:.3} damage {:.3} weights {:.3} rate {:.2e} steps {:?} updates {} judged in {:.0} s",
             erased.log.erase_measure,
@@ -141,31 +140,6 @@ fn main() -> Result<(), Box<dyn Error>> {
         }
     }
     Ok(())
-}
-
-/// The base model draws most of the grid alike for every concept.
-#[derive(Default)]
-struct BasePictures(BTreeMap<(String, u64), Picture>);
-
-impl BasePictures {
-    fn draw(
-        &mut self,
-        engine: &CandleEngine,
-        drawing: &GenerateSpec,
-        context: &mut RunContext<'_>,
-    ) -> Result<Vec<Picture>, EngineError> {
-        let missing: Vec<_> = drawing
-            .pictures
-            .iter()
-            .filter(|picture| !self.0.contains_key(*picture))
-            .cloned()
-            .collect();
-        if !missing.is_empty() {
-            let spec = GenerateSpec { pictures: missing.clone(), ..drawing.clone() };
-            self.0.extend(missing.into_iter().zip(engine.generate(&spec, context)?));
-        }
-        Ok(drawing.pictures.iter().map(|picture| self.0[picture].clone()).collect())
-    }
 }
 
 fn method(options: &Options, kind: ConceptKind) -> Result<(Method, Scope), Box<dyn Error>> {

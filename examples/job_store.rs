@@ -15,7 +15,7 @@ use std::{
 use clap::Parser;
 use keystep::{
     jobs::{
-        Evaluation, Job, JobOptions, JobStore, ListQuery, NewJob, OutputFormat, Principal,
+        Evaluation, JobOptions, JobStore, JobSummary, ListQuery, NewJob, OutputFormat, Principal,
         QueueLimits, RequestId, SqliteStore, StoreSettings, UnlearnWork, Work, WorkerId,
     },
     spec::{Concept, ConceptKind, Method, MethodName, UnlearnSpec, Vocabulary},
@@ -36,7 +36,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let options = Options::parse();
     let folder = tempfile::tempdir()?;
     let store = SqliteStore::open(&folder.path().join("jobs.db"), StoreSettings::default()).await?;
-    let limits = QueueLimits { total: u64::MAX, of_principal: u64::MAX };
+    let limits = QueueLimits { total: u64::MAX, of_principal: u64::MAX, stored_bytes: u64::MAX };
     println!("| call, {} jobs waiting | median ms | 99 % ms | most ms |", options.jobs);
     println!("| --- | --- | --- | --- |");
 
@@ -48,7 +48,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     print("insert, while the queue fills", times.split_off(times.len().saturating_sub(1_000)));
 
     let own = ListQuery { principal: Some(principal(1)), limit: 100, ..ListQuery::default() };
-    let mut jobs: Vec<Job> = Vec::new();
+    let mut jobs: Vec<JobSummary> = Vec::new();
     let mut times = Vec::new();
     let mut before = None;
     for _ in 0..options.calls {
@@ -129,6 +129,7 @@ fn request(number: u128) -> NewJob {
             formats: vec![OutputFormat::Unet],
             destination: "memory://".to_owned(),
             evaluation: Evaluation::WherePossible,
+            evaluation_sampler: None,
         })),
         options: JobOptions {
             labels: [("team".to_owned(), format!("{}", number % 8))].into(),

@@ -10,7 +10,7 @@
 //! | [`engine`] | everything with tensors: models, sampling, scoring, unlearning, judging | `spec`, `outcome` |
 //! | [`artifacts`] | model folders in, result folders out; bytes and digests only | `spec`, `outcome` |
 //! | [`jobs`] | jobs that are never lost: the machine, the log, leases, stores | `spec`, `outcome` |
-//! | [`worker`] | claim, run, publish; the device thread, which also serves calls between two updates | `spec`, `outcome`, `engine`, `artifacts`, `jobs`, `report` |
+//! | [`worker`] | claim, run, publish; the device's two threads, by turns for jobs and calls | `spec`, `outcome`, `engine`, `artifacts`, `jobs`, `report` |
 //! | [`storage`] | object storage by URL: bytes there and back, in parts, compared | – |
 //! | [`publishing`] | results into object storage: files, model card, and last the manifest | `spec`, `outcome`, `artifacts`, `jobs`, `worker`, `report`, `storage` |
 //! | [`catalogue`] | models by name: base models by URL through a local cache, and what jobs published | `spec`, `outcome`, `artifacts`, `jobs`, `worker`, `storage` |

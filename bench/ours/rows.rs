@@ -12,8 +12,8 @@ use keystep::{
         ops,
     },
     spec::{
-        Concept, ConceptKind, GenerateSpec, JudgeSpec, Method, MethodName, ModelFiles, Scope,
-        UnlearnSpec,
+        Concept, ConceptKind, GenerateSpec, JudgeSpec, Method, MethodName, ModelFiles, SamplerKind,
+        Scope, UnlearnSpec,
     },
 };
 
@@ -159,6 +159,8 @@ impl Image {
             steps: 25,
             guidance_scale: 5.0,
             size: None,
+            sampler: Some(SamplerKind::Ddim),
+            init_image: None,
         };
         Ok(Self { engine: CandleEngine::load(files, None)?, spec, pixels: Vec::new() })
     }

@@ -20,7 +20,7 @@ pub enum ApiError {
     #[error("the caller is unknown; send authorization: Bearer TOKEN")]
     CallerUnknown,
     /// The caller may not do this.
-    #[error("the caller lacks the role {}; ask the operator for it", role_name(*.needed))]
+    #[error("the caller lacks the role {}; ask the operator for it", needed.name())]
     RoleMissing {
         /// What it would take.
         needed: Role,
@@ -83,15 +83,5 @@ fn summary(violations: &[Violation]) -> String {
     match violations.len() {
         1 => first_said,
         count => format!("{count} fields are wrong, the first is {first_said}"),
-    }
-}
-
-/// As it stands in the file of tokens.
-pub(super) fn role_name(role: Role) -> &'static str {
-    match role {
-        Role::Read => "read",
-        Role::Generate => "generate",
-        Role::Submit => "submit",
-        Role::Admin => "admin",
     }
 }

@@ -1,9 +1,7 @@
 //! The services: conversions, the table of errors, operations. No generated type passes this module.
 
-mod admission;
-mod calling;
+mod authorization;
 mod convert;
-mod destination;
 mod digests;
 mod error;
 mod names;
@@ -11,6 +9,7 @@ mod operations;
 mod paging;
 mod reason;
 mod status;
+mod streaming;
 mod submitting;
 #[cfg(test)]
 mod tests;
@@ -32,7 +31,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     catalogue::Catalogue,
     jobs::{Clock, Identifiers, Store},
-    worker::DirectCalls,
+    worker::{CallLimits, InteractiveCalls, Publisher},
 };
 
 /// What the services work with.
@@ -43,7 +42,9 @@ pub struct ApiParts {
     /// The models.
     pub catalogue: Arc<Catalogue>,
     /// The way to the device.
-    pub direct: DirectCalls,
+    pub direct: InteractiveCalls,
+    /// Where results will go: knows which destinations can be written to.
+    pub publisher: Arc<dyn Publisher>,
     /// Where the time comes from.
     pub clock: Clock,
     /// Where names come from.
@@ -61,6 +62,8 @@ pub struct ApiSettings {
     pub outputs: Vec<String>,
     /// Claims of a job that count.
     pub max_attempts: u32,
+    /// Most bytes that are stored for one principal: its jobs and scores, done or not.
+    pub stored_bytes_of_principal: u64,
     /// Jobs that may wait.
     pub queued_total: u64,
     /// Jobs of one principal that may wait.
@@ -71,6 +74,8 @@ pub struct ApiSettings {
     pub images_per_call: usize,
     /// Pixels of one picture.
     pub pixels_per_image: usize,
+    /// What a call may take of the device.
+    pub calls: CallLimits,
     /// Whether prompts and concepts may stand in logs.
     pub log_prompts: bool,
 }

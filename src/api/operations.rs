@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     auth::{Caller, Role},
-    jobs::{Filter, Job, JobStore, ListQuery, StateName},
+    jobs::{Filter, JobStore, JobSummary, ListQuery, StateName},
     proto::google::longrunning::{
         CancelOperationRequest, DeleteOperationRequest, GetOperationRequest, ListOperationsRequest,
         ListOperationsResponse, Operation, WaitOperationRequest, operations_server::Operations,
@@ -66,11 +66,11 @@ impl OperationsApi {
         }
         found.finish()?;
         let page = self.parts.store.list(&query).await?;
-        let waits = |job: &&Job| job.state.name() == StateName::Queued;
+        let waits = |job: &&JobSummary| job.state.name() == StateName::Queued;
         let waiting: Vec<_> = page.jobs.iter().filter(waits).map(|job| job.id).collect();
         // One question for the whole page: one a job would take longer than the page itself.
         let positions = self.parts.store.queue_positions(&waiting).await?;
-        let shown = |job: &Job| operation(job, positions.get(&job.id).copied().unwrap_or(0));
+        let shown = |job: &JobSummary| operation(job, positions.get(&job.id).copied().unwrap_or(0));
         let operations = page.jobs.iter().map(shown).collect();
         Ok(ListOperationsResponse {
             operations,
@@ -171,8 +171,11 @@ impl Operations for OperationsApi {
 }
 
 fn read_timeout(timeout: prost_types::Duration) -> Result<Duration, ApiError> {
+    /// The most that a `google.protobuf.Duration` may hold: 10,000 years.
+    const MOST_SECONDS: i64 = 315_576_000_000;
     // Checked before the conversion, which would normalise what is out of range.
-    let is_sound = timeout.seconds >= 0 && (0..1_000_000_000).contains(&timeout.nanos);
+    let is_sound = (0..=MOST_SECONDS).contains(&timeout.seconds)
+        && (0..1_000_000_000).contains(&timeout.nanos);
     let read = is_sound.then(|| Duration::try_from(timeout).ok()).flatten();
     read.ok_or_else(|| ApiError::invalid("timeout", "is no length of time; give 0 s or more"))
 }
@@ -223,6 +226,8 @@ mod tests {
         assert!(of(-1, 0).is_err());
         assert!(of(0, -1).is_err());
         assert!(of(0, 1_000_000_000).is_err());
-        assert!(of(i64::MAX, 0).is_ok());
+        assert!(of(315_576_000_000, 999_999_999).is_ok());
+        assert!(of(315_576_000_001, 0).is_err(), "beyond what the type may hold");
+        assert!(of(i64::MAX, 0).is_err());
     }
 }

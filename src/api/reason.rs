@@ -9,6 +9,12 @@ use crate::jobs::FailureReason;
 pub enum Reason {
     /// Fields of the request break rules.
     InvalidRequest,
+    /// The request's bytes are no message of its type.
+    MalformedRequest,
+    /// The request is longer than the server reads.
+    RequestTooLong,
+    /// As many connections are open as may be.
+    ConnectionsFull,
     /// Nobody knows who calls.
     CallerUnknown,
     /// The caller may not do this.
@@ -25,6 +31,10 @@ pub enum Reason {
     QueueFull,
     /// Too many jobs of the caller wait.
     PrincipalQueueFull,
+    /// Too much is stored for the caller.
+    PrincipalStorageFull,
+    /// A list costs more than a list may.
+    QueryTooLong,
     /// Too many calls wait for the device.
     DeviceQueueFull,
     /// Only an operation that is done can be deleted.
@@ -69,6 +79,10 @@ pub enum Reason {
     StorageCorrupted,
     /// See [`FailureReason::DiskFull`].
     DiskFull,
+    /// See [`FailureReason::DestinationNotAllowed`].
+    DestinationNotAllowed,
+    /// See [`FailureReason::ResultNotKept`].
+    ResultNotKept,
     /// See [`FailureReason::Cancelled`].
     Cancelled,
 }
@@ -83,8 +97,11 @@ struct Row {
 
 impl Reason {
     /// Every reason.
-    pub const ALL: [Self; 32] = [
+    pub const ALL: [Self; 39] = [
         Self::InvalidRequest,
+        Self::MalformedRequest,
+        Self::RequestTooLong,
+        Self::ConnectionsFull,
         Self::CallerUnknown,
         Self::RoleMissing,
         Self::RateLimited,
@@ -93,6 +110,8 @@ impl Reason {
         Self::RequestIdReused,
         Self::QueueFull,
         Self::PrincipalQueueFull,
+        Self::PrincipalStorageFull,
+        Self::QueryTooLong,
         Self::DeviceQueueFull,
         Self::OperationNotDone,
         Self::Unsupported,
@@ -115,6 +134,8 @@ impl Reason {
         Self::StorageUnavailable,
         Self::StorageCorrupted,
         Self::DiskFull,
+        Self::DestinationNotAllowed,
+        Self::ResultNotKept,
         Self::Cancelled,
     ];
 
@@ -148,22 +169,44 @@ impl Reason {
                 "Fields of the request break rules; `BadRequest` lists every one.",
                 "Change the fields named.",
             ),
+            Self::MalformedRequest => row(
+                "MALFORMED_REQUEST",
+                Code::InvalidArgument,
+                "The request's bytes are no message of the method's type, more than one, or its \
+                 `grpc-timeout` is none.",
+                "Make client and server of the same proto files.",
+            ),
+            Self::RequestTooLong => row(
+                "REQUEST_TOO_LONG",
+                Code::ResourceExhausted,
+                "The request's message has more bytes than the server reads.",
+                "Send less; the metadata's `limit` is in bytes.",
+            ),
+            Self::ConnectionsFull => row(
+                "CONNECTIONS_FULL",
+                Code::ResourceExhausted,
+                "As many connections are in use as may be, of all clients or of the caller's \
+                 address.",
+                "Make calls over fewer connections, or try again as `RetryInfo` says.",
+            ),
             Self::CallerUnknown => row(
                 "CALLER_UNKNOWN",
                 Code::Unauthenticated,
-                "The call carries no token, or one that the server does not know.",
+                "The call carries no credentials that the server knows, or they ceased to be valid \
+                 during the call.",
                 "Send `authorization: Bearer TOKEN` with a token of this server.",
             ),
             Self::RoleMissing => row(
                 "ROLE_MISSING",
                 Code::PermissionDenied,
-                "The caller is known and may not do this.",
+                "The caller is known and may not do this, or lost a role during the call.",
                 "Ask the operator for the role named.",
             ),
             Self::RateLimited => row(
                 "RATE_LIMITED",
                 Code::ResourceExhausted,
-                "The caller calls more often than it may.",
+                "The caller calls more often than it may, or calls from its address failed too \
+                 often without valid credentials.",
                 "Wait as long as `RetryInfo` says.",
             ),
             Self::OperationNotFound => row(
@@ -196,10 +239,23 @@ impl Reason {
                 "As many jobs of the caller wait as may.",
                 "Wait for one of them, or cancel what is not needed.",
             ),
+            Self::PrincipalStorageFull => row(
+                "PRINCIPAL_STORAGE_FULL",
+                Code::ResourceExhausted,
+                "As much is stored for the caller, of jobs that are done too, as may.",
+                "Delete operations that are done, or wait until they are forgotten.",
+            ),
+            Self::QueryTooLong => row(
+                "QUERY_TOO_LONG",
+                Code::InvalidArgument,
+                "The list takes longer than a list may.",
+                "Ask for less: fewer labels, one state, or a smaller page.",
+            ),
             Self::DeviceQueueFull => row(
                 "DEVICE_QUEUE_FULL",
                 Code::ResourceExhausted,
-                "As many calls of Generate and ScoreTimesteps wait for the device as may.",
+                "As many calls of Generate and ScoreTimesteps wait for the device as may, in all or \
+                 of this caller.",
                 "Wait as long as `RetryInfo` says.",
             ),
             Self::OperationNotDone => row(
@@ -235,8 +291,8 @@ impl Reason {
             Self::InvalidSpec => row(
                 "INVALID_SPEC",
                 Code::InvalidArgument,
-                "The request does not fit the model, such as a scope without tensors or a prompt \
-                 of too many tokens.",
+                "The request does not fit the model, such as a scope without tensors, two concepts \
+                 with the same tokens, or a sentence of too many.",
                 "Change what the message names.",
             ),
             Self::ModelChanged => row(
@@ -248,8 +304,8 @@ impl Reason {
             Self::DamagedModel => row(
                 "DAMAGED_MODEL",
                 Code::DataLoss,
-                "The model's files are damaged, do not match their digest or are of a kind that is \
-                 not supported.",
+                "The model's files are damaged, do not match their digest, are of a kind that is \
+                 not supported, or hold weights that compute no numbers.",
                 "Bring the right files to where the model lies.",
             ),
             Self::NoJudge => row(
@@ -261,9 +317,10 @@ impl Reason {
             Self::OutOfMemory => row(
                 "OUT_OF_MEMORY",
                 Code::ResourceExhausted,
-                "The device has too little memory, or an erasure needs more than the server may take.",
-                "Ask for less: fewer pixels, a narrower scope. The metadata's `need` and `limit`, \
-                 in bytes, say how far off an erasure is.",
+                "The device has too little memory, or the work needs more than the server may take, \
+                 alone or beside the job under way.",
+                "Ask for less: fewer pixels, a narrower scope; or wait for the job. The metadata's \
+                 `need`, `limit` and `heldByJob`, in bytes, say how far off it is.",
             ),
             Self::NotFinite => row(
                 "NOT_FINITE",
@@ -298,26 +355,28 @@ impl Reason {
             Self::DeadlineExceeded => row(
                 "DEADLINE_EXCEEDED",
                 Code::DeadlineExceeded,
-                "The job was not done by its deadline.",
-                "Submit it again with a later one, or with a higher priority.",
+                "The job was not done by its deadline, or the call by that of its `grpc-timeout`.",
+                "Submit the job again with a later one, or with a higher priority; give the call \
+                 more time.",
             ),
             Self::AttemptsExhausted => row(
                 "ATTEMPTS_EXHAUSTED",
                 Code::Aborted,
-                "Workers were lost while they held the job, as often as it may be tried.",
+                "Workers were lost in a row, none of which saved anything new of the job, as often as may be.",
                 "Submit it again; if it lasts, the operator looks at the workers.",
             ),
             Self::StorageDenied => row(
                 "STORAGE_DENIED",
                 Code::FailedPrecondition,
-                "Object storage refuses the server's credentials.",
-                "The operator gives the server access, then submit again.",
+                "Object storage refuses the server's credentials, or is not there.",
+                "The operator gives the server access; then PublishResult where a result is kept, else \
+                 submit again.",
             ),
             Self::StorageUnavailable => row(
                 "STORAGE_UNAVAILABLE",
                 Code::Unavailable,
                 "Object storage cannot be reached or fails.",
-                "Try again.",
+                "Try again; PublishResult where an operation's `result_expire_time` is set.",
             ),
             Self::StorageCorrupted => row(
                 "STORAGE_CORRUPTED",
@@ -328,8 +387,20 @@ impl Reason {
             Self::DiskFull => row(
                 "DISK_FULL",
                 Code::ResourceExhausted,
-                "The server's own disk is full or cannot be written.",
-                "The operator makes room, then submit again.",
+                "The server's own disk, or the folder that results go to, is full or cannot be written.",
+                "The operator makes room; then PublishResult where a result is kept, else submit again.",
+            ),
+            Self::DestinationNotAllowed => row(
+                "DESTINATION_NOT_ALLOWED",
+                Code::FailedPrecondition,
+                "The operator does not allow results at the job's destination any more.",
+                "Submit again with another destination, or ask the operator.",
+            ),
+            Self::ResultNotKept => row(
+                "RESULT_NOT_KEPT",
+                Code::FailedPrecondition,
+                "The operation has no finished result that waits to be published, or its time is up.",
+                "Submit again.",
             ),
             Self::Cancelled => row(
                 "CANCELLED",
@@ -361,6 +432,8 @@ impl From<FailureReason> for Reason {
             FailureReason::StorageUnavailable => Self::StorageUnavailable,
             FailureReason::StorageCorrupted => Self::StorageCorrupted,
             FailureReason::DiskFull => Self::DiskFull,
+            FailureReason::DestinationNotAllowed => Self::DestinationNotAllowed,
+            FailureReason::ResultNotKept => Self::ResultNotKept,
             FailureReason::Cancelled => Self::Cancelled,
             FailureReason::Draining => Self::Draining,
         }

@@ -8,7 +8,6 @@ use tonic_types::{ErrorDetails, FieldViolation, StatusExt, pb};
 
 use super::{
     ApiError, Reason,
-    error::role_name,
     names::{operation_name, request_name},
     violations::on_wire,
 };
@@ -103,7 +102,7 @@ impl Told {
             }
             ApiError::CallerUnknown => Self::new(Reason::CallerUnknown, message),
             ApiError::RoleMissing { needed } => {
-                Self::new(Reason::RoleMissing, message).with("role", &role_name(needed))
+                Self::new(Reason::RoleMissing, message).with("role", &needed.name())
             }
             ApiError::RateLimited { retry_after } => {
                 Self::new(Reason::RateLimited, message).quota("calls").retry_after(retry_after)
@@ -165,6 +164,16 @@ impl Told {
                     .quota(subject)
                     .retry_after(LATER)
             }
+            StoreError::PrincipalStorageFull { stored, adds, limit } => {
+                Self::new(Reason::PrincipalStorageFull, message)
+                    .with("stored", &stored)
+                    .with("adds", &adds)
+                    .with("limit", &limit)
+                    .quota("bytes stored for the caller")
+            }
+            StoreError::QueryTooLong { limit } => {
+                Self::new(Reason::QueryTooLong, message).with("limitSeconds", &limit.as_secs_f64())
+            }
             StoreError::IllegalTransition { id, state, what } => {
                 let operation = operation_name(id);
                 let state = state.name().to_uppercase();
@@ -172,6 +181,17 @@ impl Told {
                     .with("operation", &operation)
                     .with("state", &state)
                     .with("what", &what)
+                    .precondition(&operation)
+            }
+            StoreError::ResultNotKept { id, state } => {
+                let operation = operation_name(id);
+                let state = state.name().to_uppercase();
+                let message = format!(
+                    "{operation} is {state} and has no finished result that is kept; submit it again"
+                );
+                Self::new(Reason::ResultNotKept, message)
+                    .with("operation", &operation)
+                    .with("state", &state)
                     .precondition(&operation)
             }
             // A fence is between a worker and the store.
@@ -188,7 +208,7 @@ impl Told {
     }
 
     fn of_failure(failure: Failure) -> Self {
-        let Failure { reason, message, metadata } = failure;
+        let Failure { reason, message, metadata, result_kept_until: _ } = failure;
         let reason = Reason::from(reason);
         let subject = metadata.get("model").cloned().unwrap_or_default();
         let (fields, variables): (Vec<_>, Vec<_>) = metadata.into_iter().partition(|(name, _)| {
@@ -213,6 +233,8 @@ impl Told {
             Reason::ModelNotFound | Reason::DamagedModel => told.resource("model", &subject),
             Reason::ModelChanged | Reason::NoJudge => told.precondition(&subject),
             Reason::StorageDenied => told.precondition("object storage"),
+            Reason::DestinationNotAllowed => told.precondition("storage.outputs"),
+            Reason::ResultNotKept => told.precondition("result"),
             Reason::Draining | Reason::StorageUnavailable => told.retry_after(SOON),
             _ => told,
         }

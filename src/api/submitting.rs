@@ -13,14 +13,14 @@ use crate::{
     auth::Caller,
     catalogue::ModelOrigin,
     jobs::{
-        Inserted, Job, JobStore, NewJob, QueueLimits, RequestId, StateName, StoreError,
+        Inserted, JobStore, JobSummary, NewJob, QueueLimits, RequestId, StateName, StoreError,
         StoredScores, UnlearnWork, Work,
     },
     proto::{
         google::longrunning::Operation,
         keystep::v1::{EvaluateErasureRequest, Plan, UnlearnConceptRequest},
     },
-    worker::{DirectCall, DirectUpdate},
+    worker::{InteractiveCall, InteractiveUpdate, check_words},
 };
 
 /// What is about to be stored.
@@ -45,7 +45,7 @@ impl ApiParts {
                 return Ok(operation);
             }
         }
-        let mut draft = UnlearnDraft::read(request, self.limits())?;
+        let mut draft = UnlearnDraft::read(request, self.limits(caller))?;
         draft.terms.options.trace_parent = trace_parent;
         let base = self.catalogue.ready(&draft.base_model, caller.sees()).await?;
         if base.origin != ModelOrigin::Base {
@@ -60,10 +60,11 @@ impl ApiParts {
         let concepts = logged(draft.concepts(), self.settings.log_prompts);
         if draft.terms.validate_only {
             tracing::info!(model = draft.base_model, concepts, "an erasure is planned");
-            return Ok(validated(Some(self.planned(work).await?)));
+            return Ok(validated(Some(self.planned(caller, work).await?)));
         }
         let work_digest = unlearn_work_digest(&work, draft.seed_is_given)?;
         let work = Work::Unlearn(Box::new(work));
+        check_words(self.catalogue.as_ref(), &work).await?;
         let submission = Submission { terms: draft.terms, request_digest, work_digest, work };
         self.submit(caller, submission, &concepts).await
     }
@@ -81,7 +82,7 @@ impl ApiParts {
                 return Ok(operation);
             }
         }
-        let mut draft = EvaluateDraft::read(request, self.limits())?;
+        let mut draft = EvaluateDraft::read(request, self.limits(caller))?;
         draft.terms.options.trace_parent = trace_parent;
         let base = self.catalogue.ready(&draft.base_model, caller.sees()).await?;
         if base.origin != ModelOrigin::Base {
@@ -90,12 +91,13 @@ impl ApiParts {
         }
         let edited = self.catalogue.ready(&draft.edited_model, caller.sees()).await?;
         let work = draft.complete(&base, &edited)?;
+        let work_digest = evaluate_work_digest(&work, edited.digest.as_deref().unwrap_or(""))?;
+        let work = Work::Evaluate(Box::new(work));
+        check_words(self.catalogue.as_ref(), &work).await?;
         if draft.terms.validate_only {
             return Ok(validated(None));
         }
         let concepts = logged([draft.concept()], self.settings.log_prompts);
-        let work_digest = evaluate_work_digest(&work, edited.digest.as_deref().unwrap_or(""))?;
-        let work = Work::Evaluate(Box::new(work));
         let submission = Submission { terms: draft.terms, request_digest, work_digest, work };
         self.submit(caller, submission, &concepts).await
     }
@@ -129,16 +131,16 @@ impl ApiParts {
         Ok(kept.and_then(|json| serde_json::from_str(&json).ok()))
     }
 
-    async fn planned(&self, work: UnlearnWork) -> Result<Plan, ApiError> {
-        let call = DirectCall::Plan { base_model: work.base_model, spec: Box::new(work.spec) };
-        let mut stream = self.direct.submit(call)?;
+    async fn planned(&self, caller: &Caller, work: UnlearnWork) -> Result<Plan, ApiError> {
+        let call = InteractiveCall::Plan { base_model: work.base_model, spec: Box::new(work.spec) };
+        let mut stream = self.direct.submit(&caller.principal, call)?;
         loop {
             let update = tokio::select! {
                 () = self.draining.cancelled() => return Err(ApiError::Draining),
                 update = stream.next() => update,
             };
             match update {
-                Some(Ok(DirectUpdate::Plan(estimate))) => return Ok(plan(estimate)),
+                Some(Ok(InteractiveUpdate::Plan(estimate))) => return Ok(plan(estimate)),
                 Some(Ok(_)) => {}
                 Some(Err(failure)) => return Err(failure.into()),
                 None => return Err(ApiError::Internal("a plan was never made")),
@@ -175,6 +177,7 @@ impl ApiParts {
         let limits = QueueLimits {
             total: self.settings.queued_total,
             of_principal: caller.queued_jobs.map_or(of_principal, |jobs| jobs.min(of_principal)),
+            stored_bytes: self.settings.stored_bytes_of_principal,
         };
         let (Inserted::Created(job) | Inserted::Existing(job)) =
             self.store.insert(new, limits).await?;
@@ -183,7 +186,7 @@ impl ApiParts {
     }
 
     /// A job as its client sees it, with its place in the queue.
-    pub(super) async fn shown(&self, job: &Job) -> Result<Operation, ApiError> {
+    pub(super) async fn shown(&self, job: &JobSummary) -> Result<Operation, ApiError> {
         let position = if job.state.name() == StateName::Queued {
             match self.store.queue_position(job.id).await {
                 // Forgotten in between; it was there when it was asked for.

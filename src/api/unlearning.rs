@@ -6,22 +6,24 @@ use tonic::{Request, Response, Status};
 
 use super::{
     ApiError, ApiParts,
-    admission::trace_parent,
-    calling::{self, Messages},
+    authorization::trace_parent,
     convert::model,
     paging::{models_token, page_size, read_models_token},
+    streaming::{self, Messages},
     violations::Found,
     watching,
 };
 use crate::{
     auth::{Caller, Role},
+    jobs::JobStore,
     proto::{
         google::longrunning::Operation,
         keystep::v1::{
             EvaluateErasureRequest, GenerateRequest, GenerateResponse, GetModelRequest,
-            GetModelResponse, ListModelsRequest, ListModelsResponse, ScoreTimestepsRequest,
-            ScoreTimestepsResponse, UnlearnConceptRequest, WatchOperationRequest,
-            WatchOperationResponse, unlearning_service_server::UnlearningService,
+            GetModelResponse, ListModelsRequest, ListModelsResponse, PublishResultRequest,
+            ScoreTimestepsRequest, ScoreTimestepsResponse, UnlearnConceptRequest,
+            WatchOperationRequest, WatchOperationResponse,
+            unlearning_service_server::UnlearningService,
         },
     },
 };
@@ -98,7 +100,7 @@ impl UnlearningService for UnlearningApi {
         request: Request<ScoreTimestepsRequest>,
     ) -> Result<Response<Self::ScoreTimestepsStream>, Status> {
         let caller = self.parts.admit(&request, Role::Generate)?;
-        let messages = calling::score(&self.parts, &caller, request.into_inner()).await?;
+        let messages = streaming::score(&self.parts, &caller, request.into_inner()).await?;
         Ok(Response::new(messages))
     }
 
@@ -107,7 +109,7 @@ impl UnlearningService for UnlearningApi {
         request: Request<GenerateRequest>,
     ) -> Result<Response<Self::GenerateStream>, Status> {
         let caller = self.parts.admit(&request, Role::Generate)?;
-        let messages = calling::generate(&self.parts, &caller, request.into_inner()).await?;
+        let messages = streaming::generate(&self.parts, &caller, request.into_inner()).await?;
         Ok(Response::new(messages))
     }
 
@@ -118,6 +120,18 @@ impl UnlearningService for UnlearningApi {
         let caller = self.parts.admit(&request, Role::Read)?;
         let messages = watching::watch(&self.parts, &caller, request.into_inner()).await?;
         Ok(Response::new(messages))
+    }
+
+    async fn publish_result(
+        &self,
+        request: Request<PublishResultRequest>,
+    ) -> Result<Response<Operation>, Status> {
+        let caller = self.parts.admit(&request, Role::Submit)?;
+        let PublishResultRequest { name } = request.into_inner();
+        let job = self.parts.visible_job(&caller, &name).await?;
+        let job = self.parts.store.publish_again(job.id).await.map_err(ApiError::from)?;
+        tracing::info!(operation = name, "a publication is asked for");
+        Ok(Response::new(self.parts.shown(&job).await?))
     }
 
     async fn list_models(

@@ -41,6 +41,14 @@ impl Found {
         }
     }
 
+    /// Checks how long texts are together: each may be as long as the longest, but not all of them.
+    pub(super) fn bytes(&mut self, field: &str, texts: &[String], most: usize) {
+        let bytes: usize = texts.iter().map(String::len).sum();
+        if bytes > most {
+            self.add(field, format!("takes {bytes} bytes in all, the limit is {most}; shorten it"));
+        }
+    }
+
     /// Checks a prompt against the server's own limit; a spec's check has the rest.
     pub(super) fn prompt(&mut self, field: &str, text: &str, most: usize) {
         let characters = text.chars().take(MAX_PROMPT_CHARS + 1).count();

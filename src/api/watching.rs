@@ -8,12 +8,12 @@ use tonic::Status;
 
 use super::{
     ApiError, ApiParts,
-    calling::Messages,
     convert::{event, operation},
+    streaming::Messages,
 };
 use crate::{
     auth::Caller,
-    jobs::{EventBody, Job, JobEvent, JobId, JobStore, Sequence, StoreError},
+    jobs::{EventBody, JobEvent, JobId, JobStore, JobSummary, Sequence, StoreError},
     proto::keystep::v1::{
         WatchOperationRequest, WatchOperationResponse, watch_operation_response::Update,
     },
@@ -134,7 +134,7 @@ impl Watch {
     }
 
     /// Whether the job is done and every event of it was sent.
-    fn is_told(&self, job: &Job) -> bool {
+    fn is_told(&self, job: &JobSummary) -> bool {
         job.state.name().is_terminal() && job.last_sequence <= self.after
     }
 }

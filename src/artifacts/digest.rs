@@ -2,7 +2,7 @@
 
 use std::{
     fmt::Write as _,
-    io::{self, Read},
+    io::{self, Read, Write},
 };
 
 use sha2::{Digest, Sha256};
@@ -12,7 +12,7 @@ use crate::spec::{FileError, ModelFiles};
 
 /// The digest of bytes in memory, in hexadecimal.
 pub fn digest_bytes(bytes: &[u8]) -> String {
-    hexadecimal(&Sha256::digest(bytes))
+    hex::encode(Sha256::digest(bytes))
 }
 
 /// The digest of everything that a reader gives, in hexadecimal.
@@ -21,12 +21,30 @@ pub fn digest_reader(reader: &mut dyn Read) -> io::Result<String> {
     let mut buffer = vec![0; 1 << 16];
     loop {
         match reader.read(&mut buffer) {
-            Ok(0) => return Ok(hexadecimal(&hash.finalize())),
+            Ok(0) => return Ok(hex::encode(hash.finalize())),
             Ok(count) => hash.update(&buffer[..count]),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
         }
     }
+}
+
+/// The digest of everything that is written, in hexadecimal.
+pub fn digest_written(write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<String> {
+    struct Hashed(Sha256);
+    impl Write for Hashed {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.update(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+    let mut hashed = Hashed(Sha256::new());
+    write(&mut hashed)?;
+    Ok(hex::encode(hashed.0.finalize()))
 }
 
 /// The digest of one file of a model, in hexadecimal.
@@ -63,13 +81,6 @@ pub fn digest_component(files: &dyn ModelFiles, component: &str) -> Result<Strin
     Ok(digest_bytes(list.as_bytes()))
 }
 
-fn hexadecimal(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -81,6 +92,7 @@ mod tests {
         let expected = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
         assert_eq!(digest_bytes(b"abc"), expected);
         assert_eq!(digest_reader(&mut &b"abc"[..]).unwrap(), expected);
+        assert_eq!(digest_written(|out| out.write_all(b"abc")).unwrap(), expected);
     }
 
     #[test]

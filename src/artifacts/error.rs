@@ -94,6 +94,31 @@ pub enum ArtifactError {
         /// What the system said.
         source: io::Error,
     },
+    /// A file of the result holds weights that the edit changed, as they were before.
+    #[error(
+        "{} holds weights of the base model's U-Net as they were before the erasure; nothing was committed; remove that file from the base model's folder",
+        path.display()
+    )]
+    HoldsErasedWeights {
+        /// Path of the file.
+        path: PathBuf,
+    },
+    /// The result will not fit, as is known before it is computed.
+    #[error(
+        "the result {} takes {} and its disk has {} free; free some space or choose an output on \
+         another disk; nothing was computed yet",
+        path.display(),
+        mebibytes(*needed),
+        mebibytes(*free)
+    )]
+    TooLittleRoom {
+        /// The target.
+        path: PathBuf,
+        /// Bytes of the result.
+        needed: u64,
+        /// Bytes that are free there.
+        free: u64,
+    },
     /// A result lacks a file: a fault of ours.
     #[error(
         "the result {} lacks {name}; nothing was left behind; this is a fault of Keystep",
@@ -102,9 +127,14 @@ pub enum ArtifactError {
     Incomplete {
         /// The target.
         path: PathBuf,
-        /// The file.
+        /// Name of the file.
         name: String,
     },
+}
+
+/// Bytes for a reader.
+fn mebibytes(bytes: u64) -> String {
+    format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20))
 }
 
 impl ArtifactError {

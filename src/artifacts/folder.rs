@@ -1,7 +1,7 @@
 //! A model in a local folder.
 
 use std::{
-    fs::{self, File},
+    fs::{self, DirEntry, File},
     io,
     path::{Path, PathBuf},
 };
@@ -13,6 +13,9 @@ use crate::spec::{FileError, ModelFiles, ReadSeek};
 const MAX_DEPTH: usize = 4;
 /// Most files of a model; beyond, the folder is something else, such as a home directory.
 const MAX_FILES: usize = 10_000;
+/// Most files, folders and links that are looked at for them: links can lead to the same folders
+/// over and over.
+const MAX_ENTRIES: usize = 50_000;
 
 /// The files of a local folder.
 ///
@@ -44,8 +47,9 @@ impl ModelFolder {
                 return Err(ArtifactError::Unreadable { path: path.to_owned(), source });
             }
         }
-        let mut names = Vec::new();
-        list(path, "", 0, &mut names)?;
+        let mut listing = Listing::default();
+        listing.list(path, "")?;
+        let names = listing.names;
         if !names.iter().any(|name| name == "model_index.json" || name.ends_with("/config.json")) {
             return Err(not_a_model("holds no model: neither model_index.json nor a config.json"));
         }
@@ -59,15 +63,43 @@ impl ModelFolder {
     }
 }
 
-fn list(
-    folder: &Path,
-    prefix: &str,
-    depth: usize,
-    names: &mut Vec<String>,
-) -> Result<(), ArtifactError> {
-    let unreadable = |source| ArtifactError::Unreadable { path: folder.to_owned(), source };
-    for entry in fs::read_dir(folder).map_err(unreadable)? {
-        let entry = entry.map_err(unreadable)?;
+/// A walk through a folder and what its links lead to.
+#[derive(Debug, Default)]
+struct Listing {
+    names: Vec<String>,
+    /// Entries that were looked at.
+    seen: usize,
+    /// The folders that the walk is in, by their paths without links.
+    above: Vec<PathBuf>,
+}
+
+impl Listing {
+    fn list(&mut self, folder: &Path, prefix: &str) -> Result<(), ArtifactError> {
+        let unreadable = |source| ArtifactError::Unreadable { path: folder.to_owned(), source };
+        let real = fs::canonicalize(folder).map_err(unreadable)?;
+        // A link to a folder above brings nothing that is not listed already.
+        if self.above.contains(&real) {
+            return Ok(());
+        }
+        self.above.push(real);
+        for entry in fs::read_dir(folder).map_err(unreadable)? {
+            self.add(&entry.map_err(unreadable)?, prefix)?;
+            if self.names.len() > MAX_FILES || self.seen > MAX_ENTRIES {
+                return Err(ArtifactError::NotAModel {
+                    path: folder.to_owned(),
+                    message: format!(
+                        "holds more than {MAX_FILES} files, or {MAX_ENTRIES} files, folders and \
+                         links, which no model does"
+                    ),
+                });
+            }
+        }
+        self.above.pop();
+        Ok(())
+    }
+
+    fn add(&mut self, entry: &DirEntry, prefix: &str) -> Result<(), ArtifactError> {
+        self.seen += 1;
         let Some(name) = entry.file_name().to_str().map(str::to_owned) else {
             return Err(ArtifactError::NotAModel {
                 path: entry.path(),
@@ -75,31 +107,24 @@ fn list(
             });
         };
         if name.starts_with('.') {
-            continue;
+            return Ok(());
         }
         let relative = format!("{prefix}{name}");
         match fs::metadata(entry.path()) {
             Ok(metadata) if metadata.is_dir() => {
-                // The limit also ends a loop of links.
-                if depth < MAX_DEPTH {
-                    list(&entry.path(), &format!("{relative}/"), depth + 1, names)?;
+                if self.above.len() <= MAX_DEPTH {
+                    self.list(&entry.path(), &format!("{relative}/"))?;
                 }
             }
-            Ok(metadata) if metadata.is_file() => names.push(relative),
+            Ok(metadata) if metadata.is_file() => self.names.push(relative),
             // A pipe or a device would block whoever opens it.
             Ok(_) => {}
             // A broken link is what an interrupted download leaves behind; listed, so that whoever
             // needs the file is told of it by name.
-            Err(_) => names.push(relative),
+            Err(_) => self.names.push(relative),
         }
-        if names.len() > MAX_FILES {
-            return Err(ArtifactError::NotAModel {
-                path: folder.to_owned(),
-                message: format!("holds more than {MAX_FILES} files, which no model does"),
-            });
-        }
+        Ok(())
     }
-    Ok(())
 }
 
 impl ModelFiles for ModelFolder {
@@ -129,5 +154,55 @@ impl ModelFiles for ModelFolder {
             source,
         })?;
         Ok((Box::new(file), length))
+    }
+}
+
+#[cfg(test)]
+#[cfg(unix)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    /// A folder with a model's index and so many links to it.
+    fn folder_with_links(links: usize, target: &str) -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("model_index.json"), "{}").unwrap();
+        for link in 0..links {
+            symlink(target, folder.path().join(format!("l{link}"))).unwrap();
+        }
+        folder
+    }
+
+    #[test]
+    fn links_to_a_folder_above_bring_nothing() {
+        let folder = folder_with_links(60, ".");
+        let listed = ModelFolder::open(folder.path()).unwrap();
+        assert_eq!(listed.names(), ["model_index.json"]);
+    }
+
+    #[test]
+    fn a_link_to_another_folder_is_followed() {
+        let other = folder_with_links(0, ".");
+        let folder = folder_with_links(2, other.path().to_str().unwrap());
+        let listed = ModelFolder::open(folder.path()).unwrap();
+        let expected = ["l0/model_index.json", "l1/model_index.json", "model_index.json"];
+        assert_eq!(listed.names(), expected);
+    }
+
+    #[test]
+    fn links_that_multiply_folders_without_files_come_to_an_end() {
+        // Each folder links sixty times to the next: 60⁴ ways to nothing.
+        let root = folder_with_links(0, ".");
+        let level = |depth: usize| root.path().join(format!("level-{depth}"));
+        fs::create_dir(level(5)).unwrap();
+        for depth in 0..5 {
+            fs::create_dir(level(depth)).unwrap();
+            for link in 0..60 {
+                symlink(level(depth + 1), level(depth).join(format!("l{link}"))).unwrap();
+            }
+        }
+        let error = ModelFolder::open(root.path()).unwrap_err().to_string();
+        assert!(error.contains("50000 files, folders and links"), "{error}");
     }
 }

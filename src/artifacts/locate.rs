@@ -6,6 +6,12 @@ use super::{ArtifactError, BuiltinModel, ModelFolder};
 use crate::spec::ModelFiles;
 
 /// Opens a model: `builtin:NAME`, the path of a folder, or its `file://` URL.
+///
+/// ```
+/// let files = keystep::artifacts::open_model("builtin:emoji-canvas")?;
+/// assert!(files.names().contains(&"model_index.json".to_owned()));
+/// # Ok::<(), keystep::artifacts::ArtifactError>(())
+/// ```
 pub fn open_model(location: &str) -> Result<Box<dyn ModelFiles>, ArtifactError> {
     if let Some(name) = location.strip_prefix(BuiltinModel::SCHEME) {
         return Ok(Box::new(BuiltinModel::open(name)?));

@@ -3,13 +3,16 @@
 mod builtin;
 pub mod diffusers;
 pub mod digest;
+mod erased_weights;
 mod error;
 mod folder;
 mod locate;
 pub mod model_digest;
 mod output;
+pub mod preflight;
 
 pub use builtin::BuiltinModel;
+pub use erased_weights::refuse_erased_weights;
 pub use error::ArtifactError;
 pub use folder::ModelFolder;
 pub use locate::open_model;

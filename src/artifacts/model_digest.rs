@@ -62,7 +62,7 @@ pub fn read_model_file(files: &dyn ModelFiles, name: &str) -> Result<ModelFile, 
 /// order of the names' bytes, of those files for which [`is_model_file`] holds. The same model has
 /// the same digest in a local folder, in a bucket and in the binary.
 pub fn model_digest(files: &[ModelFile]) -> String {
-    let mut sorted: Vec<_> = files.iter().collect();
+    let mut sorted: Vec<_> = files.iter().filter(|file| is_model_file(&file.name)).collect();
     sorted.sort_by(|one, other| one.name.cmp(&other.name));
     let mut list = String::new();
     for file in sorted {
@@ -104,6 +104,8 @@ mod tests {
         let (one, other) = (file("a.json", 1), file("b.json", 2));
         let digest = model_digest(&[one.clone(), other.clone()]);
         assert_eq!(digest, model_digest(&[other.clone(), one.clone()]));
+        // A card goes along and makes no other model of it.
+        assert_eq!(digest, model_digest(&[file("README.md", 9), one.clone(), other]));
         assert_ne!(digest, model_digest(std::slice::from_ref(&one)));
         assert_ne!(digest, model_digest(&[one, file("b.json", 3)]));
     }

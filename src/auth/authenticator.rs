@@ -1,18 +1,13 @@
 //! From credentials to a caller.
 
-use std::{
-    fmt,
-    net::IpAddr,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{collections::BTreeSet, fmt, net::IpAddr, path::Path, sync::Arc, time::Duration};
 
-use arc_swap::ArcSwap;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Caller, Refusal, TokenFileError, TokenTableError, failures::Failures, rates::Rates,
-    table::Table,
+    Allowance, Caller, CertificateNames, Refusal, Role, Standing, TokenFileError, Who,
+    failures::Failures, rates::Rates, standing::Credential, table::TokenDigest,
+    token_file::TokenFile,
 };
 use crate::jobs::Clock;
 
@@ -20,12 +15,12 @@ use crate::jobs::Clock;
 const LONGEST_TOKEN: usize = 1024;
 
 /// What a peer shows of itself.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Presented<'a> {
     /// The `authorization` metadata.
     pub authorization: Option<&'a [u8]>,
-    /// The names in its verified certificate, see [`super::certificate_names`].
-    pub names: &'a [String],
+    /// The names in its verified certificate.
+    pub names: Arc<CertificateNames>,
     /// Where it calls from.
     pub address: Option<IpAddr>,
 }
@@ -41,23 +36,29 @@ pub enum Reloaded {
 
 /// Tells who calls, and whether it may call now.
 pub struct Authenticator {
-    file: Option<TokenFile>,
+    callers: Callers,
     clock: Clock,
     rates: Rates,
-    failures: Failures,
+    /// Wrong credentials.
+    guesses: Failures,
+    /// Calls that failed and carried none. Apart from guesses, so that nobody who has credentials
+    /// is kept out by those who have none.
+    strangers: Failures,
 }
 
-struct TokenFile {
-    path: PathBuf,
-    table: ArcSwap<Table>,
-    /// What was read last, good or bad, so that each version is read into a table, and complained
-    /// about, once.
-    seen: tokio::sync::Mutex<Vec<u8>>,
+/// Who is known.
+enum Callers {
+    /// Nobody is asked.
+    Everybody,
+    /// Whoever shows a certificate, with these roles.
+    Certificates(BTreeSet<Role>),
+    /// Those in the file.
+    File(Arc<TokenFile>),
 }
 
 impl fmt::Debug for Authenticator {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let path = self.file.as_ref().map(|file| &file.path);
+        let path = self.file().map(|file| file.path());
         f.debug_struct("Authenticator").field("path", &path).finish_non_exhaustive()
     }
 }
@@ -65,55 +66,90 @@ impl fmt::Debug for Authenticator {
 impl Authenticator {
     /// Everybody is [`Caller::local`].
     pub fn none() -> Self {
-        Self {
-            file: None,
-            clock: Clock::default(),
-            rates: Rates::default(),
-            failures: Failures::default(),
-        }
+        Self::of(Callers::Everybody, Clock::default())
+    }
+
+    /// Whoever shows a client certificate is let in, with these roles, as the principal of
+    /// [`CertificateNames::principal`].
+    pub fn from_certificates(roles: BTreeSet<Role>) -> Self {
+        Self::of(Callers::Certificates(roles), Clock::default())
     }
 
     /// Only those in the token file are let in. `clock` says which tokens have expired.
     pub async fn from_file(path: &Path, clock: Clock) -> Result<Self, TokenFileError> {
-        let bytes = read(path).await?;
-        let table = parse(path, &bytes)?;
-        let (tokens, certificates) = table.counts();
-        tracing::info!(path = %path.display(), tokens, certificates, "read the token file");
-        let file = TokenFile {
-            path: path.to_owned(),
-            table: ArcSwap::from_pointee(table),
-            seen: tokio::sync::Mutex::new(bytes),
-        };
-        Ok(Self { file: Some(file), clock, rates: Rates::default(), failures: Failures::default() })
+        let file = TokenFile::open(path).await?;
+        Ok(Self::of(Callers::File(Arc::new(file)), clock))
     }
 
-    /// Whether callers must show who they are.
-    pub fn is_required(&self) -> bool {
-        self.file.is_some()
+    fn of(callers: Callers, clock: Clock) -> Self {
+        Self {
+            callers,
+            clock,
+            rates: Rates::default(),
+            guesses: Failures::default(),
+            strangers: Failures::default(),
+        }
+    }
+
+    fn file(&self) -> Option<&Arc<TokenFile>> {
+        match &self.callers {
+            Callers::File(file) => Some(file),
+            Callers::Everybody | Callers::Certificates(_) => None,
+        }
+    }
+
+    /// Who may do what.
+    pub fn allowances(&self) -> Vec<Allowance> {
+        let unlimited = |who, roles| Allowance {
+            who,
+            roles,
+            queued_jobs: None,
+            requests_per_second: None,
+            expires: None,
+        };
+        match &self.callers {
+            Callers::Everybody => vec![unlimited(Who::Everybody, Caller::local().roles)],
+            Callers::Certificates(roles) => vec![unlimited(Who::EachCertificate, roles.clone())],
+            Callers::File(file) => file.table.load().allowances(),
+        }
     }
 
     /// Who calls, and a call counted against its rate. A bearer token goes before a certificate.
     pub fn authenticate(&self, presented: &Presented<'_>) -> Result<Caller, Refusal> {
-        let Some(file) = &self.file else { return Ok(Caller::local()) };
+        if let Callers::Everybody = self.callers {
+            return Ok(Caller::local());
+        }
         if presented.authorization.is_none() && presented.names.is_empty() {
-            // Nothing was guessed, so nothing is counted.
+            self.count_stranger(presented.address)?;
             return Err(Refusal::Unauthenticated);
         }
+        let file = match &self.callers {
+            Callers::File(file) => file,
+            // No token is known, so whatever stands there was guessed.
+            Callers::Certificates(roles) if presented.authorization.is_none() => {
+                let principal = presented.names.principal().ok_or(Refusal::Unauthenticated)?;
+                return Ok(Caller {
+                    principal,
+                    roles: roles.clone(),
+                    queued_jobs: None,
+                    highest_priority: None,
+                });
+            }
+            Callers::Everybody | Callers::Certificates(_) => {
+                return Err(self.wrong(presented.address));
+            }
+        };
         let table = file.table.load();
-        let grant = match presented.authorization {
-            Some(value) => bearer(value).and_then(|token| table.of_token(token, self.clock.now())),
-            None => table.of_certificate(presented.names),
+        let known = match presented.authorization {
+            Some(value) => bearer(value)
+                .and_then(|token| table.of_token(TokenDigest::of(token), self.clock.now())),
+            None => table.of_certificate(&presented.names),
         };
-        let Some(grant) = grant else {
-            let counted = presented.address.map_or(Ok(()), |from| self.failures.count(from));
-            return Err(match counted {
-                Ok(()) => Refusal::Unauthenticated,
-                Err(retry_after) => Refusal::TooManyFailures { retry_after },
-            });
-        };
+        let Some(known) = known else { return Err(self.wrong(presented.address)) };
+        let grant = known.grant;
         let principal = &grant.caller.principal;
         if let Some(from) = presented.address {
-            self.failures
+            self.guesses
                 .let_in(from, principal)
                 .map_err(|retry_after| Refusal::TooManyFailures { retry_after })?;
         }
@@ -127,29 +163,50 @@ impl Authenticator {
         Ok(grant.caller.clone())
     }
 
+    /// Counts wrong credentials.
+    fn wrong(&self, from: Option<IpAddr>) -> Refusal {
+        match from.map_or(Ok(()), |from| self.guesses.count(from)) {
+            Ok(()) => Refusal::Unauthenticated,
+            Err(retry_after) => Refusal::TooManyFailures { retry_after },
+        }
+    }
+
+    /// Counts a call from an address that failed and that nobody signed for; refuses it where there
+    /// were too many. Calls without credentials that succeed, such as probes, count for nothing.
+    pub fn count_stranger(&self, from: Option<IpAddr>) -> Result<(), Refusal> {
+        let counted = from.map_or(Ok(()), |from| self.strangers.count(from));
+        counted.map_err(|retry_after| Refusal::TooManyFailures { retry_after })
+    }
+
+    /// What to hold a call of this caller against as long as it goes on; `None` where no change can
+    /// end it. `presented` is what it was let in with.
+    pub fn standing(&self, presented: &Presented<'_>, caller: &Caller) -> Option<Standing> {
+        let file = self.file()?;
+        let credential = match presented.authorization {
+            Some(value) => Credential::Token(TokenDigest::of(bearer(value)?)),
+            None => Credential::Certificate(Arc::clone(&presented.names)),
+        };
+        Some(Standing {
+            file: Arc::clone(file),
+            clock: self.clock.clone(),
+            changes: file.changes.subscribe(),
+            credential,
+            caller: caller.clone(),
+        })
+    }
+
     /// Reads the token file again; what cannot be used changes nothing. For SIGHUP, too.
     pub async fn reload(&self) -> Result<Reloaded, TokenFileError> {
-        let Some(file) = &self.file else { return Ok(Reloaded::Unchanged) };
-        let mut seen = file.seen.lock().await;
-        let bytes = read(&file.path).await?;
-        if *seen == bytes {
-            return Ok(Reloaded::Unchanged);
-        }
-        let parsed = parse(&file.path, &bytes);
-        *seen = bytes;
-        let table = parsed?;
-        let (tokens, certificates) = table.counts();
-        self.rates.keep(|principal| table.names(principal));
-        file.table.store(table.into());
-        tracing::info!(path = %file.path.display(), tokens, certificates, "read the token file");
-        Ok(Reloaded::Changed)
+        let Some(file) = self.file() else { return Ok(Reloaded::Unchanged) };
+        let is_changed = file.reload(|table| self.rates.keep(|name| table.names(name))).await?;
+        Ok(if is_changed { Reloaded::Changed } else { Reloaded::Unchanged })
     }
 
     /// Reloads whenever the file has changed, looking `every` so often, until told to stop.
     ///
     /// It compares the contents: a date can stay the same when a file is replaced.
     pub async fn follow(&self, every: Duration, stop: CancellationToken) {
-        if self.file.is_none() {
+        if self.file().is_none() {
             return;
         }
         let mut complaint = String::new();
@@ -165,17 +222,6 @@ impl Authenticator {
             }
         }
     }
-}
-
-async fn read(path: &Path) -> Result<Vec<u8>, TokenFileError> {
-    let unreadable = |source| TokenFileError::Unreadable { path: path.to_owned(), source };
-    tokio::fs::read(path).await.map_err(unreadable)
-}
-
-fn parse(path: &Path, bytes: &[u8]) -> Result<Table, TokenFileError> {
-    let text = std::str::from_utf8(bytes).map_err(|_| TokenTableError::NotText);
-    let invalid = |source| TokenFileError::Invalid { path: path.to_owned(), source };
-    text.and_then(Table::parse).map_err(invalid)
 }
 
 /// The token of `Bearer TOKEN`.

@@ -29,13 +29,31 @@ pub struct Caller {
     pub roles: BTreeSet<Role>,
     /// Jobs of it that may wait; `None` leaves it to the server's limit.
     pub queued_jobs: Option<u64>,
+    /// The highest priority that its jobs may have; `None` allows every one.
+    pub highest_priority: Option<i32>,
+}
+
+impl Role {
+    /// Every role.
+    pub const ALL: [Self; 4] = [Self::Read, Self::Generate, Self::Submit, Self::Admin];
+
+    /// As it stands in the token file.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Read => "read",
+            Self::Generate => "generate",
+            Self::Submit => "submit",
+            Self::Admin => "admin",
+        }
+    }
 }
 
 impl Caller {
     /// The one caller of a server without authentication: "local", with every role.
     pub fn local() -> Self {
-        let roles = BTreeSet::from([Role::Read, Role::Generate, Role::Submit, Role::Admin]);
-        Self { principal: Principal("local".to_owned()), roles, queued_jobs: None }
+        let principal = Principal("local".to_owned());
+        let roles = BTreeSet::from(Role::ALL);
+        Self { principal, roles, queued_jobs: None, highest_priority: None }
     }
 
     /// Whether it has the role; an admin has every one.

@@ -2,19 +2,55 @@
 
 use x509_parser::{certificate::X509Certificate, extensions::GeneralName, prelude::FromDer};
 
-/// The names in a certificate (DER): the subject's common name, then the URIs and DNS names of the
-/// subject alternative name. Empty when there are none or the bytes are no certificate.
-///
-/// The certificate must have been verified before: this looks at no signature.
-pub fn certificate_names(der: &[u8]) -> Vec<String> {
-    let Ok((_, certificate)) = X509Certificate::from_der(der) else { return Vec::new() };
-    let common = certificate.subject().iter_common_name().filter_map(|name| name.as_str().ok());
-    let mut names: Vec<String> = common.map(str::to_owned).collect();
-    if let Ok(Some(alternatives)) = certificate.subject_alternative_name() {
-        names.extend(alternatives.value.general_names.iter().filter_map(|name| match name {
-            GeneralName::URI(name) | GeneralName::DNSName(name) => Some((*name).to_owned()),
-            _ => None,
-        }));
+use super::table::is_plain_name;
+use crate::jobs::Principal;
+
+/// The names in a client's certificate, which was verified; empty when it showed none.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct CertificateNames {
+    /// Common names of the subject.
+    pub common: Vec<String>,
+    /// URIs of the subject alternative name.
+    pub uris: Vec<String>,
+    /// DNS names of the subject alternative name.
+    pub dns: Vec<String>,
+}
+
+impl CertificateNames {
+    /// The names in a certificate (DER); none when the bytes are no certificate.
+    ///
+    /// The certificate must have been verified before: this looks at no signature.
+    pub fn read(der: &[u8]) -> Self {
+        let Ok((_, certificate)) = X509Certificate::from_der(der) else { return Self::default() };
+        let common = certificate.subject().iter_common_name().filter_map(|name| name.as_str().ok());
+        let mut names = Self { common: common.map(str::to_owned).collect(), ..Self::default() };
+        if let Ok(Some(alternatives)) = certificate.subject_alternative_name() {
+            for name in &alternatives.value.general_names {
+                match name {
+                    GeneralName::URI(name) => names.uris.push((*name).to_owned()),
+                    GeneralName::DNSName(name) => names.dns.push((*name).to_owned()),
+                    _ => {}
+                }
+            }
+        }
+        names
     }
-    names
+
+    /// Every name, in the order in which a token file is asked for them.
+    pub fn all(&self) -> impl Iterator<Item = &str> {
+        let names = self.common.iter().chain(&self.uris).chain(&self.dns);
+        names.map(String::as_str)
+    }
+
+    /// Whether there is no name.
+    pub fn is_empty(&self) -> bool {
+        self.all().next().is_none()
+    }
+
+    /// Who the holder is where no token file says so: the first URI, else the first DNS name, else
+    /// the first common name. `None` where that name cannot be told from others.
+    pub fn principal(&self) -> Option<Principal> {
+        let name = self.uris.first().or(self.dns.first()).or(self.common.first())?;
+        is_plain_name(name).then(|| Principal(name.clone()))
+    }
 }

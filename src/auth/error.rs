@@ -4,7 +4,8 @@ use std::{io, path::PathBuf, time::Duration};
 
 use thiserror::Error;
 
-use crate::jobs::Principal;
+use super::Role;
+use crate::jobs::{PRIORITIES, Principal};
 
 /// Why a call does not get through. Says nothing about which part of the credentials was wrong.
 #[derive(Debug, Clone, PartialEq, Error)]
@@ -15,9 +16,21 @@ pub enum Refusal {
          known client certificate"
     )]
     Unauthenticated,
-    /// The peer's address gave wrong credentials too often.
+    /// The credentials that a call began with count no more.
     #[error(
-        "too many calls with wrong credentials from this address; try again in {} s",
+        "the credentials that this call began with are valid no longer; call again with others"
+    )]
+    Revoked,
+    /// The caller lost a role during the call.
+    #[error("the role {} was taken from the caller during this call", role.name())]
+    RoleLost {
+        /// The role.
+        role: Role,
+    },
+    /// Calls from the peer's address failed too often without anybody having signed for them.
+    #[error(
+        "too many calls from this address with wrong credentials, with none, or with bytes that \
+         are no message; try again in {} s",
         retry_after.as_secs_f64().ceil()
     )]
     TooManyFailures {
@@ -31,7 +44,7 @@ pub enum Refusal {
         principal.0
     )]
     TooManyRequests {
-        /// Who.
+        /// The principal.
         principal: Principal,
         /// What it may.
         per_second: f64,
@@ -46,7 +59,7 @@ pub enum TokenFileError {
     /// It cannot be read.
     #[error("cannot read the token file {}: {source}", path.display())]
     Unreadable {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
         /// What the system says.
         source: io::Error,
@@ -54,7 +67,7 @@ pub enum TokenFileError {
     /// It does not say what a token file must.
     #[error("the token file {} cannot be used: {source}", path.display())]
     Invalid {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
         /// What is wrong in it.
         source: TokenTableError,
@@ -103,31 +116,42 @@ pub enum TokenTableError {
     Name {
         /// `principal` or `name`.
         key: &'static str,
-        /// What stands there.
+        /// The value in the file.
         value: String,
-        /// The limit.
+        /// The largest that is allowed.
         most: usize,
     },
     /// A caller that may nothing.
     #[error("{principal:?} has no role; give it some of read, generate, submit and admin")]
     NoRole {
-        /// Who.
+        /// The principal.
         principal: String,
+    },
+    /// A priority that no job may have.
+    #[error(
+        "highest_priority of {principal:?} is {value}; it must be {} to {}",
+        PRIORITIES.start(), PRIORITIES.end()
+    )]
+    Priority {
+        /// The principal.
+        principal: String,
+        /// The value in the file.
+        value: i32,
     },
     /// A rate that lets nothing through or cannot be counted.
     #[error("requests_per_second of {principal:?} is {value}; it must be above 0, up to {most}")]
     Rate {
-        /// Who.
+        /// The principal.
         principal: String,
-        /// What stands there.
+        /// The value in the file.
         value: f64,
-        /// The limit.
+        /// The largest that is allowed.
         most: f64,
     },
     /// A burst that lets nothing through, or one without a rate.
     #[error("burst of {principal:?} must be at least 1 and stand beside requests_per_second")]
     Burst {
-        /// Who.
+        /// The principal.
         principal: String,
     },
     /// An end that is no moment.

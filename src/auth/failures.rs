@@ -1,4 +1,4 @@
-//! Wrong credentials, counted by the peer's address.
+//! Calls that failed without a caller, counted by the peer's address.
 //!
 //! An address that failed too often is refused before anybody looks at what it presents, so that
 //! guessing is slow. Who has already called from there with valid credentials goes on: one client
@@ -6,14 +6,17 @@
 
 use std::{
     collections::{BTreeSet, HashMap},
-    net::{IpAddr, Ipv6Addr},
+    net::IpAddr,
     sync::{Mutex, PoisonError},
     time::Duration,
 };
 
 use tokio::time::Instant;
 
-use super::bucket::{Bucket, Rate};
+use super::{
+    bucket::{Bucket, Rate},
+    network::network,
+};
 use crate::jobs::Principal;
 
 /// Failures that an address may have: this many at once, and one a second.
@@ -75,15 +78,4 @@ fn drop_oldest_half(records: &mut HashMap<IpAddr, Record>) {
     let (_, median, _) = times.select_nth_unstable(middle);
     let median = *median;
     records.retain(|_, record| record.failures.at() > median);
-}
-
-/// What one peer cannot change at will: of an IPv6 address only the first 64 bits.
-fn network(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V4(address) => IpAddr::V4(address),
-        IpAddr::V6(address) => {
-            let [a, b, c, d, ..] = address.segments();
-            IpAddr::V6(Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0))
-        }
-    }
 }

@@ -9,6 +9,7 @@
 //! principal = "ci"
 //! roles = ["read", "generate", "submit"]
 //! queued_jobs = 50
+//! highest_priority = 0
 //! requests_per_second = 20.0
 //! burst = 40
 //! expires = 2027-01-01T00:00:00Z
@@ -20,22 +21,32 @@
 //! ```
 //!
 //! It holds no secret: a token of 256 random bits cannot be found from its hash.
+//!
+//! Without a token file a client's certificate is enough, where certificates are asked for: its name
+//! is the principal. Without either everybody is [`Caller::local`].
 
+mod allowance;
 mod authenticator;
 mod bucket;
 mod caller;
 mod certificate;
 mod error;
 mod failures;
+mod network;
 mod new_token;
 mod rates;
+mod standing;
 mod table;
+mod token_file;
 
+pub use allowance::{Allowance, Who};
 pub use authenticator::{Authenticator, Presented, Reloaded};
 pub use caller::{Caller, Role};
-pub use certificate::certificate_names;
+pub use certificate::CertificateNames;
 pub use error::{Refusal, TokenFileError, TokenTableError};
+pub use network::network;
 pub use new_token::{NewToken, NewTokenError, TokenGrant};
+pub use standing::Standing;
 
 #[cfg(test)]
 mod tests;

@@ -18,6 +18,8 @@ pub struct TokenGrant {
     pub roles: BTreeSet<Role>,
     /// Jobs of it that may wait.
     pub queued_jobs: Option<u64>,
+    /// The highest priority that its jobs may have.
+    pub highest_priority: Option<i32>,
     /// Calls a second.
     pub requests_per_second: Option<f64>,
 }
@@ -56,13 +58,14 @@ impl NewToken {
         for _ in 0..3 {
             random.update(Uuid::new_v4().as_bytes());
         }
-        let token = format!("keystep_{}", hexadecimal(&random.finalize()));
+        let token = format!("keystep_{}", hex::encode(random.finalize()));
         let file = File {
             token: [Entry {
-                sha256: hexadecimal(&Sha256::digest(token.as_bytes())),
+                sha256: hex::encode(Sha256::digest(token.as_bytes())),
                 principal: &grant.principal,
                 roles: &grant.roles,
                 queued_jobs: grant.queued_jobs,
+                highest_priority: grant.highest_priority,
                 requests_per_second: grant.requests_per_second,
             }],
         };
@@ -85,14 +88,7 @@ struct Entry<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     queued_jobs: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    highest_priority: Option<i32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     requests_per_second: Option<f64>,
-}
-
-fn hexadecimal(bytes: &[u8]) -> String {
-    use fmt::Write;
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        // Writing into a String cannot fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }

@@ -7,8 +7,10 @@ use sha2::{Digest, Sha256};
 use subtle::{ConditionallySelectable, ConstantTimeEq};
 use toml::value::Datetime;
 
-use super::{Caller, Role, TokenTableError, bucket::Rate};
-use crate::jobs::{Principal, Timestamp};
+use super::{
+    Allowance, Caller, CertificateNames, Role, TokenTableError, allowance::Who, bucket::Rate,
+};
+use crate::jobs::{PRIORITIES, Principal, Timestamp};
 
 /// Characters of a principal or of a certificate's name.
 const MOST_CHARACTERS: usize = 256;
@@ -26,6 +28,34 @@ pub(super) struct Table {
 pub(super) struct Grant {
     pub(super) caller: Caller,
     pub(super) rate: Option<Rate>,
+}
+
+impl Grant {
+    fn allowance(&self) -> Allowance {
+        Allowance {
+            who: Who::Everybody,
+            roles: self.caller.roles.clone(),
+            queued_jobs: self.caller.queued_jobs,
+            requests_per_second: self.rate.map(|rate| rate.per_second),
+            expires: None,
+        }
+    }
+}
+
+/// A grant, and how long it lasts by itself.
+pub(super) struct Known<'a> {
+    pub(super) grant: &'a Grant,
+    pub(super) expires: Option<Timestamp>,
+}
+
+/// The SHA-256 of a token, which is all that is kept of it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct TokenDigest([u8; 32]);
+
+impl TokenDigest {
+    pub(super) fn of(token: &[u8]) -> Self {
+        Self(Sha256::digest(token).into())
+    }
 }
 
 struct Token {
@@ -48,9 +78,9 @@ impl Table {
     }
 
     /// Whose token this is; `None` when it is unknown or has expired.
-    pub(super) fn of_token(&self, token: &[u8], now: Timestamp) -> Option<&Grant> {
+    pub(super) fn of_token(&self, token: TokenDigest, now: Timestamp) -> Option<Known<'_>> {
         const NONE: u64 = u64::MAX;
-        let presented = Sha256::digest(token);
+        let TokenDigest(presented) = token;
         let mut found = NONE;
         // All of them, so that the time taken tells neither whether nor where one matched.
         for (index, entry) in (0_u64..).zip(&self.tokens) {
@@ -58,12 +88,28 @@ impl Table {
             found.conditional_assign(&index, same);
         }
         let entry = self.tokens.get(usize::try_from(found).ok()?)?;
-        (entry.expires.is_none_or(|end| now < end)).then_some(&entry.grant)
+        let known = Known { grant: &entry.grant, expires: entry.expires };
+        (entry.expires.is_none_or(|end| now < end)).then_some(known)
     }
 
     /// Whose certificate this is: of its names the first that is known.
-    pub(super) fn of_certificate(&self, names: &[String]) -> Option<&Grant> {
-        names.iter().find_map(|name| self.certificates.get(name))
+    pub(super) fn of_certificate(&self, names: &CertificateNames) -> Option<Known<'_>> {
+        let grant = names.all().find_map(|name| self.certificates.get(name))?;
+        Some(Known { grant, expires: None })
+    }
+
+    /// Everybody in it: the tokens as they stand there, then the certificates by name.
+    pub(super) fn allowances(&self) -> Vec<Allowance> {
+        let tokens = self.tokens.iter().map(|token| Allowance {
+            who: Who::Token { principal: token.grant.caller.principal.clone() },
+            expires: token.expires,
+            ..token.grant.allowance()
+        });
+        let certificates = self.certificates.iter().map(|(name, grant)| Allowance {
+            who: Who::Certificate { name: name.clone(), principal: grant.caller.principal.clone() },
+            ..grant.allowance()
+        });
+        tokens.chain(certificates).collect()
     }
 
     /// Whether any entry is of the principal.
@@ -95,6 +141,7 @@ struct TokenEntry {
     principal: String,
     roles: BTreeSet<Role>,
     queued_jobs: Option<u64>,
+    highest_priority: Option<i32>,
     requests_per_second: Option<f64>,
     burst: Option<u32>,
     expires: Option<Datetime>,
@@ -107,6 +154,7 @@ struct CertificateEntry {
     principal: String,
     roles: BTreeSet<Role>,
     queued_jobs: Option<u64>,
+    highest_priority: Option<i32>,
     requests_per_second: Option<f64>,
     burst: Option<u32>,
 }
@@ -116,6 +164,7 @@ struct Granted {
     principal: String,
     roles: BTreeSet<Role>,
     queued_jobs: Option<u64>,
+    highest_priority: Option<i32>,
     requests_per_second: Option<f64>,
     burst: Option<u32>,
 }
@@ -125,6 +174,9 @@ impl Granted {
         let principal = checked_name("principal", self.principal)?;
         if self.roles.is_empty() {
             return Err(TokenTableError::NoRole { principal });
+        }
+        if let Some(value) = self.highest_priority.filter(|value| !PRIORITIES.contains(value)) {
+            return Err(TokenTableError::Priority { principal, value });
         }
         let rate = match (self.requests_per_second, self.burst) {
             (None, None) => None,
@@ -140,7 +192,12 @@ impl Granted {
             }
         };
         let principal = Principal(principal);
-        let caller = Caller { principal, roles: self.roles, queued_jobs: self.queued_jobs };
+        let caller = Caller {
+            principal,
+            roles: self.roles,
+            queued_jobs: self.queued_jobs,
+            highest_priority: self.highest_priority,
+        };
         Ok(Grant { caller, rate })
     }
 }
@@ -162,6 +219,7 @@ fn tokens(entries: Vec<TokenEntry>) -> Result<Vec<Token>, TokenTableError> {
             principal: entry.principal,
             roles: entry.roles,
             queued_jobs: entry.queued_jobs,
+            highest_priority: entry.highest_priority,
             requests_per_second: entry.requests_per_second,
             burst: entry.burst,
         };
@@ -180,6 +238,7 @@ fn certificates(
             principal: entry.principal,
             roles: entry.roles,
             queued_jobs: entry.queued_jobs,
+            highest_priority: entry.highest_priority,
             requests_per_second: entry.requests_per_second,
             burst: entry.burst,
         };
@@ -191,11 +250,16 @@ fn certificates(
 }
 
 fn checked_name(key: &'static str, value: String) -> Result<String, TokenTableError> {
-    let fits = (1..=MOST_CHARACTERS).contains(&value.chars().count());
-    if fits && !value.contains(char::is_control) {
+    if is_plain_name(&value) {
         return Ok(value);
     }
     Err(TokenTableError::Name { key, value, most: MOST_CHARACTERS })
+}
+
+/// Whether a name can be told from others.
+pub(super) fn is_plain_name(name: &str) -> bool {
+    let fits = (1..=MOST_CHARACTERS).contains(&name.chars().count());
+    fits && !name.contains(char::is_control)
 }
 
 fn digest(text: &str) -> Option<[u8; 32]> {

@@ -31,11 +31,17 @@ impl Folder {
     }
 }
 
+fn certificate(uris: &[&str], common: &[&str], dns: &[&str]) -> Arc<CertificateNames> {
+    let owned = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect();
+    Arc::new(CertificateNames { uris: owned(uris), common: owned(common), dns: owned(dns) })
+}
+
 fn new_token(principal: &str, requests_per_second: Option<f64>) -> NewToken {
     NewToken::generate(&TokenGrant {
         principal: principal.to_owned(),
         roles: BTreeSet::from([Role::Read, Role::Submit]),
         queued_jobs: Some(7),
+        highest_priority: None,
         requests_per_second,
     })
     .unwrap()
@@ -43,8 +49,11 @@ fn new_token(principal: &str, requests_per_second: Option<f64>) -> NewToken {
 
 fn call(authenticator: &Authenticator, token: &str) -> Result<String, Refusal> {
     let authorization = format!("Bearer {token}");
-    let presented =
-        Presented { authorization: Some(authorization.as_bytes()), names: &[], address: HERE };
+    let presented = Presented {
+        authorization: Some(authorization.as_bytes()),
+        address: HERE,
+        ..Presented::default()
+    };
     authenticator.authenticate(&presented).map(|caller| caller.principal.0)
 }
 
@@ -57,7 +66,7 @@ async fn a_token_gives_its_caller_and_no_other_does() {
     let authenticator = Authenticator::from_file(&folder.path, Clock::System).await.unwrap();
     let with = |authorization: String| {
         let presented =
-            Presented { authorization: Some(authorization.as_bytes()), names: &[], address: None };
+            Presented { authorization: Some(authorization.as_bytes()), ..Presented::default() };
         authenticator.authenticate(&presented)
     };
     let caller = with(format!("bearer {}", painter.token)).unwrap();
@@ -102,8 +111,7 @@ async fn a_token_expires_and_a_certificate_is_known_by_any_of_its_names() {
     assert_eq!(call(&authenticator, &token.token), Err(Refusal::Unauthenticated));
 
     let names = |names: &[&str]| {
-        let names: Vec<String> = names.iter().map(|&name| name.to_owned()).collect();
-        let presented = Presented { names: &names, ..Presented::default() };
+        let presented = Presented { names: certificate(&[], names, &[]), ..Presented::default() };
         authenticator.authenticate(&presented).map(|caller| caller.principal.0)
     };
     assert_eq!(names(&["Painter", "spiffe://x/painter"]).unwrap(), "painter");
@@ -177,6 +185,27 @@ async fn a_changed_file_counts_and_a_bad_one_does_not() {
 }
 
 #[test]
+fn an_entry_may_name_the_highest_priority() {
+    let named = |name: &str| CertificateNames {
+        common: vec![name.to_owned()],
+        uris: Vec::new(),
+        dns: Vec::new(),
+    };
+    let hash = "0".repeat(64);
+    let entry = format!(
+        "[[token]]\nsha256 = \"{hash}\"\nprincipal = \"a\"\nroles = [\"submit\"]\n\
+         highest_priority = -5\n[[certificate]]\nname = \"b\"\nprincipal = \"b\"\nroles = [\"submit\"]\n"
+    );
+    let table = table::Table::parse(&entry).unwrap_or_else(|error| panic!("{error}"));
+    let certificate = table.of_certificate(&named("b")).unwrap();
+    assert_eq!(certificate.grant.caller.highest_priority, None);
+    let with = entry.replace("name = \"b\"", "name = \"b\"\nhighest_priority = 7");
+    let table = table::Table::parse(&with).unwrap_or_else(|error| panic!("{error}"));
+    let certificate = table.of_certificate(&named("b")).unwrap();
+    assert_eq!(certificate.grant.caller.highest_priority, Some(7));
+}
+
+#[test]
 fn a_bad_file_is_explained_and_never_quoted() {
     let hash = "0".repeat(64);
     let entry = |rest: &str| format!("[[token]]\nsha256 = \"{hash}\"\n{rest}");
@@ -200,4 +229,96 @@ fn a_bad_file_is_explained_and_never_quoted() {
         assert!(error.contains(wanted), "{error:?} of {text:?} lacks {wanted:?}");
         assert!(!error.contains("secret"), "{error}");
     }
+}
+
+#[test]
+fn without_a_token_file_a_certificates_name_is_the_principal() {
+    let roles = BTreeSet::from([Role::Read, Role::Submit]);
+    let authenticator = Authenticator::from_certificates(roles.clone());
+    let caller = |names| {
+        authenticator.authenticate(&Presented { names, address: HERE, ..Presented::default() })
+    };
+    let (ann, ben) = (certificate(&[], &["ann"], &[]), certificate(&[], &["ben"], &[]));
+    let found = caller(ann).unwrap();
+    assert_eq!((found.principal.0.as_str(), &found.roles), ("ann", &roles));
+    assert_eq!(found.sees(), Some(&found.principal), "it sees its own alone");
+    assert_ne!(caller(ben).unwrap().principal, found.principal);
+    for (names, principal) in [
+        (certificate(&["spiffe://x/ann"], &["ann"], &["ann.example"]), "spiffe://x/ann"),
+        (certificate(&[], &["ann"], &["ann.example", "b.example"]), "ann.example"),
+    ] {
+        assert_eq!(caller(names).unwrap().principal.0, principal);
+    }
+    for nameless in [certificate(&[], &[], &[]), certificate(&[], &["a\nb"], &[])] {
+        assert_eq!(caller(nameless), Err(Refusal::Unauthenticated));
+    }
+    // A token was guessed: there is none to know.
+    let names = certificate(&[], &["ann"], &[]);
+    let presented = Presented { authorization: Some(b"Bearer x"), names, address: HERE };
+    assert_eq!(authenticator.authenticate(&presented), Err(Refusal::Unauthenticated));
+    let [allowance] = authenticator.allowances().try_into().unwrap();
+    assert_eq!((allowance.who, allowance.roles), (Who::EachCertificate, roles));
+}
+
+#[tokio::test(start_paused = true)]
+async fn strangers_are_slowed_and_hinder_nobody_with_credentials() {
+    let known = new_token("known", None);
+    let folder = Folder::with(&known.entry);
+    let authenticator = Authenticator::from_file(&folder.path, Clock::System).await.unwrap();
+    let nothing = Presented { address: HERE, ..Presented::default() };
+    let refused = (0..100).map(|_| authenticator.authenticate(&nothing).unwrap_err());
+    let slowed = refused.filter(|error| matches!(error, Refusal::TooManyFailures { .. })).count();
+    assert_eq!(slowed, 80);
+    call(&authenticator, &known.token).unwrap();
+}
+
+/// What a call that goes on is held against.
+fn standing(authenticator: &Authenticator, token: &str) -> Standing {
+    let authorization = format!("Bearer {token}");
+    let presented =
+        Presented { authorization: Some(authorization.as_bytes()), ..Presented::default() };
+    let caller = authenticator.authenticate(&presented).unwrap();
+    authenticator.standing(&presented, &caller).unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_goes_on_ends_with_what_it_was_allowed_by() {
+    let (token, other) = (new_token("ci", None), new_token("other", None));
+    let less = token.entry.replace("\"submit\"", "\"generate\"");
+    assert_ne!(less, token.entry);
+    let another = token.entry.replace("\"ci\"", "\"cd\"");
+    let more = token.entry.replace("\"submit\"", "\"submit\", \"admin\"");
+    for (text, wanted) in [
+        (other.entry.clone(), Some(Refusal::Revoked)),
+        (another, Some(Refusal::Revoked)),
+        (less, Some(Refusal::RoleLost { role: Role::Submit })),
+        (more, None),
+        (format!("{}{}", token.entry, other.entry), None),
+        ("no table".to_owned(), None),
+    ] {
+        let folder = Folder::with(&token.entry);
+        let authenticator = Authenticator::from_file(&folder.path, Clock::System).await.unwrap();
+        let mut standing = standing(&authenticator, &token.token);
+        let hour = Duration::from_hours(1);
+        assert!(tokio::time::timeout(hour, standing.lost()).await.is_err(), "nothing changed");
+        std::fs::write(&folder.path, &text).unwrap();
+        let _ = authenticator.reload().await;
+        let lost = tokio::time::timeout(hour, standing.lost()).await.ok();
+        assert_eq!(lost, wanted, "{text}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_outlives_its_tokens_end_by_a_minute_at_most() {
+    let token = new_token("ci", None);
+    let folder = Folder::with(&format!("{}expires = 1970-01-01T01:00:00Z\n", token.entry));
+    let micros = Arc::new(AtomicI64::new(0));
+    let clock = Clock::Manual(Arc::clone(&micros));
+    let authenticator = Authenticator::from_file(&folder.path, clock).await.unwrap();
+    let mut standing = standing(&authenticator, &token.token);
+    let day = Duration::from_hours(24);
+    assert!(tokio::time::timeout(day, standing.lost()).await.is_err(), "the clock stands still");
+    micros.store(HOUR, Ordering::SeqCst);
+    let minute = Duration::from_secs(61);
+    assert_eq!(tokio::time::timeout(minute, standing.lost()).await.unwrap(), Refusal::Revoked);
 }

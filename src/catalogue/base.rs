@@ -1,15 +1,15 @@
 //! One base model: where it lies, and what was found out about it.
 
 use std::{
-    io::Read,
+    io::{self, Read},
     sync::{Arc, Mutex, OnceLock, PoisonError},
 };
 
 use super::{
     BaseModel,
     cache::{Cache, CachedModel},
-    failure::{damaged, on_disk},
     folder::{KnownDigests, ReadFolder, folder_of, read_folder},
+    model_failure::{damaged, on_disk},
     remote::{HeldModel, RemoteFolder, check_digest},
 };
 use crate::{
@@ -20,9 +20,11 @@ use crate::{
     jobs::Failure,
     spec::{ModelFiles, Vocabulary},
     storage::Storages,
-    worker::{OpenedModel, artifact_failure},
+    worker::{OpenedModel, artifact_failure, disk_failure},
 };
 
+/// How often a model is fetched whose cache is emptied meanwhile.
+const MOST_TRIES: u32 = 3;
 /// Of a vocabulary's file: a word in every line of it would be more than any judge knows.
 const MAX_VOCABULARY_BYTES: u64 = 1 << 20;
 
@@ -122,9 +124,20 @@ impl Base {
         }
         let Means { cache, storages } = means;
         let folder = RemoteFolder { model: &self.name, url, sha256, cache, storages };
-        let HeldModel { digest, held } = folder.open(memory.digest.as_deref()).await?;
-        memory.digest = Some(digest.clone());
-        Ok((digest, Arc::new(CachedModel::new(&self.name, held))))
+        let mut tries = MOST_TRIES;
+        loop {
+            let HeldModel { digest, held } = folder.open(memory.digest.as_deref()).await?;
+            memory.digest = Some(digest.clone());
+            let name = self.name.clone();
+            let opened = on_disk(move || Ok(CachedModel::open(&name, held))).await?;
+            tries -= 1;
+            match opened {
+                Ok(model) => return Ok((digest, Arc::new(model))),
+                // Emptied between the comparison and here: it is fetched anew.
+                Err(error) if error.kind() == io::ErrorKind::NotFound && tries > 0 => {}
+                Err(error) => return Err(disk_failure("a cached model", &error)),
+            }
+        }
     }
 
     /// Reads what the catalogue tells of the model.

@@ -15,8 +15,8 @@ use futures::{FutureExt, StreamExt, stream};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    cache::{Cache, EntryKey, FILES, InUse, write_atomically},
-    failure::{on_disk, storage_failure},
+    cache::{Cache, EntryKey, FILES, InUse, damage_of, write_atomically},
+    model_failure::{on_disk, storage_failure},
 };
 use crate::{
     artifacts::{digest::digest_reader, model_digest::ModelFile},
@@ -27,6 +27,8 @@ use crate::{
 
 /// Files of one model in flight.
 const FILES_IN_FLIGHT: usize = 4;
+/// How often a download is begun whose folder is emptied meanwhile.
+const MOST_TRIES: u32 = 3;
 /// What of a download is whole, below its folder.
 const FETCHED: &str = "fetched.json";
 /// What of it is not, below its folder.
@@ -84,8 +86,33 @@ pub(super) struct Whole {
 }
 
 impl Fetch<'_> {
-    /// Brings everything here.
+    /// Brings everything here; anew where the cache was emptied meanwhile.
     pub(super) async fn run(&self) -> Result<Whole, Failure> {
+        for _ in 1..MOST_TRIES {
+            let brought = self.run_once().await;
+            match brought {
+                Ok(whole) if self.is_here(&whole.files).await? => return Ok(whole),
+                Err(failure) if self.is_here(&[]).await? => return Err(failure),
+                Ok(_) | Err(_) => {
+                    let model = self.model;
+                    tracing::warn!(model, "the cache was emptied while a model was fetched");
+                }
+            }
+        }
+        self.run_once().await
+    }
+
+    /// Whether the download's folder and these files of it are there.
+    async fn is_here(&self, files: &[ModelFile]) -> Result<bool, Failure> {
+        let (folder, files) = (self.folder(), files.to_vec());
+        on_disk(move || {
+            let is_there = |file: &ModelFile| damage_of(&folder, file, false).is_ok();
+            Ok(folder.join(INCOMING).is_dir() && files.iter().all(is_there))
+        })
+        .await
+    }
+
+    async fn run_once(&self) -> Result<Whole, Failure> {
         let reserved = self.reserve().await?;
         let mut fetched = self.resume().await?;
         let missing: Vec<_> = self
@@ -195,8 +222,10 @@ fn clear_all_but(files: &Path, kept: &[Fetched]) -> io::Result<()> {
     let mut folders = vec![files.to_owned()];
     while let Some(folder) = folders.pop() {
         for entry in fs::read_dir(&folder)? {
-            let path = entry?.path();
-            if path.is_dir() {
+            let entry = entry?;
+            let path = entry.path();
+            // Of the entry itself: a link leads out of the cache, or round in it.
+            if entry.file_type()?.is_dir() {
                 folders.push(path);
             } else if !kept.iter().any(|kept| files.join(&kept.object.name) == path) {
                 fs::remove_file(&path)?;

@@ -1,7 +1,7 @@
 //! A base model in a local folder: read where it lies.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     path::{Path, PathBuf},
     time::SystemTime,
 };
@@ -11,6 +11,7 @@ use url::Url;
 use crate::{
     artifacts::{
         ArtifactError, ModelFolder,
+        diffusers::PipelineFiles,
         model_digest::{ModelFile, is_model_file, model_digest, read_model_file},
     },
     jobs::{Failure, FailureReason},
@@ -62,9 +63,20 @@ pub(super) fn read_folder(path: &Path, known: &KnownDigests) -> Result<ReadFolde
 fn read(path: &Path, known: &KnownDigests) -> Result<ReadFolder, ArtifactError> {
     let files = ModelFolder::open(path)?;
     let mut now = HashMap::new();
+    // What the pipeline goes without, once that is asked.
+    let mut left_out: Option<HashSet<String>> = None;
     for name in files.names().iter().filter(|name| is_model_file(name)) {
         // Before it is read: a change meanwhile shows the next time.
         let stamp = stamp(&path.join(name));
+        // A link that leads nowhere hinders nothing in a part that the pipeline goes without.
+        if stamp.is_none() {
+            if left_out.is_none() {
+                left_out = Some(PipelineFiles::of(&files)?.left_out.into_iter().collect());
+            }
+            if left_out.as_ref().is_some_and(|left_out| left_out.contains(name)) {
+                continue;
+            }
+        }
         let before = known.0.get(name).filter(|(before, _)| Some(*before) == stamp);
         let file = match before {
             Some((_, file)) => file.clone(),
@@ -80,4 +92,26 @@ fn read(path: &Path, known: &KnownDigests) -> Result<ReadFolder, ArtifactError> 
 fn stamp(path: &Path) -> Option<Stamp> {
     let metadata = std::fs::metadata(path).ok()?;
     Some(Stamp { size: metadata.len(), modified: metadata.modified().ok()? })
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use std::{fs, os::unix::fs::symlink};
+
+    use super::*;
+
+    #[test]
+    fn a_link_that_leads_nowhere_hinders_nothing_where_nobody_looks() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("model_index.json"), "{}").unwrap();
+        let read = || read(folder.path(), &KnownDigests::default());
+        let before = read().unwrap().digest;
+        fs::create_dir(folder.path().join("safety_checker")).unwrap();
+        symlink("../gone", folder.path().join("safety_checker/model.safetensors")).unwrap();
+        assert_eq!(read().unwrap().digest, before);
+        fs::create_dir(folder.path().join("vae")).unwrap();
+        symlink("../gone", folder.path().join("vae/config.json")).unwrap();
+        let error = read().unwrap_err().to_string();
+        assert!(error.contains("vae/config.json"), "{error}");
+    }
 }

@@ -1,6 +1,8 @@
 //! The list of models, in pages: base models by name, then checkpoints, newest first.
 
-use super::{Catalogue, ModelCursor, ModelPage, failure::store_failure, published::Checkpoint};
+use super::{
+    Catalogue, ModelCursor, ModelPage, model_failure::store_failure, published::Checkpoint,
+};
 use crate::jobs::{Failure, JobId, JobStore, ListQuery, Page, Principal, StateName};
 
 /// A page in the making.

@@ -14,10 +14,10 @@
 mod base;
 mod cache;
 mod entry;
-mod failure;
 mod fetch;
 mod folder;
 mod list;
+mod model_failure;
 mod published;
 mod remote;
 #[cfg(test)]
@@ -36,13 +36,13 @@ pub use self::entry::{
 use self::{
     base::{Base, Means},
     cache::{Cache, EditedModel},
-    failure::{no_such_model, store_failure},
+    model_failure::{no_such_model, store_failure},
     published::{Checkpoint, HeldTensors, Tensors, check_lineage, job_of},
 };
 use crate::{
-    jobs::{Failure, Job, JobId, JobStore, Principal, Store},
+    jobs::{Failure, JobId, JobStore, JobSummary, Principal, Store},
     storage::Storages,
-    worker::{EditedTensors, ModelProvider, OpenedModel},
+    worker::{EditedTensors, ModelProvider, OpenedModel, PictureCache},
 };
 
 /// Base models that are made ready at the same time.
@@ -168,13 +168,13 @@ impl Catalogue {
         ModelEntry { vocabulary: same.map(|facts| facts.vocabulary), ..checkpoint.entry() }
     }
 
-    async fn job(&self, id: JobId) -> Result<Option<Job>, Failure> {
+    async fn job(&self, id: JobId) -> Result<Option<JobSummary>, Failure> {
         self.store.get(id).await.map_err(|error| store_failure(&error))
     }
 
     /// The base model under a checkpoint, and the erasures that lie between, that checkpoint's
     /// first.
-    async fn root(&self, mut id: JobId) -> Result<(&Base, Vec<Job>), Failure> {
+    async fn root(&self, mut id: JobId) -> Result<(&Base, Vec<JobSummary>), Failure> {
         let mut lineage = Vec::new();
         loop {
             let job = self.job(id).await?;
@@ -226,5 +226,9 @@ impl ModelProvider for Catalogue {
                 None => self.base(name)?.open(&self.means()).await,
             }
         })
+    }
+
+    fn pictures(&self) -> Option<Arc<dyn PictureCache>> {
+        Some(self.cache.clone())
     }
 }

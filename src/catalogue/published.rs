@@ -12,14 +12,14 @@ use super::{
     ErasedOrigin, ModelEntry, ModelOrigin,
     base::Means,
     cache::{EntryKey, EntryKind, Held},
-    failure::{damaged, no_such_model, on_disk, storage_failure},
     fetch::{Fetch, Object, Wanted},
+    model_failure::{damaged, no_such_model, on_disk, storage_failure},
 };
 use crate::{
     artifacts::{diffusers::UNET_WEIGHTS, digest::digest_bytes},
     jobs::{
-        Failure, FailureReason, Job, JobId, JobState, Outcome, PublishedFile, UnlearnWork,
-        Unlearned, Work,
+        Failure, FailureReason, JobId, JobState, JobSummary, Outcome, PublishedFile,
+        UnlearnSummary, Unlearned, WorkSummary,
     },
     storage::{Place, StorageError, StorageErrorKind},
 };
@@ -44,16 +44,16 @@ fn checkpoint_name(id: JobId) -> String {
 /// An erasure that is done and published.
 #[derive(Debug)]
 pub(super) struct Checkpoint<'a> {
-    job: &'a Job,
-    pub(super) work: &'a UnlearnWork,
+    job: &'a JobSummary,
+    pub(super) work: &'a UnlearnSummary,
     unlearned: &'a Unlearned,
 }
 
 impl<'a> Checkpoint<'a> {
     /// `None` for any other job.
-    pub(super) fn of(job: &'a Job) -> Option<Self> {
+    pub(super) fn of(job: &'a JobSummary) -> Option<Self> {
         match (&job.work, &job.state) {
-            (Work::Unlearn(work), JobState::Succeeded(Outcome::Unlearned(unlearned))) => {
+            (WorkSummary::Unlearn(work), JobState::Succeeded(Outcome::Unlearned(unlearned))) => {
                 Some(Self { job, work, unlearned })
             }
             _ => None,
@@ -66,14 +66,13 @@ impl<'a> Checkpoint<'a> {
 
     /// What the job tells of it.
     pub(super) fn entry(&self) -> ModelEntry {
-        let concepts = self.work.spec.concepts.iter().map(|concept| concept.text.clone());
         ModelEntry {
             name: self.name(),
             digest: self.tensors().map(|file| self.digest(file)),
             vocabulary: None,
             origin: ModelOrigin::Erased(Box::new(ErasedOrigin {
                 base_model: self.work.base_model.clone(),
-                concepts: concepts.collect(),
+                concepts: self.work.concepts.clone(),
                 manifest_uri: self.unlearned.manifest_uri.clone(),
                 // A job that is done never changes again.
                 published_at: self.job.updated_at,
@@ -258,7 +257,7 @@ async fn fetch(
 }
 
 /// What a checkpoint was made of, up to a base model: the checkpoint's own job first.
-pub(super) fn check_lineage(lineage: &[Job], base_digest: &str) -> Result<(), Failure> {
+pub(super) fn check_lineage(lineage: &[JobSummary], base_digest: &str) -> Result<(), Failure> {
     let mut digest = base_digest.to_owned();
     for job in lineage.iter().rev() {
         let checkpoint =

@@ -8,11 +8,14 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     cache::{Cache, EntryKey, EntryKind, Held, write_atomically},
-    failure::{damaged, on_disk, storage_failure},
     fetch::{Fetch, Object, Wanted},
+    model_failure::{damaged, on_disk, storage_failure},
 };
 use crate::{
-    artifacts::model_digest::{is_model_file, model_digest},
+    artifacts::{
+        diffusers::is_licence_or_card,
+        model_digest::{is_model_file, model_digest},
+    },
     jobs::{Failure, FailureReason},
     storage::{Place, StorageError, Storages},
     worker::disk_failure,
@@ -143,7 +146,7 @@ impl RemoteFolder<'_> {
         Ok(record.filter(|record| record.url == self.url))
     }
 
-    /// What of the folder is part of the model, in order of the names.
+    /// The files of the model, with its licence and card, in order of the names.
     async fn list(&self) -> Result<Vec<Wanted>, Failure> {
         let of = |error: StorageError| storage_failure(self.model, &error);
         let place = self.storages.open(self.url).map_err(of)?;
@@ -178,7 +181,7 @@ impl RemoteFolder<'_> {
             let what = format!("the object {name:?} would be written outside of its folder");
             return Err(damaged(self.model, &what));
         }
-        if !is_model_file(name) {
+        if !is_model_file(name) && !is_licence_or_card(name) {
             return Ok(None);
         }
         let place = place.child(name).map_err(|error| storage_failure(self.model, &error))?;

@@ -15,7 +15,7 @@ use super::compute::ComputeArguments;
 use crate::spec::{KeySteps, Method, Scope};
 use crate::{
     outcome::TimestepScores,
-    spec::{Concept, ConceptKind, LogSnrWindow, MethodName, Vocabulary},
+    spec::{Concept, ConceptKind, LogSnrWindow, MethodName, SamplerKind, Vocabulary, same_words},
 };
 
 /// How much is said.
@@ -48,6 +48,15 @@ impl ModelArguments {
     pub(super) fn name(&self) -> Result<&str, CliError> {
         self.model.as_deref().ok_or_else(|| CliError::Usage("--model is missing".to_owned()))
     }
+}
+
+/// What draws.
+#[derive(Debug, Clone, Copy, Args)]
+pub(super) struct SamplerArguments {
+    /// Sampler: ddim, pndm, euler, euler-ancestral, dpmpp-2m, dpmpp-2m-karras, unipc or lcm
+    /// [default: the one that the model's folder names; `evaluate` reads the base model's].
+    #[arg(long, value_name = "NAME")]
+    pub(super) sampler: Option<SamplerKind>,
 }
 
 /// The words of contexts and neighbours.
@@ -179,7 +188,8 @@ pub(super) fn read_json<T: DeserializeOwned>(
 
 fn read_scores(path: &Path, concepts: &[Concept]) -> Result<TimestepScores, CliError> {
     let scores: TimestepScores = read_json(path, "a scores.json of `keystep score`")?;
-    if concepts.iter().any(|concept| concept.text == scores.spec.concept.text) {
+    let scored = &scores.spec.concept.text;
+    if concepts.iter().any(|concept| same_words(&concept.text, scored)) {
         Ok(scores)
     } else {
         Err(CliError::Usage(format!(

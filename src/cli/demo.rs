@@ -1,8 +1,8 @@
 //! `keystep demo`: the whole main job on the model that comes with the program, by the daemon that
 //! `keystep serve` runs: it is started within this process, asked as any client asks it, and ended.
 
-mod errand;
-mod house;
+mod demo_run;
+mod embedded;
 mod result;
 #[cfg(test)]
 mod tests;
@@ -26,7 +26,7 @@ use crate::{
     spec::{Concept, ConceptKind},
     worker::EngineSource,
 };
-use errand::Errand;
+use demo_run::DemoRun;
 use result::{EXPECTED, Spent};
 
 /// Makes the built-in model forget a concept: score, erase, draw before and after, judge, write.
@@ -53,13 +53,13 @@ Examples:
   keystep demo --method kscu")]
 pub(super) struct DemoArguments {
     /// The word to forget, one of the model's.
-    #[arg(long, value_name = "TEXT", default_value = "cat")]
+    #[arg(long, value_name = "TEXT", default_value = "cat", allow_hyphen_values = true)]
     pub(super) concept: String,
     /// What sort of thing the concept is.
     #[arg(long, value_name = "KIND", default_value = "object", value_parser = kind_parser())]
     pub(super) kind: ConceptKind,
     /// What shall appear in its place, such as dog [default: nothing in particular].
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     pub(super) replace_with: Option<String>,
     #[command(flatten)]
     pub(super) method: MethodArguments,
@@ -89,13 +89,15 @@ pub(super) fn run(
         kind: arguments.kind,
         replacement: arguments.replace_with.clone(),
     };
-    let errand = Errand::new(concept, &arguments.method, arguments.seed)?;
+    concept.validate("concept")?;
+    let concept = concept.canonical();
+    let demo_run = DemoRun::new(concept, &arguments.method, arguments.seed)?;
     let mut staging = Staging::create(&out, &EXPECTED, &session.interrupt)?;
     let (concept, method) = (&arguments.concept, arguments.method.method.name());
     session.note(&format!("forgetting \"{concept}\" with {method}, seed {}", arguments.seed));
     // Within the unfinished folder, so that whatever removes that leaves nothing of the daemon.
-    let daemon_folder = staging.path().join(house::FOLDER);
-    let found = house::ask_own_daemon(source, &daemon_folder, &errand, session)?;
+    let daemon_folder = staging.path().join(embedded::FOLDER);
+    let found = embedded::ask_own_daemon(source, &daemon_folder, &demo_run, session)?;
     let spent = Spent { seconds: session.seconds(), peak_rss_bytes: peak_rss_bytes() };
     let report = result::write(&found, spent, &mut staging)?;
     std::fs::remove_dir_all(&daemon_folder)

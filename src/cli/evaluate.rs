@@ -6,7 +6,9 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::{
-    arguments::{ModelArguments, QuietArguments, VocabularyArguments, kind_parser},
+    arguments::{
+        ModelArguments, QuietArguments, SamplerArguments, VocabularyArguments, kind_parser,
+    },
     place::PlaceArguments,
     remote::SubmitArguments,
 };
@@ -18,8 +20,8 @@ use crate::spec::ConceptKind;
 #[cfg_attr(
     feature = "server",
     command(after_help = "\
-Both models draw the same prompts from the same seeds, and the base model's judges name what the \
-pictures show. With --server, the job is queued, watched, and goes on when this program ends.
+Both models draw the same prompts from the same seeds with the same sampler, and the base model's \
+judges name what the pictures show. With --server, the job is queued, watched, and goes on when this program ends.
 
 Examples:
   keystep evaluate --local --model no-cat/checkpoint --base builtin:emoji-canvas \\
@@ -30,8 +32,8 @@ Examples:
 #[cfg_attr(
     not(feature = "server"),
     command(after_help = "\
-Both models draw the same prompts from the same seeds, and the base model's judges name what the \
-pictures show. The job is queued, watched, and goes on when this program ends.
+Both models draw the same prompts from the same seeds with the same sampler, and the base model's \
+judges name what the pictures show. The job is queued, watched, and goes on when this program ends.
 
 Examples:
   keystep evaluate --server http://127.0.0.1:50051 --model checkpoints/0192 \\
@@ -46,7 +48,7 @@ pub(super) struct EvaluateArguments {
     #[arg(long, visible_alias = "base-model", value_name = "DIR|NAME")]
     pub(super) base: String,
     /// What should be gone; a word of the vocabulary.
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     pub(super) concept: String,
     /// What sort of thing the concept is.
     #[arg(long, value_name = "KIND", value_parser = kind_parser())]
@@ -68,6 +70,8 @@ pub(super) struct EvaluateArguments {
     /// Classifier-free guidance, 0 to 100 [default: 5].
     #[arg(long, value_name = "SCALE")]
     pub(super) guidance_scale: Option<f64>,
+    #[command(flatten)]
+    pub(super) sampler: SamplerArguments,
     /// JSON file to write; must not exist. --local alone, and needed there.
     #[cfg(feature = "server")]
     #[arg(long, value_name = "FILE.json", conflicts_with = "server")]

@@ -3,18 +3,20 @@
 use std::{
     cell::RefCell,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
 };
 
 use super::{
     CliError,
     interrupt::Interrupt,
-    local::{LocalEngine, evaluate, generate, score, unlearn},
+    local::{LocalEngine, erase_or_resume, evaluate, generate, score},
     session::Session,
 };
 use crate::{
+    artifacts::ArtifactError,
     engine::{Compute, EngineError},
-    spec::ModelFiles,
+    outcome::ErasureRecord,
+    spec::{ModelFiles, ReadSeek},
     worker::{
         EngineSource,
         testing::{FakeEngine, FakeScript, FakeSource, Fault, FaultKind},
@@ -23,6 +25,8 @@ use crate::{
 
 /// The model that comes with the program.
 const BUILTIN_MODEL: &str = "builtin:emoji-canvas";
+
+const UNET: &str = "checkpoint/unet/diffusion_pytorch_model.safetensors";
 
 thread_local! {
     /// What the engines do that this test's verbs load.
@@ -46,6 +50,16 @@ impl LocalEngine for FakeEngine {
         // That of the scores it makes up.
         Ok("fake".to_owned())
     }
+
+    fn restore_erased(
+        &self,
+        record: ErasureRecord,
+        file: &str,
+        reader: Box<dyn ReadSeek>,
+        length: u64,
+    ) -> Result<Self::Erased, EngineError> {
+        self.restored(record, file, reader, length)
+    }
 }
 
 /// Parses a line as the program does, and runs its verb with the made-up engine.
@@ -54,7 +68,7 @@ fn run(line: &[&str]) -> Result<(), CliError> {
     let line = std::iter::once("keystep").chain(line.iter().copied());
     let mut session = Session::new(true, Interrupt::default());
     match super::Cli::try_parse_from(line).unwrap().verb {
-        super::Verb::Unlearn(arguments) => unlearn::run::<FakeEngine>(&arguments, &mut session),
+        super::Verb::Unlearn(arguments) => erase_or_resume::<FakeEngine>(&arguments, &mut session),
         super::Verb::Score(arguments) => score::run::<FakeEngine>(&arguments, &mut session),
         super::Verb::Generate(arguments) => generate::run::<FakeEngine>(&arguments, &mut session),
         super::Verb::Evaluate(arguments) => evaluate::run::<FakeEngine>(&arguments, &mut session),
@@ -94,6 +108,89 @@ fn nothing_is_left_of_a_run_that_failed_or_was_interrupted() {
     assert!(names_in(parent.path()).is_empty());
 }
 
+/// `unlearn --local` of a cat, and the updates that it made.
+fn erase(model: &str, out: &Path, script: FakeScript) -> (Result<(), CliError>, usize) {
+    SCRIPT.set(Arc::new(script));
+    let out = out.to_str().unwrap();
+    let line = ["unlearn", "--local", "--model", model, "--kind", "object", "--out", out];
+    let done = run(&[&line[..], &["--concept", "cat"]].concat());
+    (done, SCRIPT.with_borrow(|script| script.updates_made.load(Ordering::SeqCst)))
+}
+
+#[test]
+fn what_cannot_be_written_is_told_before_the_first_update() {
+    let parent = tempfile::tempdir().unwrap();
+    let out = parent.path().join("out");
+    let script = FakeScript { edited_bytes: 1 << 60, ..script() };
+    let (done, updates) = erase(BUILTIN_MODEL, &out, script);
+    let error = done.unwrap_err();
+    assert!(matches!(error, CliError::Artifact(ArtifactError::TooLittleRoom { .. })), "{error}");
+    assert_eq!((updates, error.exit_code()), (0, 1));
+
+    #[cfg(unix)]
+    {
+        let model = parent.path().join("model");
+        std::fs::create_dir(&model).unwrap();
+        std::fs::write(model.join("model_index.json"), "{}").unwrap();
+        std::os::unix::fs::symlink("nowhere", model.join("README.md")).unwrap();
+        let (done, updates) = erase(model.to_str().unwrap(), &out, self::script());
+        let error = done.unwrap_err();
+        assert!(error.to_string().contains("README.md"), "{error}");
+        assert_eq!(updates, 0);
+        std::fs::remove_dir_all(&model).unwrap();
+    }
+    assert!(names_in(parent.path()).is_empty());
+}
+
+#[test]
+fn a_disk_that_fills_leaves_the_edited_tensors() {
+    let parent = tempfile::tempdir().unwrap();
+    let out = parent.path().join("out");
+    let (done, updates) = erase(BUILTIN_MODEL, &out, FakeScript { disk_is_full: true, ..script() });
+    let error = done.unwrap_err();
+    assert_eq!((updates, error.exit_code()), (1, 1));
+    let names = names_in(parent.path());
+    assert!(matches!(&names[..], [name] if name.starts_with("out-delta-")), "{names:?}");
+    assert!(error.to_string().contains(&names[0]), "{error}");
+    let kept = parent.path().join(&names[0]);
+
+    // Elsewhere there is room: the result is that of a run that met none of this.
+    let resume = |kept: &Path, out: &Path, script: FakeScript| {
+        SCRIPT.set(Arc::new(script));
+        let (kept, out) = (kept.to_str().unwrap(), out.to_str().unwrap());
+        let done = run(&["unlearn", "--local", "--resume", kept, "--out", out]);
+        (done, SCRIPT.with_borrow(|script| script.updates_made.load(Ordering::SeqCst)))
+    };
+    let (elsewhere, undisturbed) = (parent.path().join("elsewhere"), parent.path().join("never"));
+    let (done, updates) = resume(&kept, &elsewhere, script());
+    done.unwrap();
+    assert_eq!(updates, 0);
+    erase(BUILTIN_MODEL, &undisturbed, script()).0.unwrap();
+    for name in ["delta.safetensors", "training.json", "checkpoint/model_index.json", UNET] {
+        let read = |folder: &Path| std::fs::read(folder.join(name)).unwrap();
+        assert!(read(&elsewhere) == read(&undisturbed), "{name}");
+    }
+
+    // Nor is there room the second time: what was kept stays, and nothing is kept twice.
+    let full = FakeScript { disk_is_full: true, ..script() };
+    let error = resume(&kept, &parent.path().join("again"), full).0.unwrap_err();
+    assert!(matches!(error, CliError::Artifact(ArtifactError::DiskFull { .. })), "{error}");
+    assert_eq!(names_in(parent.path()), ["elsewhere", "never", names[0].as_str()]);
+
+    // A finished result has nothing to be taken up.
+    let delta = elsewhere.join("delta.safetensors");
+    let error = resume(&delta, &parent.path().join("again"), script()).0.unwrap_err();
+    assert!(matches!(error, CliError::NotKept { .. }), "{error}");
+    // Another last weight; they come last in the file.
+    let mut bytes = std::fs::read(&kept).unwrap();
+    let last = bytes.last_chunk_mut::<4>().unwrap();
+    *last = (255.0 - f32::from_le_bytes(*last)).to_le_bytes();
+    std::fs::write(&kept, bytes).unwrap();
+    let error = resume(&kept, &parent.path().join("again"), script()).0.unwrap_err();
+    assert!(matches!(error, CliError::DamagedKept { .. }), "{error}");
+    assert_eq!(names_in(parent.path()).len(), 3);
+}
+
 #[test]
 fn the_verbs_hang_together() {
     let parent = tempfile::tempdir().unwrap();
@@ -119,16 +216,32 @@ fn the_verbs_hang_together() {
 
     let (checkpoint, judged, sheet) =
         (path("erased/checkpoint"), path("judged.json"), path("sheet.png"));
-    let files = ["--out", &judged, "--sheet", &sheet];
+    let files = ["--out", &judged, "--sheet", &sheet, "--sampler", "lcm"];
     let models = ["--local", "--model", &checkpoint, "--base", BUILTIN_MODEL];
     run(&[&["evaluate"], &models[..], &cat, &files].concat()).unwrap();
-    assert_eq!(json(PathBuf::from(&judged))["base_ua"], 0.0);
+    let told = json(PathBuf::from(&judged));
+    assert_eq!(told["base_ua"], 0.0);
+    assert_eq!(
+        (&told["spec"]["sampler"], &told["judges"][0]["sampler"]),
+        (&"lcm".into(), &"lcm".into())
+    );
     assert!(std::fs::read(&sheet).unwrap().starts_with(b"\x89PNG"));
 
     let drawn = path("cats.png");
     let prompt = ["--prompt", "a cat", "--count", "3", "--out", &drawn];
     run(&[&["generate"], &model[..], &prompt].concat()).unwrap();
     assert!(std::fs::read(&drawn).unwrap().starts_with(b"\x89PNG"));
+}
+
+#[test]
+fn a_text_may_begin_with_a_hyphen() {
+    let parent = tempfile::tempdir().unwrap();
+    let drawn = parent.path().join("cats.png");
+    let out = drawn.to_str().unwrap();
+    let line = ["generate", "--local", "--model", BUILTIN_MODEL, "--out", out];
+    let texts = ["--prompt", "-cat", "--negative-prompt", "-blurry"];
+    run(&[&line[..], &texts].concat()).unwrap();
+    assert!(drawn.is_file());
 }
 
 #[test]

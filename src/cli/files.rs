@@ -7,8 +7,18 @@ use serde::Serialize;
 use super::{CliError, interrupt::Interrupt};
 use crate::{artifacts::StagedFile, report::ReportError};
 
-/// Refuses an output file that exists or could not be written, before any work is done.
-pub(super) fn check_target(out: &Path) -> Result<(), CliError> {
+/// Refuses an output file that exists, could not be written, or would say by its name that it holds
+/// another format than `extension`, before any work is done. `flag` is what named it.
+pub(super) fn check_target(flag: &str, out: &Path, extension: &str) -> Result<(), CliError> {
+    let other = out.extension().filter(|other| !other.eq_ignore_ascii_case(extension));
+    if let Some(other) = other {
+        return Err(CliError::Usage(format!(
+            "{flag} {}: ends in .{}, and what is written is of the format {extension}; let the \
+             name end in .{extension}",
+            out.display(),
+            other.display()
+        )));
+    }
     // Nothing is left of it during the work, where a second signal would leave it behind.
     StagedFile::create(out)?;
     Ok(())
@@ -61,13 +71,30 @@ mod tests {
     }
 
     #[test]
+    fn a_name_does_not_lie_about_the_format() {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["cat.png", "cat.PNG", "cat"] {
+            check_target("--out", &folder.path().join(name), "png").unwrap();
+        }
+        for name in ["cat.jpg", "cat.png.webp"] {
+            let refused = check_target("--sheet", &folder.path().join(name), "png").unwrap_err();
+            assert_eq!(refused.exit_code(), 2);
+            let text = refused.to_string();
+            for part in ["--sheet", name, ".png"] {
+                assert!(text.contains(part), "{part}: {text}");
+            }
+        }
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
+
+    #[test]
     fn a_file_is_written_once_and_not_after_a_signal() {
         let folder = tempfile::tempdir().unwrap();
         let out = folder.path().join("x.json");
         let interrupt = Interrupt::default();
-        check_target(&out).unwrap();
+        check_target("--out", &out, "json").unwrap();
         write_whole(&[(&out, b"1")], &interrupt).unwrap();
-        assert!(matches!(check_target(&out), Err(CliError::Artifact(_))));
+        assert!(matches!(check_target("--out", &out, "json"), Err(CliError::Artifact(_))));
         interrupt.cancel.cancel();
         let other = folder.path().join("y.json");
         let result = write_whole(&[(&other, b"2")], &interrupt);

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::{
-    arguments::{ModelArguments, QuietArguments},
+    arguments::{ModelArguments, QuietArguments, SamplerArguments},
     place::PlaceArguments,
 };
 
@@ -21,6 +21,8 @@ Examples:
       --seed 7 --out cat.png
   keystep generate --local --model no-cat/checkpoint --prompt \"a cat\" --count 9 \\
       --out cats.png
+  keystep generate --local --model builtin:emoji-canvas --prompt \"a dog\" --init-image cat.png \\
+      --strength 0.6 --out dog.png
   keystep generate --server http://127.0.0.1:50051 --model emoji-canvas --prompt \"a cat\" \\
       --count 9 --output cats")
 )]
@@ -39,10 +41,16 @@ pub(super) struct GenerateArguments {
     #[command(flatten)]
     pub(super) model: ModelArguments,
     /// What to draw; may be empty.
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     pub(super) prompt: String,
     /// What to steer away from [default: nothing].
-    #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
+    #[arg(
+        long,
+        value_name = "TEXT",
+        default_value = "",
+        hide_default_value = true,
+        allow_hyphen_values = true
+    )]
     pub(super) negative_prompt: String,
     /// Seed of the first picture; the next ones count up.
     #[arg(long, value_name = "N", default_value_t = 0)]
@@ -57,6 +65,14 @@ pub(super) struct GenerateArguments {
     /// Classifier-free guidance, 0 to 100; 1 or less turns it off.
     #[arg(long, value_name = "SCALE", default_value_t = 5.0)]
     pub(super) guidance_scale: f64,
+    #[command(flatten)]
+    pub(super) sampler: SamplerArguments,
+    /// PNG file to begin with in place of noise; pictures have its size, down to what the model takes.
+    #[arg(long, value_name = "FILE.png", conflicts_with_all = ["width", "height"])]
+    pub(super) init_image: Option<PathBuf>,
+    /// How far to go from --init-image, 0 to 1: the share of the steps that are taken [default: 0.8].
+    #[arg(long, value_name = "SHARE", requires = "init_image", allow_negative_numbers = true)]
+    pub(super) strength: Option<f64>,
     /// Width in pixels, a multiple of 8 [default: the model's].
     #[arg(long, value_name = "PIXELS", requires = "height")]
     pub(super) width: Option<u32>,

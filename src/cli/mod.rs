@@ -8,8 +8,8 @@ mod compute;
 mod demo;
 #[cfg(feature = "server")]
 mod environment;
+mod error;
 mod evaluate;
-mod failure;
 #[cfg(test)]
 #[cfg(feature = "server")]
 mod fake;
@@ -22,9 +22,12 @@ mod interrupt;
 mod local;
 #[cfg(feature = "server")]
 mod memory;
+mod pace;
 mod place;
 mod progress;
 mod remote;
+#[cfg(feature = "server")]
+mod rescue;
 #[cfg(feature = "server")]
 mod result_folder;
 mod score;
@@ -41,11 +44,11 @@ mod unlearn;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{Command, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 #[cfg(feature = "server")]
 use crate::{engine::CandleEngine, worker::CandleSource};
-use failure::CliError;
+use error::CliError;
 #[cfg(feature = "server")]
 use session::Session;
 
@@ -100,7 +103,7 @@ impl Verb {
                 demo::run(arguments, source, &mut session(arguments.quiet)?)
             }
             Self::Unlearn(arguments) if arguments.place.local => {
-                local::unlearn::run::<CandleEngine>(arguments, &mut session(arguments.quiet)?)
+                local::erase_or_resume::<CandleEngine>(arguments, &mut session(arguments.quiet)?)
             }
             Self::Score(arguments) if arguments.place.local => {
                 local::score::run::<CandleEngine>(arguments, &mut session(arguments.quiet)?)
@@ -135,6 +138,19 @@ impl Verb {
     }
 }
 
+/// The command line, where a number below 0 is a wrong value of its flag and no flag of its own.
+fn command() -> Command {
+    fn with_numbers(command: Command) -> Command {
+        command
+            .mut_args(|argument| {
+                let takes_values = argument.get_action().takes_values();
+                argument.allow_negative_numbers(takes_values)
+            })
+            .mut_subcommands(with_numbers)
+    }
+    with_numbers(Cli::command())
+}
+
 /// What work in this process needs.
 #[cfg(feature = "server")]
 fn session(quiet: arguments::QuietArguments) -> Result<Session, CliError> {
@@ -145,7 +161,10 @@ fn session(quiet: arguments::QuietArguments) -> Result<Session, CliError> {
 /// Reads the command line, does what it says and gives the exit code.
 pub fn run() -> ExitCode {
     // Wrong use ends here, with clap's own message and code 2.
-    let cli = Cli::parse();
+    let cli = match Cli::from_arg_matches(&command().get_matches()) {
+        Ok(cli) => cli,
+        Err(error) => error.exit(),
+    };
     // A daemon has its own signals, log and exit codes.
     #[cfg(feature = "server")]
     if let Verb::Serve(arguments) = &cli.verb {
@@ -166,7 +185,23 @@ mod tests {
 
     #[test]
     fn the_command_line_is_well_formed() {
-        use clap::CommandFactory;
-        Cli::command().debug_assert();
+        command().debug_assert();
+    }
+
+    #[test]
+    fn a_number_below_zero_is_a_wrong_value() {
+        for line in [
+            &["generate", "--prompt", "cat", "--steps", "-1"][..],
+            &["generate", "--prompt", "cat", "--seed", "-1"],
+            &["score", "--concept", "cat", "--kind", "object", "--trajectories", "-1"],
+            &["jobs", "watch", "operations/1", "--after-sequence", "-1"],
+        ] {
+            let whole = ["keystep"].iter().chain(line);
+            let error = command().try_get_matches_from(whole).unwrap_err().to_string();
+            let flag = line[line.len() - 2];
+            assert!(error.contains(flag) && error.contains("invalid value '-1"), "{error}");
+        }
+        let fits = ["keystep", "generate", "--prompt", "cat", "--guidance-scale", "-1"];
+        assert!(command().try_get_matches_from(fits).is_ok());
     }
 }

@@ -6,15 +6,40 @@ use std::{
     time::Duration,
 };
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{BinaryBytes, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use super::stopwatch::Stopwatch;
+use super::{pace::Pace, stopwatch::Stopwatch};
 #[cfg(feature = "server")]
 use crate::outcome::{Phase, Progress};
 
 /// Between two plain lines of one phase.
 const LINE_INTERVAL: Duration = Duration::from_secs(10);
-const BAR: &str = "{prefix:<22} {bar:32} {pos:>5}/{len:<5} {per_sec:>9}  {eta:>4} left  {msg}";
+const BAR: &str = "{prefix:<22} {bar:32} {msg}";
+
+/// What a phase counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Unit {
+    /// Things, such as updates and pictures.
+    Count,
+    /// Bytes, shown as KiB, MiB and so on.
+    Bytes,
+}
+
+impl Unit {
+    fn amount(self, amount: u64) -> String {
+        match self {
+            Self::Count => amount.to_string(),
+            Self::Bytes => BinaryBytes(amount).to_string(),
+        }
+    }
+
+    fn rate(self, rate: f64) -> String {
+        match self {
+            Self::Count => format!("{rate:.2}/s"),
+            Self::Bytes => format!("{}/s", BinaryBytes(rate as u64)),
+        }
+    }
+}
 
 /// How far a phase is.
 #[derive(Debug, Clone, PartialEq)]
@@ -23,6 +48,7 @@ pub(super) struct Standing {
     pub(super) phase: Cow<'static, str>,
     pub(super) done: u64,
     pub(super) total: u64,
+    pub(super) unit: Unit,
     /// Loss of the latest update, while training.
     pub(super) loss: Option<f64>,
 }
@@ -34,6 +60,7 @@ impl From<&Progress> for Standing {
             phase: phase_name(progress.phase).into(),
             done: progress.done as u64,
             total: progress.total as u64,
+            unit: Unit::Count,
             loss: progress.update.as_ref().map(|update| update.loss),
         }
     }
@@ -57,6 +84,7 @@ enum Mode {
 struct Current {
     started: Stopwatch,
     last_line: Stopwatch,
+    pace: Pace,
     bar: Option<ProgressBar>,
     latest: Standing,
 }
@@ -83,15 +111,15 @@ impl ProgressDisplay {
             self.begin(&standing);
         }
         let Some(current) = &mut self.current else { return };
+        let seconds = current.started.seconds();
+        current.pace.see(seconds, standing.done);
         if let Some(bar) = &current.bar {
             bar.set_length(standing.total);
             bar.set_position(standing.done);
-            if let Some(loss) = standing.loss {
-                bar.set_message(format!("loss {loss:.4}"));
-            }
+            bar.set_message(figures(&standing, current.pace.rate(seconds)));
         } else if current.last_line.elapsed() >= LINE_INTERVAL {
             current.last_line = Stopwatch::start();
-            say(&plain_line(&standing, current.started.seconds()));
+            say(&plain_line(&standing, current.pace.rate(seconds)));
         }
         current.latest = standing;
     }
@@ -103,7 +131,10 @@ impl ProgressDisplay {
             // Stays on the screen as it is, finished or cut short.
             bar.abandon();
         } else {
-            say(&plain_line(&current.latest, current.started.seconds()));
+            // Of the whole phase: what came of it, and no forecast.
+            let seconds = current.started.seconds();
+            let rate = (seconds > 0.0).then(|| current.latest.done as f64 / seconds);
+            say(&plain_line(&current.latest, rate.filter(|rate| *rate > 0.0)));
         }
     }
 
@@ -126,8 +157,13 @@ impl ProgressDisplay {
             bar
         });
         let now = Stopwatch::start();
-        self.current =
-            Some(Current { started: now, last_line: now, bar, latest: standing.clone() });
+        self.current = Some(Current {
+            started: now,
+            last_line: now,
+            pace: Pace::default(),
+            bar,
+            latest: standing.clone(),
+        });
     }
 }
 
@@ -143,12 +179,16 @@ fn phase_name(phase: Phase) -> &'static str {
     }
 }
 
-fn plain_line(standing: &Standing, seconds: f64) -> String {
-    let Standing { done, total, .. } = *standing;
-    let mut parts = vec![format!("{}: {done}/{total}", standing.phase)];
-    if done > 0 && seconds > 0.0 {
-        let rate = done as f64 / seconds;
-        parts.push(format!("{rate:.2}/s"));
+fn plain_line(standing: &Standing, rate: Option<f64>) -> String {
+    format!("{}: {}", standing.phase, figures(standing, rate))
+}
+
+/// What is done, how many units a second, what is left at that rate, the loss.
+fn figures(standing: &Standing, rate: Option<f64>) -> String {
+    let Standing { done, total, unit, .. } = *standing;
+    let mut parts = vec![format!("{}/{}", unit.amount(done), unit.amount(total))];
+    if let Some(rate) = rate {
+        parts.push(unit.rate(rate));
         if done < total {
             parts.push(format!("{:.0} s left", (total - done) as f64 / rate));
         }
@@ -186,11 +226,26 @@ mod tests {
         let progress =
             Progress { phase: Phase::Train, done: 120, total: 300, update: Some(update) };
         assert_eq!(
-            plain_line(&Standing::from(&progress), 60.0),
+            plain_line(&Standing::from(&progress), Some(2.0)),
             "training: 120/300, 2.00/s, 90 s left, loss 0.0123"
         );
         let nothing = Progress { phase: Phase::Draw, done: 0, total: 0, update: None };
-        assert_eq!(plain_line(&Standing::from(&nothing), 0.0), "drawing pictures: 0/0");
+        assert_eq!(plain_line(&Standing::from(&nothing), None), "drawing pictures: 0/0");
+    }
+
+    #[test]
+    fn bytes_are_told_as_people_read_them() {
+        let upload = Standing {
+            phase: "uploading".into(),
+            done: 3 << 19,
+            total: 70 << 20,
+            unit: Unit::Bytes,
+            loss: None,
+        };
+        assert_eq!(
+            plain_line(&upload, Some(f64::from(1 << 20))),
+            "uploading: 1.50 MiB/70.00 MiB, 1.00 MiB/s, 68 s left"
+        );
     }
 
     #[test]

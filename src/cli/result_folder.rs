@@ -10,13 +10,16 @@ use super::{
 };
 use crate::{
     artifacts::{
-        diffusers::write_checkpoint,
+        diffusers::{UNET_WEIGHTS, write_checkpoint},
         digest::{digest_bytes, digest_file},
         open_model,
+        preflight::{check_readable, check_room, files_to_copy},
+        refuse_erased_weights,
     },
     outcome::Verdict,
     report::{Evidence, ReportError, RunReport},
     spec::{ModelFiles, UnlearnSpec},
+    worker::EditedBytes,
 };
 
 /// The model's folder inside the result.
@@ -33,26 +36,56 @@ pub(super) const EXPECTED: [&str; 5] = [
     "report.html",
 ];
 
-/// Writes the edited model, whole and as a delta.
+/// Finds what would stop [`write_model`], before there is anything to write: every file of the base
+/// that goes along can be read, and the disk has room for all.
+pub(super) fn check_before<E: LocalEngine>(
+    base: &LocalModel<E>,
+    spec: &UnlearnSpec,
+    staging: &Staging,
+) -> Result<(), CliError> {
+    let files = base.files.as_ref();
+    let EditedBytes { unet, delta } = base.engine.edited_bytes(spec);
+    let copied = check_readable(files, &files_to_copy(files)?)?;
+    let needed = copied.saturating_add(unet).saturating_add(delta);
+    Ok(check_room(staging.path(), staging.target(), needed)?)
+}
+
+/// Writes the edited model, whole and as a delta; gives the base's files that were left out.
+///
+/// `metadata` is what the delta says of itself. Fails where another file of the result holds weights
+/// as they were before.
 pub(super) fn write_model<E: LocalEngine>(
     base: &LocalModel<E>,
     erased: &E::Erased,
-    spec: &UnlearnSpec,
+    metadata: &BTreeMap<String, String>,
     staging: &mut Staging,
-) -> Result<(), CliError> {
+) -> Result<Vec<String>, CliError> {
     let files = base.files.as_ref();
-    staging.fill(|folder| {
+    let left_out = staging.fill(|folder| {
         folder.within(CHECKPOINT, |folder| {
             write_checkpoint(folder, files, |out| E::write_unet(erased, out))
         })
     })?;
-    let spec = serde_json::to_string(spec).map_err(ReportError::Json)?;
-    let metadata = BTreeMap::from([
-        ("keystep.base".to_owned(), files.location().to_owned()),
-        ("keystep.spec".to_owned(), spec),
+    staging.fill(|folder| folder.write(DELTA, |out| E::write_delta(erased, metadata, out)))?;
+    let unet = format!("{CHECKPOINT}/{UNET_WEIGHTS}");
+    refuse_erased_weights(staging.path(), &E::erased_stretches(erased)?, &[DELTA, &unet])?;
+    if !left_out.is_empty() {
+        tracing::warn!(files = ?left_out, "files that are no part of the pipeline are left out of the result");
+    }
+    Ok(left_out)
+}
+
+/// What a delta says of itself.
+pub(super) fn delta_metadata(
+    base: &dyn ModelFiles,
+    spec: &UnlearnSpec,
+) -> BTreeMap<String, String> {
+    BTreeMap::from([
+        ("keystep.base".to_owned(), base.location().to_owned()),
+        // A spec always has a form in JSON: it came out of one.
+        ("keystep.spec".to_owned(), serde_json::to_string(spec).unwrap_or_default()),
         ("keystep.version".to_owned(), env!("CARGO_PKG_VERSION").to_owned()),
-    ]);
-    staging.fill(|folder| folder.write(DELTA, |out| E::write_delta(erased, &metadata, out)))
+    ])
 }
 
 /// Writes scores, plots, sheet, log, report and page into the folder; the digests are added here.
@@ -119,5 +152,8 @@ pub(super) fn verdict_table(verdicts: &[Verdict]) -> String {
             verdict.judge, edited.ua, base.ua, edited.ira, base.ira, edited.cra, base.cra
         )
     }));
+    if let Some(verdict) = verdicts.first() {
+        lines.push(format!("drawn with {}", verdict.sampler.name()));
+    }
     lines.join("\n") + "\n"
 }

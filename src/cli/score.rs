@@ -41,7 +41,7 @@ pub(super) struct ScoreArguments {
     #[command(flatten)]
     pub(super) model: ModelArguments,
     /// What to measure: bare words, no sentence.
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     pub(super) concept: String,
     /// What sort of thing the concept is.
     #[arg(long, value_name = "KIND", value_parser = kind_parser())]

@@ -1,6 +1,7 @@
 //! `keystep serve`: the daemon.
 
 mod arguments;
+mod callers;
 mod notify;
 mod signals;
 
@@ -14,9 +15,11 @@ pub(super) use arguments::ServeArguments;
 
 use super::{environment, session::print_result};
 use crate::{
+    auth::TokenFileError,
     config::{self, ConfigError, DeviceSettings, LogFormat, Settings},
-    daemon::{Daemon, DaemonParts, StartError},
+    daemon::{self, Daemon, DaemonParts, StartError, available_memory},
     engine::{ComputeSettings, EngineError},
+    jobs::Clock,
     shutdown::Departure,
     telemetry::{self, BuildInfo, LogStyle, TelemetryError},
     worker::CandleSource,
@@ -58,6 +61,7 @@ impl ServeError {
             Self::Config(_)
             | Self::Telemetry(TelemetryError::Level(_))
             | Self::Device(_)
+            | Self::Start(StartError::Callers(TokenFileError::Invalid { .. }))
             | Self::Engine(
                 EngineError::NoDevice { .. } | EngineError::UnsupportedComputeType { .. },
             ) => BAD_CONFIGURATION,
@@ -108,6 +112,7 @@ fn serve(arguments: &ServeArguments) -> Result<u8, ServeError> {
         return Ok(0);
     }
     if arguments.check {
+        print_result(&who_may(&loaded.settings)?);
         return Ok(0);
     }
     environment::settle(loaded.settings.device.threads);
@@ -120,13 +125,29 @@ fn serve(arguments: &ServeArguments) -> Result<u8, ServeError> {
         .enable_all()
         .build()
         .map_err(ServeError::Runtime)?;
-    let departure = runtime.block_on(daemon(&settings, arguments.ready_file.clone()));
+    let departure = runtime.block_on(run_daemon(&settings, arguments.ready_file.clone()));
     // What still blocks a thread must not hold the process: everything that matters is closed.
     runtime.shutdown_background();
     Ok(departure?.exit_code())
 }
 
-async fn daemon(settings: &Settings, ready_file: Option<PathBuf>) -> Result<Departure, ServeError> {
+/// Reads the token file, where it is here: what is checked may be meant for another machine.
+fn who_may(settings: &Settings) -> Result<String, ServeError> {
+    let runtime = tokio::runtime::Builder::new_current_thread().build();
+    let runtime = runtime.map_err(ServeError::Runtime)?;
+    match runtime.block_on(daemon::authenticator(settings, Clock::default())) {
+        Ok(authenticator) => Ok(callers::callers(settings, &authenticator.allowances())),
+        Err(error @ TokenFileError::Unreadable { .. }) => {
+            Ok(format!("who may do what: those in the token file, but {error}\n"))
+        }
+        Err(error) => Err(ServeError::Start(error.into())),
+    }
+}
+
+async fn run_daemon(
+    settings: &Settings,
+    ready_file: Option<PathBuf>,
+) -> Result<Departure, ServeError> {
     // Before anything else, so that no signal kills what has just begun.
     let signals = signals::listen().map_err(ServeError::Signals)?;
     let _metrics = match settings.metrics.listen {
@@ -142,7 +163,16 @@ async fn daemon(settings: &Settings, ready_file: Option<PathBuf>) -> Result<Depa
     // A device that cannot be had ends the daemon here, rather than every job.
     let opened = compute.open()?;
     tracing::info!("computing on {:?} in {}", opened.device.location(), compute.compute_type);
-    let source = CandleSource::new(compute).with_memory_limit(settings.device.memory_limit_bytes);
+    let available = available_memory();
+    let source = CandleSource::new(compute)
+        .with_memory_limit(settings.device.memory_limit_bytes)
+        .with_available_memory(available);
+    if let (None, Some(bytes)) = (settings.device.memory_limit_bytes, available) {
+        tracing::info!(
+            bytes,
+            "device.memory_limit_bytes is unset: on the CPU, what there is holds"
+        );
+    }
     let daemon = Daemon::start(settings, DaemonParts::new(source)).await?;
     let address = daemon.address();
     tracing::info!("listening on {address}");
@@ -206,6 +236,29 @@ mod tests {
         });
         assert_eq!(start.exit_code(), 1);
         assert!(start.lines()[0].ends_with("--data-dir: the disk is gone"), "{:?}", start.lines());
+    }
+
+    #[test]
+    fn a_check_says_who_may_what_and_refuses_a_bad_token_file() {
+        let check = |tokens: Option<&Path>, client_ca: Option<&str>| {
+            let mut settings = Settings::default();
+            settings.authentication.token_file = tokens.map(Path::to_owned);
+            settings.tls.client_ca = client_ca.map(PathBuf::from);
+            who_may(&settings)
+        };
+        let everybody = check(None, None).unwrap();
+        assert!(everybody.contains("\"local\": read, generate, submit, admin;"), "{everybody}");
+        let each = check(None, Some("clients.pem")).unwrap();
+        assert!(each.contains("each certificate name") && !each.contains("admin"), "{each}");
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("tokens.toml");
+        let elsewhere = check(Some(&path), None).unwrap();
+        assert!(elsewhere.contains("cannot read the token file"), "{elsewhere}");
+        std::fs::write(&path, "").unwrap();
+        assert!(check(Some(&path), None).unwrap().contains("nobody"));
+        std::fs::write(&path, "token = 3").unwrap();
+        let error = check(Some(&path), None).unwrap_err();
+        assert_eq!(error.exit_code(), 64, "{:?}", error.lines());
     }
 
     #[test]

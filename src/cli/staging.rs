@@ -13,6 +13,7 @@ use crate::artifacts::{ArtifactError, StagedFolder};
 pub(super) struct Staging {
     // None once it is committed.
     folder: Option<StagedFolder>,
+    target: std::path::PathBuf,
     unfinished: std::path::PathBuf,
     interrupt: Interrupt,
 }
@@ -27,12 +28,18 @@ impl Staging {
         let folder = StagedFolder::create(out, expected)?;
         let unfinished = folder.unfinished().to_owned();
         interrupt.guard(&unfinished);
-        Ok(Self { folder: Some(folder), unfinished, interrupt: interrupt.clone() })
+        let target = folder.target().to_owned();
+        Ok(Self { folder: Some(folder), target, unfinished, interrupt: interrupt.clone() })
     }
 
     /// Where it is until it is complete.
     pub(super) fn path(&self) -> &Path {
         &self.unfinished
+    }
+
+    /// Where it will be.
+    pub(super) fn target(&self) -> &Path {
+        &self.target
     }
 
     /// Lets the artifacts module write into it.

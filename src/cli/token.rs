@@ -33,6 +33,9 @@ pub(super) struct TokenArguments {
     /// Jobs of the principal that may wait [default: what the server allows].
     #[arg(long, value_name = "N")]
     queued_jobs: Option<u64>,
+    /// The highest priority that its jobs may have, -100 to 100 [default: 100].
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    highest_priority: Option<i32>,
     /// Calls a second [default: no limit].
     #[arg(long, value_name = "N")]
     requests_per_second: Option<f64>,
@@ -69,6 +72,7 @@ pub(super) fn run(arguments: &TokenArguments) -> Result<(), CliError> {
         principal: arguments.principal.clone(),
         roles: arguments.role.iter().map(|role| Role::from(*role)).collect(),
         queued_jobs: arguments.queued_jobs,
+        highest_priority: arguments.highest_priority,
         requests_per_second: arguments.requests_per_second,
     });
     let new = new.map_err(|error| CliError::Usage(error.to_string()))?;

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::{
+    CliError,
     arguments::{
         MethodArguments, ModelArguments, QuietArguments, VocabularyArguments, WindowArguments,
         kind_parser,
@@ -15,7 +16,7 @@ use super::{
 };
 use crate::{
     proto::keystep::v1::OutputFormat,
-    spec::{Concept, ConceptKind, Scope},
+    spec::{Concept, ConceptKind, SamplerKind, Scope},
 };
 
 /// Erases one or several concepts from a model; the edited model is written here or published by
@@ -26,7 +27,8 @@ use crate::{
     command(after_help = "\
 With --local, the folder then holds checkpoint/ (a diffusers folder), delta.safetensors (the edited \
 tensors alone, with the spec in their metadata), report.json, report.html, training.json, and \
-scores.json and scores.png where a window was measured.
+scores.json and scores.png where a window was measured. Where the disk fills or the folder is taken \
+meanwhile, what was trained is kept in a file that the error names, for --resume.
 
 With --server, the job is queued, watched, and goes on when this program ends; the server publishes \
 the same to its object storage, with a manifest.
@@ -37,6 +39,7 @@ Examples:
       --preserve \"a painting by Rembrandt\" --out no-van-gogh
   keystep unlearn --local --model sd14 --concept neon --kind style \\
       --scores neon-scores/scores.json --out no-neon
+  keystep unlearn --local --resume no-neon-delta-x3Kq9a.safetensors --out elsewhere/no-neon
   keystep unlearn --server http://127.0.0.1:50051 --base-model emoji-canvas --concept cat \\
       --kind object --label ticket=4711")
 )]
@@ -60,17 +63,21 @@ pub(super) struct UnlearnArguments {
     #[cfg_attr(feature = "server", arg(conflicts_with = "local"))]
     pub(super) base_model: Option<String>,
     /// What to erase: bare words, no sentence. Give it again for several concepts (at most 32).
-    #[arg(long, value_name = "TEXT", required = true)]
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    #[cfg_attr(feature = "server", arg(required_unless_present = "resume"))]
+    #[cfg_attr(not(feature = "server"), arg(required = true))]
     pub(super) concept: Vec<String>,
     /// What sort of thing the concepts are; decides presets and sentences.
     #[arg(long, value_name = "KIND", value_parser = kind_parser())]
-    pub(super) kind: ConceptKind,
+    #[cfg_attr(feature = "server", arg(required_unless_present = "resume"))]
+    #[cfg_attr(not(feature = "server"), arg(required = true))]
+    pub(super) kind: Option<ConceptKind>,
     /// What shall appear in their place [default: nothing in particular].
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     pub(super) replace_with: Option<String>,
     /// A prompt whose pictures must not change, beside those drawn from the vocabulary. Give it
     /// again for several (at most 1024).
-    #[arg(long, value_name = "PROMPT")]
+    #[arg(long, value_name = "PROMPT", allow_hyphen_values = true)]
     pub(super) preserve: Vec<String>,
     #[command(flatten)]
     pub(super) vocabulary: VocabularyArguments,
@@ -95,6 +102,15 @@ pub(super) struct UnlearnArguments {
     #[cfg(feature = "server")]
     #[arg(long, value_name = "DIR", conflicts_with = "server")]
     pub(super) out: Option<PathBuf>,
+    /// Write the result of an erasure that is done and could not be written: the file in which it
+    /// was kept, as the error named it. What was asked lies in it, the model too unless --model is
+    /// given (it may have moved); nothing is trained again. --local alone.
+    #[cfg(feature = "server")]
+    #[arg(long, value_name = "FILE", requires = "local", conflicts_with_all = [
+        "concept", "kind", "replace_with", "preserve", "vocabulary", "method", "learning_rate",
+        "updates", "scope", "window", "scores", "seed", "memory_limit", "server",
+    ])]
+    pub(super) resume: Option<PathBuf>,
     /// What the server publishes: delta, unet or pipeline. Give it again for several [default:
     /// unet and delta].
     #[arg(long, value_name = "FORMAT", value_parser = parse_format)]
@@ -109,6 +125,11 @@ pub(super) struct UnlearnArguments {
     #[arg(long)]
     #[cfg_attr(feature = "server", arg(conflicts_with = "local"))]
     pub(super) no_evaluate: bool,
+    /// What the judged pictures are drawn with, as `keystep evaluate` draws them; measuring and
+    /// training keep to DDIM [default: the sampler that the model's folder names].
+    #[arg(long, value_name = "NAME", conflicts_with = "no_evaluate")]
+    #[cfg_attr(feature = "server", arg(conflicts_with = "local"))]
+    pub(super) sampler: Option<SamplerKind>,
     #[command(flatten)]
     pub(super) submit: SubmitArguments,
     #[command(flatten)]
@@ -116,16 +137,20 @@ pub(super) struct UnlearnArguments {
 }
 
 impl UnlearnArguments {
+    /// What sort of thing the concepts are.
+    pub(super) fn kind(&self) -> Result<ConceptKind, CliError> {
+        self.kind.ok_or_else(|| CliError::Usage("--kind is missing".to_owned()))
+    }
+
     /// The concepts, all of one kind and with one replacement.
-    pub(super) fn concepts(&self) -> Vec<Concept> {
-        self.concept
-            .iter()
-            .map(|text| Concept {
-                text: text.clone(),
-                kind: self.kind,
-                replacement: self.replace_with.clone(),
-            })
-            .collect()
+    pub(super) fn concepts(&self) -> Result<Vec<Concept>, CliError> {
+        let kind = self.kind()?;
+        let concept = |text: &String| Concept {
+            text: text.clone(),
+            kind,
+            replacement: self.replace_with.clone(),
+        };
+        Ok(self.concept.iter().map(concept).collect())
     }
 }
 

@@ -8,7 +8,7 @@ pub enum Origin {
     /// Nobody set it.
     #[default]
     Default,
-    /// The file.
+    /// The configuration file.
     File(PathBuf),
     /// A variable of the environment.
     Environment(String),
@@ -58,7 +58,7 @@ pub enum ConfigError {
     /// A file that is needed cannot be read.
     #[error("cannot read {}, which {purpose}; name a file that this user may read", .path.display())]
     Unreadable {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
         /// What names it.
         purpose: String,
@@ -68,7 +68,7 @@ pub enum ConfigError {
     /// The file is longer than any configuration.
     #[error("{} holds {bytes} bytes, a configuration at most {limit}; name another file", .path.display())]
     TooLong {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
         /// Its length.
         bytes: u64,
@@ -78,7 +78,7 @@ pub enum ConfigError {
     /// The file is no TOML.
     #[error("{} is not TOML: {message}", .path.display())]
     Syntax {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
         /// Where it goes wrong; says nothing of the file's values.
         message: String,

@@ -13,12 +13,11 @@ use toml::{Table, Value};
 
 use super::{
     ConfigError, ConfigViolation, Origin, Settings,
-    section::{Key, Kind},
+    secret::masked,
+    section::{Key, Kind, PREFIX},
     validate::validate,
 };
 
-/// What variables of the environment begin with; `KEYSTEP__JOBS__LEASE` is `jobs.lease`.
-pub(super) const PREFIX: &str = "KEYSTEP__";
 /// No configuration is longer; a wrong file is not read whole.
 const LONGEST_FILE: u64 = 1 << 20;
 
@@ -201,7 +200,13 @@ impl Layers {
 
     fn refuse_text(&mut self, key: &Key, text: &str, origin: &Origin) {
         let remedy = format!("give {}", key.kind.expects());
-        self.refuse(&key.path(), format!("{text:?}"), origin, "is of another kind", &remedy);
+        self.refuse(
+            &key.path(),
+            format!("{:?}", masked(text)),
+            origin,
+            "is of another kind",
+            &remedy,
+        );
     }
 
     fn refuse(&mut self, key: &str, value: String, origin: &Origin, problem: &str, remedy: &str) {
@@ -225,7 +230,8 @@ impl Layers {
             if let Err(error) = Settings::deserialize(alone) {
                 let shown = if key.kind == Kind::Secret { "***".into() } else { shortened(&value) };
                 let remedy = format!("give {}", key.kind.expects());
-                self.refuse(&path, shown, &origin, &one_line(error.message()), &remedy);
+                let problem = masked(&one_line(error.message()));
+                self.refuse(&path, shown, &origin, &problem, &remedy);
                 continue;
             }
             insert(&mut whole, &key, value);
@@ -295,7 +301,7 @@ fn inline(text: &str) -> Option<Value> {
 
 fn shortened(value: &Value) -> String {
     const MOST: usize = 80;
-    let text = one_line(&value.to_string());
+    let text = masked(&one_line(&value.to_string()));
     if text.chars().count() <= MOST {
         return text;
     }

@@ -24,7 +24,7 @@ pub use print::print;
 pub use reference::{reference_page, sample_file};
 pub use secret::Secret;
 pub use settings::{
-    AuthenticationSettings, CacheSettings, DeviceSettings, JobSettings, LimitSettings, LogFormat,
-    LogSettings, MetricsSettings, ModelSettings, ServerSettings, Settings, ShutdownSettings,
-    StorageSettings, TlsSettings,
+    AuthenticationSettings, CacheSettings, CertificateRole, DeviceSettings, JobSettings,
+    LimitSettings, LogFormat, LogSettings, MetricsSettings, ModelSettings, ServerSettings,
+    Settings, ShutdownSettings, StorageSettings, TlsSettings,
 };

@@ -24,7 +24,8 @@ pub fn reference_page() -> String {
          A variable is `KEYSTEP__SECTION__KEY`; lists are written with commas between, or as a TOML \
          array.\n\
          `deploy/keystep.toml` holds every key with its default, commented out.\n\n\
-         `keystep serve --check` checks all of it and ends with 0, or with 64 and every violation.\n\
+         `keystep serve --check` checks all of it, prints who may do what, and ends with 0, or with \
+         64 and every violation.\n\
          `keystep serve --print-config` prints the settings that hold, secrets masked, and where \
          each came from.\n\n\
          Secrets never stand in the file: they come from the environment, or from a file of their \

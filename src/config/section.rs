@@ -3,7 +3,10 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
-use super::{LogFormat, ModelSettings, Secret};
+use super::{CertificateRole, LogFormat, ModelSettings, Secret};
+
+/// What variables of the environment begin with; `KEYSTEP__JOBS__LEASE` is `jobs.lease`.
+pub(super) const PREFIX: &str = "KEYSTEP__";
 
 /// What a value looks like, which decides how the text of a variable or flag is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,7 +69,7 @@ impl Key {
     /// The variable that sets it.
     pub(super) fn variable(&self) -> String {
         let path = self.path().to_uppercase().replace('.', "__");
-        format!("{}{path}", super::load::PREFIX)
+        format!("{PREFIX}{path}")
     }
 
     /// What it is for, as one paragraph.
@@ -111,6 +114,7 @@ kinds! {
     PathBuf => Path,
     Secret => Secret,
     Vec<String> => List,
+    Vec<CertificateRole> => List,
     Vec<ModelSettings> => Models,
 }
 

@@ -28,6 +28,8 @@ pub struct Settings {
     pub limits: LimitSettings,
     /// The queue and its jobs.
     pub jobs: JobSettings,
+    /// How long finished results wait for an output that fails.
+    pub publishing: PublishingSettings,
     /// Where results are published.
     pub storage: StorageSettings,
     /// Local copies of base models.
@@ -57,12 +59,13 @@ impl Settings {
     };
 
     /// The sections in the order of the reference.
-    pub(super) const SECTIONS: [Section; 11] = [
+    pub(super) const SECTIONS: [Section; 12] = [
         ServerSettings::SECTION,
         TlsSettings::SECTION,
         AuthenticationSettings::SECTION,
         LimitSettings::SECTION,
         JobSettings::SECTION,
+        PublishingSettings::SECTION,
         StorageSettings::SECTION,
         CacheSettings::SECTION,
         DeviceSettings::SECTION,
@@ -92,6 +95,20 @@ pub struct ModelSettings {
     pub sha256: Option<String>,
 }
 
+/// What a caller with a client certificate may do; `admin` sees and changes everybody's operations.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CertificateRole {
+    /// See models and its own operations.
+    Read,
+    /// Draw and score.
+    Generate,
+    /// Submit jobs.
+    Submit,
+    /// Everything.
+    Admin,
+}
+
 /// How log lines are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -116,8 +133,19 @@ section! {
         pub max_message_bytes: usize = 1 << 20;
         /// Most calls at a time on one connection.
         pub max_concurrent_streams: u32 = 256;
-        /// Most connections at a time.
+        /// Most connections at a time. For one beyond, the longest without a call of a known caller
+        /// is closed; where all are in use, it may ask for health alone.
         pub max_connections: usize = 1024;
+        /// Most of them from one address, or one IPv6 network of 64 bits; raise it behind a proxy,
+        /// whose address all its clients share. Unset: a quarter of `max_connections`.
+        pub max_connections_of_address: Option<usize> = None, example "256";
+        /// How long a connection may be without a call before it is closed (GOAWAY).
+        #[serde(with = "humantime_serde")]
+        pub max_connection_idle: Duration = Duration::from_mins(5);
+        /// How long a connection takes new calls; then it is closed (GOAWAY) as soon as those in it
+        /// have ended.
+        #[serde(with = "humantime_serde")]
+        pub max_connection_age: Duration = Duration::from_hours(1);
         /// Serve gRPC reflection of the public services.
         pub reflection: bool = true;
     }
@@ -141,6 +169,11 @@ section! {
     pub struct AuthenticationSettings at "authentication" {
         /// File with the hashes of bearer tokens, each with its principal, roles and limits.
         pub token_file: Option<PathBuf> = None, example "\"/etc/keystep/tokens.toml\"";
+        /// Roles of everybody who shows a client certificate, where `tls.client_ca` is set and
+        /// `token_file` is not: read, generate, submit, admin. Each certificate is a principal of its
+        /// own, named by its first SAN URI, else its first SAN DNS name, else its common name.
+        pub certificate_roles: Vec<CertificateRole> =
+            vec![CertificateRole::Read, CertificateRole::Generate, CertificateRole::Submit];
     }
 }
 
@@ -151,14 +184,23 @@ section! {
         pub queued_total: u64 = 10_000;
         /// Most jobs that wait, of one caller, unless the token file gives the caller its own.
         pub queued_of_principal: u64 = 1_000;
+        /// Most bytes that are stored for one caller: its jobs and scores, done or not.
+        pub stored_bytes_of_principal: u64 = 1024 * MIB;
         /// The longest prompt or concept, in characters.
         pub prompt_characters: usize = 1_000;
         /// Most pictures of one Generate call.
         pub images_per_call: usize = 64;
         /// Most pixels of one picture.
         pub pixels_per_image: usize = 1024 * 1024;
-        /// Most calls that wait for the device.
-        pub direct_queue: usize = 16;
+        /// Most pixels that one Generate call may denoise: pictures × steps × pixels of a picture.
+        pub pixel_steps_per_call: u64 = 1 << 30;
+        /// Most U-Net evaluations of one `ScoreTimesteps` call: steps × trajectories × 3, and more with
+        /// each measure.
+        pub score_evaluations_per_call: u64 = 100_000;
+        /// Most calls that wait for the device; as many plans may wait beside them.
+        pub interactive_queue: usize = 16;
+        /// Most of them that one caller may have.
+        pub interactive_queue_of_principal: usize = 8;
     }
 }
 
@@ -174,13 +216,35 @@ section! {
         /// How often leases, deadlines and retention that have passed are looked for.
         #[serde(with = "humantime_serde")]
         pub sweep_every: Duration = Duration::from_secs(5);
-        /// How often a job is tried when its worker is lost.
+        /// How often a job is tried where it fails in a way that may pass, and how often in a row its
+        /// worker may be lost before it has saved anything new.
         pub max_attempts: u32 = 3;
         /// How long a finished job and its events are kept.
         #[serde(with = "humantime_serde")]
         pub retention: Duration = Duration::from_hours(30 * 24);
-        /// Updates between two saves of the training state, from which a lost job resumes.
+        /// Updates between two saves of the training state, from which a lost job resumes; where
+        /// they take long, it is saved more often.
         pub save_every_updates: usize = 25;
+        /// Start although the data folder holds work of jobs that the store does not know, as where
+        /// the store was lost, and remove that work.
+        pub begin_anew: bool = false;
+    }
+}
+
+section! {
+    /// How long finished results wait for an output that fails. Meanwhile no job is claimed.
+    pub struct PublishingSettings at "publishing" {
+        /// How long a finished result is tried to be published, from the first failure on; a job's
+        /// deadline may end it earlier.
+        #[serde(with = "humantime_serde")]
+        pub retry_for: Duration = Duration::from_hours(12);
+        /// The longest wait between two tries; it begins with two seconds and doubles.
+        #[serde(with = "humantime_serde")]
+        pub longest_wait: Duration = Duration::from_mins(1);
+        /// How long the result is kept after its job failed so, for `PublishResult`; at most as long as
+        /// the job itself (`jobs.retention`).
+        #[serde(with = "humantime_serde")]
+        pub keep_unpublished: Duration = Duration::from_hours(7 * 24);
     }
 }
 
@@ -211,9 +275,10 @@ section! {
 }
 
 section! {
-    /// Local copies of base models that are read from buckets.
+    /// Local copies of base models that are read from buckets, and pictures that base models drew to
+    /// be judged by.
     pub struct CacheSettings at "cache" {
-        /// Most bytes that they take; the longest unused go first.
+        /// Most bytes that they take, pictures at most an eighth of them; the longest unused go first.
         pub max_bytes: u64 = 50 * 1024 * MIB;
     }
 }
@@ -228,12 +293,13 @@ section! {
         pub compute_type: String = "f32".to_owned();
         /// Threads that compute. Unset: one a core.
         pub threads: Option<usize> = None, example "8";
-        /// Most bytes that the process may take while it erases. To stay below, it computes parts of
-        /// the network twice and runs fewer passes side by side, with the same results; what cannot
-        /// be made to fit is refused with its plan. One model alone then stays in memory. Unset: no
-        /// limit.
+        /// Most bytes that the process may take: loaded models, the job under way and the call beside
+        /// it together. To stay below, it computes parts of the network twice, runs fewer passes side
+        /// by side and decodes large pictures in tiles; what cannot be made to fit is refused. Unset:
+        /// on the CPU nine tenths of what cgroup, address space and machine leave at the start, on
+        /// CUDA no limit.
         pub memory_limit_bytes: Option<u64> = None, example "17179869184";
-        /// Most models that stay in memory at a time.
+        /// Most models that stay in memory at a time, and fewer where the memory is needed.
         pub loaded_models: usize = 2;
     }
 }

@@ -173,6 +173,26 @@ fn passwords_within_urls_are_refused_and_never_shown() {
 }
 
 #[test]
+fn keys_within_urls_are_refused_and_never_shown() {
+    for (text, key) in [
+        ("[storage]\nendpoint = \"https://minio/?sig=hunter2\"\n", "storage.endpoint"),
+        ("[storage]\nendpoint = \"https://minio/#hunter2\"\n", "storage.endpoint"),
+        ("[storage]\nendpoint = \"ftp://minio/?sig=hunter2\"\n", "storage.endpoint"),
+        ("[storage]\noutputs = [\"s3://b/x?sig=hunter2\"]\n", "storage.outputs[0]"),
+        ("[storage]\noutputs = [\"https://h/x?sig=hunter2\"]\n", "storage.outputs[0]"),
+        ("[storage]\noutputs = \"s3://b/x?sig=hunter2\"\n", "storage.outputs"),
+        ("models = [{ name = \"a\", url = \"s3://b/x?sig=hunter2\" }]\n", "models[0].url"),
+        ("models = [{ name = 1, url = \"s3://b/x?sig=hunter2\" }]\n", "models"),
+        ("models = [{ nam = \"a\", url = \"s3://me:hunter2@b/x\" }]\n", "models"),
+        ("[server]\nlisten = \"https://me:hunter2@h/\"\n", "server.listen"),
+    ] {
+        let found = violations(from_file(text));
+        assert!(keys(&found).contains(&key), "{text}: {found:?}");
+        assert!(!format!("{found:?}").contains("hunter2"), "{found:?}");
+    }
+}
+
+#[test]
 fn files_that_are_named_must_be_there() {
     let folder = tempfile::tempdir().unwrap();
     let key = folder.path().join("s3-key");

@@ -12,7 +12,7 @@ use std::{
 use tracing_subscriber::EnvFilter;
 use url::Url;
 
-use super::{ConfigViolation, DeviceSettings, ModelSettings, Origin, Settings};
+use super::{ConfigViolation, DeviceSettings, ModelSettings, Origin, Settings, secret::masked};
 
 /// Where models and results may lie.
 const SCHEMES: [&str; 4] = ["file", "s3", "gs", "az"];
@@ -103,6 +103,10 @@ fn exposure(settings: &Settings, found: &mut Found) {
         let remedy = "set tls.certificate and tls.key, or unset it";
         found.add("tls.client_ca", shown(path), "needs TLS", remedy);
     }
+    if settings.authentication.certificate_roles.is_empty() {
+        let remedy = "give some of read, generate, submit and admin, or unset it";
+        found.add("authentication.certificate_roles", "[]", "lets nobody do anything", remedy);
+    }
     if let Some(listen) = settings.metrics.listen
         && collide(listen, server.listen)
     {
@@ -147,12 +151,23 @@ fn numbers(settings: &Settings, found: &mut Found) {
     found.within("server.max_message_bytes", server.max_message_bytes, &(1024..=64 << 20));
     found.within("server.max_concurrent_streams", server.max_concurrent_streams, &(1..=1 << 20));
     found.within("server.max_connections", server.max_connections, &(1..=1 << 20));
+    let of_address = server.max_connections_of_address;
+    found.within("server.max_connections_of_address", of_address.unwrap_or(1), &(1..=1 << 20));
     found.within("limits.queued_total", limits.queued_total, &(1..=10_000_000));
     found.within("limits.queued_of_principal", limits.queued_of_principal, &(1..=10_000_000));
+    // Less would not hold one request of the longest kind.
+    let stored = limits.stored_bytes_of_principal;
+    found.within("limits.stored_bytes_of_principal", stored, &(4 << 20..=1 << 50));
     found.within("limits.prompt_characters", limits.prompt_characters, &(1..=100_000));
     found.within("limits.images_per_call", limits.images_per_call, &(1..=10_000));
     found.within("limits.pixels_per_image", limits.pixels_per_image, &(64..=1 << 26));
-    found.within("limits.direct_queue", limits.direct_queue, &(1..=10_000));
+    found.within("limits.interactive_queue", limits.interactive_queue, &(1..=10_000));
+    let of_principal = limits.interactive_queue_of_principal;
+    found.within("limits.interactive_queue_of_principal", of_principal, &(1..=10_000));
+    let pixel_steps = limits.pixel_steps_per_call;
+    found.within("limits.pixel_steps_per_call", pixel_steps, &(64..=1 << 60));
+    let evaluations = limits.score_evaluations_per_call;
+    found.within("limits.score_evaluations_per_call", evaluations, &(1..=1 << 60));
     found.within("jobs.max_attempts", jobs.max_attempts, &(1..=1_000));
     found.within("jobs.save_every_updates", jobs.save_every_updates, &(1..=1_000_000));
     // What S3 takes as a part of an upload.
@@ -171,12 +186,19 @@ fn numbers(settings: &Settings, found: &mut Found) {
 }
 
 fn durations(settings: &Settings, found: &mut Found) {
-    let (jobs, shutdown) = (&settings.jobs, &settings.shutdown);
+    let Settings { jobs, publishing, shutdown, .. } = settings;
     let moment = Duration::from_millis(10);
+    let server = &settings.server;
+    let second = Duration::from_secs(1);
+    found.duration("server.max_connection_idle", server.max_connection_idle, second);
+    found.duration("server.max_connection_age", server.max_connection_age, second);
     found.duration("jobs.lease", jobs.lease, moment);
     found.duration("jobs.extend_every", jobs.extend_every, moment);
     found.duration("jobs.sweep_every", jobs.sweep_every, moment);
     found.duration("jobs.retention", jobs.retention, Duration::from_secs(1));
+    found.duration("publishing.retry_for", publishing.retry_for, Duration::ZERO);
+    found.duration("publishing.longest_wait", publishing.longest_wait, moment);
+    found.duration("publishing.keep_unpublished", publishing.keep_unpublished, Duration::ZERO);
     found.duration("shutdown.drain_delay", shutdown.drain_delay, Duration::ZERO);
     found.duration("shutdown.unary", shutdown.unary, Duration::ZERO);
     found.duration("shutdown.grace", shutdown.grace, Duration::ZERO);
@@ -196,19 +218,19 @@ fn storage(settings: &Settings, found: &mut Found) {
     let storage = &settings.storage;
     for (index, text) in storage.outputs.iter().enumerate() {
         if let Err((problem, remedy)) = place(text) {
-            found.add(
-                &format!("storage.outputs[{index}]"),
-                without_password(text),
-                &problem,
-                remedy,
-            );
+            found.add(&format!("storage.outputs[{index}]"), quoted(masked(text)), &problem, remedy);
         }
     }
     if let Some(text) = &storage.endpoint {
         match Url::parse(text) {
             Ok(url) if has_password(&url) => {
                 let remedy = "give storage.access_key_id and storage.secret_access_key_file";
-                found.add("storage.endpoint", "***", "holds a password", remedy);
+                found.add("storage.endpoint", quoted(masked(text)), "holds a password", remedy);
+            }
+            Ok(url) if url.query().is_some() || url.fragment().is_some() => {
+                let remedy = "leave it out; keys belong under [storage]";
+                let problem = "has a query or fragment";
+                found.add("storage.endpoint", quoted(masked(text)), problem, remedy);
             }
             Ok(url) if url.scheme() == "https" && url.has_host() => {}
             Ok(url) if url.scheme() == "http" && url.has_host() => {
@@ -219,7 +241,7 @@ fn storage(settings: &Settings, found: &mut Found) {
             }
             _ => {
                 let remedy = "give an address such as https://minio.internal:9000";
-                let value = without_password(text);
+                let value = quoted(masked(text));
                 found.add("storage.endpoint", value, "is no http or https URL", remedy);
             }
         }
@@ -259,7 +281,7 @@ fn models(models: &[ModelSettings], found: &mut Found) {
             found.add(&key("name"), quoted(name), problem, "give another name");
         }
         if let Err((problem, remedy)) = place(&model.url) {
-            found.add(&key("url"), without_password(&model.url), &problem, remedy);
+            found.add(&key("url"), quoted(masked(&model.url)), &problem, remedy);
         }
         if let Some(digest) = &model.sha256
             && (digest.len() != 64 || !digest.chars().all(|c| c.is_ascii_hexdigit()))
@@ -297,11 +319,6 @@ fn place(text: &str) -> Result<(), (String, &'static str)> {
 
 fn has_password(url: &Url) -> bool {
     !url.username().is_empty() || url.password().is_some()
-}
-
-/// A URL as a message may show it.
-fn without_password(text: &str) -> String {
-    if text.contains('@') { "***".to_owned() } else { quoted(text) }
 }
 
 fn quoted(value: impl Debug) -> String {

@@ -1,4 +1,5 @@
-//! The folder of the daemon's own state: made private, and held by one process at a time.
+//! The folder of the daemon's own state: held by one process at a time. What the daemon makes is
+//! private; a folder that was there before may be others' too, and keeps its mode.
 
 use std::{
     fs::{self, File, TryLockError},
@@ -7,18 +8,24 @@ use std::{
 };
 
 use super::StartError;
-use crate::jobs::Identifiers;
+use crate::jobs::{Identifiers, StoreError};
 
 /// Held while the folder is in use; freed by the system however the process ends.
 const LOCK: &str = "lock";
 /// Who works here; kept, so that leases and traces name the same worker after a restart.
 const IDENTITY: &str = "identity";
 
+/// The jobs.
+const DATABASE: &str = "jobs.sqlite";
+/// With less a database cannot be opened, in bytes.
+const LEAST_ROOM: u64 = 1 << 20;
+
 /// The folder, ours until this is dropped.
 #[derive(Debug)]
 pub(super) struct DataFolder {
     path: PathBuf,
     identity: String,
+    was_used: bool,
     /// Locked; the lock goes with it.
     _lock: File,
 }
@@ -26,7 +33,12 @@ pub(super) struct DataFolder {
 impl DataFolder {
     /// Makes the folder where it is missing, and takes it. Blocking.
     pub(super) fn take(path: &Path, identifiers: &Identifiers) -> Result<Self, StartError> {
-        let failed = |source| StartError::DataFolder { path: path.to_owned(), source };
+        let failed = |source: io::Error| match source.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+                StartError::DiskFull { path: path.to_owned(), reason: source.to_string() }
+            }
+            _ => StartError::DataFolder { path: path.to_owned(), source },
+        };
         make_private(path).map_err(failed)?;
         let path = fs::canonicalize(path).map_err(failed)?;
         let lock = private_file(&path.join(LOCK)).map_err(failed)?;
@@ -35,8 +47,31 @@ impl DataFolder {
             Err(TryLockError::WouldBlock) => return Err(StartError::DataFolderTaken { path }),
             Err(TryLockError::Error(source)) => return Err(failed(source)),
         }
-        let identity = identity(&path.join(IDENTITY), identifiers).map_err(failed)?;
-        Ok(Self { path, identity, _lock: lock })
+        let known = identity(&path.join(IDENTITY));
+        let was_used = known.is_some();
+        let identity = known.unwrap_or_else(|| format!("keystep-{}", identifiers.job()));
+        Ok(Self { path, identity, was_used, _lock: lock })
+    }
+
+    /// Whether a daemon has worked here before, with a store that it had opened.
+    pub(super) fn was_used(&self) -> bool {
+        self.was_used
+    }
+
+    /// Keeps who works here, once the store is open: from then on a store that is missing was lost.
+    /// Blocking.
+    pub(super) fn keep_identity(&self) -> Result<(), StartError> {
+        let path = self.path.join(IDENTITY);
+        let write = || {
+            let mut file = private_file(&path)?;
+            file.set_len(0)?;
+            file.write_all(self.identity.as_bytes())?;
+            file.sync_all()
+        };
+        if self.was_used {
+            return Ok(());
+        }
+        write().map_err(|source| StartError::DataFolder { path: self.path.clone(), source })
     }
 
     /// The folder, without links in its path.
@@ -56,38 +91,99 @@ impl DataFolder {
             .map_err(|source| StartError::DataFolder { path: path.clone(), source })?;
         Ok(path)
     }
+
+    /// Where the database is.
+    pub(super) fn database(&self) -> PathBuf {
+        self.path.join(DATABASE)
+    }
+
+    /// Makes the database private: SQLite makes its file as the process's mask has it, and gives the
+    /// files beside it the same mode. Blocking.
+    pub(super) fn narrow_database(&self) -> Result<(), StartError> {
+        for suffix in ["", "-wal", "-shm"] {
+            let path = self.path.join(format!("{DATABASE}{suffix}"));
+            narrow(&path).map_err(|source| StartError::DataFolder { path, source })?;
+        }
+        Ok(())
+    }
+
+    /// What an error of the database means: SQLite does not always tell that the disk is full.
+    pub(super) fn store_error(&self, error: StoreError) -> StartError {
+        store_error(&self.path, free_bytes(&self.path), error)
+    }
 }
 
-fn identity(path: &Path, identifiers: &Identifiers) -> io::Result<String> {
+/// `free` is what the folder's disk has left, in bytes.
+fn store_error(path: &Path, free: Option<u64>, error: StoreError) -> StartError {
+    match free {
+        Some(free) if free < LEAST_ROOM => StartError::DiskFull {
+            path: path.to_owned(),
+            reason: format!("{free} bytes are free; {error}"),
+        },
+        _ => StartError::Store(error),
+    }
+}
+
+fn identity(path: &Path) -> Option<String> {
     let known = fs::read_to_string(path).unwrap_or_default();
     let known = known.trim();
     let is_plain = |c: char| c.is_ascii_alphanumeric() || c == '-';
-    if !known.is_empty() && known.len() <= 64 && known.chars().all(is_plain) {
-        return Ok(known.to_owned());
-    }
-    let identity = format!("keystep-{}", identifiers.job());
-    let mut file = private_file(path)?;
-    file.set_len(0)?;
-    file.write_all(identity.as_bytes())?;
-    file.sync_all()?;
-    Ok(identity)
+    let is_sound = !known.is_empty() && known.len() <= 64 && known.chars().all(is_plain);
+    is_sound.then(|| known.to_owned())
 }
 
 #[cfg(unix)]
 fn make_private(path: &Path) -> io::Result<()> {
-    use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+    use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 
-    if path.is_dir() {
-        // Made by somebody else, as a mounted volume is: narrowed where that is ours to do.
-        let _ = fs::set_permissions(path, fs::Permissions::from_mode(0o700));
-        return Ok(());
+    match fs::metadata(path) {
+        Ok(metadata) if metadata.is_dir() => {
+            let mode = metadata.mode() & 0o7777;
+            if mode & 0o077 != 0 {
+                tracing::warn!(
+                    path = %path.display(),
+                    mode = %format_args!("{mode:o}"),
+                    "others may look into this folder; `chmod 700` it, unless that is meant"
+                );
+            }
+            Ok(())
+        }
+        _ => fs::DirBuilder::new().recursive(true).mode(0o700).create(path),
     }
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
 }
 
 #[cfg(not(unix))]
 fn make_private(path: &Path) -> io::Result<()> {
     fs::create_dir_all(path)
+}
+
+/// Takes a file's bits for others away, where the file is there.
+#[cfg(unix)]
+fn narrow(path: &Path) -> io::Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+
+    match fs::set_permissions(path, fs::Permissions::from_mode(0o600)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        done => done,
+    }
+}
+
+#[cfg(not(unix))]
+fn narrow(_: &Path) -> io::Result<()> {
+    Ok(())
+}
+
+/// Bytes that a user without privileges may still write; none where the system does not say.
+#[cfg(unix)]
+fn free_bytes(folder: &Path) -> Option<u64> {
+    let disk = rustix::fs::statvfs(folder).ok()?;
+    // Some network disks have no size, and are not full for that.
+    (disk.f_blocks > 0).then(|| disk.f_bavail.saturating_mul(disk.f_frsize))
+}
+
+#[cfg(not(unix))]
+fn free_bytes(_: &Path) -> Option<u64> {
+    None
 }
 
 fn private_file(path: &Path) -> io::Result<File> {
@@ -96,4 +192,26 @@ fn private_file(path: &Path) -> io::Result<File> {
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
     options.open(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_disk_is_called_full() {
+        let error = || StoreError::Backend("disk I/O error (4874)".to_owned());
+        let path = Path::new("/srv/keystep");
+        let full = store_error(path, Some(4096), error());
+        assert!(matches!(full, StartError::DiskFull { .. }), "{full}");
+        let text = full.to_string();
+        assert!(
+            text.contains("is full") && text.contains("4096") && text.contains("4874"),
+            "{text}"
+        );
+        for free in [None, Some(1 << 30)] {
+            assert!(matches!(store_error(path, free, error()), StartError::Store(_)));
+        }
+        assert!(free_bytes(&std::env::temp_dir()).is_some() || cfg!(not(unix)));
+    }
 }

@@ -10,10 +10,22 @@ pub enum StartError {
     /// The folder of its own state cannot be used.
     #[error("cannot use the data folder {}; give another one with --data-dir", .path.display())]
     DataFolder {
-        /// The folder.
+        /// Path of the folder.
         path: PathBuf,
         /// What the system says.
         source: io::Error,
+    },
+    /// There is no room for the daemon's own state.
+    #[error(
+        "the disk of the data folder {} is full ({reason}); make room, or give another folder with \
+         --data-dir",
+        .path.display()
+    )]
+    DiskFull {
+        /// Path of the folder.
+        path: PathBuf,
+        /// What the system and the database say.
+        reason: String,
     },
     /// Another daemon works in that folder.
     #[error(
@@ -21,14 +33,29 @@ pub enum StartError {
         .path.display()
     )]
     DataFolderTaken {
-        /// The folder.
+        /// Path of the folder.
         path: PathBuf,
     },
     /// The folder's path cannot be written as a URL.
     #[error("{} cannot be written as a file:// URL; set storage.outputs", .path.display())]
     NoUrl {
-        /// The folder.
+        /// Path of the folder.
         path: PathBuf,
+    },
+    /// The store knows less than lies in the folder.
+    #[error(
+        "the job store in {} does not know this folder's work: saved work of {jobs} jobs \
+         (such as {example}) lies here, and none of them is in jobs.sqlite; bring jobs.sqlite back \
+         with its -wal file, or a backup of it, or start with --begin-anew, which removes that work",
+        .path.display()
+    )]
+    StoreLost {
+        /// Path of the folder.
+        path: PathBuf,
+        /// Jobs with saved work.
+        jobs: usize,
+        /// One of them.
+        example: String,
     },
     /// The jobs cannot be had.
     #[error(transparent)]

@@ -10,9 +10,9 @@ use tokio::{sync::watch, time::Instant};
 
 use crate::{
     jobs::{
-        Clock, Fence, Inserted, Job, JobEvent, JobId, JobState, JobStore, LeaseStatus, ListQuery,
-        NewEvent, NewJob, Outcome, Page, Principal, QueueLimits, RequestId, Sequence, StateName,
-        StoreError, Swept, WorkerId,
+        Clock, Fence, Inserted, Job, JobEvent, JobId, JobState, JobStore, JobSummary, LeaseStatus,
+        ListQuery, Milestone, NewEvent, NewJob, Outcome, Page, Principal, QueueLimits, RequestId,
+        ScoresJson, Sequence, StateName, StoreError, Swept, WorkerId, WorkerLoss,
     },
     telemetry,
 };
@@ -40,7 +40,7 @@ impl<S: JobStore> MeasuredStore<S> {
     }
 
     fn claimed(&self, job: &Job) {
-        if job.attempt == 1 {
+        if job.fence == Fence(1) {
             telemetry::queue_waited(self.clock.now().since(job.created_at));
         }
         let now = Instant::now();
@@ -50,7 +50,7 @@ impl<S: JobStore> MeasuredStore<S> {
         self.with_held(|jobs| jobs.insert(job.id, held));
     }
 
-    fn recorded(&self, job: &Job) {
+    fn recorded(&self, job: &JobSummary) {
         let now = Instant::now();
         self.with_held(|jobs| {
             let Some(held) = jobs.get_mut(&job.id) else { return };
@@ -110,6 +110,9 @@ fn counted<T>(result: Result<T, StoreError>) -> Result<T, StoreError> {
             StoreError::NotFound(_) => "not_found",
             StoreError::QueueFull { .. } => "queue_full",
             StoreError::RequestIdReused { .. } => "request_id_reused",
+            StoreError::ResultNotKept { .. } => "result_not_kept",
+            StoreError::PrincipalStorageFull { .. } => "principal_storage_full",
+            StoreError::QueryTooLong { .. } => "query_too_long",
         });
     }
     result
@@ -126,19 +129,22 @@ macro_rules! pass_on {
 impl<S: JobStore> JobStore for MeasuredStore<S> {
     pass_on! {
         insert(job: NewJob, limits: QueueLimits) -> Inserted;
-        get(id: JobId) -> Option<Job>;
-        find_request(principal: &Principal, request_id: RequestId) -> Option<Job>;
-        expire_worker(worker: &WorkerId) -> Vec<JobId>;
+        get(id: JobId) -> Option<JobSummary>;
+        get_whole(id: JobId) -> Option<Job>;
+        find_request(principal: &Principal, request_id: RequestId) -> Option<JobSummary>;
+        expire_worker(worker: &WorkerId, loss: WorkerLoss) -> Vec<JobId>;
         list(query: &ListQuery) -> Page;
-        find_finished(principal: &Principal, work_digest: &str) -> Option<Job>;
+        find_finished(principal: &Principal, work_digest: &str) -> Option<JobSummary>;
         events_after(id: JobId, after: Sequence, limit: u32) -> Vec<JobEvent>;
-        request_cancel(id: JobId) -> Job;
+        request_cancel(id: JobId) -> JobSummary;
+        publish_again(id: JobId) -> JobSummary;
         delete(id: JobId) -> ();
         queue_position(id: JobId) -> u64;
         queue_positions(ids: &[JobId]) -> BTreeMap<JobId, u64>;
         counts() -> BTreeMap<StateName, u64>;
-        put_scores(principal: &Principal, digest: &str, scores_json: &str) -> ();
+        put_scores(principal: &Principal, scores: ScoresJson<'_>, most_bytes: u64) -> ();
         get_scores(principal: &Principal, digest: &str) -> Option<String>;
+        note_saved(id: JobId, fence: Fence, milestone: Milestone) -> ();
         probe() -> ();
     }
 
@@ -160,13 +166,18 @@ impl<S: JobStore> JobStore for MeasuredStore<S> {
         extended.inspect_err(|error| self.refused(id, error))
     }
 
-    async fn record(&self, id: JobId, fence: Fence, event: NewEvent) -> Result<Job, StoreError> {
+    async fn record(
+        &self,
+        id: JobId,
+        fence: Fence,
+        event: NewEvent,
+    ) -> Result<JobSummary, StoreError> {
         let recorded = counted(self.inner.record(id, fence, event).await);
         recorded.inspect(|job| self.recorded(job)).inspect_err(|error| self.refused(id, error))
     }
 
-    async fn sweep(&self) -> Result<Swept, StoreError> {
-        let swept = counted(self.inner.sweep().await)?;
+    async fn sweep(&self, alive: Option<&WorkerId>) -> Result<Swept, StoreError> {
+        let swept = counted(self.inner.sweep(alive).await)?;
         // A lease that expired is lost once, whoever finds it.
         let lost = swept.expired_leases.len() as u64;
         for id in &swept.expired_leases {

@@ -3,10 +3,11 @@
 //! `keystep serve` runs it until a signal comes, `keystep demo` runs it within its own process, and
 //! tests run it over engines of their own.
 
+mod available_memory;
 mod data_folder;
 mod error;
+mod known_work;
 mod measured_store;
-mod output_probe;
 mod readiness;
 mod running;
 mod sampling;
@@ -16,6 +17,8 @@ mod wiring;
 #[cfg(test)]
 mod tests;
 
+pub use available_memory::available_memory;
 pub use error::StartError;
 pub use running::{Daemon, DaemonSignal};
 pub use starting::DaemonParts;
+pub use wiring::authenticator;

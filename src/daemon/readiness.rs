@@ -3,17 +3,16 @@
 use std::{sync::Arc, time::Duration};
 
 use tokio::{
-    sync::watch,
+    sync::{Notify, watch},
     time::{Instant, sleep_until, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
-use super::output_probe::probe_output;
 use crate::{
     jobs::{JobStore, Store},
-    storage::{Place, Storages},
+    storage::{Patience, StorageError, Storages, prove},
     telemetry,
-    worker::DeviceHealth,
+    worker::{DeviceHealth, OutputHealth},
 };
 
 /// From one look at the store to the next, and at an output that failed.
@@ -28,33 +27,49 @@ const PATIENCE: Duration = Duration::from_secs(30);
 pub(super) struct Readiness {
     pub(super) store: Arc<Store>,
     pub(super) storages: Arc<Storages>,
-    /// URL of the place where results go by default.
-    pub(super) output: String,
+    /// URLs of the places where results may go; the first is the default.
+    pub(super) outputs: Vec<String>,
+    /// What is known of them: told here, and by publications.
+    pub(super) health: OutputHealth,
     pub(super) identity: String,
     pub(super) device: watch::Receiver<DeviceHealth>,
     pub(super) draining: CancellationToken,
+    /// Told to probe the outputs at once, as on a reload.
+    pub(super) probe_now: Arc<Notify>,
 }
 
 impl Readiness {
     /// Says whether everything works, until the daemon drains; then that it does not.
     pub(super) async fn watch(mut self, told: watch::Sender<bool>) {
         let draining = self.draining.clone();
-        draining.run_until_cancelled(self.look(&told)).await;
-        tell(&told, Ok(()), false);
+        let mut verdict = Verdict { told, problem: None };
+        draining.run_until_cancelled(self.look(&mut verdict)).await;
+        if verdict.tell(false) {
+            tracing::info!("health says not-serving");
+        }
     }
 
-    async fn look(&mut self, told: &watch::Sender<bool>) {
-        let mut output: Option<Result<(), String>> = None;
+    async fn look(&mut self, verdict: &mut Verdict) {
         let mut next_probe = Instant::now();
         loop {
             if Instant::now() >= next_probe {
-                let probed = self.probe_output().await;
-                next_probe = Instant::now() + if probed.is_ok() { PROBE_EVERY } else { LOOK_EVERY };
-                output = Some(probed);
+                // A publication that fails is told before the probe, which may wait for long.
+                if let Some(problem) = self.health.problem()
+                    && *verdict.told.borrow()
+                {
+                    verdict.give(Err(problem));
+                }
+                self.health.probed(self.probe_outputs().await.err());
+                next_probe = Instant::now() + PROBE_EVERY;
+            }
+            let output = self.health.problem();
+            telemetry::output_works(output.is_none());
+            if output.is_some() {
+                next_probe = next_probe.min(Instant::now() + LOOK_EVERY);
             }
             let works = match &output {
-                Some(Err(problem)) => Err(format!("{}: {problem}", self.output)),
-                _ => self.look_at_store().await,
+                Some(problem) => Err(problem.clone()),
+                None => self.look_at_store().await,
             };
             let device = *self.device.borrow_and_update();
             let works = works.and_then(|()| match device {
@@ -62,10 +77,11 @@ impl Readiness {
                 DeviceHealth::Starting => Err("the device starts".to_owned()),
                 DeviceHealth::Recovering => Err("the device recovers from a fault".to_owned()),
             });
-            let is_ready = works.is_ok();
-            tell(told, works, is_ready);
+            verdict.give(works);
             tokio::select! {
                 () = sleep_until(Instant::now() + LOOK_EVERY) => {}
+                () = self.probe_now.notified() => next_probe = Instant::now(),
+                () = self.health.changed_from(output.as_deref()) => next_probe = Instant::now(),
                 // A device that is gone wakes nobody, and is not ready.
                 Ok(()) = self.device.changed() => {}
             }
@@ -80,27 +96,131 @@ impl Readiness {
         }
     }
 
-    async fn probe_output(&self) -> Result<(), String> {
-        let place: Place = self.storages.open(&self.output).map_err(|error| error.to_string())?;
-        match timeout(PATIENCE, probe_output(&place, &self.identity)).await {
-            Ok(probed) => probed,
-            Err(_) => Err(format!("did not answer within {PATIENCE:?}")),
+    /// Says what is wrong with the default, and with any other that could never take a manifest. An
+    /// other one that fails for now is no reason to refuse what goes elsewhere.
+    async fn probe_outputs(&self) -> Result<(), String> {
+        for (index, output) in self.outputs.iter().enumerate() {
+            match self.probe_output(output).await {
+                Ok(()) => {}
+                Err(problem) if index == 0 || problem.is_lasting => {
+                    return Err(format!("{output}: {}", problem.message));
+                }
+                Err(problem) => {
+                    tracing::warn!(output, problem = problem.message, "an output does not work");
+                }
+            }
         }
+        Ok(())
+    }
+
+    async fn probe_output(&self, output: &str) -> Result<(), Problem> {
+        let probe = async {
+            let place = self.storages.open(output)?;
+            let once = Patience { attempts: 1, ..Patience::default() };
+            prove(&place, &format!(".{}.probe", self.identity), once).await
+        };
+        let proven = timeout(PATIENCE, probe).await.map_err(|_| Problem {
+            is_lasting: false,
+            message: format!("did not answer within {PATIENCE:?}"),
+        })?;
+        proven.map_err(|error| Problem {
+            is_lasting: matches!(error, StorageError::NoConditionalWrites { .. }),
+            message: error.to_string(),
+        })
     }
 }
 
-/// Tells what was found, and logs what changed.
-fn tell(told: &watch::Sender<bool>, works: Result<(), String>, is_ready: bool) {
-    let changed = told.send_if_modified(|ready| {
-        let changed = *ready != is_ready;
-        *ready = is_ready;
-        changed
-    });
-    telemetry::ready(is_ready);
-    match works {
-        Ok(()) if changed && is_ready => tracing::info!("ready: health says serving"),
-        Ok(()) if changed => tracing::info!("health says not-serving"),
-        Ok(()) => {}
-        Err(problem) => tracing::warn!(problem, "not ready"),
+/// What is wrong with an output.
+struct Problem {
+    /// Whether nothing but other settings or another store mend it.
+    is_lasting: bool,
+    message: String,
+}
+
+/// What health says, and what is logged of it: changes, and not every look.
+struct Verdict {
+    told: watch::Sender<bool>,
+    /// What was wrong at the last look.
+    problem: Option<String>,
+}
+
+impl Verdict {
+    fn give(&mut self, works: Result<(), String>) {
+        let changed = self.tell(works.is_ok());
+        let problem = works.err();
+        match &problem {
+            None if changed => tracing::info!("ready: health says serving"),
+            None => {}
+            Some(problem) if self.problem.as_ref() == Some(problem) => {
+                tracing::debug!(problem, "still not ready");
+            }
+            Some(problem) => tracing::warn!(problem, "not ready"),
+        }
+        self.problem = problem;
+    }
+
+    /// Whether that is another answer than before.
+    fn tell(&self, is_ready: bool) -> bool {
+        telemetry::ready(is_ready);
+        self.told.send_if_modified(|ready| std::mem::replace(ready, is_ready) != is_ready)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        jobs::{MemoryStore, StoreSettings},
+        storage::{
+            StorageSettings,
+            testing::{Conditions, Flaky},
+        },
+    };
+
+    /// Far less than [`PROBE_EVERY`].
+    const SOON: Duration = Duration::from_secs(2);
+
+    #[tokio::test(start_paused = true)]
+    async fn an_output_without_conditional_writes_is_not_ready_at_start_and_on_a_reload() {
+        let bucket = Flaky::in_memory();
+        let storages = Arc::new(Storages::new(StorageSettings::default()));
+        storages.mount("memory://bucket", bucket.clone(), None).unwrap();
+        let (_device, device) = watch::channel(DeviceHealth::Ready);
+        let probe_now = Arc::new(Notify::new());
+        let store = Arc::new(Store::from(MemoryStore::new(StoreSettings::default())));
+        let readiness = || Readiness {
+            store: store.clone(),
+            storages: storages.clone(),
+            outputs: vec!["memory://bucket/results".to_owned()],
+            health: OutputHealth::unproven(),
+            identity: "one".to_owned(),
+            device: device.clone(),
+            draining: CancellationToken::new(),
+            probe_now: probe_now.clone(),
+        };
+        for (conditions, said) in [
+            (Conditions::Ignored, "wrote over"),
+            (Conditions::NotImplemented, "501 NotImplemented"),
+        ] {
+            bucket.treat_conditions(conditions);
+            let problem = readiness().probe_outputs().await.unwrap_err();
+            for part in ["memory://bucket/results: ", said, "If-None-Match", "use a store that"] {
+                assert!(problem.contains(part), "\"{part}\" is not in: {problem}");
+            }
+        }
+
+        let (told, mut ready) = watch::channel(true);
+        tokio::spawn(readiness().watch(told));
+        timeout(SOON, ready.wait_for(|ready| !ready)).await.unwrap().unwrap();
+        for (conditions, is_ready) in [
+            (Conditions::Heeded, true),
+            (Conditions::Ignored, false),
+            (Conditions::Heeded, true),
+            (Conditions::NotImplemented, false),
+        ] {
+            bucket.treat_conditions(conditions);
+            probe_now.notify_one();
+            timeout(SOON, ready.wait_for(|ready| *ready == is_ready)).await.unwrap().unwrap();
+        }
     }
 }

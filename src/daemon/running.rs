@@ -6,7 +6,7 @@ use std::{
 };
 
 use futures::{FutureExt, Stream, StreamExt, future::BoxFuture, stream};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::data_folder::DataFolder;
@@ -35,6 +35,8 @@ pub struct Daemon {
     pub(super) steps: Steps,
     pub(super) limits: Limits,
     pub(super) reloader: Reloader,
+    /// Has the outputs probed again.
+    pub(super) probe_now: Arc<Notify>,
     pub(super) parts: RunningParts,
 }
 
@@ -90,6 +92,7 @@ impl Daemon {
                 Some(DaemonSignal::Reload) => {
                     tracing::info!("tokens and certificates are read again");
                     self.reloader.reload().await;
+                    self.probe_now.notify_one();
                 }
                 Some(DaemonSignal::Terminate) | None => break,
             }

@@ -8,14 +8,18 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     jobs::{JobStore, StateName, Store},
     telemetry,
-    worker::DirectCalls,
+    worker::InteractiveCalls,
 };
 
 /// From one look to the next.
 const EVERY: Duration = Duration::from_secs(5);
 
 /// Looks until it is told to close.
-pub(super) async fn sample(store: Arc<Store>, direct: DirectCalls, closing: CancellationToken) {
+pub(super) async fn sample(
+    store: Arc<Store>,
+    direct: InteractiveCalls,
+    closing: CancellationToken,
+) {
     let mut ticks = interval(EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     while closing.run_until_cancelled(ticks.tick()).await.is_some() {

@@ -6,13 +6,18 @@ use std::{
 };
 
 use futures::future::BoxFuture;
-use tokio::{runtime::Handle, sync::watch, task::spawn_blocking};
+use tokio::{
+    runtime::Handle,
+    sync::{Notify, watch},
+    task::spawn_blocking,
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use url::Url;
 
 use super::{
     Daemon, StartError,
     data_folder::DataFolder,
+    known_work,
     measured_store::MeasuredStore,
     readiness::Readiness,
     running::RunningParts,
@@ -22,12 +27,13 @@ use super::{
 use crate::{
     api::{ApiParts, ApiSettings},
     catalogue::{BaseModel, CacheSettings, Catalogue},
-    config::{Settings, ShutdownSettings},
+    config::{LimitSettings, Settings, ShutdownSettings},
     jobs::{Clock, Identifiers, SqliteStore, Store, StoreSettings, WorkerId},
     shutdown::{Limits, Steps},
     storage::{StorageSettings, Storages},
     worker::{
-        Device, DeviceSettings, EngineSource, Worker, WorkerParts, WorkerSettings, WorkerSignals,
+        CallLimits, Device, DeviceSettings, EngineSource, OutputHealth, PublishingSettings,
+        ServingMark, Worker, WorkerParts, WorkerSettings, WorkerSignals,
     },
 };
 
@@ -57,6 +63,25 @@ struct Folders {
     outputs: Vec<String>,
 }
 
+fn call_limits(limits: &LimitSettings) -> CallLimits {
+    CallLimits {
+        pixel_steps: limits.pixel_steps_per_call,
+        score_evaluations: limits.score_evaluations_per_call,
+    }
+}
+
+fn device_settings(settings: &Settings, clock: Clock, mark: ServingMark) -> DeviceSettings {
+    DeviceSettings {
+        loaded_models: settings.device.loaded_models,
+        interactive_calls: settings.limits.interactive_queue,
+        direct_calls_of_principal: settings.limits.interactive_queue_of_principal,
+        call_limits: call_limits(&settings.limits),
+        serving_mark: Some(mark),
+        clock,
+        ..DeviceSettings::default()
+    }
+}
+
 impl Daemon {
     /// Starts everything; the port is open when this returns, and health not yet serving.
     /// The settings are taken as they are: checked by [`crate::config`].
@@ -68,18 +93,13 @@ impl Daemon {
         let folders = folders(settings, identifiers.clone()).await?;
         let identity = folders.data.identity().to_owned();
 
-        let store_settings = StoreSettings {
+        let clocked = StoreSettings {
             clock: clock.clone(),
             identifiers: identifiers.clone(),
-            retention: settings.jobs.retention,
+            ..StoreSettings::default()
         };
-        let file = folders.data.path().join("jobs.sqlite");
-        let store = Arc::new(Store::from(SqliteStore::open(&file, store_settings).await?));
-
-        let storages = Arc::new(Storages::new(storage_settings(settings)));
-        for output in &folders.outputs {
-            storages.open(output)?;
-        }
+        let store = open_store(&folders.data, settings, clocked).await?;
+        let storages = open_storages(settings, &folders.outputs)?;
         let cache = CacheSettings { folder: folders.cache, max_bytes: settings.cache.max_bytes };
         let catalogue =
             Arc::new(Catalogue::new(base_models(settings), cache, storages.clone(), store.clone()));
@@ -87,29 +107,25 @@ impl Daemon {
         let steps = Steps::default();
         let tracker = TaskTracker::new();
         let closing = CancellationToken::new();
+        let mark = ServingMark::new(folders.data.path());
+        let lost_while_serving = mark.take_left_behind();
         let device = Device::start(
             source,
-            DeviceSettings {
-                // What other models take would not be in an erasure's plan.
-                loaded_models: match settings.device.memory_limit_bytes {
-                    Some(_) => 1,
-                    None => settings.device.loaded_models,
-                },
-                direct_calls: settings.limits.direct_queue,
-                clock: clock.clone(),
-                ..DeviceSettings::default()
-            },
+            device_settings(settings, clock.clone(), mark),
             catalogue.clone(),
             Handle::current(),
         )
         .map_err(StartError::Device)?;
 
+        let publisher = wiring::publisher(storages.clone(), folders.outputs.clone());
+        let outputs = OutputHealth::unproven();
         let (told, ready) = watch::channel(false);
         let front = FrontParts {
             api: Arc::new(ApiParts {
                 store: store.clone(),
                 catalogue: catalogue.clone(),
-                direct: device.direct_calls(),
+                direct: device.interactive_calls(),
+                publisher: publisher.clone(),
                 clock: clock.clone(),
                 identifiers,
                 settings: api_settings(settings, folders.outputs.clone()),
@@ -121,33 +137,35 @@ impl Daemon {
         // The port comes before the worker: where it is taken, no job is touched.
         let Front { address, serving, reloader } = wiring::open(settings, front, &steps).await?;
 
+        let id = WorkerId(identity.clone());
+        let working = worker_settings(settings, id, &folders.data, clock.clone());
         let worker = Worker::start(
-            worker_settings(settings, WorkerId(identity.clone()), &folders.data, clock.clone()),
+            WorkerSettings { lost_while_serving, ..working },
             WorkerParts {
                 store: Arc::new(MeasuredStore::new(store.clone(), clock)),
                 device: device.clone(),
                 models: catalogue.clone(),
-                publisher: wiring::publisher(storages.clone()),
+                publisher,
+                outputs: outputs.clone(),
                 tracker: tracker.clone(),
-                signals: WorkerSignals {
-                    stop_claiming: steps.draining.clone(),
-                    pause_jobs: steps.pause_jobs.clone(),
-                    stop_publishing: steps.stop_publishing.clone(),
-                },
+                signals: signals(&steps),
             },
         );
 
         let (served, server_failure) = follow_server(serving, &steps, &tracker);
+        let probe_now = Arc::new(Notify::new());
         let readiness = Readiness {
             store: store.clone(),
             storages,
-            output: folders.outputs.into_iter().next().unwrap_or_default(),
+            outputs: folders.outputs,
+            health: outputs,
             identity,
             device: device.health(),
             draining: steps.draining.clone(),
+            probe_now: probe_now.clone(),
         };
         tracker.spawn(readiness.watch(told));
-        tracker.spawn(sample(store.clone(), device.direct_calls(), closing.clone()));
+        tracker.spawn(sample(store.clone(), device.interactive_calls(), closing.clone()));
         let stops = steps.draining.clone();
         tracker.spawn(async move {
             stops.run_until_cancelled(wiring::prewarm(catalogue)).await;
@@ -159,6 +177,7 @@ impl Daemon {
             limits: Limits::from(&settings.shutdown),
             steps,
             reloader,
+            probe_now,
             parts: RunningParts {
                 store,
                 device,
@@ -171,6 +190,45 @@ impl Daemon {
             },
         })
     }
+}
+
+/// The stores of results, each output of which can be opened.
+fn open_storages(settings: &Settings, outputs: &[String]) -> Result<Arc<Storages>, StartError> {
+    let storages = Arc::new(Storages::new(storage_settings(settings)));
+    for output in outputs {
+        storages.open(output)?;
+    }
+    Ok(storages)
+}
+
+/// What of a shutdown the worker heeds.
+fn signals(steps: &Steps) -> WorkerSignals {
+    WorkerSignals {
+        stop_claiming: steps.draining.clone(),
+        pause_jobs: steps.pause_jobs.clone(),
+        stop_publishing: steps.stop_publishing.clone(),
+    }
+}
+
+/// Opens the jobs of a data folder, and refuses a store that lost some, unless it is to begin anew.
+async fn open_store(
+    data: &DataFolder,
+    settings: &Settings,
+    store: StoreSettings,
+) -> Result<Arc<Store>, StartError> {
+    let store = StoreSettings {
+        retention: settings.jobs.retention,
+        keep_unpublished: settings.publishing.keep_unpublished,
+        ..store
+    };
+    let opened = SqliteStore::open(&data.database(), store).await;
+    let store = opened.map_err(|error| data.store_error(error))?;
+    if !settings.jobs.begin_anew {
+        known_work::check(data, &store).await?;
+    }
+    data.keep_identity()?;
+    data.narrow_database()?;
+    Ok(Arc::new(Store::from(store)))
 }
 
 /// Serves, and notes when and why that ended.
@@ -201,6 +259,8 @@ async fn folders(settings: &Settings, identifiers: Identifiers) -> Result<Folder
     let outputs = settings.storage.outputs.clone();
     let made = spawn_blocking(move || {
         let data = DataFolder::take(&path, &identifiers)?;
+        // The worker's; made here so that it is private.
+        data.below("jobs")?;
         let cache = data.below("models")?;
         let outputs = if outputs.is_empty() {
             let published = data.below("published")?;
@@ -252,9 +312,11 @@ fn api_settings(settings: &Settings, outputs: Vec<String>) -> ApiSettings {
         max_attempts: settings.jobs.max_attempts,
         queued_total: limits.queued_total,
         queued_of_principal: limits.queued_of_principal,
+        stored_bytes_of_principal: limits.stored_bytes_of_principal,
         prompt_characters: limits.prompt_characters,
         images_per_call: limits.images_per_call,
         pixels_per_image: limits.pixels_per_image,
+        calls: call_limits(limits),
         log_prompts: settings.log.log_prompts,
     }
 }
@@ -265,12 +327,18 @@ fn worker_settings(
     folder: &DataFolder,
     clock: Clock,
 ) -> WorkerSettings {
-    let jobs = &settings.jobs;
+    let (jobs, publishing) = (&settings.jobs, &settings.publishing);
+    let PublishingSettings { first_wait, .. } = PublishingSettings::default();
     WorkerSettings {
         lease: jobs.lease,
         extend_every: jobs.extend_every,
         save_every: jobs.save_every_updates,
         sweep_every: jobs.sweep_every,
+        publishing: PublishingSettings {
+            retry_for: publishing.retry_for,
+            first_wait: first_wait.min(publishing.longest_wait),
+            longest_wait: publishing.longest_wait,
+        },
         clock,
         ..WorkerSettings::new(worker_id, folder.path())
     }

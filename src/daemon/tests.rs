@@ -1,9 +1,9 @@
 use std::{ffi::OsString, fs, path::PathBuf, time::Duration};
 
-use super::{StartError, data_folder::DataFolder};
+use super::{StartError, data_folder::DataFolder, known_work};
 use crate::{
     config::{self, Settings, Sources},
-    jobs::Identifiers,
+    jobs::{Identifiers, SqliteStore, StoreSettings},
     shutdown::Limits,
 };
 
@@ -68,9 +68,37 @@ fn a_data_folder_is_private_and_has_one_daemon() {
         }
     }
     let identity = taken.identity().to_owned();
+    taken.keep_identity().unwrap();
     drop(taken);
     let later = DataFolder::take(&path, &Identifiers::default()).unwrap();
     assert_eq!(later.identity(), identity, "a restart is the same worker");
+}
+
+#[cfg(unix)]
+#[test]
+fn a_folder_that_was_there_keeps_its_mode_and_what_is_put_there_is_private() {
+    use std::os::unix::fs::PermissionsExt;
+
+    let outer = tempfile::tempdir().unwrap();
+    let mode = |path: &std::path::Path| fs::metadata(path).unwrap().permissions().mode() & 0o7777;
+    for (name, there) in [("shared", 0o1777), ("open", 0o755), ("private", 0o700)] {
+        let path = outer.path().join(name);
+        fs::create_dir(&path).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(there)).unwrap();
+        // Nor does the second start, when our files are in it.
+        for _ in 0..2 {
+            let taken = DataFolder::take(&path, &Identifiers::default()).unwrap();
+            assert_eq!(mode(&path), there, "{name}");
+            taken.keep_identity().unwrap();
+            fs::write(taken.database(), "").unwrap();
+            fs::set_permissions(taken.database(), fs::Permissions::from_mode(0o644)).unwrap();
+            taken.narrow_database().unwrap();
+            let below = taken.below("models").unwrap();
+            let files = [taken.database(), path.join("identity"), path.join("lock")];
+            assert_eq!(mode(&below), 0o700);
+            assert!(files.iter().all(|file| mode(file) == 0o600), "{name}");
+        }
+    }
 }
 
 #[test]
@@ -81,4 +109,40 @@ fn a_data_folder_that_cannot_be_is_named() {
     let refused = DataFolder::take(&file.join("below"), &Identifiers::default());
     let Err(error @ StartError::DataFolder { .. }) = refused else { panic!("{refused:?}") };
     assert!(error.to_string().contains("--data-dir"), "{error}");
+}
+
+#[tokio::test]
+async fn a_store_that_was_lost_is_not_begun_anew_without_a_word() {
+    let outer = tempfile::tempdir().unwrap();
+    let file = outer.path().join("jobs.sqlite");
+    let look = async || {
+        let folder = DataFolder::take(outer.path(), &Identifiers::default()).unwrap();
+        let store = SqliteStore::open(&file, StoreSettings::default()).await.unwrap();
+        let checked = known_work::check(&folder, &store).await;
+        store.close().await;
+        checked.and_then(|()| folder.keep_identity())
+    };
+    let removed = || {
+        for tail in ["", "-wal", "-shm"] {
+            let _ = fs::remove_file(outer.path().join(format!("jobs.sqlite{tail}")));
+        }
+    };
+    // A first start, one that ended before its store was there, and a second one.
+    look().await.unwrap();
+    look().await.unwrap();
+    removed();
+    let lost = look().await.unwrap_err().to_string();
+    assert!(lost.contains("--begin-anew") && lost.contains("jobs.sqlite"), "{lost}");
+    // Emptied, which opening made of what was removed, is as bad; until somebody begins anew.
+    fs::remove_file(outer.path().join("identity")).unwrap();
+    look().await.unwrap();
+    // As where the log was lost: the store is there, and knows none of the work that lies here.
+    let job = outer.path().join("jobs/0198c5f0-0000-7000-8000-000000000001/state");
+    fs::create_dir_all(&job).unwrap();
+    let lost = look().await.unwrap_err().to_string();
+    assert!(lost.contains("1 jobs") && lost.contains("0198c5f0"), "{lost}");
+    assert!(job.is_dir(), "nothing is removed");
+    fs::remove_dir_all(outer.path().join("jobs")).unwrap();
+    fs::create_dir_all(outer.path().join("jobs/something else")).unwrap();
+    look().await.unwrap();
 }

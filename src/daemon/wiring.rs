@@ -8,9 +8,9 @@ use tokio::sync::watch;
 use super::StartError;
 use crate::{
     api::ApiParts,
-    auth::Authenticator,
+    auth::{Authenticator, Role, TokenFileError},
     catalogue::{BUILTIN, Catalogue},
-    config::Settings,
+    config::{CertificateRole, Settings},
     jobs::Clock,
     publishing::{ObjectPublisher, PublisherSettings},
     server::{self, CallObserver, Reloader, Server, ServerParts, ServerSettings, TlsSettings},
@@ -42,10 +42,7 @@ pub(super) async fn open(
     parts: FrontParts,
     steps: &Steps,
 ) -> Result<Front, StartError> {
-    let authenticator = match &settings.authentication.token_file {
-        Some(path) => Authenticator::from_file(path, parts.clock).await?,
-        None => Authenticator::none(),
-    };
+    let authenticator = authenticator(settings, parts.clock).await?;
     let server_settings = server_settings(settings);
     let server_parts = ServerParts {
         services: server::services(&server_settings, parts.api),
@@ -58,6 +55,35 @@ pub(super) async fn open(
     let serving = server.serve(steps.refuse.clone(), steps.abort.clone());
     let serving = serving.map(|served| served.map_err(|error| error.to_string())).boxed();
     Ok(Front { address, serving, reloader })
+}
+
+/// Who may call: those in the token file; without one whoever shows a client certificate, where the
+/// server asks for them; without either everybody.
+pub async fn authenticator(
+    settings: &Settings,
+    clock: Clock,
+) -> Result<Authenticator, TokenFileError> {
+    let authentication = &settings.authentication;
+    Ok(match (&authentication.token_file, &settings.tls.client_ca) {
+        (Some(path), _) => Authenticator::from_file(path, clock).await?,
+        (None, Some(_)) => {
+            let roles = authentication.certificate_roles.iter().copied().map(Role::from).collect();
+            tracing::info!(?roles, "each client certificate is a principal of its own");
+            Authenticator::from_certificates(roles)
+        }
+        (None, None) => Authenticator::none(),
+    })
+}
+
+impl From<CertificateRole> for Role {
+    fn from(role: CertificateRole) -> Self {
+        match role {
+            CertificateRole::Read => Self::Read,
+            CertificateRole::Generate => Self::Generate,
+            CertificateRole::Submit => Self::Submit,
+            CertificateRole::Admin => Self::Admin,
+        }
+    }
 }
 
 fn server_settings(settings: &Settings) -> ServerSettings {
@@ -76,6 +102,12 @@ fn server_settings(settings: &Settings) -> ServerSettings {
         max_message_bytes: server.max_message_bytes,
         max_concurrent_streams: server.max_concurrent_streams,
         max_connections: server.max_connections,
+        max_connections_of_address: server
+            .max_connections_of_address
+            .unwrap_or(server.max_connections / 4)
+            .max(1),
+        max_connection_idle: server.max_connection_idle,
+        max_connection_age: server.max_connection_age,
         reflection: server.reflection,
         ..ServerSettings::default()
     }
@@ -119,8 +151,9 @@ fn code_name(code: tonic::Code) -> &'static str {
 const BUILTIN_LICENSE: &str = "apache-2.0";
 
 /// What publishes results.
-pub(super) fn publisher(storages: Arc<Storages>) -> Arc<dyn Publisher> {
-    let mut settings = PublisherSettings::from(storages.settings());
+pub(super) fn publisher(storages: Arc<Storages>, outputs: Vec<String>) -> Arc<dyn Publisher> {
+    let transfer = PublisherSettings::from(storages.settings());
+    let mut settings = PublisherSettings { outputs, ..transfer };
     settings.licenses.insert(BUILTIN.to_owned(), BUILTIN_LICENSE.to_owned());
     Arc::new(ObjectPublisher::new(storages, settings))
 }

@@ -10,7 +10,7 @@ use candle_core::{D, Tensor};
 use rayon::prelude::*;
 
 use super::{
-    EngineError,
+    CancelFlag, EngineError,
     model::{ProjectedText, Unet},
     schedule::{NoiseSource, Schedule},
 };
@@ -36,15 +36,30 @@ pub(super) fn cells(latent: &Tensor) -> Result<usize, EngineError> {
     Ok(latent.dim(D::Minus2)? * latent.dim(D::Minus1)?)
 }
 
-/// The results of passes by a U-Net, in their order: as many side by side as it has thrift for.
+/// The results of passes by a U-Net, in their order: as many side by side as its memory policy allows.
 pub(super) fn side_by_side<P: Sync, R: Send>(
     unet: &Unet,
     passes: &[P],
     pass: impl Fn(&P) -> Result<R, EngineError> + Sync,
 ) -> Result<Vec<R>, EngineError> {
-    let at_once = unet.thrift().passes.map_or(usize::MAX, NonZeroUsize::get);
+    in_rounds(unet, passes, None, pass)
+}
+
+/// The same, no more side by side than there are threads, with a rest after each round where there
+/// is a flag to rest by.
+fn in_rounds<P: Sync, R: Send>(
+    unet: &Unet,
+    passes: &[P],
+    resting: Option<&CancelFlag>,
+    pass: impl Fn(&P) -> Result<R, EngineError> + Sync,
+) -> Result<Vec<R>, EngineError> {
+    let threads = if resting.is_some() { rayon::current_num_threads() } else { usize::MAX };
+    let at_once = unet.memory_policy().passes.map_or(usize::MAX, NonZeroUsize::get).min(threads);
     let mut results = Vec::with_capacity(passes.len());
-    for passes in passes.chunks(at_once) {
+    for (round, passes) in passes.chunks(at_once).enumerate() {
+        if let Some(flag) = resting.filter(|_| round > 0) {
+            flag.rest()?;
+        }
         let of_these = passes.par_iter().map(&pass).collect::<Result<Vec<_>, _>>()?;
         results.extend(of_these);
     }
@@ -76,6 +91,8 @@ pub(super) struct Denoiser<'a> {
     pub(super) unet: &'a Unet,
     pub(super) schedule: &'a Schedule,
     pub(super) evaluations: &'a EvaluationCounter,
+    /// Looked at between the passes of a large batch, where there is one.
+    pub(super) resting: Option<&'a CancelFlag>,
 }
 
 impl Denoiser<'_> {
@@ -90,12 +107,21 @@ impl Denoiser<'_> {
         step: StepIndex,
         text: &ProjectedText,
     ) -> Result<Tensor, EngineError> {
-        let timestep = self.schedule.timestep(step).0 as f64;
+        self.predict_at(z, self.schedule.timestep(step).0 as f64, text)
+    }
+
+    /// [`Denoiser::predict`] at a timestep that may lie between the trained ones.
+    fn predict_at(
+        &self,
+        z: &Tensor,
+        timestep: f64,
+        text: &ProjectedText,
+    ) -> Result<Tensor, EngineError> {
         let batch = z.dim(0)?;
         self.evaluations.add(batch);
         let samples = samples_a_pass(batch, cells(z)?);
         let starts: Vec<usize> = (0..batch).step_by(samples).collect();
-        let parts = side_by_side(self.unet, &starts, |&start| {
+        let parts = in_rounds(self.unet, &starts, self.resting, |&start| {
             let count = samples.min(batch - start);
             self.unet.forward_projected(
                 &z.narrow(0, start, count)?,
@@ -114,8 +140,17 @@ impl Denoiser<'_> {
         step: StepIndex,
         text: &ProjectedText,
     ) -> Result<(Tensor, Tensor), EngineError> {
+        self.predict_pair_at(z, self.schedule.timestep(step).0 as f64, text)
+    }
+
+    fn predict_pair_at(
+        &self,
+        z: &Tensor,
+        timestep: f64,
+        text: &ProjectedText,
+    ) -> Result<(Tensor, Tensor), EngineError> {
         let batch = z.dim(0)?;
-        let both = self.predict(&Tensor::cat(&[z, z], 0)?, step, text)?;
+        let both = self.predict_at(&Tensor::cat(&[z, z], 0)?, timestep, text)?;
         Ok((both.narrow(0, 0, batch)?, both.narrow(0, batch, batch)?))
     }
 
@@ -137,10 +172,20 @@ impl Denoiser<'_> {
         step: StepIndex,
         guidance: &Guidance,
     ) -> Result<Tensor, EngineError> {
+        self.guided_output_at(z, self.schedule.timestep(step).0 as f64, guidance)
+    }
+
+    /// [`Denoiser::guided_output`] at a timestep that may lie between the trained ones.
+    pub(super) fn guided_output_at(
+        &self,
+        z: &Tensor,
+        timestep: f64,
+        guidance: &Guidance,
+    ) -> Result<Tensor, EngineError> {
         if !guides(guidance.scale) {
-            return self.predict(z, step, &guidance.text);
+            return self.predict_at(z, timestep, &guidance.text);
         }
-        let (conditional, unconditional) = self.predict_pair(z, step, &guidance.text)?;
+        let (conditional, unconditional) = self.predict_pair_at(z, timestep, &guidance.text)?;
         guide(&conditional, &unconditional, guidance.scale)
     }
 }
@@ -206,10 +251,23 @@ pub(super) fn initial_latents(
     shape: [usize; 3],
     device: &candle_core::Device,
 ) -> Result<Tensor, EngineError> {
+    let mut sources: Vec<_> = seeds.iter().map(|&seed| NoiseSource::new(seed)).collect();
+    draw_each(&mut sources, shape, device)
+}
+
+/// The next noise of each generator, one sample each.
+///
+/// # Shapes
+/// `[sources, channels, h, w]`.
+pub(super) fn draw_each(
+    sources: &mut [NoiseSource],
+    shape: [usize; 3],
+    device: &candle_core::Device,
+) -> Result<Tensor, EngineError> {
     let [channels, height, width] = shape;
-    let each = seeds
-        .iter()
-        .map(|seed| NoiseSource::new(*seed).randn_tensor(&[1, channels, height, width], device))
+    let each = sources
+        .iter_mut()
+        .map(|source| source.randn_tensor(&[1, channels, height, width], device))
         .collect::<Result<Vec<_>, _>>()?;
     Ok(Tensor::cat(&each, 0)?)
 }

@@ -1,9 +1,6 @@
 //! What can go wrong with tensors, by meaning for the caller.
 
-use super::{
-    device::{ComputeType, DeviceChoice},
-    state::StateError,
-};
+use super::{ComputeType, DeviceChoice, StateError};
 use crate::spec::{FileError, SpecError};
 
 /// Why the engine could not do its work.
@@ -42,7 +39,7 @@ pub enum EngineError {
         "{location} has no safetensors weights for \"{component}\" (looked for {looked_for}); {remedy}"
     )]
     MissingWeights {
-        /// The folder.
+        /// The model folder.
         location: String,
         /// The part, such as `unet`.
         component: String,
@@ -54,7 +51,7 @@ pub enum EngineError {
     /// A JSON file cannot be used.
     #[error("{file}: {message}")]
     Config {
-        /// The file.
+        /// Path of the file.
         file: String,
         /// The field, the value, the limit.
         message: String,
@@ -62,7 +59,7 @@ pub enum EngineError {
     /// A safetensors file is damaged or hostile.
     #[error("{file} is not a whole safetensors file: {message}")]
     DamagedWeights {
-        /// The file.
+        /// Path of the file.
         file: String,
         /// What is wrong.
         message: String,
@@ -79,12 +76,12 @@ pub enum EngineError {
         /// The shape that the config asks for.
         expected: Vec<usize>,
     },
-    /// A file holds a tensor that the architecture has no place for.
+    /// A file of edited tensors holds one that the model has no place for.
     #[error(
         "{file} holds the tensor \"{name}\" of shape {found:?}, which the config has no place for ({count} in all)"
     )]
     SurplusTensor {
-        /// The file.
+        /// Path of the file.
         file: String,
         /// The first such name.
         name: String,
@@ -96,7 +93,7 @@ pub enum EngineError {
     /// A tensor has another shape than the config asks for.
     #[error("{file}: tensor \"{name}\" has shape {found:?}, the config asks for {expected:?}")]
     MisshapenTensor {
-        /// The file.
+        /// Path of the file.
         file: String,
         /// Its name.
         name: String,
@@ -110,7 +107,7 @@ pub enum EngineError {
         "{file}: tensor \"{name}\" holds {value} at element {element}; the file is damaged, fetch it again"
     )]
     NonFiniteWeight {
-        /// The file.
+        /// Path of the file.
         file: String,
         /// The tensor.
         name: String,
@@ -119,12 +116,24 @@ pub enum EngineError {
         /// The value.
         value: f32,
     },
+    /// Weights that are all numbers gave something that is none.
+    #[error(
+        "{location} computed {computed} with the value {value}: its weights are too large to compute with; fetch the model again, or on CUDA compute in f32 or bf16"
+    )]
+    NonFiniteOutput {
+        /// The part of the model, such as `folder/unet`.
+        location: String,
+        /// What it computed, such as "a picture".
+        computed: &'static str,
+        /// NaN or infinity.
+        value: f64,
+    },
     /// A weight is stored in a type that we do not compute with.
     #[error(
         "{file}: tensor \"{name}\" is stored as {dtype}, which is not supported; save the model in F32, F16 or BF16"
     )]
     UnsupportedDtype {
-        /// The file.
+        /// Path of the file.
         file: String,
         /// The tensor.
         name: String,
@@ -191,7 +200,7 @@ pub enum EngineError {
         measure: &'static str,
         /// Its value.
         value: f64,
-        /// The limit.
+        /// The threshold that was exceeded.
         limit: f64,
     },
     /// The run changed what it should not.
@@ -201,19 +210,23 @@ pub enum EngineError {
     WreckedModel {
         /// The damage measure.
         value: f64,
-        /// The limit.
+        /// The threshold that was exceeded.
         limit: f64,
     },
-    /// The run does not fit into the memory that it may take, however it saves.
+    /// The work does not fit into the memory that it may take, however it saves.
     #[error(
-        "the erasure needs at least {} of memory and may take {}; raise the memory limit, choose a narrower scope or a smaller batch, or compute with fewer threads",
+        "{work} needs at least {} of memory and may take {}; raise the memory limit, or {remedy}",
         mebibytes(*.need), mebibytes(*.limit)
     )]
     MemoryLimit {
-        /// Bytes that the leanest way to run it takes.
+        /// What does not fit, such as "the erasure".
+        work: &'static str,
+        /// Bytes that the leanest way to do it takes.
         need: u64,
         /// Bytes that it may take.
         limit: u64,
+        /// What else to ask for.
+        remedy: &'static str,
     },
     /// The scope names no tensor of this model.
     #[error(
@@ -228,12 +241,30 @@ pub enum EngineError {
         "{location} has no \"clip\" folder to judge with; put a CLIPModel (transformers layout) there or judge on a model that has one"
     )]
     NoJudge {
-        /// The folder.
+        /// The model folder.
         location: String,
     },
+    /// The autoencoder has no encoder, so that nothing can begin with a picture.
+    #[error(
+        "the model's \"vae\" folder holds no tensor of the encoder, which reads pictures; fetch the whole autoencoder, or begin without a picture"
+    )]
+    NoEncoder,
     /// The tensor library refused an operation.
     #[error("tensor operation failed: {0}")]
     Tensor(#[from] candle_core::Error),
+}
+
+impl EngineError {
+    /// The same of a network in training, whose weights are the run's own: what they overflow in is
+    /// no fault of the model's.
+    pub(super) fn in_update(self, update: usize) -> Self {
+        match self {
+            Self::NonFiniteOutput { computed, value, .. } => {
+                Self::NotFinite { what: computed, value, update }
+            }
+            other => other,
+        }
+    }
 }
 
 /// Rounded up, so that what is given as the limit is enough.

@@ -1,4 +1,5 @@
-//! Drawing pictures: diffusers' `StableDiffusionPipeline.__call__` with DDIM.
+//! Drawing pictures: `__call__` of diffusers' `StableDiffusionPipeline` with the sampler asked for, and
+//! of `StableDiffusionImg2ImgPipeline` where they begin with a picture.
 
 use std::{collections::BTreeMap, num::NonZeroUsize};
 
@@ -6,12 +7,17 @@ use candle_core::Tensor;
 use rayon::prelude::*;
 
 use super::{
-    EngineError, Pipeline, RunContext,
-    denoise::{Denoiser, EvaluationCounter, Guidance, initial_latents},
+    CancelFlag, EngineError, Pipeline, RunContext,
+    denoise::{Denoiser, EvaluationCounter, Guidance, draw_each},
+    finite,
+    model::MemoryPolicy,
+    sampler,
+    schedule::NoiseSource,
+    start::Start,
 };
 use crate::{
     outcome::{Phase, Picture},
-    spec::{GenerateSpec, StepIndex},
+    spec::GenerateSpec,
 };
 
 /// Pictures that are denoised side by side at the model's own size of 64 latent cells; smaller
@@ -19,10 +25,32 @@ use crate::{
 const CELLS_AT_ONCE: usize = 64 * 64 * 2;
 
 /// Pictures that are decoded in a pass.
-const DECODED: usize = 4;
+pub(super) const DECODED: usize = 4;
 
 /// Longer side of a preview at most, in pixels.
 const PREVIEW_PIXELS: usize = 128;
+
+/// How pictures are decoded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Decode {
+    /// Each in one piece, so many in a pass and so many passes side by side.
+    Whole {
+        /// Of a pass.
+        pictures: usize,
+        /// Side by side.
+        passes: usize,
+    },
+    /// One after the other, each in tiles that overlap.
+    Tiled,
+}
+
+/// How a drawing stays within its memory. But for tiles, the pictures are the same to the last bit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct DrawingPolicy {
+    pub(super) decode: Decode,
+    /// Most passes of the U-Net side by side; none where every thread may take one.
+    pub(super) passes: Option<NonZeroUsize>,
+}
 
 /// What a caller is handed while its pictures are drawn.
 #[derive(Debug, Clone, PartialEq)]
@@ -31,14 +59,14 @@ pub enum Drawn {
     Preview {
         /// Which picture of the spec, from 0.
         index: usize,
-        /// It.
+        /// The picture.
         picture: Picture,
     },
     /// A finished picture.
     Picture {
         /// Which picture of the spec, from 0.
         index: usize,
-        /// It.
+        /// The picture.
         picture: Picture,
     },
 }
@@ -47,6 +75,7 @@ pub enum Drawn {
 pub(super) fn generate(
     pipeline: &Pipeline,
     spec: &GenerateSpec,
+    policy: DrawingPolicy,
     context: &mut RunContext<'_>,
 ) -> Result<(Vec<Picture>, u64), EngineError> {
     let mut pictures = Vec::with_capacity(spec.pictures.len());
@@ -55,7 +84,7 @@ pub(super) fn generate(
             pictures.push(picture);
         }
     };
-    let evaluations = generate_each(pipeline, spec, None, &mut keep, context)?;
+    let evaluations = generate_each(pipeline, (spec, policy), None, &mut keep, context)?;
     Ok((pictures, evaluations))
 }
 
@@ -63,20 +92,41 @@ pub(super) fn generate(
 /// of each every so many steps, where they are asked for. Gives the evaluations that it took.
 pub(super) fn generate_each(
     pipeline: &Pipeline,
-    spec: &GenerateSpec,
+    (spec, policy): (&GenerateSpec, DrawingPolicy),
     preview_every: Option<NonZeroUsize>,
     hand_over: &mut dyn FnMut(Drawn),
     context: &mut RunContext<'_>,
 ) -> Result<u64, EngineError> {
     spec.validate()?;
-    let shape = pipeline.latent_shape(spec.size)?;
-    let schedule = pipeline.scheduler.schedule(spec.steps)?;
+    let kind = pipeline.sampling.kind(spec.sampler);
+    let open = || sampler::open(kind, &pipeline.sampling, &pipeline.scheduler, spec.steps);
+    let evaluations = open()?.timesteps().len();
+    context.check()?;
+    let start = Start::of(pipeline, spec)?;
+    let shape = start.shape()?;
+    let steps = start.first_step()..evaluations;
+    // The network's passes alone: the sampler steps.
+    let schedule = pipeline.scheduler.schedule(1)?;
+    let few_passes = match policy.passes {
+        None => None,
+        passes => {
+            let policy = MemoryPolicy { passes, ..MemoryPolicy::default() };
+            Some(pipeline.with_memory_policy(policy)?)
+        }
+    };
+    let pipeline = few_passes.as_ref().unwrap_or(pipeline);
     let counter = EvaluationCounter::default();
-    let denoiser = Denoiser { unet: &pipeline.unet, schedule: &schedule, evaluations: &counter };
+    let cancel = context.cancel.clone();
+    let denoiser = Denoiser {
+        unet: &pipeline.unet,
+        schedule: &schedule,
+        evaluations: &counter,
+        resting: Some(&cancel),
+    };
     let unconditional = pipeline.encode_prompts(&[&spec.negative_prompt])?;
 
-    let at_once = (CELLS_AT_ONCE / (shape[1] * shape[2])).clamp(1, 32);
-    let total = spec.pictures.len() * spec.steps;
+    let at_once = group_size([shape[1], shape[2]]);
+    let total = spec.pictures.len() * steps.len();
     let mut done = 0;
     let mut first = 0;
     context.advance(Phase::Draw, 0, total)?;
@@ -85,23 +135,37 @@ pub(super) fn generate_each(
         let seeds: Vec<u64> = group.iter().map(|(_, seed)| *seed).collect();
         let text = encode_distinct(pipeline, &prompts)?;
         let guidance = Guidance::new(&pipeline.unet, &text, &unconditional, spec.guidance_scale)?;
-        let mut z = initial_latents(&seeds, shape, &pipeline.device)?;
-        for step in 0..schedule.len() {
-            let at = StepIndex(step);
-            let output = denoiser.guided_output(&z, at, &guidance)?;
-            let shown = step + 1 < schedule.len()
-                && preview_every.is_some_and(|every| (step + 1).is_multiple_of(every.get()));
+        let mut sources: Vec<_> = seeds.iter().map(|&seed| NoiseSource::new(seed)).collect();
+        let mut sampler = open()?;
+        let mut z = start.latents(sampler.as_ref(), &mut sources, &pipeline.device)?;
+        for step in steps.clone() {
+            let timestep = sampler.timesteps().get(step).copied().unwrap_or_default();
+            let input = sampler.scale_input(step, &z)?;
+            let output = denoiser.guided_output_at(&input, timestep, &guidance)?;
+            // From the generators that the picture began with, as in diffusers.
+            let noise = if sampler.takes_noise(step) {
+                Some(draw_each(&mut sources, shape, &pipeline.device)?)
+            } else {
+                None
+            };
+            let stepped = sampler.step(step, &output, &z, noise.as_ref())?;
+            let taken = step + 1 - steps.start;
+            let shown = taken < steps.len()
+                && preview_every.is_some_and(|every| taken.is_multiple_of(every.get()));
             if shown {
-                let x0 = schedule.predict_x0(at, &output, &z)?;
-                for (index, picture) in preview(pipeline, &x0)?.into_iter().enumerate() {
+                let previews = preview(pipeline, &stepped.x0, policy.decode, &cancel)?;
+                for (index, picture) in previews.into_iter().enumerate() {
                     hand_over(Drawn::Preview { index: first + index, picture });
                 }
             }
-            z = schedule.step(at, &output, &z)?;
+            // Predictions that are numbers may still add up to more than one holds.
+            finite::check(&pipeline.unet_tensors.location, "a latent", &stepped.latents)?;
+            z = stepped.latents;
             done += group.len();
             context.advance(Phase::Draw, done, total)?;
         }
-        for (index, picture) in decode(pipeline, &z)?.into_iter().enumerate() {
+        let pictures = decode_resting(pipeline, &z, policy.decode, &cancel)?;
+        for (index, picture) in pictures.into_iter().enumerate() {
             hand_over(Drawn::Picture { index: first + index, picture });
         }
         first += group.len();
@@ -109,18 +173,33 @@ pub(super) fn generate_each(
     Ok(counter.get())
 }
 
+/// Pictures that are denoised side by side, of latents of this height and width.
+pub(super) fn group_size([height, width]: [usize; 2]) -> usize {
+    (CELLS_AT_ONCE / (height * width).max(1)).clamp(1, 32)
+}
+
 /// Small pictures of clean latents. The latents are shrunk before they are decoded, so that a
 /// preview costs little beside a step.
-fn preview(pipeline: &Pipeline, latents: &Tensor) -> Result<Vec<Picture>, EngineError> {
+fn preview(
+    pipeline: &Pipeline,
+    latents: &Tensor,
+    way: Decode,
+    cancel: &CancelFlag,
+) -> Result<Vec<Picture>, EngineError> {
     let (_, _, height, width) = latents.dims4()?;
     let pixels = height.max(width) * pipeline.vae.factor();
     let shrink = pixels.div_ceil(PREVIEW_PIXELS);
     // A thin picture cannot be shrunk below one cell.
     let shrink = shrink.min(height.min(width)).max(1);
+    // Smaller than a tile.
+    let way = match way {
+        Decode::Whole { .. } => way,
+        Decode::Tiled => Decode::Whole { pictures: 1, passes: 1 },
+    };
     if shrink == 1 {
-        return decode(pipeline, latents);
+        return decode_resting(pipeline, latents, way, cancel);
     }
-    decode(pipeline, &latents.avg_pool2d(shrink)?)
+    decode_resting(pipeline, &latents.avg_pool2d(shrink)?, way, cancel)
 }
 
 /// Prompts often repeat within a group; each is encoded once.
@@ -143,18 +222,40 @@ fn encode_distinct(pipeline: &Pipeline, prompts: &[&str]) -> Result<Tensor, Engi
 
 /// Latents to 8-bit pictures (diffusers `VaeImageProcessor.postprocess`).
 pub(super) fn decode(pipeline: &Pipeline, latents: &Tensor) -> Result<Vec<Picture>, EngineError> {
+    let whole = Decode::Whole { pictures: DECODED, passes: rayon::current_num_threads() };
+    decode_resting(pipeline, latents, whole, &CancelFlag::default())
+}
+
+/// The same in the way that was planned, with a rest after each round.
+fn decode_resting(
+    pipeline: &Pipeline,
+    latents: &Tensor,
+    way: Decode,
+    cancel: &CancelFlag,
+) -> Result<Vec<Picture>, EngineError> {
     let latents = (latents / pipeline.vae.config().scaling_factor)?;
     let batch = latents.dim(0)?;
-    let starts: Vec<usize> = (0..batch).step_by(DECODED).collect();
-    let parts = starts
-        .into_par_iter()
-        .map(|start| {
-            let count = DECODED.min(batch - start);
-            let decoded = pipeline.vae.decode(&latents.narrow(0, start, count)?)?;
-            to_pictures(&decoded)
-        })
-        .collect::<Result<Vec<_>, EngineError>>()?;
-    Ok(parts.concat())
+    let (at_once, rounds) = match way {
+        Decode::Whole { pictures, passes } => (pictures, passes),
+        Decode::Tiled => (1, 1),
+    };
+    let starts: Vec<usize> = (0..batch).step_by(at_once).collect();
+    let mut pictures = Vec::with_capacity(batch);
+    for (round, starts) in starts.chunks(rounds).enumerate() {
+        if round > 0 {
+            cancel.rest()?;
+        }
+        let decode_pass = |start: &usize| {
+            let latents = latents.narrow(0, *start, at_once.min(batch - start))?;
+            to_pictures(&match way {
+                Decode::Whole { .. } => pipeline.vae.decode(&latents)?,
+                Decode::Tiled => pipeline.vae.decode_tiled(&latents)?,
+            })
+        };
+        let parts = starts.par_iter().map(decode_pass).collect::<Result<Vec<_>, EngineError>>()?;
+        pictures.extend(parts.into_iter().flatten());
+    }
+    Ok(pictures)
 }
 
 /// −1 … 1, `[batch, 3, H, W]`, to 8 bits.

@@ -6,16 +6,23 @@ use candle_core::{DType, Device, Tensor};
 
 use super::{
     Compute, EngineError,
-    checkpoint::{StoredTensors, read_component, read_large_component, read_text},
-    judge::Judges,
+    checkpoint::{StoredTensor, StoredTensors, read_text},
+    judge::{JudgeParts, Judges},
     model::{
-        ClipTextConfig, ClipTextModel, ClipTokenizer, Origin, Thrift, Unet, UnetConfig, Vae,
+        ClipTextConfig, ClipTextModel, ClipTokenizer, MemoryPolicy, Origin, Unet, UnetConfig, Vae,
         VaeConfig, Weights,
     },
     ops,
+    part::{Part, variants},
+    python_json,
+    sampler::SamplerConfig,
     schedule::Ddim,
+    wording::Reader,
 };
-use crate::spec::{ModelFiles, SpecError, Vocabulary};
+use crate::{
+    outcome::DeviceKind,
+    spec::{ModelFiles, SpecError, Vocabulary},
+};
 
 /// The parts of diffusers' `StableDiffusionPipeline`, and what Keystep reads beside them: the
 /// vocabulary and the judges. Cloning shares every tensor.
@@ -41,18 +48,28 @@ pub struct Pipeline {
     pub text_encoder: Arc<ClipTextModel>,
     /// Prompts to token ids.
     pub tokenizer: Arc<ClipTokenizer>,
-    /// The sampler.
+    /// The trained noise schedule, and DDIM on it, which scores and training use.
     pub scheduler: Arc<Ddim>,
+    /// What pictures are drawn with, where a drawing does not say.
+    pub sampling: Arc<SamplerConfig>,
     /// What can judge its pictures; may be empty.
     pub judges: Arc<Judges>,
     /// Bytes of all weights of all parts, as loaded.
     pub weight_bytes: u64,
+    /// Of them, those of this pipeline that it shares with no other that it was made of.
+    pub own_bytes: u64,
+    /// Bytes that the process may take, its weights included, where there is a limit.
+    pub memory_limit: Option<u64>,
     /// The words it is known to draw; empty when the folder does not say.
     pub vocabulary: Vocabulary,
+    /// What about its folder is odd and no hindrance, such as tensors that no network has a place
+    /// for, and fields that are read otherwise than they stand there; for whoever loads it to tell.
+    pub warnings: Vec<String>,
 }
 
 impl Pipeline {
-    /// Reads every part. `variant` is diffusers' (such as `fp16`).
+    /// Reads every part. `variant` is diffusers' (such as `fp16`); where some parts have it, the
+    /// others are read without.
     pub fn load(
         files: &dyn ModelFiles,
         variant: Option<&str>,
@@ -68,12 +85,16 @@ impl Pipeline {
         // Every config is read and checked before the first weight.
         let (json, file) = config_of("unet", "config.json")?;
         let unet_config = UnetConfig::parse(&json, &file)?;
+        let mut warnings: Vec<String> = unet_config.repairs(&file).into_iter().collect();
         let (json, file) = config_of("vae", "config.json")?;
         let vae_config = VaeConfig::parse(&json, &file)?;
         let (json, file) = config_of("text_encoder", "config.json")?;
         let text_config = ClipTextConfig::parse(&json, &file)?;
         let (json, scheduler_file) = config_of("scheduler", "scheduler_config.json")?;
-        let scheduler = Ddim::from_config(&json, &scheduler_file)?;
+        let scheduler = Ddim::for_pipeline(&json, &scheduler_file)?;
+        let sampling = SamplerConfig::parse(&json, &scheduler_file)?;
+        warnings.extend_from_slice(scheduler.repairs());
+        warnings.extend(sampling.foreign_class());
         if text_config.hidden_size != unet_config.cross_attention_dim {
             return Err(EngineError::Config {
                 file,
@@ -96,28 +117,29 @@ impl Pipeline {
                 ),
             });
         }
-        let tokenizer = ClipTokenizer::from_files(files, "tokenizer")?;
-        if tokenizer.vocabulary_size() > text_config.vocab_size {
-            return Err(EngineError::Config {
-                file,
-                message: format!(
-                    "vocab_size is {}, the tokenizer has {} entries; the parts do not belong \
-                     together",
-                    text_config.vocab_size,
-                    tokenizer.vocabulary_size()
-                ),
-            });
-        }
+        let tokenizer = ClipTokenizer::for_encoder(files, "tokenizer", &text_config, &file)?;
+        warnings.extend(tokenizer.repair().map(str::to_owned));
         let vocabulary = read_vocabulary(files)?;
 
-        let unet_tensors = read_large_component(files, "unet", variant, &Device::Cpu)?;
+        // Every header before the first weight.
+        let of = variants(files, ["unet", "vae", "text_encoder"], variant, &mut warnings)?;
+        let [unet_of, vae_of, text_of] = of;
+        let unet = |w: &Weights| Unet::new(w, &unet_config);
+        let unet_part = Part::find(files, unet_of, |w| unet(w).map(drop), &mut warnings)?;
+        let vae = |w: &Weights| Vae::new(w, &vae_config);
+        let vae_part = Part::find(files, vae_of, |w| vae(w).map(drop), &mut warnings)?;
+        let text = |w: &Weights| ClipTextModel::new(w, &text_config);
+        let text_part = Part::find(files, text_of, |w| text(w).map(drop), &mut warnings)?;
+        let judges = JudgeParts::find(files, &vocabulary, &mut warnings)?;
+
+        let unet_tensors = unet_part.read_large(&Device::Cpu)?;
         let unet_weights = unet_tensors.placed(device, compute.dtype, None)?;
-        let unet = Unet::new(&Weights::frozen(&unet_weights), &unet_config)?;
-        let vae_tensors = read_component(files, "vae", variant, device)?;
-        let vae = Vae::new(&Weights::frozen(&vae_tensors), &vae_config)?;
-        let text_tensors = read_component(files, "text_encoder", variant, device)?;
-        let text_encoder = ClipTextModel::new(&Weights::frozen(&text_tensors), &text_config)?;
-        let judges = Judges::load(files, &vocabulary, device)?;
+        let unet = unet(&Weights::frozen(&unet_weights))?;
+        let vae_tensors = vae_part.read(device)?;
+        let vae = vae(&Weights::frozen(&vae_tensors))?;
+        let text_tensors = text_part.read(device)?;
+        let text_encoder = text(&Weights::frozen(&text_tensors))?;
+        let judges = judges.read(device)?;
         let networks = [&unet_tensors, &vae_tensors, &text_tensors];
         let networks = networks.iter().map(|tensors| tensors.bytes()).sum::<u64>();
         let weight_bytes = networks + 4 * judges.parameters;
@@ -132,9 +154,13 @@ impl Pipeline {
             text_encoder: Arc::new(text_encoder),
             tokenizer: Arc::new(tokenizer),
             scheduler: Arc::new(scheduler),
+            sampling: Arc::new(sampling),
             judges: Arc::new(judges),
             weight_bytes,
+            own_bytes: weight_bytes,
+            memory_limit: None,
             vocabulary,
+            warnings,
         })
     }
 
@@ -149,7 +175,14 @@ impl Pipeline {
         let here = (&*self.unet_tensors, &*self.unet_weights);
         let weights = tensors.placed(&self.device, self.unet_dtype, Some(here))?;
         let unet = Unet::new(&Weights::frozen(&weights), self.unet.config())?;
+        let is_own = |(name, stored): &(&String, &StoredTensor)| {
+            let before = self.unet_tensors.tensors.get(*name);
+            before.is_none_or(|before| before.tensor.id() != stored.tensor.id())
+        };
+        let own = tensors.tensors.iter().filter(is_own);
+        let own_bytes = own.map(|(_, stored)| stored.bytes()).sum();
         Ok(Self {
+            own_bytes,
             unet: Arc::new(unet),
             unet_tensors: Arc::new(tensors),
             unet_weights: Arc::new(weights),
@@ -158,9 +191,22 @@ impl Pipeline {
     }
 
     /// The same pipeline, whose U-Net saves memory at the cost of time.
-    pub(super) fn with_thrift(&self, thrift: Thrift) -> Result<Self, EngineError> {
+    pub(super) fn with_memory_policy(
+        &self,
+        memory_policy: MemoryPolicy,
+    ) -> Result<Self, EngineError> {
         let unet = Unet::new(&Weights::frozen(&self.unet_weights), self.unet.config())?;
-        Ok(Self { unet: Arc::new(unet.with_thrift(thrift)), ..self.clone() })
+        Ok(Self { unet: Arc::new(unet.with_memory_policy(memory_policy)), ..self.clone() })
+    }
+
+    /// Reads texts as [`Pipeline::encode_prompts`] does.
+    pub(super) fn reader(&self) -> Reader<'_> {
+        Reader::new(&self.tokenizer, self.text_encoder.config())
+    }
+
+    /// What computes.
+    pub(super) fn device_kind(&self) -> DeviceKind {
+        if self.device.is_cuda() { DeviceKind::Cuda } else { DeviceKind::Cpu }
     }
 
     /// Text hidden states, `[prompts, tokens, channels]`.
@@ -181,38 +227,85 @@ impl Pipeline {
     /// `[channels, height, width]` of a latent for a picture of this size in pixels.
     pub fn latent_shape(&self, size: Option<(usize, usize)>) -> Result<[usize; 3], EngineError> {
         let config = self.unet.config();
-        let cells = match size {
-            None => (config.sample_size, config.sample_size),
+        let [height, width] = match size {
+            None => config.own_size(&format!("{}/unet/config.json", self.location))?,
             Some((width, height)) => {
                 let factor = self.vae.factor();
-                // Every level of the U-Net halves; what does not divide cannot come back up.
-                let multiple = factor << (config.block_out_channels.len() - 1);
                 for (field, pixels) in [("width", width), ("height", height)] {
-                    if pixels % multiple != 0 {
+                    if pixels == 0 || pixels % factor != 0 {
                         return Err(SpecError::one(
                             field,
                             format!(
-                                "{pixels} is not a multiple of {multiple}, as this model needs"
+                                "{pixels} is not a multiple of {factor}, by which this model's \
+                                 autoencoder shrinks a picture"
                             ),
                         )
                         .into());
                     }
                 }
-                (width / factor, height / factor)
+                [height / factor, width / factor]
             }
         };
-        Ok([config.in_channels, cells.1, cells.0])
+        Ok([config.in_channels, height, width])
     }
 }
 
-fn read_vocabulary(files: &dyn ModelFiles) -> Result<Vocabulary, EngineError> {
+pub(super) fn read_vocabulary(files: &dyn ModelFiles) -> Result<Vocabulary, EngineError> {
     const NAME: &str = "vocabulary.json";
     if !files.names().iter().any(|name| name == NAME) {
         return Ok(Vocabulary::default());
     }
     let file = format!("{}/{NAME}", files.location());
-    let vocabulary: Vocabulary = serde_json::from_str(&read_text(files, NAME)?)
-        .map_err(|error| EngineError::Config { file, message: error.to_string() })?;
-    vocabulary.validate()?;
+    // The file is the model's, so what is wrong in it is no fault of the request.
+    let wrong = |message: String| EngineError::Config { file: file.clone(), message };
+    let vocabulary: Vocabulary =
+        python_json::read(&read_text(files, NAME)?).map_err(|error| wrong(error.to_string()))?;
+    vocabulary.validate().map_err(|error| wrong(error.to_string()))?;
     Ok(vocabulary)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Cursor;
+
+    use super::*;
+    use crate::spec::{FileError, ReadSeek};
+
+    /// A folder with nothing but a vocabulary.
+    #[derive(Debug)]
+    struct Words {
+        names: [String; 1],
+        text: String,
+    }
+
+    impl ModelFiles for Words {
+        fn location(&self) -> &'static str {
+            "model"
+        }
+
+        fn names(&self) -> &[String] {
+            &self.names
+        }
+
+        fn open(&self, _: &str) -> Result<(Box<dyn ReadSeek>, u64), FileError> {
+            let bytes = self.text.clone().into_bytes();
+            let length = bytes.len() as u64;
+            Ok((Box::new(Cursor::new(bytes)), length))
+        }
+    }
+
+    #[test]
+    fn wrong_words_are_the_models_fault_and_their_list_ends() {
+        let words = vec!["\"cat\""; 990].join(", ");
+        let text = format!("{{\"objects\": [{words}], \"styles\": []}}");
+        let files = Words { names: ["vocabulary.json".to_owned()], text };
+        let error = read_vocabulary(&files).unwrap_err();
+        assert!(matches!(error, EngineError::Config { .. }), "{error}");
+        let text = error.to_string();
+        assert!(
+            text.starts_with("model/vocabulary.json: ") && text.ends_with("and 979 more"),
+            "{text}"
+        );
+        assert!(text.len() < 2_000, "{text}");
+    }
 }

@@ -1,24 +1,34 @@
 //! What an erasure will cost, from a model's configs and headers alone: no weight is read.
 
+mod decoder;
+mod dry_run;
 mod evaluations;
 mod memory;
 mod network;
 mod operations;
-mod rehearsal;
+mod work;
+
+pub use work::WorkMemory;
+pub(super) use work::{Drawing, drawing, erasure, judgement, scoring, spare};
 
 use std::collections::BTreeMap;
 
 use super::{
     EngineError, Pipeline,
-    checkpoint::{Measured, measure_component, measure_large_component, read_text},
-    judge,
-    model::{ClipTextConfig, Thrift, UnetConfig},
+    checkpoint::{Measured, read_text},
+    judge::JudgeParts,
+    model::{
+        ClipTextConfig, ClipTextModel, MemoryPolicy, Unet, UnetConfig, Vae, VaeConfig, Weights,
+    },
+    part::Part,
+    pipeline::read_vocabulary,
     schedule::Ddim,
     unlearn::{concept_walks, window_scores},
+    wording,
 };
 use crate::{
-    outcome::{Plan, Saving},
-    spec::{KeySteps, Method, ModelFiles, UnlearnSpec},
+    outcome::{MemorySavings, Plan},
+    spec::{KeySteps, Method, ModelFiles, Scope, UnlearnSpec},
 };
 use evaluations::Costs;
 use memory::{Arrangement, Demand};
@@ -27,11 +37,15 @@ use memory::{Arrangement, Demand};
 #[derive(Debug)]
 struct Sizes {
     unet: UnetConfig,
+    /// Height and width of a latent.
+    size: [usize; 2],
     scheduler: Ddim,
     /// Tokens of a prompt.
     tokens: usize,
     /// Numbers of each of the U-Net's tensors.
     tensors: Measured,
+    /// No tensor: what a network that only predicts has in scope.
+    none: BTreeMap<String, u64>,
     /// Bytes of all weights as they lie in memory.
     weights: u64,
 }
@@ -44,36 +58,57 @@ impl Sizes {
         };
         let (json, file) = config("unet/config.json")?;
         let unet = UnetConfig::parse(&json, &file)?;
+        let size = unet.own_size(&file)?;
         let (json, file) = config("text_encoder/config.json")?;
         let text = ClipTextConfig::parse(&json, &file)?;
         let (json, file) = config("scheduler/scheduler_config.json")?;
-        let scheduler = Ddim::from_config(&json, &file)?;
+        let scheduler = Ddim::for_pipeline(&json, &file)?;
 
-        let count = |measured: &Measured| measured.values().map(|n| *n as u64).sum::<u64>();
-        let tensors = measure_component(files, "unet", None)?;
-        let mut weights = measure_large_component(files, "unet", None)?;
-        for component in ["vae", "text_encoder"] {
-            weights += memory::NUMBER * count(&measure_component(files, component, None)?);
-        }
-        weights += memory::NUMBER * judge::count_parameters(files)?;
-        Ok(Self { unet, scheduler, tokens: text.max_position_embeddings, tensors, weights })
+        let (json, file) = config("vae/config.json")?;
+        let vae = VaeConfig::parse(&json, &file)?;
+
+        // They are told when the model is loaded.
+        let mut warnings = Vec::new();
+        let build = |w: &Weights| Unet::new(w, &unet).map(drop);
+        let part = Part::find(files, ("unet", None), build, &mut warnings)?;
+        let mut weights = part.large_bytes()?;
+        let tensors = part.into_tensors();
+        let build = |w: &Weights| Vae::new(w, &vae).map(drop);
+        let part = Part::find(files, ("vae", None), build, &mut warnings)?;
+        weights += memory::NUMBER * part.count();
+        let build = |w: &Weights| ClipTextModel::new(w, &text).map(drop);
+        let part = Part::find(files, ("text_encoder", None), build, &mut warnings)?;
+        weights += memory::NUMBER * part.count();
+        let vocabulary = read_vocabulary(files)?;
+        let judges = JudgeParts::find(files, &vocabulary, &mut warnings)?;
+        weights += memory::NUMBER * judges.parameters();
+        let (tokens, none) = (text.max_position_embeddings, BTreeMap::new());
+        Ok(Self { unet, size, scheduler, tokens, tensors, none, weights })
     }
 
-    /// Those of a model that is loaded.
-    fn of(pipeline: &Pipeline) -> Self {
+    /// Those of a model that is loaded, at its own size.
+    fn of(pipeline: &Pipeline) -> Result<Self, EngineError> {
+        let [_, height, width] = pipeline.latent_shape(None)?;
+        Ok(Self::at(pipeline, [height, width]))
+    }
+
+    /// The same for latents of this height and width, where the model may have no size of its own.
+    fn at(pipeline: &Pipeline, size: [usize; 2]) -> Self {
         let tensors = pipeline.unet_tensors.tensors.iter();
         Self {
+            size,
             unet: pipeline.unet.config().clone(),
             scheduler: Ddim::clone(&pipeline.scheduler),
             tokens: pipeline.text_encoder.config().max_position_embeddings,
             tensors: tensors.map(|(name, t)| (name.clone(), t.tensor.elem_count())).collect(),
+            none: BTreeMap::new(),
             weights: pipeline.weight_bytes,
         }
     }
 
     /// Numbers of a latent.
     fn latent(&self) -> u64 {
-        (self.unet.in_channels * self.unet.sample_size * self.unet.sample_size) as u64
+        self.latent_of(self.size)
     }
 
     /// Numbers of a prompt's hidden states.
@@ -81,12 +116,21 @@ impl Sizes {
         (self.tokens * self.unet.cross_attention_dim) as u64
     }
 
+    /// Numbers of a latent of this height and width.
+    fn latent_of(&self, size: [usize; 2]) -> u64 {
+        (self.unet.in_channels * size[0] * size[1]) as u64
+    }
+
     /// Numbers of each tensor in a spec's scope.
     fn scoped(&self, spec: &UnlearnSpec) -> Result<BTreeMap<String, u64>, EngineError> {
-        let inside = self.tensors.iter().filter(|(name, _)| spec.scope.contains(name));
+        self.scoped_by(&spec.scope)
+    }
+
+    fn scoped_by(&self, scope: &Scope) -> Result<BTreeMap<String, u64>, EngineError> {
+        let inside = self.tensors.iter().filter(|(name, _)| scope.contains(name));
         let scoped: BTreeMap<_, _> = inside.map(|(name, n)| (name.clone(), *n as u64)).collect();
         if scoped.is_empty() {
-            return Err(EngineError::EmptyScope { scope: spec.scope.to_string() });
+            return Err(EngineError::EmptyScope { scope: scope.to_string() });
         }
         Ok(scoped)
     }
@@ -100,6 +144,7 @@ impl Sizes {
     ) -> Result<Arrangement, EngineError> {
         let demand = Demand {
             config: &self.unet,
+            size: self.size,
             tokens: self.tokens,
             trained,
             batch: updates_and_batch(spec).1,
@@ -137,12 +182,13 @@ pub fn plan(
     spec: &UnlearnSpec,
     memory_limit: Option<u64>,
 ) -> Result<Plan, EngineError> {
-    spec.validate()?;
+    let spec = &spec.canonical();
+    wording::check_erasure_words(files, spec)?;
     let sizes = Sizes::read(files)?;
     let trained = sizes.scoped(spec)?;
     let costs = evaluations::count(&sizes, spec)?;
     let arrangement = sizes.arrange(spec, &trained, &costs, memory_limit)?;
-    let Arrangement { thrift, memory, segments, repeated } = arrangement;
+    let Arrangement { memory_policy, memory, segments, repeated } = arrangement;
     Ok(Plan {
         updates: updates_and_batch(spec).0,
         unet_evaluations: costs.method,
@@ -152,23 +198,28 @@ pub fn plan(
         trainable_tensors: trained.len(),
         trainable_parameters: trained.values().sum(),
         memory_bytes: memory,
-        saving: Saving {
-            recomputed_segments: thrift.recomputed.len(),
+        saving: MemorySavings {
+            recomputed_segments: memory_policy.recomputed.len(),
             segments,
             repeated_work: repeated,
-            passes: thrift.passes.map(std::num::NonZeroUsize::get),
+            passes: memory_policy.passes.map(std::num::NonZeroUsize::get),
         },
     })
 }
 
+/// Bytes of a model's weights once it is loaded, from its headers.
+pub fn weight_bytes(files: &dyn ModelFiles) -> Result<u64, EngineError> {
+    Ok(Sizes::read(files)?.weights)
+}
+
 /// How an erasure by this pipeline stays within a limit: what [`plan`] said before it was loaded.
-pub(super) fn thrift(
+pub(super) fn memory_policy(
     pipeline: &Pipeline,
     spec: &UnlearnSpec,
     memory_limit: u64,
-) -> Result<Thrift, EngineError> {
-    let sizes = Sizes::of(pipeline);
+) -> Result<MemoryPolicy, EngineError> {
+    let sizes = Sizes::of(pipeline)?;
     let trained = sizes.scoped(spec)?;
     let costs = evaluations::count(&sizes, spec)?;
-    Ok(sizes.arrange(spec, &trained, &costs, Some(memory_limit))?.thrift)
+    Ok(sizes.arrange(spec, &trained, &costs, Some(memory_limit))?.memory_policy)
 }

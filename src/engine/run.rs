@@ -1,26 +1,56 @@
 //! What a running job is given: a place to report to and a flag to watch.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    fmt,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
-use super::{EngineError, state::Saving};
-use crate::outcome::{Phase, Progress};
+use super::{EngineError, StateStore};
+use crate::outcome::{Notice, Phase, Progress};
 
-/// Set from anywhere, seen by the engine within one update.
-#[derive(Debug, Clone, Default)]
-pub struct CancelFlag(Arc<AtomicBool>);
+/// Set from anywhere, seen by the engine within one update. Clones share it.
+#[derive(Clone, Default)]
+pub struct CancelFlag(Arc<Cancelling>);
+
+#[derive(Default)]
+struct Cancelling {
+    is_cancelled: AtomicBool,
+    rest: OnceLock<Box<dyn Fn() + Send + Sync>>,
+}
+
+impl fmt::Debug for CancelFlag {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("CancelFlag").field(&self.is_cancelled()).finish()
+    }
+}
 
 impl CancelFlag {
     /// Asks the run to stop; cannot be taken back.
     pub fn cancel(&self) {
-        self.0.store(true, Ordering::Relaxed);
+        self.0.is_cancelled.store(true, Ordering::Relaxed);
     }
 
     /// Whether the run shall stop.
     pub fn is_cancelled(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
+        self.0.is_cancelled.load(Ordering::Relaxed)
+    }
+
+    /// Lets the run leave the device to others now and then: `rest` is called within its larger
+    /// units of work as well as between them, on the run's own thread. The first one counts.
+    pub fn rest_by(&self, rest: impl Fn() + Send + Sync + 'static) {
+        // Who set one before knows of it.
+        let _ = self.0.rest.set(Box::new(rest));
+    }
+
+    /// Rests where there is something to rest for, and stops a cancelled run.
+    pub(super) fn rest(&self) -> Result<(), EngineError> {
+        if let Some(rest) = self.0.rest.get() {
+            rest();
+        }
+        if self.is_cancelled() { Err(EngineError::Cancelled) } else { Ok(()) }
     }
 }
 
@@ -41,6 +71,30 @@ impl PauseFlag {
     }
 }
 
+/// How a run saves its state.
+pub struct CheckpointPolicy<'a> {
+    /// Where to.
+    pub store: &'a mut dyn StateStore,
+    /// Updates from one save to the next; 0 saves on a pause alone, or where it is due.
+    pub every: usize,
+    /// Asked between two units of work: whether so much time has passed that it is worth saving.
+    pub due: &'a mut dyn FnMut() -> bool,
+    /// Watched before every unit of work: once set, the run saves where it stands and ends with
+    /// [`EngineError::Paused`].
+    pub pause: PauseFlag,
+    /// Told what became of saved state, for a log.
+    pub notice: &'a mut dyn FnMut(Notice),
+}
+
+impl fmt::Debug for CheckpointPolicy<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CheckpointPolicy")
+            .field("every", &self.every)
+            .field("pause", &self.pause)
+            .finish_non_exhaustive()
+    }
+}
+
 /// Passed down every long computation.
 pub struct RunContext<'a> {
     /// Called after every unit of work.
@@ -48,11 +102,11 @@ pub struct RunContext<'a> {
     /// Watched before every unit of work.
     pub cancel: CancelFlag,
     /// Where a run that shall outlive its process saves its state; none where it need not.
-    pub saving: Option<Saving<'a>>,
+    pub saving: Option<CheckpointPolicy<'a>>,
 }
 
-impl std::fmt::Debug for RunContext<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for RunContext<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RunContext")
             .field("cancel", &self.cancel)
             .field("saving", &self.saving)

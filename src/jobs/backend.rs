@@ -6,9 +6,9 @@ use std::{collections::BTreeMap, time::Duration};
 use tokio::sync::watch;
 
 use super::{
-    Fence, Inserted, Job, JobEvent, JobId, JobStore, LeaseStatus, ListQuery, MemoryStore, NewEvent,
-    NewJob, Page, Principal, QueueLimits, RequestId, Sequence, SqliteStore, StateName, StoreError,
-    Swept, WorkerId,
+    Fence, Inserted, Job, JobEvent, JobId, JobStore, JobSummary, LeaseStatus, ListQuery,
+    MemoryStore, Milestone, NewEvent, NewJob, Page, Principal, QueueLimits, RequestId, ScoresJson,
+    Sequence, SqliteStore, StateName, StoreError, Swept, WorkerId, WorkerLoss,
 };
 
 /// Where this process keeps its jobs.
@@ -64,22 +64,25 @@ macro_rules! delegate {
 
 delegate! {
     insert(job: NewJob, limits: QueueLimits) -> Inserted;
-    get(id: JobId) -> Option<Job>;
-    find_request(principal: &Principal, request_id: RequestId) -> Option<Job>;
+    get(id: JobId) -> Option<JobSummary>;
+    get_whole(id: JobId) -> Option<Job>;
+    find_request(principal: &Principal, request_id: RequestId) -> Option<JobSummary>;
     list(query: &ListQuery) -> Page;
-    find_finished(principal: &Principal, work_digest: &str) -> Option<Job>;
+    find_finished(principal: &Principal, work_digest: &str) -> Option<JobSummary>;
     claim(worker: &WorkerId, lease: Duration) -> Option<Job>;
     extend(id: JobId, fence: Fence, lease: Duration) -> LeaseStatus;
-    record(id: JobId, fence: Fence, event: NewEvent) -> Job;
+    record(id: JobId, fence: Fence, event: NewEvent) -> JobSummary;
+    note_saved(id: JobId, fence: Fence, milestone: Milestone) -> ();
     events_after(id: JobId, after: Sequence, limit: u32) -> Vec<JobEvent>;
-    request_cancel(id: JobId) -> Job;
+    request_cancel(id: JobId) -> JobSummary;
+    publish_again(id: JobId) -> JobSummary;
     delete(id: JobId) -> ();
-    sweep() -> Swept;
-    expire_worker(worker: &WorkerId) -> Vec<JobId>;
+    sweep(alive: Option<&WorkerId>) -> Swept;
+    expire_worker(worker: &WorkerId, loss: WorkerLoss) -> Vec<JobId>;
     queue_position(id: JobId) -> u64;
     queue_positions(ids: &[JobId]) -> BTreeMap<JobId, u64>;
     counts() -> BTreeMap<StateName, u64>;
-    put_scores(principal: &Principal, digest: &str, scores_json: &str) -> ();
+    put_scores(principal: &Principal, scores: ScoresJson<'_>, most_bytes: u64) -> ();
     get_scores(principal: &Principal, digest: &str) -> Option<String>;
     probe() -> ();
 }

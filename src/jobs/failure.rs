@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::Timestamp;
+
 /// What precedes a field's name in a failure's metadata, where the value says what is wrong with it.
 pub const VIOLATION: &str = "field:";
 
@@ -18,12 +20,16 @@ pub struct Failure {
     /// Every variable of the message, by lowerCamelCase name, and after [`VIOLATION`] every field of
     /// the spec that is wrong.
     pub metadata: BTreeMap<String, String>,
+    /// Where a job's result is finished and not published: until when it is kept, so that it can be
+    /// published again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub result_kept_until: Option<Timestamp>,
 }
 
 impl Failure {
     /// A failure without variables.
     pub fn new(reason: FailureReason, message: impl Into<String>) -> Self {
-        Self { reason, message: message.into(), metadata: BTreeMap::new() }
+        Self { reason, message: message.into(), metadata: BTreeMap::new(), result_kept_until: None }
     }
 
     /// With one more variable of the message.
@@ -62,7 +68,7 @@ pub enum FailureReason {
     DeviceFault,
     /// The job's deadline passed.
     DeadlineExceeded,
-    /// Workers were lost while they held the job, as often as it may be tried.
+    /// Workers were lost in a row, none of which saved anything new, as often as may be.
     AttemptsExhausted,
     /// Object storage refused our credentials.
     StorageDenied,
@@ -72,6 +78,10 @@ pub enum FailureReason {
     StorageCorrupted,
     /// The local disk is full.
     DiskFull,
+    /// The operator does not allow results at the job's destination any more.
+    DestinationNotAllowed,
+    /// There is no finished result that could be published.
+    ResultNotKept,
     /// The caller went away or asked to stop.
     Cancelled,
     /// The server is going away.
@@ -80,7 +90,7 @@ pub enum FailureReason {
 
 impl FailureReason {
     /// Every reason.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 21] = [
         Self::InvalidSpec,
         Self::ModelNotFound,
         Self::ModelChanged,
@@ -98,6 +108,8 @@ impl FailureReason {
         Self::StorageUnavailable,
         Self::StorageCorrupted,
         Self::DiskFull,
+        Self::DestinationNotAllowed,
+        Self::ResultNotKept,
         Self::Cancelled,
         Self::Draining,
     ];
@@ -110,6 +122,12 @@ impl FailureReason {
             reason if reason.is_healed_by_retry() => limit,
             _ => 1,
         }
+    }
+
+    /// Whether it is the output that fails, for now or until its operator has seen to it: a finished
+    /// result waits for that.
+    pub fn is_outage_of_output(self) -> bool {
+        matches!(self, Self::StorageDenied | Self::StorageUnavailable | Self::DiskFull)
     }
 
     /// Whether the same job may succeed when it is tried again.

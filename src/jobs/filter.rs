@@ -43,11 +43,17 @@ impl Filter {
 pub struct FilterError {
     /// Character of the filter, from 1.
     pub position: usize,
-    /// What stands there.
+    /// What was found instead.
     pub found: String,
     /// What may stand there.
     pub allowed: String,
 }
+
+/// Most terms: as many as a job may have labels.
+const MOST_TERMS: usize = 64;
+
+/// The longest filter: room for as many labels of the longest kind.
+const MOST_CHARACTERS: usize = 32_768;
 
 const FIELDS: &str = "fields are state, kind, base_model and labels.NAME, joined by AND, such as \
                       state = (QUEUED OR RUNNING) AND labels.team = \"x\"";
@@ -56,13 +62,33 @@ impl FromStr for Filter {
     type Err = FilterError;
 
     fn from_str(text: &str) -> Result<Self, FilterError> {
+        // As bytes first, which cost nothing to count.
+        let characters = if text.len() > MOST_CHARACTERS { text.chars().count() } else { 0 };
+        if characters > MOST_CHARACTERS {
+            return Err(FilterError {
+                position: MOST_CHARACTERS + 1,
+                found: format!("it has {characters} characters"),
+                allowed: format!("at most {MOST_CHARACTERS} are allowed; ask for fewer labels"),
+            });
+        }
         let mut tokens = Tokens { rest: text, position: 1 };
         let mut filter = Self::default();
         let mut token = tokens.next()?;
         if token.part == Part::End {
             return Ok(filter);
         }
+        let mut terms = 0;
         loop {
+            terms += 1;
+            if terms > MOST_TERMS {
+                return Err(FilterError {
+                    position: token.position,
+                    found: format!("term {terms} begins there"),
+                    allowed: format!(
+                        "at most {MOST_TERMS} terms are allowed; ask for fewer labels"
+                    ),
+                });
+            }
             read_term(&mut filter, &token, &mut tokens)?;
             let joint = tokens.next()?;
             match &joint.part {
@@ -326,6 +352,29 @@ mod tests {
             assert_eq!(error.position, position, "{text}: {error}");
             assert!(error.allowed.contains(allowed), "{text}: {error}");
         }
+    }
+
+    #[test]
+    fn a_filter_has_limits() {
+        let labels = |count: usize| {
+            let terms = (0..count).map(|index| format!("labels.a{index} = b"));
+            terms.collect::<Vec<_>>().join(" AND ")
+        };
+        assert_eq!(filter(&labels(64)).labels.len(), 64);
+        for count in [65, 900] {
+            let error = labels(count).parse::<Filter>().unwrap_err();
+            assert_eq!(error.position, labels(64).len() + " AND ".len() + 1, "{error}");
+            assert!(error.to_string().contains("term 65"), "{error}");
+            assert!(error.to_string().contains("at most 64"), "{error}");
+        }
+        // The longest labels that a job may have, as many as it may have.
+        let longest = (0..64).map(|index| {
+            format!("labels.\"{}{index:02}\" = \"{}\"", "ä".repeat(61), "ü".repeat(256))
+        });
+        filter(&longest.collect::<Vec<_>>().join(" AND "));
+        let states = format!("state = (QUEUED{})", " OR QUEUED".repeat(10_000));
+        let error = states.parse::<Filter>().unwrap_err().to_string();
+        assert!(error.contains("characters") && error.contains("32768"), "{error}");
     }
 
     proptest! {

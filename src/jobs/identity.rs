@@ -52,3 +52,11 @@ pub struct Fence(pub u64);
 )]
 #[serde(transparent)]
 pub struct Sequence(pub u64);
+
+/// How far a job's saved work has come; 0 before anything was saved. Grows with what is saved and
+/// means nothing else.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
+)]
+#[serde(transparent)]
+pub struct Milestone(pub u64);

@@ -1,17 +1,20 @@
 //! A job and its life.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, ops::RangeInclusive};
 
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Failure, Fence, JobId, JobProgress, Outcome, Principal, RequestId, Sequence, Timestamp, Work,
-    WorkerId,
+    Failure, Fence, JobId, JobProgress, Milestone, Outcome, Principal, RequestId, Sequence,
+    Timestamp, Work, WorkSummary, WorkerId,
 };
+
+/// A job without the bulk of its request: what lists show, and all that its life depends on.
+pub type JobSummary = Job<WorkSummary>;
 
 /// A stored request to do work.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Job {
+pub struct Job<W = Work> {
     /// Its name.
     pub id: JobId,
     /// Who asked.
@@ -23,15 +26,21 @@ pub struct Job {
     /// SHA-256 of base model, spec and engine version: equal for equal work.
     pub work_digest: String,
     /// What to do.
-    pub work: Work,
+    pub work: W,
     /// How to treat it.
     pub options: JobOptions,
     /// Where it stands.
     pub state: JobState,
-    /// Claims so far that count.
+    /// Claims so far that count: of those that ended, the ones that failed.
     pub attempt: u32,
-    /// Most claims that count.
+    /// Most claims that count, and most losses in a row.
     pub max_attempts: u32,
+    /// Workers that were lost in a row before one of them saved anything new.
+    pub losses: u32,
+    /// The furthest that any claim has saved.
+    pub milestone: Milestone,
+    /// Whether the newest claim has come further than any before it.
+    pub advanced: bool,
     /// Of the newest claim.
     pub fence: Fence,
     /// Who holds it, while it is in work.
@@ -52,6 +61,46 @@ pub struct Job {
     pub expires_at: Option<Timestamp>,
 }
 
+impl<W> Job<W> {
+    /// The same job with its work in another form.
+    pub fn with_work<V>(self, work: V) -> Job<V> {
+        Job {
+            id: self.id,
+            principal: self.principal,
+            request_id: self.request_id,
+            request_digest: self.request_digest,
+            work_digest: self.work_digest,
+            work,
+            options: self.options,
+            state: self.state,
+            attempt: self.attempt,
+            max_attempts: self.max_attempts,
+            losses: self.losses,
+            milestone: self.milestone,
+            advanced: self.advanced,
+            fence: self.fence,
+            lease: self.lease,
+            not_before: self.not_before,
+            cancel_requested: self.cancel_requested,
+            progress: self.progress,
+            last_sequence: self.last_sequence,
+            created_at: self.created_at,
+            updated_at: self.updated_at,
+            expires_at: self.expires_at,
+        }
+    }
+}
+
+impl Job {
+    /// Without the bulk of its request.
+    pub fn summary(&self) -> JobSummary {
+        self.clone().with_work(self.work.summary())
+    }
+}
+
+/// Priorities that a job may have.
+pub const PRIORITIES: RangeInclusive<i32> = -100..=100;
+
 /// How a job is treated; no part of the work itself.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct JobOptions {
@@ -68,13 +117,14 @@ pub struct JobOptions {
 /// A worker's hold on a job.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Lease {
-    /// Who.
+    /// The worker that holds it.
     pub worker: WorkerId,
     /// Until when, unless it is extended.
     pub until: Timestamp,
 }
 
-/// A job's life. Terminal states never change again.
+/// A job's life. Terminal states never change again, but that a failed job's finished result, while
+/// it is kept, may be published again.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum JobState {
@@ -154,7 +204,7 @@ impl StateName {
         }
     }
 
-    /// Whether it never changes again.
+    /// Whether it is done: nothing but [`Transition::PublishAgain`] changes it.
     pub fn is_terminal(self) -> bool {
         matches!(self, Self::Succeeded | Self::Failed | Self::Cancelled)
     }
@@ -165,7 +215,7 @@ impl StateName {
 pub enum Transition {
     /// A worker took it.
     Claimed {
-        /// Who.
+        /// The worker that holds it.
         worker: WorkerId,
         /// One more than the job's.
         fence: Fence,
@@ -180,11 +230,20 @@ pub enum Transition {
     Published(Outcome),
     /// The work failed: queued again where a retry may heal it and attempts are left.
     Failed {
-        /// Why.
+        /// What went wrong.
         failure: Failure,
         /// When to try again, where it is tried again.
         retry_at: Timestamp,
     },
+    /// The result is finished, and the output failed for as long as it is tried: the job fails, and
+    /// its result is kept.
+    Unpublished {
+        /// What went wrong.
+        failure: Failure,
+    },
+    /// A client wants a failed job's result, which is kept, to be published. The job's deadline,
+    /// which may have passed, holds no more.
+    PublishAgain,
     /// The holder saw the wish to cancel, or nobody held the job.
     CancelObserved,
     /// The holder was not heard of in time.

@@ -5,11 +5,12 @@
 //!    ↑          │          │           │
 //!    └──────────┴──────────┴───────────┘  lease lost, drained, or a failure that a retry may heal
 //! Every live state → Failed, and → Cancelled
+//! Failed → Publishing                              while its finished result is kept
 //! ```
 
 use super::{
-    EventBody, Failure, FailureReason, Job, JobState, Lease, Sequence, StateName, Timestamp,
-    Transition,
+    EventBody, Failure, FailureReason, Job, JobState, Lease, Milestone, Sequence, StateName,
+    Timestamp, Transition,
 };
 
 /// This cannot happen to a job in that state.
@@ -24,9 +25,10 @@ pub struct IllegalTransition {
     pub remedy: &'static str,
 }
 
-impl Job {
+impl<W: Clone> Job<W> {
     /// The job after a transition, or why it is illegal. Pure: no clock, no I/O. The next job
     /// counts the transition's event ([`Job::state_event`]) as its newest.
+    #[expect(clippy::too_many_lines, reason = "a table, to be read from top to bottom")]
     pub fn apply(
         &self,
         transition: &Transition,
@@ -34,25 +36,34 @@ impl Job {
     ) -> Result<Self, IllegalTransition> {
         let state = self.state.name();
         let illegal = |remedy| IllegalTransition { state, transition: transition.name(), remedy };
-        if state.is_terminal() {
+        if matches!(transition, Transition::PublishAgain) {
+            if self.result_kept_until().is_none_or(|until| until <= now) {
+                return Err(illegal("it has no finished result that is kept; submit a new job"));
+            }
+        } else if state.is_terminal() {
             return Err(illegal("it is done and never changes again; submit a new job"));
         }
         let is_held =
-            matches!(state, StateName::Preparing | StateName::Running | StateName::Publishing);
+            matches!(state, StateName::Preparing | StateName::Running | StateName::Publishing)
+                && !self.waits_for_publication();
         let mut next = self.clone();
         match transition {
             Transition::Claimed { worker, fence, lease_until } => {
-                if state != StateName::Queued {
-                    return Err(illegal("only a queued job can be claimed"));
+                let waits_for_publication = self.waits_for_publication();
+                if state != StateName::Queued && !waits_for_publication {
+                    return Err(illegal("only a job that waits can be claimed"));
                 }
                 if fence.0.checked_sub(1) != Some(self.fence.0) {
                     return Err(illegal("the fence must be one more than the job's"));
                 }
-                if self.attempt >= self.max_attempts {
-                    return Err(illegal("no attempts are left"));
+                if !waits_for_publication {
+                    if self.attempt >= self.max_attempts {
+                        return Err(illegal("no attempts are left"));
+                    }
+                    next.state = JobState::Preparing;
+                    next.attempt += 1;
+                    next.advanced = false;
                 }
-                next.state = JobState::Preparing;
-                next.attempt += 1;
                 next.fence = *fence;
                 next.lease = Some(Lease { worker: worker.clone(), until: *lease_until });
                 next.not_before = None;
@@ -70,7 +81,7 @@ impl Job {
                 next.state = JobState::Publishing;
             }
             Transition::Published(outcome) => {
-                if state != StateName::Publishing {
+                if state != StateName::Publishing || !is_held {
                     return Err(illegal("only a publishing job can be published"));
                 }
                 next.state = JobState::Succeeded(outcome.clone());
@@ -88,6 +99,22 @@ impl Job {
                     next.not_before = Some(*retry_at);
                 }
             }
+            Transition::Unpublished { failure } => {
+                if state != StateName::Publishing || !is_held {
+                    return Err(illegal("only a job that is published can fail at that"));
+                }
+                next.state = if self.cancel_requested {
+                    JobState::Cancelled
+                } else {
+                    JobState::Failed(failure.clone())
+                };
+            }
+            Transition::PublishAgain => {
+                next.state = JobState::Publishing;
+                next.options.deadline = None;
+                next.cancel_requested = false;
+                next.expires_at = None;
+            }
             Transition::CancelObserved => {
                 next.cancel_requested = true;
                 next.state = JobState::Cancelled;
@@ -96,12 +123,15 @@ impl Job {
                 if !is_held {
                     return Err(illegal("only a claimed job has a lease that can expire"));
                 }
+                // A lost worker is no fault of the job's: what counts is whether it gets anywhere.
+                next.attempt = self.attempt.saturating_sub(1);
+                next.losses = if self.advanced { 0 } else { self.losses.saturating_add(1) };
                 next.state = if self.cancel_requested {
                     JobState::Cancelled
-                } else if self.has_attempts_left() {
+                } else if next.losses < self.max_attempts {
                     JobState::Queued
                 } else {
-                    JobState::Failed(self.attempts_exhausted())
+                    JobState::Failed(self.attempts_exhausted(next.losses))
                 };
             }
             Transition::Released => {
@@ -127,6 +157,17 @@ impl Job {
         Ok(next)
     }
 
+    /// The job once its holder has saved its work as far as this; `None` where that is no news.
+    /// What was lost before is forgiven: the job gets on. A milestone that was reached before does
+    /// not count again, so that a job which loses what it saves comes to its end.
+    pub fn advance(&self, milestone: Milestone) -> Option<Self> {
+        (milestone > self.milestone).then(|| {
+            let mut next = self.clone();
+            (next.milestone, next.advanced, next.losses) = (milestone, true, 0);
+            next
+        })
+    }
+
     /// What the log says of the transition that led here: a job's events tell its state, its
     /// attempt and its failure.
     pub fn state_event(&self, transition: &Transition) -> EventBody {
@@ -138,20 +179,29 @@ impl Job {
         EventBody::StateChanged { state: self.state.name(), attempt: self.attempt, failure }
     }
 
-    fn has_attempts_left(&self) -> bool {
-        self.attempt < self.max_attempts
+    /// Whether its finished result waits for a worker that publishes it.
+    pub fn waits_for_publication(&self) -> bool {
+        matches!(self.state, JobState::Publishing) && self.lease.is_none()
     }
 
-    fn attempts_exhausted(&self) -> Failure {
+    /// Until when a failed job's finished result is kept, where it has one.
+    pub fn result_kept_until(&self) -> Option<Timestamp> {
+        match &self.state {
+            JobState::Failed(failure) => failure.result_kept_until,
+            _ => None,
+        }
+    }
+
+    fn attempts_exhausted(&self, losses: u32) -> Failure {
         Failure::new(
             FailureReason::AttemptsExhausted,
             format!(
-                "the worker was lost in attempt {} of {}; see the workers' logs, then submit the \
-                 job again",
-                self.attempt, self.max_attempts
+                "the worker was lost {losses} times in a row before it saved anything new, the \
+                 limit is {}; see the workers' logs, then submit the job again",
+                self.max_attempts
             ),
         )
-        .with("attempt", &self.attempt)
+        .with("losses", &losses)
         .with("maxAttempts", &self.max_attempts)
     }
 
@@ -181,6 +231,8 @@ impl Transition {
             Self::EngineDone => "EngineDone",
             Self::Published(_) => "Published",
             Self::Failed { .. } => "Failed",
+            Self::Unpublished { .. } => "Unpublished",
+            Self::PublishAgain => "PublishAgain",
             Self::CancelObserved => "CancelObserved",
             Self::LeaseExpired => "LeaseExpired",
             Self::Released => "Released",

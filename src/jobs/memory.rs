@@ -1,8 +1,7 @@
 //! A store that forgets everything when the process ends: for tests.
 
 use std::{
-    cmp::Reverse,
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, HashMap},
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -10,16 +9,20 @@ use std::{
 use tokio::sync::watch;
 
 use super::{
-    Fence, Inserted, Job, JobEvent, JobId, JobStore, LeaseStatus, ListQuery, NewEvent, NewJob,
-    Page, Principal, QueueLimits, RequestId, Sequence, StateName, StoreError, StoreSettings, Swept,
-    Timestamp, Transition, WorkerId,
-    step::{self, Cause, Claimant, Step},
+    Fence, Inserted, Job, JobEvent, JobId, JobStore, JobSummary, LeaseStatus, ListQuery, Milestone,
+    NewEvent, NewJob, Page, Principal, QueueLimits, RequestId, ScoresJson, Sequence, StateName,
+    StoreError, StoreSettings, Swept, Timestamp, Transition, Work, WorkerId, WorkerLoss,
+    clock::AgreedTime,
+    step::{self, Cause, Claimant, Occupancy, PageInTheMaking, Step},
+    turns::{Served, Waiting, in_turn},
 };
 
 /// Jobs in the memory of this process.
 #[derive(Debug)]
 pub struct MemoryStore {
     settings: StoreSettings,
+    /// By which things are forgotten.
+    agreed: AgreedTime,
     kept: Mutex<Kept>,
     wake: watch::Sender<u64>,
 }
@@ -27,7 +30,8 @@ pub struct MemoryStore {
 impl MemoryStore {
     /// An empty store.
     pub fn new(settings: StoreSettings) -> Self {
-        Self { settings, kept: Mutex::default(), wake: watch::Sender::new(0) }
+        let agreed = AgreedTime::new(settings.clock.clone());
+        Self { settings, agreed, kept: Mutex::default(), wake: watch::Sender::new(0) }
     }
 
     /// Nothing between taking and giving back the lock can panic, so what a poisoned lock guards
@@ -43,28 +47,59 @@ impl MemoryStore {
 
 #[derive(Debug, Default)]
 struct Kept {
-    jobs: BTreeMap<JobId, Job>,
+    jobs: BTreeMap<JobId, JobSummary>,
+    works: HashMap<JobId, Work>,
+    /// What each job counts for.
+    bytes: HashMap<JobId, u64>,
     requests: HashMap<(Principal, RequestId), JobId>,
-    /// What waits, in the order of claims.
-    queue: BTreeSet<(Reverse<i32>, JobId)>,
+    served: Served,
     events: HashMap<JobId, Vec<JobEvent>>,
     scores: BTreeMap<(Principal, String), (String, Timestamp)>,
     probe: u64,
 }
 
 impl Kept {
-    fn job(&self, id: JobId) -> Result<&Job, StoreError> {
+    fn job(&self, id: JobId) -> Result<&JobSummary, StoreError> {
         self.jobs.get(&id).ok_or(StoreError::NotFound(id))
     }
 
+    /// What waits and is wanted, in the order of claims.
+    fn queue(&self, is_wanted: impl Fn(&JobSummary) -> bool) -> Vec<JobId> {
+        let waits = |job: &&JobSummary| job.state.name() == StateName::Queued && is_wanted(job);
+        let waiting = self.jobs.values().filter(waits).map(|job| Waiting {
+            id: job.id,
+            principal: job.principal.clone(),
+            priority: job.options.priority,
+        });
+        in_turn(waiting.collect(), &self.served)
+    }
+
+    fn occupancy(&self, principal: &Principal) -> Occupancy {
+        let mut occupancy =
+            Occupancy { own_bytes: self.bytes_of_scores(principal), ..Occupancy::default() };
+        for job in self.jobs.values() {
+            let (is_own, waits) =
+                (job.principal == *principal, job.state.name() == StateName::Queued);
+            occupancy.queued += u64::from(waits);
+            occupancy.own_queued += u64::from(waits && is_own);
+            if is_own {
+                occupancy.own_bytes += self.bytes.get(&job.id).copied().unwrap_or(0);
+            }
+        }
+        occupancy
+    }
+
+    fn bytes_of_scores(&self, principal: &Principal) -> u64 {
+        let own = self.scores.iter().filter(|((owner, _), _)| owner == principal);
+        own.map(|(_, (scores, _))| scores.len() as u64).sum()
+    }
+
     /// Stores a step whole.
-    fn keep(&mut self, step: Step) -> Job {
+    fn keep(&mut self, step: Step) -> JobSummary {
         let Step { job, event } = step;
-        let place = (Reverse(job.options.priority), job.id);
-        if job.state.name() == StateName::Queued {
-            self.queue.insert(place);
-        } else {
-            self.queue.remove(&place);
+        if job.never_runs() {
+            self.works.remove(&job.id);
+            self.bytes.insert(job.id, weight(&job, None));
         }
         self.events.entry(job.id).or_default().push(event);
         self.jobs.insert(job.id, job.clone());
@@ -74,10 +109,18 @@ impl Kept {
     fn forget(&mut self, id: JobId) {
         if let Some(job) = self.jobs.remove(&id) {
             self.requests.remove(&(job.principal, job.request_id));
-            self.queue.remove(&(Reverse(job.options.priority), id));
         }
+        self.works.remove(&id);
+        self.bytes.remove(&id);
         self.events.remove(&id);
     }
+}
+
+/// What a job counts for: its texts as another store would write them.
+fn weight(job: &JobSummary, work: Option<&Work>) -> u64 {
+    let options = serde_json::to_string(&job.options).unwrap_or_default();
+    let work = work.map(|work| serde_json::to_string(work).unwrap_or_default());
+    step::stored_bytes(&options, work.as_deref())
 }
 
 impl JobStore for MemoryStore {
@@ -89,58 +132,61 @@ impl JobStore for MemoryStore {
             let job = step::same_request(&new, existing.clone())?;
             return Ok(Inserted::Existing(Box::new(job)));
         }
-        let waits = |(_, id): &&(Reverse<i32>, JobId)| {
-            kept.jobs.get(id).is_some_and(|job| job.principal == new.principal)
-        };
-        let of_principal = kept.queue.iter().filter(waits).count() as u64;
-        step::admit(limits, kept.queue.len() as u64, of_principal)?;
-        let id = self.settings.identifiers.job();
+        let newest = kept.jobs.keys().next_back().copied();
+        let id = self.settings.identifiers.job_after(newest);
+        let first = step::first_step(&new, id, now);
+        let bytes = weight(&first.job, Some(&new.work));
+        step::admit(limits, kept.occupancy(&new.principal), bytes)?;
         kept.requests.insert(request, id);
-        let job = kept.keep(step::first_step(new, id, now));
+        kept.works.insert(id, new.work);
+        kept.bytes.insert(id, bytes);
+        let job = kept.keep(first);
         drop(kept);
         self.bump();
         Ok(Inserted::Created(Box::new(job)))
     }
 
-    async fn get(&self, id: JobId) -> Result<Option<Job>, StoreError> {
+    async fn get(&self, id: JobId) -> Result<Option<JobSummary>, StoreError> {
         Ok(self.kept().jobs.get(&id).cloned())
+    }
+
+    async fn get_whole(&self, id: JobId) -> Result<Option<Job>, StoreError> {
+        let kept = self.kept();
+        let (job, work) = (kept.jobs.get(&id), kept.works.get(&id));
+        Ok(job.zip(work).map(|(job, work)| job.clone().with_work(work.clone())))
     }
 
     async fn find_request(
         &self,
         principal: &Principal,
         request_id: RequestId,
-    ) -> Result<Option<Job>, StoreError> {
+    ) -> Result<Option<JobSummary>, StoreError> {
         let kept = self.kept();
         let id = kept.requests.get(&(principal.clone(), request_id));
         Ok(id.and_then(|id| kept.jobs.get(id)).cloned())
     }
 
     async fn list(&self, query: &ListQuery) -> Result<Page, StoreError> {
-        let size = query.page_size() as usize;
         let kept = self.kept();
-        let mut jobs: Vec<Job> = kept
-            .jobs
-            .iter()
-            .rev()
-            .filter(|(id, job)| {
-                query.before.is_none_or(|before| **id < before) && query.matches(job)
-            })
-            .map(|(_, job)| job.clone())
-            .take(size + 1)
-            .collect();
-        let more = jobs.len() > size;
-        jobs.truncate(size);
-        let next = jobs.last().filter(|_| more).map(|job| job.id);
-        Ok(Page { jobs, next })
+        let mut page = PageInTheMaking::of(query);
+        for (id, job) in kept.jobs.iter().rev() {
+            let is_wanted = query.before.is_none_or(|before| *id < before) && query.matches(job);
+            if is_wanted {
+                page = match page.take(job.clone()) {
+                    Ok(page) => page,
+                    Err(full) => return Ok(full),
+                };
+            }
+        }
+        Ok(page.finish())
     }
 
     async fn find_finished(
         &self,
         principal: &Principal,
         work_digest: &str,
-    ) -> Result<Option<Job>, StoreError> {
-        let is_same = |job: &&Job| {
+    ) -> Result<Option<JobSummary>, StoreError> {
+        let is_same = |job: &&JobSummary| {
             job.state.name() == StateName::Succeeded
                 && job.principal == *principal
                 && job.work_digest == work_digest
@@ -154,15 +200,23 @@ impl JobStore for MemoryStore {
         let mut claimed = None;
         let mut changed = false;
         while claimed.is_none() {
-            let ready = kept.queue.iter().find_map(|(_, id)| {
-                let job = kept.jobs.get(id)?;
-                job.not_before.is_none_or(|earliest| earliest <= at.now).then_some(job)
-            });
-            let Some(job) = ready else { break };
-            let step = job.step_of_claim(Claimant { worker, lease }, at)?;
+            let is_ready =
+                |job: &JobSummary| job.not_before.is_none_or(|earliest| earliest <= at.now);
+            let finished = kept.jobs.values().find(|job| job.waits_for_publication());
+            let finished = finished.map(|job| job.id);
+            let Some(next) = finished.or_else(|| kept.queue(is_ready).first().copied()) else {
+                break;
+            };
+            let step = kept.job(next)?.step_of_claim(Claimant { worker, lease }, at)?;
             let job = kept.keep(step);
             changed = true;
-            claimed = (job.state.name() == StateName::Preparing).then_some(job);
+            if job.lease.is_some() {
+                if job.state.name() == StateName::Preparing {
+                    kept.served.note(&job.principal);
+                }
+                let work = kept.works.get(&next).cloned().ok_or(StoreError::NotFound(next))?;
+                claimed = Some(job.with_work(work));
+            }
         }
         drop(kept);
         if changed {
@@ -191,7 +245,12 @@ impl JobStore for MemoryStore {
         Ok(status)
     }
 
-    async fn record(&self, id: JobId, fence: Fence, event: NewEvent) -> Result<Job, StoreError> {
+    async fn record(
+        &self,
+        id: JobId,
+        fence: Fence,
+        event: NewEvent,
+    ) -> Result<JobSummary, StoreError> {
         let at = self.settings.moment();
         let mut kept = self.kept();
         let step = kept.job(id)?.step_of_record(fence, event, at)?;
@@ -199,6 +258,19 @@ impl JobStore for MemoryStore {
         drop(kept);
         self.bump();
         Ok(job)
+    }
+
+    async fn note_saved(
+        &self,
+        id: JobId,
+        fence: Fence,
+        milestone: Milestone,
+    ) -> Result<(), StoreError> {
+        let mut kept = self.kept();
+        if let Some(job) = kept.job(id)?.step_of_milestone(fence, milestone)? {
+            kept.jobs.insert(id, job);
+        }
+        Ok(())
     }
 
     async fn events_after(
@@ -213,7 +285,7 @@ impl JobStore for MemoryStore {
         Ok(events[from..].iter().take(limit as usize).cloned().collect())
     }
 
-    async fn request_cancel(&self, id: JobId) -> Result<Job, StoreError> {
+    async fn request_cancel(&self, id: JobId) -> Result<JobSummary, StoreError> {
         let at = self.settings.moment();
         let mut kept = self.kept();
         let job = kept.job(id)?;
@@ -236,6 +308,17 @@ impl JobStore for MemoryStore {
         Ok(job)
     }
 
+    async fn publish_again(&self, id: JobId) -> Result<JobSummary, StoreError> {
+        let at = self.settings.moment();
+        let mut kept = self.kept();
+        let job = kept.job(id)?;
+        let Some(step) = job.step_of_publication(at)? else { return Ok(job.clone()) };
+        let job = kept.keep(step);
+        drop(kept);
+        self.bump();
+        Ok(job)
+    }
+
     async fn delete(&self, id: JobId) -> Result<(), StoreError> {
         let mut kept = self.kept();
         kept.job(id)?.check_done()?;
@@ -245,11 +328,12 @@ impl JobStore for MemoryStore {
         Ok(())
     }
 
-    async fn sweep(&self) -> Result<Swept, StoreError> {
-        let at = self.settings.moment();
+    async fn sweep(&self, alive: Option<&WorkerId>) -> Result<Swept, StoreError> {
+        let (at, agreed) = (self.settings.moment(), self.agreed.now());
         let mut swept = Swept::default();
         let mut kept = self.kept();
-        let due: Vec<_> = kept.jobs.values().filter_map(|job| job.step_of_time(at)).collect();
+        let due: Vec<_> =
+            kept.jobs.values().filter_map(|job| job.step_of_time(at, alive)).collect();
         for (step, cause) in due {
             let id = kept.keep(step).id;
             match cause {
@@ -257,12 +341,13 @@ impl JobStore for MemoryStore {
                 Cause::Lease => swept.expired_leases.push(id),
             }
         }
-        let is_old = |job: &&Job| job.expires_at.is_some_and(|expires| expires <= at.now);
+        let is_old = |job: &&JobSummary| job.expires_at.is_some_and(|expires| expires <= agreed);
         swept.forgotten = kept.jobs.values().filter(is_old).map(|job| job.id).collect();
         for id in &swept.forgotten {
             kept.forget(*id);
         }
-        kept.scores.retain(|_, (_, stored)| *stored > at.oldest_kept());
+        let oldest = self.settings.oldest_kept(agreed);
+        kept.scores.retain(|_, (_, stored)| *stored > oldest);
         drop(kept);
         if swept != Swept::default() {
             self.bump();
@@ -270,11 +355,15 @@ impl JobStore for MemoryStore {
         Ok(swept)
     }
 
-    async fn expire_worker(&self, worker: &WorkerId) -> Result<Vec<JobId>, StoreError> {
+    async fn expire_worker(
+        &self,
+        worker: &WorkerId,
+        loss: WorkerLoss,
+    ) -> Result<Vec<JobId>, StoreError> {
         let at = self.settings.moment();
         let mut kept = self.kept();
         let lost: Vec<_> =
-            kept.jobs.values().filter_map(|job| job.step_of_loss(worker, at)).collect();
+            kept.jobs.values().filter_map(|job| job.step_of_loss(worker, loss, at)).collect();
         let expired: Vec<_> = lost.into_iter().map(|step| kept.keep(step).id).collect();
         drop(kept);
         if !expired.is_empty() {
@@ -285,15 +374,14 @@ impl JobStore for MemoryStore {
 
     async fn queue_position(&self, id: JobId) -> Result<u64, StoreError> {
         let kept = self.kept();
-        let job = kept.job(id)?;
-        let place = (Reverse(job.options.priority), id);
-        let waits = kept.queue.contains(&place);
-        Ok(if waits { kept.queue.range(..place).count() as u64 } else { 0 })
+        kept.job(id)?;
+        let ahead = kept.queue(|_| true).iter().position(|other| *other == id);
+        Ok(ahead.unwrap_or(0) as u64)
     }
 
     async fn queue_positions(&self, ids: &[JobId]) -> Result<BTreeMap<JobId, u64>, StoreError> {
-        let kept = self.kept();
-        let places = (0_u64..).zip(&kept.queue).map(|(ahead, (_, id))| (*id, ahead));
+        let queue = self.kept().queue(|_| true);
+        let places = (0_u64..).zip(queue).map(|(ahead, id)| (id, ahead));
         Ok(places.filter(|(id, _)| ids.contains(id)).collect())
     }
 
@@ -308,12 +396,17 @@ impl JobStore for MemoryStore {
     async fn put_scores(
         &self,
         principal: &Principal,
-        digest: &str,
-        scores_json: &str,
+        scores: ScoresJson<'_>,
+        most_bytes: u64,
     ) -> Result<(), StoreError> {
         let now = self.settings.clock.now();
-        let key = (principal.clone(), digest.to_owned());
-        self.kept().scores.insert(key, (scores_json.to_owned(), now));
+        let key = (principal.clone(), scores.digest.to_owned());
+        let mut kept = self.kept();
+        let before = kept.scores.get(&key).map_or(0, |(before, _)| before.len() as u64);
+        let stored = kept.occupancy(principal).own_bytes - before;
+        step::check_room(stored, scores.json.len() as u64, most_bytes)?;
+        kept.scores.insert(key, (scores.json.to_owned(), now));
+        drop(kept);
         self.bump();
         Ok(())
     }

@@ -18,15 +18,16 @@ mod scores;
 mod sqlite;
 mod step;
 mod store;
+mod turns;
 mod work;
 
 pub use backend::Store;
-pub use clock::{Clock, Identifiers, Timestamp};
+pub use clock::{Clock, Identifiers, Monotonic, ScriptedClock, Timestamp};
 pub use event::{EventBody, JobEvent, JobProgress, NewEvent, WorkPhase};
 pub use failure::{Failure, FailureReason, VIOLATION};
 pub use filter::{Filter, FilterError};
-pub use identity::{Fence, JobId, Principal, RequestId, Sequence, WorkerId};
-pub use job::{Job, JobOptions, JobState, Lease, StateName, Transition};
+pub use identity::{Fence, JobId, Milestone, Principal, RequestId, Sequence, WorkerId};
+pub use job::{Job, JobOptions, JobState, JobSummary, Lease, PRIORITIES, StateName, Transition};
 pub use machine::IllegalTransition;
 pub use memory::MemoryStore;
 pub use outcome::{ConceptVerdict, Evaluated, Outcome, PublishedFile, Unlearned};
@@ -34,6 +35,10 @@ pub use scores::StoredScores;
 pub use sqlite::SqliteStore;
 pub use step::StoreSettings;
 pub use store::{
-    Inserted, JobStore, LeaseStatus, ListQuery, NewJob, Page, QueueLimits, StoreError, Swept,
+    Inserted, JobStore, LeaseStatus, ListQuery, NewJob, Page, QueueLimits, ScoresJson, StoreError,
+    Swept, WorkerLoss,
 };
-pub use work::{EvaluateWork, Evaluation, OutputFormat, UnlearnWork, Work};
+pub use work::{
+    EvaluateSummary, EvaluateWork, Evaluation, OutputFormat, UnlearnSummary, UnlearnWork, Work,
+    WorkSummary,
+};

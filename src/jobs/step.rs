@@ -4,12 +4,20 @@
 use std::time::Duration;
 
 use super::{
-    Clock, EventBody, Fence, Identifiers, Job, JobEvent, JobId, JobState, ListQuery, NewEvent,
-    NewJob, QueueLimits, Sequence, StateName, StoreError, Timestamp, Transition, WorkerId,
+    Clock, EventBody, FailureReason, Fence, Identifiers, JobEvent, JobId, JobState, JobSummary,
+    ListQuery, Milestone, NewEvent, NewJob, Page, QueueLimits, Sequence, StateName, StoreError,
+    Timestamp, Transition, WorkSummary, WorkerId, WorkerLoss, job::Job,
 };
 
 /// Most jobs of one page, whatever is asked.
 pub(super) const MOST_JOBS_A_PAGE: u32 = 1_000;
+
+/// A page ends with the job that fills it: what a client named its jobs by may be long, and a page
+/// that cannot be sent helps nobody.
+const MOST_BYTES_A_PAGE: usize = 2 << 20;
+
+/// What a job takes beside its request: its row, its indexes and its first events, about.
+const BYTES_A_JOB: u64 = 4 << 10;
 
 /// What every store is made with.
 #[derive(Debug, Clone)]
@@ -20,11 +28,19 @@ pub struct StoreSettings {
     pub identifiers: Identifiers,
     /// How long a job is kept once it is done, and scores once they are stored.
     pub retention: Duration,
+    /// How long the finished result of a job that failed while it was published is kept.
+    pub keep_unpublished: Duration,
+    /// How long a list may be looked for.
+    pub query_limit: Duration,
 }
 
 impl StoreSettings {
     /// 30 days.
     pub const DEFAULT_RETENTION: Duration = Duration::from_hours(30 * 24);
+    /// Seven days.
+    pub const DEFAULT_KEEP_UNPUBLISHED: Duration = Duration::from_hours(7 * 24);
+    /// 2 seconds: a hundred times what a page of a large store takes.
+    pub const DEFAULT_QUERY_LIMIT: Duration = Duration::from_secs(2);
 }
 
 impl Default for StoreSettings {
@@ -33,6 +49,8 @@ impl Default for StoreSettings {
             clock: Clock::default(),
             identifiers: Identifiers::default(),
             retention: Self::DEFAULT_RETENTION,
+            keep_unpublished: Self::DEFAULT_KEEP_UNPUBLISHED,
+            query_limit: Self::DEFAULT_QUERY_LIMIT,
         }
     }
 }
@@ -40,7 +58,7 @@ impl Default for StoreSettings {
 /// The next job, and what its log gains.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Step {
-    pub(super) job: Job,
+    pub(super) job: JobSummary,
     pub(super) event: JobEvent,
 }
 
@@ -49,19 +67,22 @@ pub(super) struct Step {
 pub(super) struct Moment {
     pub(super) now: Timestamp,
     pub(super) retention: Duration,
-}
-
-impl Moment {
-    /// What was stored by then is forgotten now.
-    pub(super) fn oldest_kept(self) -> Timestamp {
-        let retention = i64::try_from(self.retention.as_micros()).unwrap_or(i64::MAX);
-        Timestamp(self.now.0.saturating_sub(retention))
-    }
+    pub(super) keep_unpublished: Duration,
 }
 
 impl StoreSettings {
     pub(super) fn moment(&self) -> Moment {
-        Moment { now: self.clock.now(), retention: self.retention }
+        Moment {
+            now: self.clock.now(),
+            retention: self.retention,
+            keep_unpublished: self.keep_unpublished,
+        }
+    }
+
+    /// Scores that were stored by then are forgotten now.
+    pub(super) fn oldest_kept(&self, now: Timestamp) -> Timestamp {
+        let retention = i64::try_from(self.retention.as_micros()).unwrap_or(i64::MAX);
+        Timestamp(now.0.saturating_sub(retention))
     }
 }
 
@@ -72,22 +93,25 @@ pub(super) struct Claimant<'a> {
     pub(super) lease: Duration,
 }
 
-/// A new job with its first event.
-pub(super) fn first_step(new: NewJob, id: JobId, now: Timestamp) -> Step {
+/// A new job with its first event; its work stands beside it.
+pub(super) fn first_step(new: &NewJob, id: JobId, now: Timestamp) -> Step {
     let first = Sequence(1);
     Step {
         job: Job {
             id,
-            principal: new.principal,
+            principal: new.principal.clone(),
             request_id: new.request_id,
-            request_digest: new.request_digest,
-            work_digest: new.work_digest,
-            work: new.work,
-            options: new.options,
+            request_digest: new.request_digest.clone(),
+            work_digest: new.work_digest.clone(),
+            work: new.work.summary(),
+            options: new.options.clone(),
             state: JobState::Queued,
             attempt: 0,
             // A job that may never be tried would wait for ever.
             max_attempts: new.max_attempts.max(1),
+            losses: 0,
+            milestone: Milestone(0),
+            advanced: false,
             fence: Fence(0),
             lease: None,
             not_before: None,
@@ -107,26 +131,70 @@ pub(super) fn first_step(new: NewJob, id: JobId, now: Timestamp) -> Step {
 }
 
 /// The job that an equal request made, or why the request is refused.
-pub(super) fn same_request(new: &NewJob, existing: Job) -> Result<Job, StoreError> {
+pub(super) fn same_request(new: &NewJob, existing: JobSummary) -> Result<JobSummary, StoreError> {
     if existing.request_digest == new.request_digest {
         return Ok(existing);
     }
     Err(StoreError::RequestIdReused { request_id: new.request_id, existing: existing.id })
 }
 
-/// Refuses a job where too many wait.
-pub(super) fn admit(limits: QueueLimits, total: u64, of_principal: u64) -> Result<(), StoreError> {
+/// What is there when a job asks to be stored.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Occupancy {
+    /// Jobs that wait, everybody's.
+    pub(super) queued: u64,
+    /// Jobs of the principal that wait.
+    pub(super) own_queued: u64,
+    /// What is stored for the principal.
+    pub(super) own_bytes: u64,
+}
+
+/// Refuses a job where too many wait, or too much is stored.
+pub(super) fn admit(
+    limits: QueueLimits,
+    occupancy: Occupancy,
+    adds: u64,
+) -> Result<(), StoreError> {
+    let Occupancy { queued, own_queued, own_bytes } = occupancy;
     for (queued, limit, of_principal) in
-        [(of_principal, limits.of_principal, true), (total, limits.total, false)]
+        [(own_queued, limits.of_principal, true), (queued, limits.total, false)]
     {
         if queued >= limit {
             return Err(StoreError::QueueFull { queued, limit, of_principal });
         }
     }
+    check_room(own_bytes, adds, limits.stored_bytes)
+}
+
+/// Refuses what the principal has no room for.
+pub(super) fn check_room(stored: u64, adds: u64, limit: u64) -> Result<(), StoreError> {
+    if stored.saturating_add(adds) > limit {
+        return Err(StoreError::PrincipalStorageFull { stored, adds, limit });
+    }
     Ok(())
 }
 
-impl Job {
+/// What a job counts for, with the JSON of its work where that is kept.
+pub(super) fn stored_bytes(options: &str, work: Option<&str>) -> u64 {
+    BYTES_A_JOB + options.len() as u64 + work.map_or(0, |work| work.len() as u64)
+}
+
+impl Job<WorkSummary> {
+    /// Whether its work will never be wanted: it was done with before anybody claimed it.
+    pub(super) fn never_runs(&self) -> bool {
+        self.state.name().is_terminal() && self.fence == Fence(0)
+    }
+
+    /// What the holder's saved work makes of the job; `None` where it is no news.
+    pub(super) fn step_of_milestone(
+        &self,
+        fence: Fence,
+        milestone: Milestone,
+    ) -> Result<Option<Self>, StoreError> {
+        self.check_hold(fence)?;
+        Ok(self.advance(milestone))
+    }
+
     /// Moves on, with the event that says so.
     pub(super) fn step(&self, transition: &Transition, at: Moment) -> Result<Step, StoreError> {
         let mut job =
@@ -138,6 +206,14 @@ impl Job {
         if job.state.name().is_terminal() {
             job.expires_at = Some(at.now + at.retention);
         }
+        if matches!(self.state, JobState::Publishing)
+            && let JobState::Failed(failure) = &mut job.state
+            && failure.reason != FailureReason::ResultNotKept
+        {
+            // No longer than the job itself, which tells whose it is.
+            let kept = at.keep_unpublished.min(at.retention);
+            failure.result_kept_until = Some(at.now + kept);
+        }
         let event = JobEvent {
             sequence: job.last_sequence,
             recorded_at: at.now,
@@ -146,7 +222,7 @@ impl Job {
         Ok(Step { job, event })
     }
 
-    /// What a queued job becomes when a worker asks for work: claimed, or done where a claim would
+    /// What a job that waits becomes when a worker asks for work: claimed, or done where a claim would
     /// be in vain.
     pub(super) fn step_of_claim(&self, by: Claimant<'_>, at: Moment) -> Result<Step, StoreError> {
         let transition = if self.cancel_requested {
@@ -161,6 +237,23 @@ impl Job {
             }
         };
         self.step(&transition, at)
+    }
+
+    /// What a wish to have the finished result published makes of the job; nothing where it is
+    /// published already, or will be.
+    pub(super) fn step_of_publication(&self, at: Moment) -> Result<Option<Step>, StoreError> {
+        match &self.state {
+            JobState::Cancelled => Err(self.no_result_kept()),
+            JobState::Failed(_) => self
+                .step(&Transition::PublishAgain, at)
+                .map(Some)
+                .map_err(|_| self.no_result_kept()),
+            _ => Ok(None),
+        }
+    }
+
+    fn no_result_kept(&self) -> StoreError {
+        StoreError::ResultNotKept { id: self.id, state: self.state.name() }
     }
 
     /// What the holder records; refused where another claim came after, or where the hold ended.
@@ -188,12 +281,18 @@ impl Job {
         Ok(Step { job, event })
     }
 
-    /// What time alone makes of the job, if anything.
-    pub(super) fn step_of_time(&self, at: Moment) -> Option<(Step, Cause)> {
+    /// What time alone makes of the job, if anything. A worker that is known to be alive loses
+    /// nothing, whatever the wall clock shows.
+    pub(super) fn step_of_time(
+        &self,
+        at: Moment,
+        alive: Option<&WorkerId>,
+    ) -> Option<(Step, Cause)> {
         let passed = |limit: Option<Timestamp>| limit.is_some_and(|limit| limit <= at.now);
+        let lease = self.lease.as_ref().filter(|lease| alive != Some(&lease.worker));
         let (transition, cause) = if passed(self.options.deadline) {
             (Transition::DeadlinePassed, Cause::Deadline)
-        } else if passed(self.lease.as_ref().map(|lease| lease.until)) {
+        } else if passed(lease.map(|lease| lease.until)) {
             (Transition::LeaseExpired, Cause::Lease)
         } else {
             return None;
@@ -202,9 +301,18 @@ impl Job {
     }
 
     /// What the loss of a worker makes of the job, if that worker holds it.
-    pub(super) fn step_of_loss(&self, worker: &WorkerId, at: Moment) -> Option<Step> {
+    pub(super) fn step_of_loss(
+        &self,
+        worker: &WorkerId,
+        loss: WorkerLoss,
+        at: Moment,
+    ) -> Option<Step> {
         let is_held = self.lease.as_ref().is_some_and(|lease| lease.worker == *worker);
-        is_held.then(|| self.step(&Transition::LeaseExpired, at).ok()).flatten()
+        let transition = match loss {
+            WorkerLoss::Unexplained => Transition::LeaseExpired,
+            WorkerLoss::BesideCall => Transition::Released,
+        };
+        is_held.then(|| self.step(&transition, at).ok()).flatten()
     }
 
     /// Refuses a caller that does not hold the job any more. A lease counts until it is swept: the
@@ -244,11 +352,44 @@ impl ListQuery {
     }
 
     /// Whether the job is asked for, wherever the page begins.
-    pub(super) fn matches(&self, job: &Job) -> bool {
+    pub(super) fn matches(&self, job: &JobSummary) -> bool {
         self.principal.as_ref().is_none_or(|principal| *principal == job.principal)
             && (self.states.is_empty() || self.states.contains(&job.state.name()))
             && self.kind.as_ref().is_none_or(|kind| kind == job.work.kind())
             && self.base_model.as_ref().is_none_or(|model| model == job.work.base_model())
             && self.labels.iter().all(|(name, value)| job.options.labels.get(name) == Some(value))
+    }
+}
+
+/// A page that is filled job by job.
+#[derive(Debug)]
+pub(super) struct PageInTheMaking {
+    page: Page,
+    size: usize,
+    bytes: usize,
+}
+
+impl PageInTheMaking {
+    pub(super) fn of(query: &ListQuery) -> Self {
+        let page = Page { jobs: Vec::new(), next: None };
+        Self { page, size: query.page_size() as usize, bytes: 0 }
+    }
+
+    /// Takes the next job; gives the page back once it is full and this one is left over.
+    pub(super) fn take(mut self, job: JobSummary) -> Result<Self, Page> {
+        let is_full = self.page.jobs.len() >= self.size || self.bytes >= MOST_BYTES_A_PAGE;
+        if is_full && !self.page.jobs.is_empty() {
+            self.page.next = self.page.jobs.last().map(|job| job.id);
+            return Err(self.page);
+        }
+        // As it is sent, about.
+        self.bytes += serde_json::to_vec(&job).map_or(0, |json| json.len());
+        self.page.jobs.push(job);
+        Ok(self)
+    }
+
+    /// The last page.
+    pub(super) fn finish(self) -> Page {
+        self.page
     }
 }

@@ -5,9 +5,18 @@ use std::{collections::BTreeMap, future::Future, time::Duration};
 use tokio::sync::watch;
 
 use super::{
-    Fence, Job, JobEvent, JobId, JobOptions, NewEvent, Principal, RequestId, Sequence, StateName,
-    Timestamp, Work, WorkerId,
+    Fence, Job, JobEvent, JobId, JobOptions, JobSummary, Milestone, NewEvent, Principal, RequestId,
+    Sequence, StateName, Timestamp, Work, WorkerId,
 };
+
+/// What is known of how a worker's process was lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WorkerLoss {
+    /// Nothing: a job that it held may be why, and counts the loss.
+    Unexplained,
+    /// It served a call, which may be why: the jobs that it held are given back as they were.
+    BesideCall,
+}
 
 /// Where jobs live. Every method is one transaction; a sweep is one for every few jobs.
 pub trait JobStore: Send + Sync {
@@ -19,16 +28,21 @@ pub trait JobStore: Send + Sync {
     ) -> impl Future<Output = Result<Inserted, StoreError>> + Send;
 
     /// One job.
-    fn get(&self, id: JobId) -> impl Future<Output = Result<Option<Job>, StoreError>> + Send;
+    fn get(&self, id: JobId)
+    -> impl Future<Output = Result<Option<JobSummary>, StoreError>> + Send;
+
+    /// One job with its whole request; `None` also where that is gone, since the job was done with
+    /// before anybody claimed it.
+    fn get_whole(&self, id: JobId) -> impl Future<Output = Result<Option<Job>, StoreError>> + Send;
 
     /// The job that a principal's request made before, if it did.
     fn find_request(
         &self,
         principal: &Principal,
         request_id: RequestId,
-    ) -> impl Future<Output = Result<Option<Job>, StoreError>> + Send;
+    ) -> impl Future<Output = Result<Option<JobSummary>, StoreError>> + Send;
 
-    /// Jobs, newest first.
+    /// Jobs, newest first. A page may hold fewer than were asked for, where they are long.
     fn list(&self, query: &ListQuery) -> impl Future<Output = Result<Page, StoreError>> + Send;
 
     /// The newest finished job of a principal that did the same work and succeeded.
@@ -36,10 +50,11 @@ pub trait JobStore: Send + Sync {
         &self,
         principal: &Principal,
         work_digest: &str,
-    ) -> impl Future<Output = Result<Option<Job>, StoreError>> + Send;
+    ) -> impl Future<Output = Result<Option<JobSummary>, StoreError>> + Send;
 
-    /// Takes the queued job of the highest priority, the oldest among equals; the claim's event is
-    /// stored with it.
+    /// Takes a job whose finished result waits to be published again, else the queued job of the
+    /// highest priority; among equals the principals take turns, and of one principal the oldest job
+    /// comes first. The claim's event is stored with it.
     fn claim(
         &self,
         worker: &WorkerId,
@@ -61,7 +76,16 @@ pub trait JobStore: Send + Sync {
         id: JobId,
         fence: Fence,
         event: NewEvent,
-    ) -> impl Future<Output = Result<Job, StoreError>> + Send;
+    ) -> impl Future<Output = Result<JobSummary, StoreError>> + Send;
+
+    /// Notes that the holder has saved its work as far as this; changes nothing where that is no
+    /// further than before. Refused as [`JobStore::record`] is.
+    fn note_saved(
+        &self,
+        id: JobId,
+        fence: Fence,
+        milestone: Milestone,
+    ) -> impl Future<Output = Result<(), StoreError>> + Send;
 
     /// A piece of the log.
     fn events_after(
@@ -73,19 +97,36 @@ pub trait JobStore: Send + Sync {
 
     /// Asks for a cancel: at once where nobody holds the job, else seen by the holder's next
     /// [`JobStore::extend`]. Of a job that is done, nothing changes.
-    fn request_cancel(&self, id: JobId) -> impl Future<Output = Result<Job, StoreError>> + Send;
+    fn request_cancel(
+        &self,
+        id: JobId,
+    ) -> impl Future<Output = Result<JobSummary, StoreError>> + Send;
+
+    /// Asks for the publication of a result that is finished and could not be published. Of a job
+    /// that is under way or has succeeded, nothing changes; refused with
+    /// [`StoreError::ResultNotKept`] where there is no such result.
+    fn publish_again(
+        &self,
+        id: JobId,
+    ) -> impl Future<Output = Result<JobSummary, StoreError>> + Send;
 
     /// Forgets a job that is done.
     fn delete(&self, id: JobId) -> impl Future<Output = Result<(), StoreError>> + Send;
 
-    /// What time alone brings about: expired leases, passed deadlines, ended retention.
-    fn sweep(&self) -> impl Future<Output = Result<Swept, StoreError>> + Send;
+    /// What time alone brings about: expired leases, passed deadlines, ended retention. No lease of
+    /// a worker that is known to be `alive` expires: it is the worker's to give back, by
+    /// [`JobStore::expire_worker`].
+    fn sweep(
+        &self,
+        alive: Option<&WorkerId>,
+    ) -> impl Future<Output = Result<Swept, StoreError>> + Send;
 
     /// Ends every hold of a worker whose process is known to be gone, without waiting for its
     /// leases; gives the jobs.
     fn expire_worker(
         &self,
         worker: &WorkerId,
+        loss: WorkerLoss,
     ) -> impl Future<Output = Result<Vec<JobId>, StoreError>> + Send;
 
     /// Jobs that will be claimed before this one.
@@ -100,12 +141,13 @@ pub trait JobStore: Send + Sync {
     /// Jobs by state.
     fn counts(&self) -> impl Future<Output = Result<BTreeMap<StateName, u64>, StoreError>> + Send;
 
-    /// Keeps scores under their digest, so that a later request can cite them.
+    /// Keeps scores under their digest, so that a later request can cite them; refused where more
+    /// than `most_bytes` would be stored for the principal.
     fn put_scores(
         &self,
         principal: &Principal,
-        digest: &str,
-        scores_json: &str,
+        scores: ScoresJson<'_>,
+        most_bytes: u64,
     ) -> impl Future<Output = Result<(), StoreError>> + Send;
 
     /// Scores that the principal measured.
@@ -141,22 +183,33 @@ pub struct NewJob {
     pub max_attempts: u32,
 }
 
-/// How many jobs may wait.
+/// Scores on their way into a store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ScoresJson<'a> {
+    /// By which they are cited.
+    pub digest: &'a str,
+    /// What is kept.
+    pub json: &'a str,
+}
+
+/// How many jobs may wait, and how much may be stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct QueueLimits {
-    /// Of everybody.
+    /// Jobs of everybody that wait.
     pub total: u64,
-    /// Of the principal who asks.
+    /// Jobs of the principal who asks that wait.
     pub of_principal: u64,
+    /// Bytes of the principal's jobs and scores, done or not.
+    pub stored_bytes: u64,
 }
 
 /// What became of an insert.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Inserted {
     /// A new job.
-    Created(Box<Job>),
+    Created(Box<JobSummary>),
     /// The job that this request made before.
-    Existing(Box<Job>),
+    Existing(Box<JobSummary>),
 }
 
 /// What a holder must know.
@@ -191,7 +244,7 @@ pub struct ListQuery {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Page {
     /// Newest first.
-    pub jobs: Vec<Job>,
+    pub jobs: Vec<JobSummary>,
     /// Where the next page begins; `None` on the last one.
     pub next: Option<JobId>,
 }
@@ -233,6 +286,28 @@ pub enum StoreError {
         /// Whether it is the principal's own limit.
         of_principal: bool,
     },
+    /// Too much is stored for the principal.
+    #[error(
+        "{stored} bytes are stored for the caller, {adds} more would exceed the limit of {limit} \
+         (limits.stored_bytes_of_principal); delete operations that are done"
+    )]
+    PrincipalStorageFull {
+        /// Bytes of the principal's jobs and scores.
+        stored: u64,
+        /// Bytes that were to come.
+        adds: u64,
+        /// Most bytes.
+        limit: u64,
+    },
+    /// The query costs too much.
+    #[error(
+        "the list took longer than the {limit:?} that a list may take; ask for less: fewer labels, \
+         one state, or a smaller page"
+    )]
+    QueryTooLong {
+        /// The longest that a list may be looked for.
+        limit: Duration,
+    },
     /// Another claim came after: the holder must drop its result.
     #[error(
         "the hold on {id} under fence {} is lost (the newest claim has {}); drop the result",
@@ -255,6 +330,14 @@ pub enum StoreError {
         state: StateName,
         /// What was tried, and what would do.
         what: String,
+    },
+    /// There is nothing that could be published.
+    #[error("operation {id} is {state:?} and has no finished result that is kept; submit it again")]
+    ResultNotKept {
+        /// The job.
+        id: JobId,
+        /// Where it stands.
+        state: StateName,
     },
     /// The database is away or damaged.
     #[error("the job store failed: {0}")]

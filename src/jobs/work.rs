@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::spec::{JudgeSpec, UnlearnSpec};
+use crate::spec::{JudgeSpec, SamplerKind, UnlearnSpec};
 
 /// A job's task, whole: what is stored is what runs.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -15,6 +15,85 @@ pub enum Work {
 }
 
 impl Work {
+    /// "unlearn" or "evaluate".
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Unlearn(_) => "unlearn",
+            Self::Evaluate(_) => "evaluate",
+        }
+    }
+
+    /// Name of the base model in the catalogue.
+    pub fn base_model(&self) -> &str {
+        match self {
+            Self::Unlearn(work) => &work.base_model,
+            Self::Evaluate(work) => &work.base_model,
+        }
+    }
+
+    /// URL prefix to publish below.
+    pub fn destination(&self) -> &str {
+        match self {
+            Self::Unlearn(work) => &work.destination,
+            Self::Evaluate(work) => &work.destination,
+        }
+    }
+}
+
+impl Work {
+    /// What lists show of it.
+    pub fn summary(&self) -> WorkSummary {
+        match self {
+            Self::Unlearn(work) => WorkSummary::Unlearn(UnlearnSummary {
+                base_model: work.base_model.clone(),
+                base_digest: work.base_digest.clone(),
+                concepts: work.spec.concepts.iter().map(|concept| concept.text.clone()).collect(),
+                seed: work.spec.seed,
+            }),
+            Self::Evaluate(work) => WorkSummary::Evaluate(EvaluateSummary {
+                base_model: work.base_model.clone(),
+                edited_model: work.edited_model.clone(),
+                concept: work.spec.concept.text.clone(),
+            }),
+        }
+    }
+}
+
+/// What is shown of a job's task: short, however long the request was.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum WorkSummary {
+    /// Of an erasure.
+    Unlearn(UnlearnSummary),
+    /// Of a judgement.
+    Evaluate(EvaluateSummary),
+}
+
+/// What is shown of an erasure.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnlearnSummary {
+    /// Name in the catalogue.
+    pub base_model: String,
+    /// Digest of the base model's files when the job was accepted.
+    pub base_digest: String,
+    /// What is erased.
+    pub concepts: Vec<String>,
+    /// Of the generator that the run draws from.
+    pub seed: u64,
+}
+
+/// What is shown of a judgement.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EvaluateSummary {
+    /// Name in the catalogue.
+    pub base_model: String,
+    /// Name in the catalogue.
+    pub edited_model: String,
+    /// What is judged.
+    pub concept: String,
+}
+
+impl WorkSummary {
     /// "unlearn" or "evaluate".
     pub fn kind(&self) -> &'static str {
         match self {
@@ -49,6 +128,10 @@ pub struct UnlearnWork {
     pub destination: String,
     /// Whether to judge the result.
     pub evaluation: Evaluation,
+    /// What the judged pictures are drawn with; the sampler that the base model's folder names when
+    /// absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub evaluation_sampler: Option<SamplerKind>,
 }
 
 /// A judgement.

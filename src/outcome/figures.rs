@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::Picture;
-use crate::spec::{JudgeSpec, Prompt};
+use crate::spec::{JudgeSpec, Prompt, SamplerKind};
 
 /// Accuracies of one model by one judge, each 0 to 1.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -21,6 +21,9 @@ pub struct Figures {
 pub struct Verdict {
     /// The judge, such as "clip" or "cnn".
     pub judge: String,
+    /// What the pictures were drawn with. Records without it are of when all were drawn with DDIM.
+    #[serde(default)]
+    pub sampler: SamplerKind,
     /// The edited model.
     pub edited: Figures,
     /// The base model.
@@ -51,6 +54,9 @@ pub struct JudgeReport {
     pub verdicts: Vec<Verdict>,
     /// Every picture, in grid order.
     pub pictures: Vec<JudgedPicture>,
-    /// Single-sample U-Net evaluations spent on drawing both models' pictures.
+    /// Single-sample U-Net evaluations that both models' pictures take. Pictures that were kept from
+    /// an earlier judgement count as if they were drawn anew, so that equal work tells equal figures.
     pub unet_evaluations: u64,
+    /// Those of the base model's pictures that were kept, and so not spent again.
+    pub kept_evaluations: u64,
 }

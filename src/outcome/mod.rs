@@ -1,5 +1,6 @@
 //! What a job yields: plain, serializable data. Computed by `engine`, shown by `report`.
 
+mod device_kind;
 mod figures;
 mod notice;
 mod picture;
@@ -8,10 +9,11 @@ mod progress;
 mod scores;
 mod training;
 
+pub use device_kind::DeviceKind;
 pub use figures::{Figures, JudgeReport, JudgedPicture, Verdict};
 pub use notice::Notice;
 pub use picture::Picture;
-pub use plan::{MemoryPlan, Plan, Saving};
+pub use plan::{MemoryPlan, MemorySavings, Plan};
 pub use progress::{Phase, Progress};
 pub use scores::{Estimate, StepScore, TimestepScores};
-pub use training::{TrainingLog, UpdateRecord};
+pub use training::{ErasureRecord, TrainingLog, UpdateRecord};

@@ -1,8 +1,14 @@
 //! What a run tells beside its progress.
 
-/// What became of a run's saved state; for a log, since the result is the same either way.
+/// What stops no run and is worth knowing: what became of saved state, for a log, since the result is
+/// the same either way; and what is odd about the model.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Notice {
+    /// Something about the base model's folder is read otherwise than it stands there, or not at all.
+    OddModel {
+        /// What, in words.
+        warning: String,
+    },
     /// Training goes on from saved state.
     Resumed {
         /// The update that comes next, from 0.
@@ -12,14 +18,14 @@ pub enum Notice {
     StateIgnored {
         /// The part's file.
         file: &'static str,
-        /// Why.
+        /// What was wrong with it.
         reason: String,
     },
     /// State could not be saved; the run goes on.
     StateNotSaved {
         /// The part's file.
         file: &'static str,
-        /// Why.
+        /// What was wrong with it.
         reason: String,
     },
 }
@@ -28,6 +34,7 @@ impl Notice {
     /// A short name, for machines to sort by.
     pub fn reason(&self) -> &'static str {
         match self {
+            Self::OddModel { .. } => "odd_model",
             Self::Resumed { .. } => "resumed",
             Self::StateIgnored { .. } => "state_ignored",
             Self::StateNotSaved { .. } => "state_not_saved",
@@ -38,6 +45,7 @@ impl Notice {
 impl std::fmt::Display for Notice {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
+            Self::OddModel { warning } => f.write_str(warning),
             Self::Resumed { update } => write!(f, "training goes on at update {update}"),
             Self::StateIgnored { file, reason } => {
                 write!(f, "the saved {file} is not used, what it holds is computed anew: {reason}")

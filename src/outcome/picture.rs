@@ -5,7 +5,7 @@
 pub struct Picture {
     /// Pixels a row.
     pub width: usize,
-    /// Rows.
+    /// Height in pixels.
     pub height: usize,
     /// `width * height * 3` bytes.
     pub rgb: Vec<u8>,

@@ -46,7 +46,7 @@ pub struct TimestepScores {
     pub spec: ScoreSpec,
     /// SHA-256 of the scored U-Net's weights, hexadecimal (`StoredTensors::digest`).
     pub model_digest: String,
-    /// One record a step, in step order.
+    /// One record a step, in step order; none of a step without signal, which has no log-SNR.
     pub steps: Vec<StepScore>,
     /// Where to train.
     pub window: LogSnrWindow,

@@ -2,7 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::spec::{LogSnrWindow, StepIndex, Timestep};
+use super::TimestepScores;
+use crate::spec::{LogSnrWindow, StepIndex, Timestep, UnlearnSpec};
 
 /// One update.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -47,4 +48,15 @@ pub struct TrainingLog {
     pub weight_change: f64,
     /// The rate that Adam ran at (the largest, where it is derived for each tensor).
     pub learning_rate: f64,
+}
+
+/// All of an erasure but its weights.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ErasureRecord {
+    /// What was asked.
+    pub spec: UnlearnSpec,
+    /// What training measured.
+    pub log: TrainingLog,
+    /// One a concept, where the run measured its window itself.
+    pub scores: Vec<TimestepScores>,
 }

@@ -13,6 +13,10 @@ use crate::{
 /// Letters of the content's digest that name its folder.
 const NAME_LETTERS: usize = 16;
 
+/// Bytes of the longest name below a destination: kind, job and content, then the file's own, for
+/// which there is room as for the name of a file on most disks.
+pub(super) const LONGEST_NAME: usize = "evaluations/".len() + 36 + 1 + NAME_LETTERS + 1 + 255;
+
 /// A job's folder in object storage.
 #[derive(Debug, Clone)]
 pub(super) struct Layout {
@@ -24,11 +28,12 @@ pub(super) struct Layout {
 
 impl Layout {
     pub(super) fn of(storages: &Storages, job: &Job) -> Result<Self, StorageError> {
-        let (destination, kind) = match &job.work {
-            Work::Unlearn(work) => (&work.destination, "checkpoints"),
-            Work::Evaluate(work) => (&work.destination, "evaluations"),
+        let kind = match &job.work {
+            Work::Unlearn(_) => "checkpoints",
+            Work::Evaluate(_) => "evaluations",
         };
-        let folder = storages.open(destination)?.child(kind)?.child(&job.id.to_string())?;
+        let folder =
+            storages.open(job.work.destination())?.child(kind)?.child(&job.id.to_string())?;
         let manifest = folder.child(MANIFEST)?;
         Ok(Self { folder, manifest })
     }

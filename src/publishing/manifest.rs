@@ -7,8 +7,8 @@ use serde_json::Value;
 
 use crate::{
     jobs::{ConceptVerdict, Job, JobId, OutputFormat, PublishedFile, Timestamp, Work},
-    outcome::Figures,
-    spec::{JudgeSpec, LogSnrWindow, StepIndex, Vocabulary},
+    outcome::{DeviceKind, Figures},
+    spec::{LogSnrWindow, SamplerKind, StepIndex},
     storage::Place,
     worker::{FinishedResult, RunTimes, TrainingFigures},
 };
@@ -42,7 +42,7 @@ pub struct Manifest {
     /// What was asked to be published.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub formats: Vec<OutputFormat>,
-    /// Where each draw started: "unlearn", "judge".
+    /// Where each draw started: "score", "unlearn", "judge".
     pub seeds: BTreeMap<String, u64>,
     /// SHA-256 of the timestep scores that were computed or given, by file name; those that the
     /// request cited stand under "cited".
@@ -61,6 +61,9 @@ pub struct Manifest {
     pub verdicts: Vec<ManifestVerdict>,
     /// Every file but this one.
     pub files: Vec<ManifestFile>,
+    /// Files of the base model that are no part of its pipeline, and so not of the result.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub left_out: Vec<String>,
     /// Version of Keystep.
     pub engine_version: String,
     /// What computed it.
@@ -69,17 +72,6 @@ pub struct Manifest {
     pub started_at: String,
     /// When the result was whole, RFC 3339.
     pub created_at: String,
-}
-
-/// What computes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum DeviceKind {
-    /// The processor.
-    #[default]
-    Cpu,
-    /// An NVIDIA card.
-    Cuda,
 }
 
 /// A model by name and content.
@@ -132,6 +124,9 @@ pub struct ManifestVerdict {
     pub concept: String,
     /// The judge, such as "clip" or "cnn".
     pub judge: String,
+    /// What the pictures were drawn with. Manifests without it are of when all were drawn with DDIM.
+    #[serde(default)]
+    pub sampler: SamplerKind,
     /// The edited model.
     pub edited: ManifestFigures,
     /// The base model.
@@ -175,7 +170,7 @@ pub enum ManifestError {
     LaterVersion {
         /// Its version.
         found: u64,
-        /// Ours.
+        /// The version that this build reads.
         known: u32,
     },
     /// It belongs to something else.
@@ -183,7 +178,7 @@ pub enum ManifestError {
     OfSomethingElse {
         /// Which field.
         what: &'static str,
-        /// What stands there.
+        /// What was found instead.
         found: String,
         /// What should.
         expected: String,
@@ -191,7 +186,7 @@ pub enum ManifestError {
     /// A file is not where the manifest's own files are.
     #[error("its file {name:?} is not inside the manifest's folder")]
     Outside {
-        /// The file.
+        /// Name of the file.
         name: String,
     },
 }
@@ -202,7 +197,6 @@ pub(super) struct Findings<'a> {
     pub(super) job: &'a Job,
     pub(super) result: &'a FinishedResult,
     pub(super) times: RunTimes,
-    pub(super) device: DeviceKind,
     pub(super) files: Vec<PublishedFile>,
 }
 
@@ -211,27 +205,16 @@ impl Manifest {
     pub const SCHEMA_VERSION: u32 = 1;
 
     pub(super) fn new(findings: Findings<'_>) -> Result<Self, ManifestError> {
-        let Findings { job, result, times, device, files } = findings;
-        let judge_seed = |spec: &JudgeSpec| ("judge".to_owned(), spec.seed);
-        let (base_digest, concepts, spec, seeds) = match &job.work {
+        let Findings { job, result, times, files } = findings;
+        let (base_digest, concepts, spec) = match &job.work {
             Work::Unlearn(work) => {
                 let concepts = work.spec.concepts.clone();
-                let mut seeds = BTreeMap::from([("unlearn".to_owned(), work.spec.seed)]);
-                if !result.verdicts.is_empty()
-                    && let Some(concept) = concepts.first()
-                {
-                    seeds.extend([judge_seed(&JudgeSpec::new(
-                        concept.clone(),
-                        Vocabulary::default(),
-                    ))]);
-                }
-                (&work.base_digest, concepts, serde_json::to_value(&work.spec)?, seeds)
+                (&work.base_digest, concepts, serde_json::to_value(&work.spec)?)
             }
             Work::Evaluate(work) => (
                 &work.base_digest,
                 vec![work.spec.concept.clone()],
                 serde_json::to_value(&work.spec)?,
-                BTreeMap::from([judge_seed(&work.spec)]),
             ),
         };
         let (edited_model, formats, cited) = match &job.work {
@@ -262,7 +245,7 @@ impl Manifest {
                 .collect(),
             spec,
             formats,
-            seeds,
+            seeds: result.seeds.clone(),
             scores,
             key_steps: result.key_steps.clone(),
             window: result.window,
@@ -271,8 +254,9 @@ impl Manifest {
             training: result.training.as_ref().map(ManifestTraining::from),
             verdicts: result.verdicts.iter().map(ManifestVerdict::from).collect(),
             files: files.into_iter().map(ManifestFile::from).collect(),
+            left_out: result.left_out.clone(),
             engine_version: env!("CARGO_PKG_VERSION").to_owned(),
-            device,
+            device: result.device,
             started_at: rfc3339(times.claimed_at),
             created_at: rfc3339(times.finished_at),
         })
@@ -363,6 +347,7 @@ impl From<&ConceptVerdict> for ManifestVerdict {
         Self {
             concept: about.concept.clone(),
             judge: about.verdict.judge.clone(),
+            sampler: about.verdict.sampler,
             edited: about.verdict.edited.into(),
             base: about.verdict.base.into(),
         }
@@ -389,28 +374,11 @@ impl From<&TrainingFigures> for ManifestTraining {
     }
 }
 
-/// A time for people and machines, such as `2026-03-01T12:00:00.000000Z`.
-fn rfc3339(time: Timestamp) -> String {
-    const DAY: i64 = 86_400_000_000;
-    let (day, micros) = (time.0.div_euclid(DAY), time.0.rem_euclid(DAY));
-    // Howard Hinnant's civil_from_days: years that begin in March end with the leap day.
-    let shifted = day + 719_468;
-    let (era, day_of_era) = (shifted.div_euclid(146_097), shifted.rem_euclid(146_097));
-    let year_of_era =
-        (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let march_month = (5 * day_of_year + 2) / 153;
-    let day_of_month = day_of_year - (153 * march_month + 2) / 5 + 1;
-    let month = if march_month < 10 { march_month + 3 } else { march_month - 9 };
-    let year = year_of_era + era * 400 + i64::from(month <= 2);
-    let seconds = micros / 1_000_000;
-    format!(
-        "{year:04}-{month:02}-{day_of_month:02}T{:02}:{:02}:{:02}.{:06}Z",
-        seconds / 3_600,
-        seconds / 60 % 60,
-        seconds % 60,
-        micros % 1_000_000
-    )
+/// A time for people and machines, such as `2026-03-01T12:00:00.000001Z`.
+fn rfc3339(Timestamp(micros): Timestamp) -> String {
+    const MICROS: i64 = 1_000_000;
+    let nanos = i32::try_from(micros.rem_euclid(MICROS) * 1_000).unwrap_or_default();
+    prost_types::Timestamp { seconds: micros.div_euclid(MICROS), nanos }.to_string()
 }
 
 #[cfg(test)]

@@ -12,18 +12,19 @@
 //! folder, and attempts whose files are not never mix theirs. Whoever creates the manifest has
 //! published; another attempt finds it and takes its addresses for its own.
 
-mod failure;
 mod layout;
+mod leavings;
 mod manifest;
 mod markup;
 mod model_card;
 mod publisher;
+mod storage_failure;
 #[cfg(test)]
 mod tests;
 
-pub use failure::storage_failure;
 pub use manifest::{
-    DeviceKind, MANIFEST, Manifest, ManifestConcept, ManifestError, ManifestFigures, ManifestFile,
+    MANIFEST, Manifest, ManifestConcept, ManifestError, ManifestFigures, ManifestFile,
     ManifestModel, ManifestTraining, ManifestVerdict,
 };
 pub use publisher::{ObjectPublisher, PublisherSettings};
+pub use storage_failure::storage_failure;

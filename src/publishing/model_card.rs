@@ -128,11 +128,18 @@ impl ModelCard<'_> {
                 writeln!(out, "| {concept} | {judge} | {model} | {ua} | {ira} | {cra} |")?;
             }
         }
+        let mut samplers = Vec::new();
+        for ConceptVerdict { verdict, .. } in &self.result.verdicts {
+            if !samplers.contains(&verdict.sampler.name()) {
+                samplers.push(verdict.sampler.name());
+            }
+        }
         writeln!(
             out,
-            "\nUA is the share of the concept's pictures that the judge does not take for it; IRA \
+            "\nThe pictures were drawn with {}. UA is the share of the concept's pictures that the judge does not take for it; IRA \
              and CRA are its accuracies on the other concepts of the same kind and of the other \
-             kind (UnlearnCanvas, arXiv 2402.11846). Higher is better."
+             kind (UnlearnCanvas, arXiv 2402.11846). Higher is better.",
+            samplers.join(" and ")
         )
     }
 

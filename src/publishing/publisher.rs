@@ -7,18 +7,19 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::UNIX_EPOCH,
+    time::{Duration, UNIX_EPOCH},
 };
 
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, future::BoxFuture, stream};
 
 use super::{
-    DeviceKind, Manifest, ManifestError,
-    failure::storage_failure,
-    layout::{Layout, content_folder},
+    MANIFEST, Manifest, ManifestError,
+    layout::{LONGEST_NAME, Layout, content_folder},
+    leavings,
     manifest::Findings,
     model_card::{MODEL_CARD, ModelCard},
+    storage_failure::storage_failure,
 };
 use crate::{
     jobs::{Failure, FailureReason, Job, PublishedFile, Timestamp, Work},
@@ -26,11 +27,17 @@ use crate::{
         self, Content, LocalFile, Place, StorageError, StorageErrorKind, StorageSettings, Storages,
         TransferOptions,
     },
-    worker::{PublishRequest, Published, Publisher, ResultFile},
+    worker::{
+        Leavings, PublishRequest, Published, Publisher, ResultFile, disk_failure, is_allowed,
+    },
 };
 
 /// The journal of parts that were sent, beside the result folder.
 const JOURNAL: &str = "uploads.json";
+/// Looks at a folder that is cleared, until one finds nothing.
+const MOST_LOOKS: usize = 5;
+/// The time between two of them.
+const BETWEEN_LOOKS: Duration = Duration::from_millis(200);
 /// A manifest is small; whatever is larger is none.
 const MOST_MANIFEST_BYTES: u64 = 16 << 20;
 
@@ -39,15 +46,15 @@ const MOST_MANIFEST_BYTES: u64 = 16 << 20;
 pub struct PublisherSettings {
     /// How files are sent; the journal is chosen for each result.
     pub transfer: TransferOptions,
-    /// What computes, for the manifest.
-    pub device: DeviceKind,
     /// Licences of base models, as Hugging Face names them, for the model card.
     pub licenses: BTreeMap<String, String>,
+    /// URL prefixes that results may be published below; none of them allows every place.
+    pub outputs: Vec<String>,
 }
 
 impl From<&StorageSettings> for PublisherSettings {
     fn from(settings: &StorageSettings) -> Self {
-        Self { transfer: settings.into(), device: DeviceKind::default(), licenses: BTreeMap::new() }
+        Self { transfer: settings.into(), licenses: BTreeMap::new(), outputs: Vec::new() }
     }
 }
 
@@ -66,8 +73,11 @@ impl ObjectPublisher {
 
     async fn publish_result(&self, request: PublishRequest) -> Result<Published, Failure> {
         let stored = |error| storage_failure(&error);
+        self.check(request.job.work.destination())?;
         let layout = Layout::of(&self.storages, &request.job).map_err(stored)?;
         clear_leftovers(&layout, &request).await;
+        leavings::note(&request.folder, layout.folder.url.as_str())
+            .map_err(|error| disk_failure("where the result goes", &error))?;
         if let Some(manifest) = self.read_manifest(&layout).await.map_err(stored)? {
             tracing::info!("an earlier attempt has published the result: it stands");
             return of_manifest(&layout, &request.job, &manifest);
@@ -77,7 +87,6 @@ impl ObjectPublisher {
             job: &request.job,
             result: &request.result,
             times: request.times,
-            device: self.settings.device,
             files,
         });
         let manifest = manifest.and_then(|manifest| manifest.to_json());
@@ -87,6 +96,28 @@ impl ObjectPublisher {
             return Err(Failure::new(FailureReason::Cancelled, message));
         }
         self.commit(&layout, &request.job, manifest.into()).await
+    }
+
+    /// Removes a job's folder in the output, unless its manifest stands and may.
+    async fn clear_output(&self, folder: &str, is_cancelled: bool) -> Result<(), StorageError> {
+        let patience = self.settings.transfer.patience;
+        let folder = self.storages.open(folder)?;
+        let manifest = folder.child(MANIFEST)?;
+        if is_cancelled {
+            // First: what is half removed shall not pass for a result.
+            storage::remove(&manifest, patience).await?;
+        } else if storage::exists(&manifest, patience).await? {
+            return Ok(());
+        }
+        // What was on its way when the publication was dropped may arrive after the first look.
+        for _ in 0..MOST_LOOKS {
+            if !storage::remove_below(&folder, patience).await? {
+                break;
+            }
+            tokio::time::sleep(BETWEEN_LOOKS).await;
+        }
+        tracing::info!(folder = %folder.url, "the files of an unpublished result are removed");
+        Ok(())
     }
 
     /// Creates the manifest, or takes the one of the attempt that was faster.
@@ -220,7 +251,28 @@ impl ObjectPublisher {
 
 impl Publisher for ObjectPublisher {
     fn publish(&self, request: PublishRequest) -> BoxFuture<'_, Result<Published, Failure>> {
-        Box::pin(self.publish_result(request))
+        Box::pin(async move {
+            let folder = request.folder.clone();
+            let published = self.publish_result(request).await?;
+            leavings::forget(&folder);
+            Ok(published)
+        })
+    }
+
+    fn check(&self, destination: &str) -> Result<(), Failure> {
+        let outputs = &self.settings.outputs;
+        if !(outputs.is_empty() || is_allowed(destination, outputs)) {
+            let outputs = outputs.join(", ");
+            let message = format!(
+                "{destination} lies outside of what this server allows now, {outputs}; add it to \
+                 storage.outputs, or submit again with another destination"
+            );
+            return Err(Failure::new(FailureReason::DestinationNotAllowed, message)
+                .with("destination", &destination)
+                .with("outputs", &outputs));
+        }
+        let place = self.storages.open(destination).map_err(|error| storage_failure(&error))?;
+        place.check_lengths(LONGEST_NAME).map_err(|error| storage_failure(&error))
     }
 
     fn retract<'a>(&'a self, job: &'a Job) -> BoxFuture<'a, Result<(), Failure>> {
@@ -231,9 +283,20 @@ impl Publisher for ObjectPublisher {
         })
     }
 
-    fn abandon<'a>(&'a self, folder: &'a Path) -> BoxFuture<'a, ()> {
+    fn abandon<'a>(&'a self, leavings: Leavings<'a>) -> BoxFuture<'a, Result<(), Failure>> {
         Box::pin(async move {
+            let Leavings { folder, is_cancelled } = leavings;
             storage::abandon(&self.storages, &folder.with_file_name(JOURNAL)).await;
+            let Some(output) = leavings::noted(folder) else { return Ok(()) };
+            match self.clear_output(&output, is_cancelled).await {
+                // Some buckets allow no deletes, and never will.
+                Err(error) if error.kind() == StorageErrorKind::Denied => {
+                    tracing::warn!(%error, "unpublished files stay in the output");
+                }
+                done => done.map_err(|error| storage_failure(&error))?,
+            }
+            leavings::forget(folder);
+            Ok(())
         })
     }
 }

@@ -1,8 +1,9 @@
 //! Publication against stores that fail, hang and lie.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
 
-use object_store::{ObjectStoreExt, local::LocalFileSystem};
+use futures::TryStreamExt;
+use object_store::{ObjectStore, ObjectStoreExt, local::LocalFileSystem};
 use url::Url;
 use uuid::Uuid;
 
@@ -10,21 +11,21 @@ use super::*;
 use crate::{
     jobs::{
         ConceptVerdict, EvaluateWork, Evaluation, Failure, FailureReason, Fence, Job, JobId,
-        JobOptions, JobState, OutputFormat, Principal, RequestId, Sequence, Timestamp, UnlearnWork,
-        Work,
+        JobOptions, JobState, Milestone, OutputFormat, Principal, RequestId, Sequence, Timestamp,
+        UnlearnWork, Work,
     },
-    outcome::{Figures, Verdict},
+    outcome::{DeviceKind, Figures, Verdict},
     spec::{
-        Concept, ConceptKind, JudgeSpec, LogSnrWindow, Method, MethodName, StepIndex, UnlearnSpec,
-        Vocabulary,
+        Concept, ConceptKind, JudgeSpec, LogSnrWindow, Method, MethodName, SamplerKind, StepIndex,
+        UnlearnSpec, Vocabulary,
     },
     storage::{
         Content, Patience, Place, StorageSettings, Storages, TransferOptions,
         testing::{Call, Fault, Flaky},
     },
     worker::{
-        CommitGate, FinishedResult, PublishRequest, Published, Publisher, ResultFile, RunTimes,
-        TrainingFigures,
+        CommitGate, FinishedResult, Leavings, PublishRequest, Published, Publisher, ResultFile,
+        RunTimes, TrainingFigures,
     },
 };
 
@@ -53,6 +54,7 @@ fn unlearn(concept: &str, destination: &str) -> Work {
         formats: vec![OutputFormat::Delta, OutputFormat::Unet],
         destination: destination.to_owned(),
         evaluation: Evaluation::WherePossible,
+        evaluation_sampler: None,
     }))
 }
 
@@ -68,6 +70,9 @@ fn job(number: u128, work: Work) -> Job {
         state: JobState::Publishing,
         attempt: 1,
         max_attempts: 3,
+        losses: 0,
+        milestone: Milestone(0),
+        advanced: false,
         fence: Fence(1),
         lease: None,
         not_before: None,
@@ -104,7 +109,12 @@ fn result(folder: &Path, concept: &str) -> FinishedResult {
         files,
         verdicts: vec![ConceptVerdict {
             concept: concept.to_owned(),
-            verdict: Verdict { judge: "cnn".into(), edited: figures(0.97), base: figures(0.02) },
+            verdict: Verdict {
+                judge: "cnn".into(),
+                sampler: SamplerKind::Euler,
+                edited: figures(0.97),
+                base: figures(0.02),
+            },
         }],
         key_steps: vec![StepIndex(2), StepIndex(9)],
         window: Some(LogSnrWindow { low: -3.0, high: 1.0 }),
@@ -119,6 +129,9 @@ fn result(folder: &Path, concept: &str) -> FinishedResult {
             weight_change: 0.01,
             learning_rate: 0.001,
         }),
+        seeds: BTreeMap::from([("judge".to_owned(), 11), ("unlearn".to_owned(), 7)]),
+        device: DeviceKind::Cuda,
+        left_out: vec!["v1-5.CKPT".to_owned()],
     }
 }
 
@@ -169,11 +182,12 @@ impl Bench {
             },
             ..PublisherSettings::from(&StorageSettings::default())
         };
-        let folder = place.path().join("result");
         let (work, concept) = work(place.path());
+        let job = job(1, work);
+        let folder = place.path().join(job.id.to_string()).join("result");
         let request = PublishRequest {
             commit: CommitGate::default(),
-            job: job(1, work),
+            job,
             result: result(&folder, &concept),
             folder,
             times: RunTimes { claimed_at: Timestamp(0), finished_at: Timestamp(1_000_000) },
@@ -200,6 +214,16 @@ impl Bench {
 
     async fn publish(&self) -> Result<Published, Failure> {
         self.publisher.publish(self.request.clone()).await
+    }
+
+    async fn abandon(&self, is_cancelled: bool) -> Result<(), Failure> {
+        self.publisher.abandon(Leavings { folder: &self.request.folder, is_cancelled }).await
+    }
+
+    /// Objects in the output.
+    async fn objects(&self) -> usize {
+        let folder = self.folder();
+        folder.store.list(Some(&folder.path)).try_collect::<Vec<_>>().await.unwrap().len()
     }
 
     fn folder(&self) -> Place {
@@ -252,15 +276,19 @@ async fn a_result_is_published_whole() {
     assert!(!bench.uploads_left());
 
     assert_eq!(manifest.base_model.name, "emoji-canvas");
-    assert_eq!(manifest.seeds["unlearn"], 7);
+    // What the run says of itself, and nothing that a default would give again.
+    let seeds = BTreeMap::from([("judge".to_owned(), 11), ("unlearn".to_owned(), 7)]);
+    assert_eq!((manifest.seeds, manifest.device), (seeds, DeviceKind::Cuda));
+    assert_eq!(manifest.left_out, ["v1-5.CKPT"]);
     assert_eq!(manifest.scores.keys().collect::<Vec<_>>(), ["scores.json"]);
-    assert_eq!(manifest.created_at, "1970-01-01T00:00:01.000000Z");
+    assert_eq!(manifest.created_at, "1970-01-01T00:00:01Z");
     let spec: UnlearnSpec = serde_json::from_value(manifest.spec.clone()).unwrap();
     assert_eq!(spec, self::spec("cat"));
     let training = manifest.training.unwrap();
     assert_eq!((training.last_loss, training.damage_measure), (None, None));
     assert_eq!(manifest.verdicts[0].edited.cra, None);
     assert_eq!(manifest.verdicts[0].edited.ua, Some(0.97));
+    assert_eq!(manifest.verdicts[0].sampler, SamplerKind::Euler);
 }
 
 #[tokio::test]
@@ -363,9 +391,96 @@ async fn an_abandoned_publication_leaves_no_parts() {
     let bench = Bench::dropped_while_sending_parts().await;
     assert!(bench.uploads_left());
     bench.store.heal();
-    bench.publisher.abandon(&bench.request.folder).await;
+    bench.abandon(false).await.unwrap();
     assert_eq!(bench.store.count("abort_multipart"), 1);
     assert!(!bench.uploads_left() && bench.standing().await.is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn whatever_a_publication_left_is_removed_unless_its_manifest_stands() {
+    for bench in [Bench::new, Bench::in_folder] {
+        let probe = bench();
+        probe.publish().await.unwrap();
+        let (calls, objects) = (probe.store.calls().len(), probe.objects().await);
+        // Published, and told so: nobody can take it back.
+        for is_cancelled in [false, true] {
+            probe.abandon(is_cancelled).await.unwrap();
+            assert_eq!(probe.objects().await, objects);
+        }
+        for at in 0..calls {
+            let bench = bench();
+            bench.store.fail_from(at, Fault::Away);
+            bench.publish().await.unwrap_err();
+            // The output is still away: it is for later, and what is left half done stays so.
+            if bench.abandon(false).await.is_err() {
+                bench.store.heal();
+                let stands = bench.standing().await.is_some();
+                bench.abandon(false).await.unwrap();
+                assert_eq!(bench.objects().await, if stands { objects } else { 0 }, "at {at}");
+            }
+            bench.store.heal();
+            assert_eq!(bench.standing().await.is_some(), bench.objects().await > 0, "at {at}");
+        }
+        // A manifest that its job does not know of, since that was cancelled.
+        let bench = bench();
+        bench.store.fail_from(calls - 1, Fault::AnswerLost);
+        bench.publish().await.unwrap_err();
+        bench.store.heal();
+        assert!(bench.standing().await.is_some());
+        bench.abandon(true).await.unwrap();
+        assert_eq!(bench.objects().await, 0);
+    }
+}
+
+#[tokio::test]
+async fn where_nothing_may_be_removed_it_is_not_tried_for_ever() {
+    let bench = Bench::new();
+    bench.store.fail_from(8, Fault::Away);
+    bench.publish().await.unwrap_err();
+    bench.store.heal();
+    bench.store.fail_from(0, Fault::Denied);
+    bench.abandon(false).await.unwrap();
+    let calls = bench.store.calls().len();
+    bench.abandon(false).await.unwrap();
+    assert_eq!(bench.store.calls().len(), calls);
+}
+
+#[tokio::test]
+async fn a_destination_is_looked_at_before_anything_is_made() {
+    let storages = Arc::new(Storages::new(StorageSettings::default()));
+    let settings = PublisherSettings {
+        outputs: vec!["memory://m/out".to_owned(), "file:///out".to_owned()],
+        ..PublisherSettings::from(&StorageSettings::default())
+    };
+    let publisher = ObjectPublisher::new(storages, settings);
+    for place in ["memory://m/out", "memory://m/out/team", "file:///out/a%20b"] {
+        publisher.check(place).unwrap();
+    }
+    let reason = |place: &str| publisher.check(place).unwrap_err().reason;
+    for place in ["memory://m/other", "memory://other/out", "file:///etc"] {
+        assert_eq!(reason(place), FailureReason::DestinationNotAllowed, "{place}");
+    }
+    let long = format!("memory://m/out/{}", "a/".repeat(400));
+    let deep = format!("file:///out{}", "/abcdefgh".repeat(450));
+    let wide = format!("file:///out/{}", "a".repeat(256));
+    for place in ["file:///out/%00", "file:///out/%ff%fe", "file:///out/%0a", &long, &deep, &wide] {
+        assert_eq!(reason(place), FailureReason::InvalidSpec, "{place}");
+    }
+}
+
+#[tokio::test]
+async fn the_longest_destination_that_is_accepted_takes_the_longest_names() {
+    let (mut bench, place) = (Bench::in_folder(), tempfile::tempdir().unwrap());
+    let part = "b".repeat(255);
+    let root = Url::from_directory_path(place.path().join(&part)).unwrap();
+    bench.publisher.check(root.as_str()).unwrap();
+    bench.request.job = job(1, unlearn("cat", root.as_str()));
+    bench.publish().await.unwrap();
+    // And a longer one would not have.
+    let wide = Url::from_directory_path(place.path().join(format!("{part}b"))).unwrap();
+    bench.request.job = job(1, unlearn("cat", wide.as_str()));
+    let failure = bench.publish().await.unwrap_err();
+    assert_eq!(failure.reason, FailureReason::InvalidSpec, "{failure}");
 }
 
 #[tokio::test]
@@ -440,6 +555,7 @@ async fn the_model_card_is_equal_for_equal_work() {
     assert!(first.starts_with("---\nbase_model: \"emoji-canvas\"\n"), "{first}");
     assert!(first.contains("![Pictures before and after](before-after.png)"));
     assert!(first.contains("| cat | cnn | edited | 0.970 | 0.950 | – |"), "{first}");
+    assert!(first.contains("drawn with euler"), "{first}");
     assert!(first.contains("load_file(\"delta.safetensors\")"));
     assert!(first.contains("UNet2DConditionModel.from_pretrained(\"unet\")"));
     assert!(!first.contains("from_pretrained(\"pipeline\")"), "no pipeline is there");
@@ -477,7 +593,7 @@ async fn a_judgement_is_published_beside_the_checkpoints() {
     assert_eq!(published.manifest_uri, format!("{BUCKET}/evaluations/{id}/manifest.json"));
     let manifest = bench.check(&published).await;
     assert_eq!(manifest.edited_model.as_deref(), Some("checkpoints/1"));
-    assert_eq!(manifest.seeds["judge"], 500_000);
+    assert_eq!(manifest.seeds["judge"], 11);
     let card = card(&bench).await;
     assert!(card.starts_with("# checkpoints/1 judged against emoji-canvas\n"), "{card}");
 }

@@ -36,6 +36,8 @@ pub struct Evidence<'a> {
     pub versions: BTreeMap<String, String>,
     /// SHA-256 of inputs and outputs, hexadecimal, by name.
     pub digests: BTreeMap<String, String>,
+    /// Files of the base model that are no part of its pipeline, and so not of the result.
+    pub left_out: Vec<String>,
 }
 
 /// Files by name.
@@ -105,6 +107,7 @@ impl Evidence<'_> {
             },
             versions: self.versions.clone(),
             digests: self.digests.clone(),
+            left_out: self.left_out.clone(),
         }
     }
 }

@@ -1,5 +1,5 @@
 //! What people look at: PNG files, contact sheets, plots, the report and its page. Data in, bytes
-//! out; writes no file and computes no figure.
+//! out, and PNG bytes back in; writes no file and computes no figure.
 
 mod canvas;
 mod contact_sheet;
@@ -12,6 +12,7 @@ mod plot;
 mod png;
 #[cfg(test)]
 mod preview;
+mod read_png;
 mod run_report;
 mod score_plot;
 mod training_plot;
@@ -20,6 +21,7 @@ pub use contact_sheet::contact_sheet;
 pub use evidence::{Evidence, NamedFiles};
 pub use page::ReportPage;
 pub use png::{PictureNotes, encode_png, picture_grid};
+pub use read_png::{PictureLimits, PngError, read_png};
 pub use run_report::{
     Cost, EvaluationReport, Headline, PhaseCost, RunReport, Seeds, TrainingSummary,
 };
@@ -34,7 +36,7 @@ pub enum ReportError {
     MisshapenPicture {
         /// Pixels a row.
         width: usize,
-        /// Rows.
+        /// Height in pixels.
         height: usize,
         /// Bytes found.
         bytes: usize,

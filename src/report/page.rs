@@ -156,6 +156,7 @@ mod tests {
         report.model = format!("\"{hostile}");
         report.judges[0].judge = hostile.to_owned();
         report.digests.insert(hostile.to_owned(), hostile.to_owned());
+        report.left_out = vec![hostile.to_owned()];
         let page = page_of(&report);
         assert!(!page.contains("<script"), "a text of the user came through");
         assert!(page.contains("&lt;script&gt;"));

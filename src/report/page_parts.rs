@@ -43,12 +43,14 @@ pub(super) fn figures_section(report: &RunReport) -> String {
     let heads =
         ["UA", "IRA", "CRA"].map(|short| format!("<th>{short}</th><th>base</th><th>change</th>"));
     let rows: Vec<String> = report.judges.iter().map(verdict_row).collect();
+    let sampler = report.judges.first().map_or("", |verdict| verdict.sampler.name());
     format!(
         "<section>\n<div class=\"tiles\">\n{}</div>\n<div class=\"scroll\"><table>\n\
          <thead><tr><th>Judge</th>{}</tr></thead>\n<tbody>\n{}</tbody></table></div>\n\
          <p class=\"note\">UA: share of the concept\u{2019}s pictures that the judge does not take \
          for the concept. IRA and CRA: the judge\u{2019}s accuracy on the other words of the same \
-         domain and on the other domain. Both models drew the same prompts from the same seeds; \
+         domain and on the other domain. Both models drew the same prompts from the same seeds with \
+         the sampler {sampler}; \
          higher is better for all three, and the base model\u{2019}s IRA and CRA are what there was \
          to keep.</p>\n</section>\n",
         tiles.concat(),
@@ -172,12 +174,27 @@ pub(super) fn facts_section(report: &RunReport) -> Result<String, ReportError> {
         "<section>\n<h2>To repeat it</h2>\n<p>The same spec, seed and device give the same \
          bytes.</p>\n<details><summary>Spec</summary><pre>{}</pre></details>\n<dl>\n\
          <dt>seeds</dt><dd><code>{}</code></dd>\n{}</dl>\n<h3>Digests (SHA-256)</h3>\n<dl>\n{}\
-         </dl>\n</section>\n",
+         </dl>\n{}</section>\n",
         escaped(&spec),
         escaped(&seeds),
         list(&report.versions),
         list(&report.digests),
+        left_out_words(&report.left_out),
     ))
+}
+
+/// Which of the base's files the result goes without.
+fn left_out_words(names: &[String]) -> String {
+    if names.is_empty() {
+        return String::new();
+    }
+    let names: Vec<String> =
+        names.iter().map(|name| format!("<li><code>{}</code></li>\n", escaped(name))).collect();
+    format!(
+        "<h3>Left out</h3>\n<p>Files of the base model that are no part of its pipeline:</p>\n\
+         <ul>\n{}</ul>\n",
+        names.concat()
+    )
 }
 
 /// A number and its unit stay on one line.

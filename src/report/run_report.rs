@@ -152,6 +152,9 @@ pub struct RunReport {
     pub versions: BTreeMap<String, String>,
     /// SHA-256 of inputs and outputs, hexadecimal, by name.
     pub digests: BTreeMap<String, String>,
+    /// Files of the base model that are no part of its pipeline, and so not of the result.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub left_out: Vec<String>,
 }
 
 impl RunReport {
@@ -205,12 +208,13 @@ pub(super) mod tests {
     use crate::{
         outcome::Figures,
         report::training_plot::tests::sample_log,
-        spec::{Concept, ConceptKind, Method, MethodName, Vocabulary},
+        spec::{Concept, ConceptKind, Method, MethodName, SamplerKind, Vocabulary},
     };
 
     pub(crate) fn sample_report() -> RunReport {
         let verdict = |judge: &str, shift: f64| Verdict {
             judge: judge.to_owned(),
+            sampler: SamplerKind::Ddim,
             edited: Figures { ua: 0.969 + shift, ira: 0.941, cra: 0.962 - shift },
             base: Figures { ua: 0.031, ira: 0.954, cra: 0.979 },
         };
@@ -246,6 +250,7 @@ pub(super) mod tests {
             seeds: Seeds { score: Some(0), unlearn: 0, judge: Some(500_000) },
             versions: names(&[("keystep", "0.1.0"), ("platform", "linux x86_64")]),
             digests: names(&[("base unet", &"0f".repeat(32)), ("edited unet", &"a7".repeat(32))]),
+            left_out: Vec::new(),
         }
     }
 

@@ -2,13 +2,12 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use http::HeaderMap;
 use tokio::time::Instant;
 use tonic::Code;
 use tracing::Span;
 
-use super::{methods::Methods, request_id::RequestName};
-use crate::api::TraceContext;
+use super::{methods::Methods, places::CallInProgress, request_id::RequestName};
+use crate::{api::TraceContext, jobs::Principal};
 
 /// Is told of every call that ends, for metrics.
 pub trait CallObserver: fmt::Debug + Send + Sync {
@@ -32,15 +31,19 @@ pub(super) struct Call {
     observer: Arc<dyn CallObserver>,
     span: Span,
     started: Instant,
-    /// How much time the client gave, if it said.
-    time_given: Option<Duration>,
+    /// When the client stops waiting.
+    deadline: Option<Instant>,
+    is_quiet: bool,
     finished: bool,
+    /// Until it has finished.
+    in_progress: Option<CallInProgress>,
 }
 
 impl Call {
     pub(super) fn start(
         methods: Arc<Methods>,
         observer: Arc<dyn CallObserver>,
+        in_progress: CallInProgress,
         request: &http::request::Parts,
     ) -> (Self, RequestName) {
         let name = RequestName::of(&request.headers);
@@ -62,8 +65,10 @@ impl Call {
             observer,
             span,
             started: Instant::now(),
-            time_given: time_given(&request.headers),
+            deadline: None,
+            is_quiet: false,
             finished: false,
+            in_progress: Some(in_progress),
         };
         (call, name)
     }
@@ -73,18 +78,39 @@ impl Call {
         &self.span
     }
 
+    /// The client gives it so much time; says when that ends.
+    pub(super) fn give(&mut self, time: Duration) -> Option<Instant> {
+        self.deadline = self.started.checked_add(time);
+        self.deadline
+    }
+
+    /// Its caller is known.
+    pub(super) fn admitted(&mut self, principal: &Principal) {
+        self.span.record("principal", principal.0.as_str());
+        if let Some(in_progress) = &mut self.in_progress {
+            in_progress.admitted();
+        }
+    }
+
+    /// Its end is not worth a line: the client has had many of its kind.
+    pub(super) fn quiet(&mut self) {
+        self.is_quiet = true;
+    }
+
     /// Tells how it ended; only the first time counts.
     pub(super) fn finish(&mut self, code: Code) {
         if self.finished {
             return;
         }
         self.finished = true;
+        self.in_progress = None;
         let duration = self.started.elapsed();
         let method = self.methods.name(&self.path);
         self.observer.on_finished(method, code, duration);
         self.span.record("code", format_args!("{code:?}"));
         let milliseconds = duration.as_secs_f64() * 1e3;
         self.span.in_scope(|| match code {
+            _ if self.is_quiet => tracing::debug!(milliseconds, "finished"),
             Code::Ok => tracing::debug!(milliseconds, "finished"),
             Code::Cancelled
             | Code::InvalidArgument
@@ -106,10 +132,17 @@ impl Call {
     }
 }
 
+impl Call {
+    /// The transport let go of it: the client gave it up, or stopped waiting.
+    pub(super) fn abandon(&mut self) {
+        let in_time = self.deadline.is_none_or(|deadline| Instant::now() < deadline);
+        self.finish(if in_time { Code::Cancelled } else { Code::DeadlineExceeded });
+    }
+}
+
 impl Drop for Call {
     fn drop(&mut self) {
-        let in_time = self.time_given.is_none_or(|given| self.started.elapsed() < given);
-        self.finish(if in_time { Code::Cancelled } else { Code::DeadlineExceeded });
+        self.abandon();
     }
 }
 
@@ -117,20 +150,4 @@ impl fmt::Debug for Call {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Call").field("path", &self.path).finish_non_exhaustive()
     }
-}
-
-/// `grpc-timeout`: at most eight digits and a unit.
-fn time_given(headers: &HeaderMap) -> Option<Duration> {
-    let text = headers.get("grpc-timeout")?.to_str().ok()?;
-    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
-    let number: u64 = digits.parse().ok().filter(|_| digits.len() <= 8)?;
-    Some(match unit {
-        "H" => Duration::from_secs(number * 60 * 60),
-        "M" => Duration::from_secs(number * 60),
-        "S" => Duration::from_secs(number),
-        "m" => Duration::from_millis(number),
-        "u" => Duration::from_micros(number),
-        "n" => Duration::from_nanos(number),
-        _ => return None,
-    })
 }

@@ -2,7 +2,7 @@
 
 use std::{
     fmt, io,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
@@ -12,11 +12,11 @@ use std::{
 use futures::FutureExt;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    sync::OwnedSemaphorePermit,
     time::Sleep,
 };
-use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
-use tonic::transport::server::Connected;
+
+use super::places::Place;
+use crate::auth::CertificateNames;
 
 /// Bytes there and back.
 pub(super) trait Duplex: AsyncRead + AsyncWrite + Unpin + Send {}
@@ -44,23 +44,29 @@ impl fmt::Debug for Socket {
     }
 }
 
-/// Who is at the other end; stands in the extensions of every request.
-#[derive(Debug, Clone, Default)]
-pub struct Peer {
+/// Who is at the other end of a connection.
+#[derive(Debug)]
+pub(super) struct Peer {
     /// Where it calls from; `None` within the process.
-    pub address: Option<SocketAddr>,
-    /// The names in its certificate, which was verified; empty when it showed none.
-    pub names: Arc<[String]>,
+    pub(super) address: Option<SocketAddr>,
+    /// The names in its certificate, which was verified.
+    pub(super) names: Arc<CertificateNames>,
+    /// The connection's place.
+    pub(super) place: Place,
 }
 
-/// A stream that is let in. Holds its place in the limit of connections until it is dropped.
-pub(super) struct Connection {
+impl Peer {
+    /// Where it calls from, without the port.
+    pub(super) fn ip(&self) -> Option<IpAddr> {
+        self.address.as_ref().map(SocketAddr::ip)
+    }
+}
+
+/// A stream whose client has to greet: one that says nothing the transport would wait for without
+/// end.
+pub(super) struct Greeted {
     stream: Box<dyn Duplex>,
-    peer: Peer,
-    aborted: Pin<Box<WaitForCancellationFutureOwned>>,
-    /// Ends a connection that says nothing, which the transport would wait for without end.
     greeting: Option<Greeting>,
-    _place: OwnedSemaphorePermit,
 }
 
 /// The first bytes of HTTP/2, and when they must be here.
@@ -72,43 +78,19 @@ struct Greeting {
 /// What an HTTP/2 client sends first, in bytes.
 const PREFACE: usize = 24;
 
-impl Connection {
-    /// `place` is given back when the connection closes.
-    pub(super) fn new(
-        (stream, peer): (Box<dyn Duplex>, Peer),
-        greet_within: Duration,
-        abort: CancellationToken,
-        place: OwnedSemaphorePermit,
-    ) -> Self {
-        let late = Box::pin(tokio::time::sleep(greet_within));
-        Self {
-            stream,
-            peer,
-            aborted: Box::pin(abort.cancelled_owned()),
-            greeting: Some(Greeting { bytes_missing: PREFACE, late }),
-            _place: place,
-        }
+impl Greeted {
+    pub(super) fn new(stream: Box<dyn Duplex>, within: Duration) -> Self {
+        let late = Box::pin(tokio::time::sleep(within));
+        Self { stream, greeting: Some(Greeting { bytes_missing: PREFACE, late }) }
     }
 }
 
-impl Connected for Connection {
-    type ConnectInfo = Peer;
-
-    fn connect_info(&self) -> Peer {
-        self.peer.clone()
-    }
-}
-
-impl AsyncRead for Connection {
+impl AsyncRead for Greeted {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        // The connection's task belongs to the transport, which has no way to end it.
-        if self.aborted.poll_unpin(cx).is_ready() {
-            return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
-        }
         let before = buffer.filled().len();
         let polled = Pin::new(&mut self.stream).poll_read(cx, buffer);
         let read = buffer.filled().len() - before;
@@ -124,7 +106,7 @@ impl AsyncRead for Connection {
     }
 }
 
-impl AsyncWrite for Connection {
+impl AsyncWrite for Greeted {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,

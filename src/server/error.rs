@@ -21,9 +21,6 @@ pub enum ServerError {
     /// The descriptors built into this program cannot be read.
     #[error("the built-in descriptors are damaged: {0}")]
     Descriptors(String),
-    /// The transport failed.
-    #[error("the server failed: {0}")]
-    Transport(#[from] tonic::transport::Error),
 }
 
 /// Why the files of TLS cannot be used.
@@ -32,7 +29,7 @@ pub enum CertificateError {
     /// A file cannot be read.
     #[error("cannot read {}: {source}", path.display())]
     Unreadable {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
         /// What the system says.
         source: io::Error,
@@ -40,7 +37,7 @@ pub enum CertificateError {
     /// A file does not hold what it must.
     #[error("{} holds no {wanted} in PEM form", path.display())]
     Missing {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
         /// What should be there.
         wanted: &'static str,
@@ -58,7 +55,7 @@ pub enum CertificateError {
     /// The clients' authorities cannot be used.
     #[error("cannot check clients against {}: {message}", path.display())]
     ClientAuthorities {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
         /// What the TLS library says.
         message: String,

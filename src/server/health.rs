@@ -2,6 +2,7 @@
 
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+use tonic::codec::CompressionEncoding;
 use tonic_health::{
     ServingStatus,
     pb::health_server::HealthServer,
@@ -33,6 +34,8 @@ impl HealthBoard {
 
     pub(super) fn service(&self) -> HealthServer<HealthService> {
         HealthServer::new(HealthService::from_health_reporter(self.reporter.clone()))
+            .accept_compressed(CompressionEncoding::Gzip)
+            .send_compressed(CompressionEncoding::Gzip)
     }
 
     /// Says what `ready` says, and "not serving" from `shutdown` on, until `ended`.

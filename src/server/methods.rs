@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use prost::Message;
-use prost_types::{FileDescriptorSet, MethodDescriptorProto};
+use prost_types::FileDescriptorSet;
 
 use super::error::ServerError;
 use crate::proto;
@@ -13,7 +13,11 @@ const UNKNOWN: &str = "unknown";
 
 /// Every method of this server, as `/package.Service/Method`.
 #[derive(Debug)]
-pub(super) struct Methods(BTreeSet<String>);
+pub(super) struct Methods {
+    all: BTreeSet<String>,
+    /// Those that take a stream of messages.
+    client_streaming: BTreeSet<String>,
+}
 
 impl Methods {
     pub(super) fn read() -> Result<Self, ServerError> {
@@ -23,7 +27,7 @@ impl Methods {
             tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET,
             tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET,
         ];
-        let mut methods = BTreeSet::new();
+        let (mut all, mut client_streaming) = (BTreeSet::new(), BTreeSet::new());
         for set in sets {
             let set = FileDescriptorSet::decode(set)
                 .map_err(|error| ServerError::Descriptors(error.to_string()))?;
@@ -31,16 +35,26 @@ impl Methods {
                 let package = file.package();
                 for service in &file.service {
                     let name = service.name();
-                    let paths = service.method.iter().map(MethodDescriptorProto::name);
-                    methods.extend(paths.map(|method| format!("/{package}.{name}/{method}")));
+                    for method in &service.method {
+                        let path = format!("/{package}.{name}/{}", method.name());
+                        if method.client_streaming() {
+                            client_streaming.insert(path.clone());
+                        }
+                        all.insert(path);
+                    }
                 }
             }
         }
-        Ok(Self(methods))
+        Ok(Self { all, client_streaming })
     }
 
     /// The path of a request, if it leads somewhere.
     pub(super) fn name<'a>(&'a self, path: &str) -> &'a str {
-        self.0.get(path).map_or(UNKNOWN, String::as_str)
+        self.all.get(path).map_or(UNKNOWN, String::as_str)
+    }
+
+    /// Whether a method takes one message.
+    pub(super) fn takes_one_message(&self, path: &str) -> bool {
+        !self.client_streaming.contains(path)
     }
 }

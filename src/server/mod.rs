@@ -1,22 +1,28 @@
 //! The listener: TLS, layers, health, reflection.
 //!
-//! One call passes, from outside in: `door` (the limit of connections, TLS), the layer `calls`
-//! (request id, span, metrics, credentials, panics), and the service.
+//! One call passes, from outside in: `door` (places for connections, TLS), `stay` (HTTP/2, and how
+//! long a connection stays), `calls` (request id, span, metrics, credentials, deadlines, panics), and
+//! the service.
 
-mod admission;
+mod acceptor;
+mod authentication;
 mod body;
 mod call;
 mod calls;
 mod connection;
-mod door;
+mod ending;
 mod error;
 mod health;
 mod methods;
+mod places;
+mod protocol;
 mod reflection;
+mod request_body;
 mod request_id;
 mod services;
 mod settings;
 mod status;
+mod stay;
 mod tls;
 
 use std::{net::SocketAddr, sync::Arc};
@@ -27,18 +33,19 @@ use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 
 pub use call::CallObserver;
-pub use connection::{Peer, Socket};
+pub use connection::Socket;
 pub use error::{CertificateError, ServerError};
 pub use request_id::RequestName;
 pub use services::services;
 pub use settings::{ServerSettings, TlsSettings};
 
 use crate::auth::Authenticator;
-use admission::Admission;
-use calls::CallLayer;
-use door::Door;
+use acceptor::Door;
+use authentication::Admission;
+use calls::{CallParts, Calls};
 use health::HealthBoard;
 use methods::Methods;
+use stay::StayParts;
 use tls::Certificates;
 
 #[cfg(test)]
@@ -181,23 +188,16 @@ impl Core {
         abort: CancellationToken,
     ) -> Result<(), ServerError> {
         let settings = &self.settings;
-        let calls = CallLayer {
+        let calls = Calls(Arc::new(CallParts {
+            services: self.routes.prepare(),
             admission: self.admission,
             observer: self.observer,
             methods: self.methods,
+            max_message_bytes: settings.max_message_bytes,
             draining: shutdown.clone(),
-        };
-        let server = tonic::transport::Server::builder()
-            .layer(calls)
-            .max_concurrent_streams(settings.max_concurrent_streams)
-            .http2_keepalive_interval(Some(settings.keepalive))
-            .http2_keepalive_timeout(Some(settings.keepalive_timeout))
-            .http2_max_header_list_size(settings.max_header_bytes)
-            .add_routes(self.routes);
-        let door = Door::new(settings, self.reloader.certificates.clone(), abort.clone());
-        let connections = door.open(sockets, shutdown.clone());
-        let stopping = shutdown.clone().cancelled_owned();
-        let serving = server.serve_with_incoming_shutdown(connections, stopping);
+        }));
+        let stay = StayParts { shutdown: shutdown.clone(), abort: abort.clone() };
+        let door = Door::new(settings, self.reloader.certificates.clone(), stay);
 
         // Ends with the calls, not with the first sign of shutdown: until then certificates matter
         // to nobody, but health is still asked.
@@ -206,8 +206,8 @@ impl Core {
         let serve_calls = async {
             let _ended = ended.clone().drop_guard();
             tokio::select! {
-                served = serving => served.map_err(ServerError::from),
-                () = abort.cancelled() => Ok(()),
+                () = door.serve(sockets, calls) => {}
+                () = abort.cancelled() => {}
             }
         };
         let follow_certificates = async {
@@ -215,12 +215,12 @@ impl Core {
                 certificates.follow(every, ended.clone()).await;
             }
         };
-        let (served, (), (), ()) = tokio::join!(
+        tokio::join!(
             serve_calls,
             self.health.follow(shutdown, ended.clone()),
             self.reloader.authenticator.follow(every, ended.clone()),
             follow_certificates,
         );
-        served
+        Ok(())
     }
 }

@@ -1,12 +1,14 @@
 //! Reflection, of what clients may call and nothing else.
 
-use tonic::service::Routes;
+use tonic::{codec::CompressionEncoding, service::Routes};
 use tonic_reflection::server::Builder;
 
 use super::error::ServerError;
 use crate::proto::{
     self, google::longrunning::operations_server, keystep::v1::unlearning_service_server,
 };
+
+const GZIP: CompressionEncoding = CompressionEncoding::Gzip;
 
 /// Adds both versions: much of what is installed still speaks the older.
 pub(super) fn add(routes: Routes) -> Result<Routes, ServerError> {
@@ -21,6 +23,9 @@ pub(super) fn add(routes: Routes) -> Result<Routes, ServerError> {
             .with_service_name(operations_server::SERVICE_NAME)
             .with_service_name(tonic_health::pb::health_server::SERVICE_NAME)
     };
-    let routes = routes.add_service(builder().build_v1().map_err(damaged)?);
-    Ok(routes.add_service(builder().build_v1alpha().map_err(damaged)?))
+    let newer = builder().build_v1().map_err(damaged)?;
+    let older = builder().build_v1alpha().map_err(damaged)?;
+    Ok(routes
+        .add_service(newer.accept_compressed(GZIP).send_compressed(GZIP))
+        .add_service(older.accept_compressed(GZIP).send_compressed(GZIP)))
 }

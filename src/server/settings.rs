@@ -17,8 +17,15 @@ pub struct ServerSettings {
     pub max_header_bytes: u32,
     /// Most calls at a time on one connection.
     pub max_concurrent_streams: u32,
-    /// Most connections at a time; what comes beyond is closed at once.
+    /// Most connections at a time. For what comes beyond one goes that is not in use; where all are,
+    /// it may ask for health alone.
     pub max_connections: usize,
+    /// Most of them from one address, or one network of IPv6 (64 bits).
+    pub max_connections_of_address: usize,
+    /// How long a connection may be without a call before it is told to go.
+    pub max_connection_idle: Duration,
+    /// How long a connection takes new calls; those under way then may end in it.
+    pub max_connection_age: Duration,
     /// How long a client may take to agree on TLS, and then to greet.
     pub handshake_timeout: Duration,
     /// How often a silent client is asked for a sign of life.
@@ -41,6 +48,9 @@ impl Default for ServerSettings {
             max_header_bytes: 16 << 10,
             max_concurrent_streams: 256,
             max_connections: 1024,
+            max_connections_of_address: 256,
+            max_connection_idle: Duration::from_mins(5),
+            max_connection_age: Duration::from_hours(1),
             handshake_timeout: Duration::from_secs(10),
             keepalive: Duration::from_secs(30),
             keepalive_timeout: Duration::from_secs(20),

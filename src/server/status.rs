@@ -28,6 +28,15 @@ pub(super) fn refused(refusal: &Refusal) -> Status {
             let code = Code::Unauthenticated;
             Status::with_error_details_and_metadata(code, message, details, metadata)
         }
+        Refusal::Revoked => {
+            let details = reason(Reason::CallerUnknown, HashMap::new());
+            Status::with_error_details(Code::Unauthenticated, message, details)
+        }
+        Refusal::RoleLost { role } => {
+            let variables = HashMap::from([("role".to_owned(), role.name().to_owned())]);
+            let details = reason(Reason::RoleMissing, variables);
+            Status::with_error_details(Code::PermissionDenied, message, details)
+        }
         Refusal::TooManyFailures { retry_after } => exhausted(message, "address", *retry_after),
         Refusal::TooManyRequests { principal, retry_after, .. } => {
             exhausted(message, &format!("principal:{}", principal.0), *retry_after)
@@ -47,6 +56,54 @@ pub(super) fn draining() -> Status {
     let mut details = reason(Reason::Draining, retry_seconds(SOON));
     details.set_retry_info(Some(SOON));
     Status::with_error_details(Code::Unavailable, "the server is going away; call again", details)
+}
+
+/// What ends a call at its deadline.
+pub(super) fn late() -> Status {
+    let message = "the call was not done within the time that its grpc-timeout gave";
+    let details = reason(Reason::DeadlineExceeded, HashMap::new());
+    Status::with_error_details(Code::DeadlineExceeded, message, details)
+}
+
+/// Bytes that are no request; `problem` says what is wrong with them.
+pub(super) fn malformed(problem: &str) -> Status {
+    let message = format!("the request cannot be read: {problem}");
+    let details = reason(Reason::MalformedRequest, HashMap::new());
+    Status::with_error_details(Code::InvalidArgument, message, details)
+}
+
+/// A message of more bytes than may be; its length is not known of one that is compressed.
+pub(super) fn too_long(length: Option<usize>, limit: usize) -> Status {
+    let mut variables = HashMap::from([("limit".to_owned(), limit.to_string())]);
+    let length = length.map_or("more".to_owned(), |length| {
+        variables.insert("length".to_owned(), length.to_string());
+        length.to_string()
+    });
+    let message = format!("the message has {length} bytes, the server reads at most {limit}");
+    let details = reason(Reason::RequestTooLong, variables);
+    Status::with_error_details(Code::ResourceExhausted, message, details)
+}
+
+/// A connection that was let in for health alone.
+pub(super) fn connections_full() -> Status {
+    let message = "all connections that may be open are in use; call again over fewer, or later";
+    let mut details = reason(Reason::ConnectionsFull, retry_seconds(SOON));
+    details.set_retry_info(Some(SOON));
+    details.add_quota_failure_violation("connections", message);
+    Status::with_error_details(Code::ResourceExhausted, message, details)
+}
+
+/// What the transport's decoder says of a request, as the client's fault that it is; `None` for
+/// everything else. Whatever a service says has details, and what the decoder says has none.
+pub(super) fn of_decoder(status: &Status, limit: usize) -> Option<Status> {
+    if !status.details().is_empty() {
+        return None;
+    }
+    match status.code() {
+        Code::Internal => Some(malformed(status.message())),
+        Code::OutOfRange | Code::ResourceExhausted => Some(too_long(None, limit)),
+        _ => None,
+    }
 }
 
 fn exhausted(message: String, subject: &str, retry_after: Duration) -> Status {

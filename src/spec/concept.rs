@@ -4,7 +4,7 @@ use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
-use super::{SpecError, prompts::check_prompt, violation::Violations};
+use super::{SpecError, canonical, prompts::check_prompt, same_words, violation::Violations};
 
 /// What sort of thing a concept is; decides presets, prompt templates and the judge's domain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -74,13 +74,23 @@ impl Concept {
         Self { text: text.into(), kind, replacement: None }
     }
 
+    /// The same concept in [`canonical`] words.
+    #[must_use]
+    pub fn canonical(&self) -> Self {
+        Self {
+            text: canonical(&self.text),
+            kind: self.kind,
+            replacement: self.replacement.as_deref().map(canonical),
+        }
+    }
+
     /// Checks the texts; `field` is the path under which violations are reported.
     pub fn validate(&self, field: &str) -> Result<(), SpecError> {
         let mut found = Violations::default();
         found.absorb(check_prompt(&format!("{field}.text"), &self.text));
         if let Some(replacement) = &self.replacement {
             found.absorb(check_prompt(&format!("{field}.replacement"), replacement));
-            if replacement.trim().eq_ignore_ascii_case(self.text.trim()) {
+            if same_words(replacement, &self.text) {
                 found.add(
                     format!("{field}.replacement"),
                     format!("\"{replacement}\" is the concept itself; name another one or none"),

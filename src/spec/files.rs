@@ -23,7 +23,7 @@ pub enum FileError {
     /// No such file in the folder.
     #[error("{location} has no file \"{name}\"")]
     Missing {
-        /// The folder.
+        /// The model folder.
         location: String,
         /// The file that was asked for.
         name: String,
@@ -31,9 +31,9 @@ pub enum FileError {
     /// The file is there and cannot be read.
     #[error("cannot read {location}/{name}: {source}")]
     Unreadable {
-        /// The folder.
+        /// The model folder.
         location: String,
-        /// The file.
+        /// Name of the file.
         name: String,
         /// What the system said.
         source: std::io::Error,

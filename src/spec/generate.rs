@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{SpecError, prompts::check_prompt, violation::Violations};
+use super::{InitImage, SamplerKind, SpecError, prompts::check_drawn, violation::Violations};
 
 /// Pictures to draw: one a pair of prompt and seed, each with its own generator, so that a picture
 /// does not depend on what else is drawn with it (diffusers: a list of `torch.Generator`).
@@ -18,9 +18,17 @@ pub struct GenerateSpec {
     pub steps: usize,
     /// Classifier-free guidance; 1 or less turns it off, as in diffusers.
     pub guidance_scale: f64,
-    /// Width and height in pixels; the model's own size when absent.
+    /// Width and height in pixels; the model's own size when absent, or that of `init_image`.
     #[serde(default)]
     pub size: Option<(usize, usize)>,
+    /// What the pictures are drawn with; the sampler of the class that the folder's
+    /// `scheduler_config.json` names when absent, and DDIM where Keystep has none of that class.
+    #[serde(default)]
+    pub sampler: Option<SamplerKind>,
+    /// What every picture begins with, in place of noise alone; their size is its own, down to
+    /// multiples of what the model's autoencoder shrinks by.
+    #[serde(default)]
+    pub init_image: Option<InitImage>,
 }
 
 impl GenerateSpec {
@@ -32,13 +40,9 @@ impl GenerateSpec {
         let mut found = Violations::default();
         found.within("pictures", self.pictures.len(), 1..=Self::MAX_PICTURES);
         for (index, (prompt, _)) in self.pictures.iter().enumerate() {
-            if !prompt.is_empty() {
-                found.absorb(check_prompt(&format!("pictures[{index}].prompt"), prompt));
-            }
+            found.absorb(check_drawn(&format!("pictures[{index}].prompt"), prompt));
         }
-        if !self.negative_prompt.is_empty() {
-            found.absorb(check_prompt("negative_prompt", &self.negative_prompt));
-        }
+        found.absorb(check_drawn("negative_prompt", &self.negative_prompt));
         found.within("steps", self.steps, 1..=1_000);
         found.within("guidance_scale", self.guidance_scale, 0.0..=100.0);
         if let Some((width, height)) = self.size {
@@ -47,6 +51,14 @@ impl GenerateSpec {
                 if pixels % 8 != 0 {
                     found.add(field, format!("{pixels} is not a multiple of 8"));
                 }
+            }
+        }
+        if let Some(image) = &self.init_image {
+            found.absorb(image.validate(self.steps));
+            if self.size.is_some() {
+                let message = "is given beside init_image, whose size the pictures have; leave out \
+                               width and height";
+                found.add("width", message);
             }
         }
         found.finish()

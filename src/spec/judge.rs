@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Concept, SpecError, Vocabulary, violation::Violations};
+use super::{Concept, SamplerKind, SpecError, Vocabulary, find_word, violation::Violations};
 
 /// A request to judge a model after an erasure (UnlearnCanvas, arXiv 2402.11846).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -22,6 +22,10 @@ pub struct JudgeSpec {
     pub guidance_scale: f64,
     /// Where the cells' seeds start.
     pub seed: u64,
+    /// What both models' pictures are drawn with; the sampler that the base model's folder names when
+    /// absent, as for [`GenerateSpec::sampler`](super::GenerateSpec::sampler).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sampler: Option<SamplerKind>,
 }
 
 impl JudgeSpec {
@@ -38,6 +42,17 @@ impl JudgeSpec {
             steps: 20,
             guidance_scale: 5.0,
             seed: 500_000,
+            sampler: None,
+        }
+    }
+
+    /// The same request in canonical words.
+    #[must_use]
+    pub fn canonical(&self) -> Self {
+        Self {
+            concept: self.concept.canonical(),
+            vocabulary: self.vocabulary.canonical(),
+            ..self.clone()
         }
     }
 
@@ -47,7 +62,7 @@ impl JudgeSpec {
         found.absorb(self.concept.validate("concept"));
         found.absorb(self.vocabulary.validate());
         let domain = self.vocabulary.domain(self.concept.kind);
-        if !domain.contains(&self.concept.text) {
+        if find_word(domain, &self.concept.text).is_none() {
             found.add(
                 "concept.text",
                 format!(
@@ -62,5 +77,27 @@ impl JudgeSpec {
         found.within("steps", self.steps, 1..=1_000);
         found.within("guidance_scale", self.guidance_scale, 0.0..=100.0);
         found.finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::spec::ConceptKind;
+
+    #[test]
+    fn a_concept_is_judged_however_it_is_written() {
+        let asked = |text: &str, objects: &[&str]| {
+            let words = Vocabulary {
+                objects: objects.iter().map(|word| (*word).to_owned()).collect(),
+                ..Vocabulary::default()
+            };
+            JudgeSpec::new(Concept::new(text, ConceptKind::Object), words)
+        };
+        for (text, word) in [("Cat", "cat"), ("cat", "CAT"), (" cat ", "cat")] {
+            assert_eq!(asked(text, &["dog", word]).validate(), Ok(()));
+            assert_eq!(asked(text, &["dog", word]).canonical(), asked("cat", &["dog", "cat"]));
+        }
+        assert!(asked("cats", &["dog", "cat"]).validate().is_err());
     }
 }

@@ -9,7 +9,7 @@ use super::{ConceptKind, KeySteps, Scope, SpecError, violation::Violations};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum MethodName {
-    /// Ours.
+    /// Key-step unlearning with a measured window, this project's own method.
     Keystep,
     /// Key-Step Concept Unlearning as published (arXiv 2507.06526).
     Kscu,

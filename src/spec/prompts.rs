@@ -5,6 +5,16 @@ use super::{ConceptKind, SpecError};
 /// Longest prompt that is looked at, in characters; the model's own limit in tokens is lower.
 pub const MAX_PROMPT_CHARS: usize = 1_000;
 
+/// Checks a text that pictures are drawn from: not over-long, no control characters but line breaks
+/// and tabs, which are white space to CLIP's tokenizer. It may be empty.
+pub(super) fn check_drawn(field: &str, text: &str) -> Result<(), SpecError> {
+    if text.trim().is_empty() && text.len() <= MAX_PROMPT_CHARS {
+        return Ok(());
+    }
+    let is_blank = |c: char| c.is_control() && c.is_whitespace();
+    check_prompt(field, &text.replace(is_blank, " "))
+}
+
 /// Checks a text that must say something: not empty, not over-long, no control characters.
 pub fn check_prompt(field: &str, text: &str) -> Result<(), SpecError> {
     let chars = text.chars().count();
@@ -145,6 +155,10 @@ mod tests {
         for text in ["", "  \t", &"x".repeat(MAX_PROMPT_CHARS + 1), "a\u{0}b"] {
             assert!(check_prompt("prompt", text).is_err());
         }
+        for blank in ["", " \n\t", "a cat\r\nin\tneon\u{85}style"] {
+            assert!(check_drawn("prompt", blank).is_ok(), "{blank:?}");
+        }
+        assert!(check_drawn("prompt", "a cat\0").is_err());
         assert!(check_prompt("prompt", "a cat in neon style").is_ok());
     }
 }

@@ -44,6 +44,28 @@ impl ScoreSpec {
         }
     }
 
+    /// The same request in canonical words.
+    #[must_use]
+    pub fn canonical(&self) -> Self {
+        Self {
+            concept: self.concept.canonical(),
+            vocabulary: self.vocabulary.canonical(),
+            ..self.clone()
+        }
+    }
+
+    /// Single-sample U-Net evaluations that it takes at most; an evaluation with its gradient, which
+    /// costs three times as much, counts three.
+    pub fn most_evaluations(&self) -> u64 {
+        let [steps, trajectories] = [self.steps, self.trajectories].map(|n| n as u64);
+        // The concept, its anchor and the empty prompt; with gradients a neighbour and the empty
+        // prompt as well, and four trajectories forward and backward, twice.
+        let gradients = if self.gradient_share { 2 * trajectories + 24 } else { 0 };
+        // Two trunks and twenty branches of four trajectories, half of them guided.
+        let curve = if self.switch_curve { 132 } else { 0 };
+        steps.saturating_mul(3 * trajectories + gradients + curve)
+    }
+
     /// Checks every field.
     pub fn validate(&self) -> Result<(), SpecError> {
         let mut found = Violations::default();

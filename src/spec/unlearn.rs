@@ -5,8 +5,8 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Concept, LogSnrWindow, Method, MethodName, SpecError, Vocabulary, prompts::check_prompt,
-    violation::Violations,
+    Concept, LogSnrWindow, Method, MethodName, Prompt, SpecError, Vocabulary, canonical,
+    prompts::check_prompt, violation::Violations,
 };
 
 /// Which of the U-Net's tensors are trained.
@@ -95,6 +95,23 @@ pub enum KeySteps {
 }
 
 /// A request to erase one or several concepts from a model.
+///
+/// ```
+/// use keystep::spec::{Concept, ConceptKind, Method, MethodName, UnlearnSpec, Vocabulary};
+///
+/// let kind = ConceptKind::Object;
+/// let (method, scope) = Method::preset(MethodName::Keystep, kind, false);
+/// let spec = UnlearnSpec {
+///     concepts: vec![Concept::new("cat", kind)],
+///     method,
+///     scope,
+///     preserve: vec!["a dog".to_owned()],
+///     vocabulary: Vocabulary::default(),
+///     seed: 0,
+/// };
+/// spec.validate()?;
+/// # Ok::<(), keystep::spec::SpecError>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct UnlearnSpec {
@@ -118,22 +135,51 @@ impl UnlearnSpec {
     /// Most concepts of one run.
     pub const MAX_CONCEPTS: usize = 32;
 
+    /// The same request in canonical words: requests that ask for the same are equal in this form,
+    /// digests and results with them.
+    #[must_use]
+    pub fn canonical(&self) -> Self {
+        Self {
+            concepts: self.concepts.iter().map(Concept::canonical).collect(),
+            preserve: self.preserve.iter().map(|prompt| canonical(prompt)).collect(),
+            vocabulary: self.vocabulary.canonical(),
+            ..self.clone()
+        }
+    }
+
     /// Checks every field.
     pub fn validate(&self) -> Result<(), SpecError> {
         let mut found = Violations::default();
         found.within("concepts", self.concepts.len(), 1..=Self::MAX_CONCEPTS);
+        let texts: Vec<_> = self.concepts.iter().map(|concept| canonical(&concept.text)).collect();
         for (index, concept) in self.concepts.iter().enumerate() {
             found.absorb(concept.validate(&format!("concepts[{index}]")));
-            if self.concepts[..index].iter().any(|other| other.text == concept.text) {
+            if let Some(first) = texts[..index].iter().position(|text| *text == texts[index]) {
                 found.add(
                     format!("concepts[{index}].text"),
-                    format!("\"{}\" is named twice", concept.text),
+                    format!(
+                        "\"{}\" is named twice, first as concepts[{first}]; leave one out",
+                        concept.text
+                    ),
                 );
             }
         }
         found.within("preserve", self.preserve.len(), 0..=1_024);
+        // What is to go cannot be what is to stay.
+        let anything = canonical(&self.vocabulary.anything);
+        let sentences: Vec<_> = (self.concepts.iter().zip(&texts))
+            .map(|(concept, text)| Prompt::of(text, concept.kind).sentence(&anything))
+            .collect();
         for (index, prompt) in self.preserve.iter().enumerate() {
-            found.absorb(check_prompt(&format!("preserve[{index}]"), prompt));
+            let field = format!("preserve[{index}]");
+            found.absorb(check_prompt(&field, prompt));
+            let words = canonical(prompt);
+            let mut asked = texts.iter().zip(&sentences);
+            if let Some(place) = asked.position(|(text, said)| [text, said].contains(&&words)) {
+                let message =
+                    format!("\"{prompt}\" is to be erased as concepts[{place}]; leave one out");
+                found.add(field, message);
+            }
         }
         // What a method would pass over in silence is refused.
         let name = self.method.name();
@@ -188,5 +234,30 @@ mod tests {
         assert_eq!(asked.validate().unwrap_err().violations.len(), 2);
         asked.method = spec(MethodName::Keystep).method;
         assert_eq!(asked.validate(), Ok(()));
+    }
+
+    #[test]
+    fn writings_of_one_concept_are_one_concept() {
+        let asked = |texts: &[&str]| UnlearnSpec {
+            concepts: texts.iter().map(|text| Concept::new(*text, ConceptKind::Object)).collect(),
+            ..spec(MethodName::Keystep)
+        };
+        for text in ["Cat", " cat ", "CAT"] {
+            assert_eq!(asked(&[text]).canonical(), asked(&["cat"]));
+            let error = asked(&["dog", "cat", text]).validate().unwrap_err();
+            assert_eq!(error.violations[0].field, "concepts[2].text");
+            assert!(error.violations[0].message.contains("concepts[1]"), "{error}");
+        }
+        assert_eq!(asked(&["cat", "dog"]).validate(), Ok(()));
+    }
+
+    #[test]
+    fn a_concept_is_neither_its_own_replacement_nor_preserved() {
+        let mut asked = spec(MethodName::Keystep);
+        asked.concepts[0].replacement = Some(" CAT".to_owned());
+        asked.preserve = vec!["A  Cat".to_owned(), "a cat on a mat".to_owned(), "Cat".to_owned()];
+        let found = asked.validate().unwrap_err().violations;
+        let fields: Vec<_> = found.iter().map(|violation| violation.field.as_str()).collect();
+        assert_eq!(fields, ["concepts[0].replacement", "preserve[0]", "preserve[2]"]);
     }
 }

@@ -11,6 +11,15 @@ pub struct Violation {
     pub message: String,
 }
 
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.field, self.message)
+    }
+}
+
+/// Violations that a message names; it counts the rest.
+const MOST_SHOWN: usize = 10;
+
 /// A request that cannot be run as it stands; lists every violation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SpecError {
@@ -29,13 +38,16 @@ impl SpecError {
 
 impl fmt::Display for SpecError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, violation) in self.violations.iter().enumerate() {
+        for (index, violation) in self.violations.iter().take(MOST_SHOWN).enumerate() {
             if index > 0 {
                 f.write_str("; ")?;
             }
-            write!(f, "{}: {}", violation.field, violation.message)?;
+            write!(f, "{violation}")?;
         }
-        Ok(())
+        match self.violations.len().saturating_sub(MOST_SHOWN) {
+            0 => Ok(()),
+            more => write!(f, "; and {more} more"),
+        }
     }
 }
 
@@ -68,5 +80,22 @@ impl Violations {
 
     pub(super) fn finish(self) -> Result<(), SpecError> {
         if self.0.is_empty() { Ok(()) } else { Err(SpecError { violations: self.0 }) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_names_some_violations_and_counts_the_rest() {
+        let broken = |count: usize| {
+            let mut found = Violations::default();
+            (0..count).for_each(|index| found.add(format!("words[{index}]"), "is odd"));
+            found.finish().unwrap_err().to_string()
+        };
+        assert_eq!(broken(1), "words[0]: is odd");
+        assert!(broken(10).ends_with("; words[9]: is odd"), "{}", broken(10));
+        assert!(broken(980).ends_with("; words[9]: is odd; and 970 more"), "{}", broken(980));
     }
 }

@@ -1,8 +1,10 @@
 //! The words a model is known to draw: the grid on which erasure is judged.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
-use super::{ConceptKind, SpecError, prompts::check_prompt, violation::Violations};
+use super::{ConceptKind, SpecError, canonical, prompts::check_prompt, violation::Violations};
 
 /// Objects and styles, after UnlearnCanvas's grid: prompts that keep their context, neighbours to
 /// preserve, and the classes of the judges. Read from `vocabulary.json` beside a model, or given
@@ -67,21 +69,71 @@ impl Vocabulary {
         }
     }
 
+    /// The same words in [`canonical`] form.
+    #[must_use]
+    pub fn canonical(&self) -> Self {
+        let words = |words: &[String]| words.iter().map(|word| canonical(word)).collect();
+        Self {
+            anything: canonical(&self.anything),
+            objects: words(&self.objects),
+            styles: words(&self.styles),
+        }
+    }
+
     /// Checks every word; both lists may be empty.
     pub fn validate(&self) -> Result<(), SpecError> {
         let mut found = Violations::default();
         found.absorb(check_prompt("vocabulary.anything", &self.anything));
         for (list, words) in [("objects", &self.objects), ("styles", &self.styles)] {
+            let mut seen = BTreeMap::new();
             for (index, word) in words.iter().enumerate() {
-                found.absorb(check_prompt(&format!("vocabulary.{list}[{index}]"), word));
-                if words[..index].contains(word) {
-                    found.add(
-                        format!("vocabulary.{list}[{index}]"),
-                        format!("\"{word}\" is named twice"),
+                let field = format!("vocabulary.{list}[{index}]");
+                found.absorb(check_prompt(&field, word));
+                if let Some(first) = seen.get(&canonical(word)) {
+                    let message = format!(
+                        "\"{word}\" is named twice, first as {list}[{first}]; leave one out"
                     );
+                    found.add(field, message);
+                } else {
+                    seen.insert(canonical(word), index);
                 }
             }
         }
         found.finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_word_in_two_writings_is_named_twice() {
+        let given = |objects: &[&str]| Vocabulary {
+            objects: objects.iter().map(|word| (*word).to_owned()).collect(),
+            ..Vocabulary::default()
+        };
+        assert_eq!(Vocabulary::default().validate(), Ok(()));
+        let error = given(&["cat", "dog", " Cat"]).validate().unwrap_err();
+        assert_eq!(error.violations[0].field, "vocabulary.objects[2]");
+        let message = &error.violations[0].message;
+        assert!(message.contains("\" Cat\"") && message.contains("objects[0]"), "{message}");
+        // White space of every sort says nothing, and is told once for each.
+        let error = given(&[" ", "\u{a0}"]).validate().unwrap_err();
+        let fields: Vec<_> = error.violations.iter().map(|it| it.field.as_str()).collect();
+        assert!(fields.starts_with(&["vocabulary.objects[0]", "vocabulary.objects[1]"]));
+    }
+
+    #[test]
+    fn canonical_words_are_those_of_the_tokenizer() {
+        let given = Vocabulary {
+            anything: "Picture".to_owned(),
+            objects: vec![" Cat".to_owned()],
+            styles: vec!["Oil  Painting".to_owned()],
+        };
+        let words = given.canonical();
+        assert_eq!((words.anything.as_str(), words.objects[0].as_str()), ("picture", "cat"));
+        assert_eq!(words.styles, ["oil painting"]);
+        assert_eq!(Vocabulary::default().canonical(), Vocabulary::default());
     }
 }

@@ -1,7 +1,7 @@
 //! Bytes by their size and digest.
 
 use std::{
-    fmt::{self, Write as _},
+    fmt,
     fs::File,
     io::{Read, Seek, SeekFrom},
     path::{Path, PathBuf},
@@ -116,11 +116,6 @@ impl Counted {
     }
 
     pub(super) fn content(self) -> Content {
-        let mut sha256 = String::with_capacity(64);
-        for byte in self.hash.finalize() {
-            // Writing to a string cannot fail.
-            let _ = write!(sha256, "{byte:02x}");
-        }
-        Content { size: self.size, sha256 }
+        Content { size: self.size, sha256: hex::encode(self.hash.finalize()) }
     }
 }

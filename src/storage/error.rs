@@ -23,6 +23,18 @@ pub enum StorageError {
         /// What is wrong, and what to write.
         reason: String,
     },
+    /// The URL, or a key below it, is longer than the store takes.
+    #[error(
+        "the place's name is too long: {what} has {bytes} bytes, the limit is {limit}; shorten it"
+    )]
+    TooLong {
+        /// What of it.
+        what: &'static str,
+        /// How long that is.
+        bytes: usize,
+        /// How long it may be.
+        limit: usize,
+    },
     /// A relative name that might leave its place, or that no store can keep.
     #[error("{name:?} is no name of a file; use relative names with / and without . and ..")]
     InvalidName {
@@ -70,6 +82,19 @@ pub enum StorageError {
         /// The whole answer.
         #[source]
         source: Box<dyn Error + Send + Sync>,
+    },
+    /// The store does not create an object only where there is none, which a manifest needs.
+    #[error(
+        "{url} lacks conditional writes ({reason}): a result's manifest is created with \
+         If-None-Match: *, which the store must heed; use a store that does, such as Amazon S3, \
+         MinIO, Ceph, Google Cloud Storage or Azure, in a version that knows it, let no proxy drop \
+         the header, and leave AWS_CONDITIONAL_PUT unset"
+    )]
+    NoConditionalWrites {
+        /// The place.
+        url: String,
+        /// What the store answered or did.
+        reason: String,
     },
     /// The store cannot be reached, or fails.
     #[error("{url} cannot be reached or fails ({reason}); try again later")]
@@ -144,14 +169,16 @@ impl StorageError {
     /// What the caller can do.
     pub fn kind(&self) -> StorageErrorKind {
         match self {
-            Self::NoSuchScheme { .. } | Self::InvalidUrl { .. } | Self::InvalidName { .. } => {
-                StorageErrorKind::InvalidPlace
-            }
+            Self::NoSuchScheme { .. }
+            | Self::InvalidUrl { .. }
+            | Self::TooLong { .. }
+            | Self::InvalidName { .. } => StorageErrorKind::InvalidPlace,
             Self::NotFound { .. } => StorageErrorKind::NotFound,
             Self::AlreadyExists { .. } => StorageErrorKind::AlreadyExists,
-            Self::Misconfigured { .. } | Self::Denied { .. } | Self::Rejected { .. } => {
-                StorageErrorKind::Denied
-            }
+            Self::Misconfigured { .. }
+            | Self::Denied { .. }
+            | Self::Rejected { .. }
+            | Self::NoConditionalWrites { .. } => StorageErrorKind::Denied,
             Self::Unavailable { .. } => StorageErrorKind::Unavailable,
             Self::Corrupted { .. } | Self::SourceChanged { .. } => StorageErrorKind::Corrupted,
             Self::LocalDisk { full: true, .. } => StorageErrorKind::DiskFull,
@@ -169,11 +196,17 @@ impl StorageError {
             | Self::Misconfigured { url, reason }
             | Self::Denied { url, reason, .. }
             | Self::Rejected { url, reason, .. }
+            | Self::NoConditionalWrites { url, reason }
             | Self::Unavailable { url, reason, .. } => &[("url", url), ("reason", reason)],
             Self::Corrupted { url, expected, found } => {
                 &[("url", url), ("expected", expected), ("found", found)]
             }
             Self::InvalidName { name } | Self::SourceChanged { name } => &[("name", name)],
+            Self::TooLong { what, bytes, limit } => &[
+                ("what", &(*what).to_owned()),
+                ("bytes", &bytes.to_string()),
+                ("limit", &limit.to_string()),
+            ],
             Self::LocalDisk { name, source, .. } => {
                 &[("name", name), ("reason", &source.kind().to_string())]
             }
@@ -207,6 +240,20 @@ impl StorageError {
         }
     }
 
+    /// What an answer to a write means that must not take the place of what is there: what is not
+    /// implemented then is the condition.
+    pub(super) fn of_creation(url: &Url, error: object_store::Error) -> Self {
+        use object_store::Error as Answer;
+        let lacks = |reason: String| Self::NoConditionalWrites { url: url.to_string(), reason };
+        match error {
+            Answer::NotImplemented { .. } | Answer::NotSupported { .. } => {
+                lacks("they are not implemented, or switched off".to_owned())
+            }
+            other if status(&other) == Some(501) => lacks(reason(&other)),
+            other => Self::of(url, other),
+        }
+    }
+
     /// What an answer to a write means that may take the place of what is there: there it is no
     /// matter what is there, and a conflict is with another write that is under way.
     pub(super) fn of_overwrite(url: &Url, error: object_store::Error) -> Self {
@@ -229,6 +276,9 @@ impl StorageError {
                     let name = url.rsplit('/').next().unwrap_or_default().to_owned();
                     return Self::LocalDisk { name, full: true, source: disk.kind().into() };
                 }
+                io::ErrorKind::InvalidFilename => {
+                    return Self::InvalidUrl { url, reason: "a part of it is too long".to_owned() };
+                }
                 io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
                     return Self::Denied { url, reason, source: Box::new(error) };
                 }
@@ -239,6 +289,9 @@ impl StorageError {
         match status(source.as_ref()) {
             // Nothing is wrong with a parts' upload that the store forgot: it is begun anew.
             _ if forgot_upload(source.as_ref()) => Self::NotFound { url },
+            Some(400) if reason.ends_with(" KeyTooLongError") => {
+                Self::InvalidUrl { url, reason: "the key is too long".to_owned() }
+            }
             // Too slow (408) and too many (429) pass by; what is not implemented (501) does not.
             Some(400..=407 | 409..=428 | 501) => Self::Rejected { url, reason, source },
             _ => Self::Unavailable { url, reason, source },
@@ -359,6 +412,11 @@ mod tests {
         let error = StorageError::of(&url, generic(role));
         assert_eq!(error.kind(), StorageErrorKind::Unavailable);
         assert!(error.to_string().contains("no key is set"), "{error}");
+        let long = io::Error::from(io::ErrorKind::InvalidFilename);
+        assert_eq!(kind(generic(long)), StorageErrorKind::InvalidPlace);
+        let long = "Server returned non-2xx status code: 400 Bad Request: <Error><Code>\
+                    KeyTooLongError</Code></Error>";
+        assert_eq!(kind(generic(long)), StorageErrorKind::InvalidPlace);
         let missing = object_store::Error::NotFound { path: "a".into(), source: "404".into() };
         assert_eq!(kind(missing), StorageErrorKind::NotFound);
     }

@@ -2,11 +2,12 @@
 //!
 //! [`Storages`] opens a URL as a [`Place`]. [`deliver`] brings a local file to a place and reads it
 //! back, [`download`] the other way round; [`create`] and [`read`] are for what fits into memory,
-//! such as a manifest. Dropping a future stops the transfer; what it sent in parts is resumed by
+//! such as a manifest; [`prove`] says beforehand whether all of that works at a place. Dropping a future stops the transfer; what it sent in parts is resumed by
 //! the next one with the same journal.
 
 mod content;
 mod download;
+mod emptying;
 mod error;
 mod journal;
 mod leftovers;
@@ -15,6 +16,7 @@ mod live;
 mod open;
 mod parts;
 mod place;
+mod proof;
 mod retry;
 #[doc(hidden)]
 pub mod testing;
@@ -23,11 +25,13 @@ mod whole;
 
 pub use content::{Content, LocalFile};
 pub use download::{download, read_back};
+pub use emptying::remove_below;
 pub use error::{StorageError, StorageErrorKind};
 pub use leftovers::remove_leftovers;
 pub use open::{StorageSettings, Storages};
 pub use parts::abandon;
 pub use place::Place;
+pub use proof::prove;
 pub use retry::Patience;
 pub use upload::{TransferOptions, deliver, deliver_bytes};
-pub use whole::{create, read, remove};
+pub use whole::{create, exists, read, remove};

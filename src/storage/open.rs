@@ -109,9 +109,10 @@ impl Storages {
     /// The place that a URL names. Reaches nothing yet: a wrong key shows with the first request.
     pub fn open(&self, url: &str) -> Result<Place, StorageError> {
         let parsed = parse(url)?;
-        let path = Path::from_url_path(parsed.path()).map_err(|_| {
-            invalid(url, "the path has an empty segment, . or .., or a control character")
-        })?;
+        let path = Path::from_url_path(parsed.path()).map_err(|_| invalid(url, REFUSED_PATH))?;
+        if path.as_ref().contains(char::is_control) {
+            return Err(invalid(url, REFUSED_PATH));
+        }
         let key = bucket_key(&parsed);
         let known = lock(&self.buckets).get(&key).cloned();
         let bucket = if let Some(bucket) = known {
@@ -237,6 +238,9 @@ impl Storages {
     }
 }
 
+const REFUSED_PATH: &str =
+    "the path has an empty segment, . or .., a control character, or bytes that are no UTF-8";
+
 /// The slowest line that an upload is not given up on.
 const SLOWEST_BYTES_A_SECOND: u64 = 64 << 10;
 
@@ -310,13 +314,18 @@ fn without_credentials(url: &str) -> String {
     let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
     let host = authority.rsplit('@').next().unwrap_or_default();
     let mut shown = String::new();
-    for (part, follows) in [(scheme, "://"), (host, "/"), (path, "")] {
-        if !part.is_empty() {
-            shown.push_str(part);
-            shown.push_str(follows);
-        }
+    if !scheme.is_empty() {
+        shown.push_str(scheme);
+        shown.push_str("://");
     }
-    shown.trim_end_matches('/').chars().take(256).collect()
+    shown.push_str(host);
+    let path = path.trim_end_matches('/');
+    // Of file:///folder, the third slash is the path's.
+    if !path.is_empty() || (host.is_empty() && rest.contains('/')) {
+        shown.push('/');
+    }
+    shown.push_str(path);
+    shown.chars().take(256).collect()
 }
 
 fn bucket_key(url: &Url) -> String {
@@ -390,10 +399,28 @@ mod tests {
             "s3://bucket/a//b",
             "file://host/folder",
             "memory://m/a%0Ab",
+            "file:///a/%00",
+            "file:///a/%c2%85",
+            "s3://bucket/%ff%fe",
+            "s3://bucket/%c0%ae%c0%ae/x",
         ] {
             let error = storages.open(url).unwrap_err();
             assert_eq!(error.kind(), StorageErrorKind::InvalidPlace, "{url}");
             assert!(!error.to_string().contains("secret"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_refusal_shows_the_url_as_it_was_written() {
+        let storages = Storages::new(settings());
+        for (url, shown) in [
+            ("file:///tmp/out/%0a", "file:///tmp/out/%0a is no place"),
+            ("s3://key:secret@bucket/a", "s3://bucket/a is no place"),
+            ("s3://", "s3:// is no place"),
+            ("/folder/x", "/folder/x is no place"),
+        ] {
+            let said = storages.open(url).unwrap_err().to_string();
+            assert!(said.starts_with(shown), "{url}: {said}");
         }
     }
 

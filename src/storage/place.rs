@@ -45,6 +45,34 @@ impl Place {
     }
 }
 
+/// Bytes of a name of one file or folder, on the file systems that are in use.
+const LONGEST_PART: usize = 255;
+/// Bytes of a path that Linux opens.
+const LONGEST_PATH: usize = 4_095;
+/// Bytes of an object's key, in S3 as in the other clouds.
+const LONGEST_KEY: usize = 1_024;
+
+impl Place {
+    /// Refuses a place below which a relative name of so many bytes would be longer than the store
+    /// takes.
+    pub fn check_lengths(&self, longest_name: usize) -> Result<(), StorageError> {
+        let path = self.path.as_ref();
+        let is_folder = self.url.scheme() == "file";
+        let longest_part = path.split('/').map(str::len).max().unwrap_or_default();
+        let whole = path.len() + 1 + longest_name;
+        let (what, bytes, limit) = if is_folder && longest_part > LONGEST_PART {
+            ("its longest part", longest_part, LONGEST_PART)
+        } else if is_folder && whole > LONGEST_PATH {
+            ("the longest path of a file below it", whole, LONGEST_PATH)
+        } else if !is_folder && whole > LONGEST_KEY {
+            ("the longest key of an object below it", whole, LONGEST_KEY)
+        } else {
+            return Ok(());
+        };
+        Err(StorageError::TooLong { what, bytes, limit })
+    }
+}
+
 /// Whether a name stays below the folder that it is joined to, on every back end.
 fn is_inside(name: &str) -> bool {
     let segment_is_plain = |segment: &str| {
@@ -71,6 +99,24 @@ mod tests {
                 assert!(child.path.as_ref().ends_with(name));
             }
         }
+    }
+
+    #[test]
+    fn what_is_longer_than_the_store_takes_is_refused_with_its_limit() {
+        let storages = Storages::new(StorageSettings::default());
+        let check = |url: String| storages.open(&url).unwrap().check_lengths(300);
+        let said = |url: String| check(url).unwrap_err().to_string();
+        check(format!("file:///out/{}", "a".repeat(255))).unwrap();
+        let text = said(format!("file:///out/{}", "a".repeat(256)));
+        assert!(text.contains("256 bytes") && text.contains("255"), "{text}");
+        // As the disk counts, not as the URL is written: two bytes each.
+        check(format!("file:///{}", "%C3%BC".repeat(127))).unwrap();
+        said(format!("file:///{}", "%C3%BC".repeat(128)));
+        let text = said(format!("file://{}", "/abcdefgh".repeat(450)));
+        assert!(text.contains("4095"), "{text}");
+        check(format!("memory://m/{}", "a".repeat(1_024 - 301))).unwrap();
+        let text = said(format!("memory://m/{}", "a".repeat(1_024 - 300)));
+        assert!(text.contains("1025 bytes") && text.contains("1024"), "{text}");
     }
 
     #[test]

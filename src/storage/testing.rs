@@ -7,10 +7,14 @@ use std::{
 };
 
 use async_trait::async_trait;
-use futures::stream::BoxStream;
+use futures::{
+    StreamExt,
+    stream::{self, BoxStream},
+};
 use object_store::{
     CopyOptions, GetOptions, GetResult, GetResultPayload, ListResult, MultipartId, MultipartUpload,
-    ObjectMeta, ObjectStore, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
+    ObjectMeta, ObjectStore, PutMode, PutMultipartOptions, PutOptions, PutPayload, PutResult,
+    Result,
     memory::InMemory,
     multipart::{MultipartStore, PartId},
     path::Path,
@@ -26,12 +30,28 @@ pub enum Fault {
     AnswerLost,
     /// Our key is refused.
     Denied,
+    /// The disk under it is full.
+    Full,
     /// The upload in parts is not known any more.
     Forgotten,
     /// No answer ever comes.
     Hang,
     /// What is read has another first byte.
     Corrupted,
+}
+
+/// What a store does with the condition of a write that is to create an object.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Conditions {
+    /// The object is created only where there is none.
+    #[default]
+    Heeded,
+    /// The object is written, whatever is there.
+    Ignored,
+    /// The request is answered with 501.
+    NotImplemented,
+    /// The condition never holds, whatever is there.
+    AlwaysRefused,
 }
 
 /// A call that a store saw.
@@ -50,6 +70,7 @@ struct Script {
     calls: Vec<Call>,
     /// By position in `calls`.
     faults: Vec<(usize, Fault)>,
+    conditions: Conditions,
     /// How long every call lasts.
     lasts: Duration,
     /// From this position on, every call fails so.
@@ -107,6 +128,11 @@ impl Flaky {
         script.for_ever = Some((script.calls.len() + calls, fault));
     }
 
+    /// Treats conditions so from now on.
+    pub fn treat_conditions(&self, conditions: Conditions) {
+        self.script().conditions = conditions;
+    }
+
     /// Lets every call last so long from now on.
     pub fn delay(&self, lasts: Duration) {
         self.script().lasts = lasts;
@@ -146,27 +172,21 @@ impl Flaky {
         fault: Option<Fault>,
         answer: impl Future<Output = Result<T>> + Send,
     ) -> Result<T> {
-        let path = String::new;
         let lasts = self.script().lasts;
         if lasts > Duration::ZERO {
             tokio::time::sleep(lasts).await;
         }
         match fault {
-            None | Some(Fault::Corrupted) => answer.await,
-            Some(Fault::Away) => Err(away()),
+            None => answer.await,
             Some(Fault::AnswerLost) => answer.await.and(Err(away())),
             Some(Fault::Hang) => {
                 self.hanging.notify_one();
                 std::future::pending().await
             }
-            Some(Fault::Denied) => Err(object_store::Error::PermissionDenied {
-                path: path(),
-                source: "the key is refused on purpose".into(),
-            }),
-            Some(Fault::Forgotten) => Err(object_store::Error::NotFound {
-                path: path(),
-                source: "the upload is forgotten on purpose".into(),
-            }),
+            Some(refused) => match refusal(refused) {
+                Some(error) => Err(error),
+                None => answer.await,
+            },
         }
     }
 
@@ -176,6 +196,33 @@ impl Flaky {
             implementer: self.to_string(),
         })
     }
+}
+
+fn not_implemented() -> object_store::Error {
+    let source = "Server returned non-2xx status code: 501 Not Implemented: \
+                  <Error><Code>NotImplemented</Code></Error>";
+    object_store::Error::Generic { store: "Flaky", source: source.into() }
+}
+
+/// What a call is answered with that is not done.
+fn refusal(fault: Fault) -> Option<object_store::Error> {
+    let path = String::new;
+    Some(match fault {
+        Fault::Away => away(),
+        Fault::Denied => object_store::Error::PermissionDenied {
+            path: path(),
+            source: "the key is refused on purpose".into(),
+        },
+        Fault::Full => object_store::Error::Generic {
+            store: "Flaky",
+            source: std::io::Error::from(std::io::ErrorKind::StorageFull).into(),
+        },
+        Fault::Forgotten => object_store::Error::NotFound {
+            path: path(),
+            source: "the upload is forgotten on purpose".into(),
+        },
+        Fault::AnswerLost | Fault::Hang | Fault::Corrupted => return None,
+    })
 }
 
 fn away() -> object_store::Error {
@@ -194,9 +241,23 @@ impl ObjectStore for Flaky {
         &self,
         path: &Path,
         payload: PutPayload,
-        options: PutOptions,
+        mut options: PutOptions,
     ) -> Result<PutResult> {
         let fault = self.note("put", path, None);
+        if options.mode == PutMode::Create {
+            match self.script().conditions {
+                Conditions::Heeded => {}
+                Conditions::Ignored => options.mode = PutMode::Overwrite,
+                Conditions::NotImplemented => return Err(not_implemented()),
+                Conditions::AlwaysRefused => {
+                    let source = "the condition is refused on purpose".into();
+                    return Err(object_store::Error::AlreadyExists {
+                        path: path.to_string(),
+                        source,
+                    });
+                }
+            }
+        }
         self.answer(fault, self.inner.put_opts(path, payload, options)).await
     }
 
@@ -223,7 +284,7 @@ impl ObjectStore for Flaky {
         if let Some(first) = bytes.first_mut() {
             *first ^= 1;
         }
-        let stream = futures::stream::once(async move { Ok(bytes.into()) });
+        let stream = stream::once(async move { Ok(bytes.into()) });
         let payload = GetResultPayload::Stream(Box::pin(stream));
         Ok(GetResult { payload, meta, range, attributes, extensions })
     }
@@ -232,11 +293,17 @@ impl ObjectStore for Flaky {
         &self,
         paths: BoxStream<'static, Result<Path>>,
     ) -> BoxStream<'static, Result<Path>> {
-        self.inner.delete_stream(paths)
+        match self.note("delete", &Path::ROOT, None).and_then(refusal) {
+            Some(error) => stream::once(async { Err(error) }).boxed(),
+            None => self.inner.delete_stream(paths),
+        }
     }
 
     fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
-        self.inner.list(prefix)
+        match self.note("list", prefix.unwrap_or(&Path::ROOT), None).and_then(refusal) {
+            Some(error) => stream::once(async { Err(error) }).boxed(),
+            None => self.inner.list(prefix),
+        }
     }
 
     async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {

@@ -12,7 +12,7 @@ pub async fn create(place: &Place, bytes: Bytes, patience: Patience) -> Result<(
     retrying(patience, || async move {
         let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
         let put = place.store.put_opts(&place.path, bytes.clone().into(), options).await;
-        put.map(|_| ()).map_err(|error| StorageError::of(&place.url, error))
+        put.map(|_| ()).map_err(|error| StorageError::of_creation(&place.url, error))
     })
     .await
 }
@@ -40,6 +40,19 @@ pub async fn remove(place: &Place, patience: Patience) -> Result<(), StorageErro
     match removed {
         Err(error) if error.kind() == StorageErrorKind::NotFound => Ok(()),
         result => result,
+    }
+}
+
+/// Whether an object is there.
+pub async fn exists(place: &Place, patience: Patience) -> Result<bool, StorageError> {
+    let found = retrying(patience, || async move {
+        place.store.head(&place.path).await.map_err(|error| StorageError::of(&place.url, error))
+    })
+    .await;
+    match found {
+        Ok(_) => Ok(true),
+        Err(error) if error.kind() == StorageErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
     }
 }
 

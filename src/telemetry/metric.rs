@@ -4,7 +4,8 @@ use std::fmt::Write;
 
 use Metric::{
     ArtifactBytes, BuildInfo, DeviceMemory, DirectCallsWaiting, IterationDuration, Iterations,
-    JobDuration, Jobs, LeaseLost, Loss, QueueWait, Ready, RpcDuration, RpcRequests, StoreErrors,
+    JobDuration, Jobs, LeaseLost, Loss, OutputWorks, QueueWait, Ready, RpcDuration, RpcRequests,
+    StoreErrors,
 };
 
 /// Durations of calls, in seconds.
@@ -55,6 +56,8 @@ pub enum Metric {
     ArtifactBytes,
     /// Failures of the store.
     StoreErrors,
+    /// Whether results can be published.
+    OutputWorks,
     /// Whether health says serving.
     Ready,
     /// What runs.
@@ -63,7 +66,7 @@ pub enum Metric {
 
 impl Metric {
     /// Every one.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         RpcRequests,
         RpcDuration,
         Jobs,
@@ -77,6 +80,7 @@ impl Metric {
         LeaseLost,
         ArtifactBytes,
         StoreErrors,
+        OutputWorks,
         Ready,
         BuildInfo,
     ];
@@ -97,6 +101,7 @@ impl Metric {
             LeaseLost => "keystep_lease_lost_total",
             ArtifactBytes => "keystep_artifact_bytes_total",
             StoreErrors => "keystep_store_errors_total",
+            OutputWorks => "keystep_output_works",
             Ready => "keystep_ready",
             BuildInfo => "keystep_build_info",
         }
@@ -108,7 +113,7 @@ impl Metric {
             RpcRequests | Iterations | LeaseLost | ArtifactBytes | StoreErrors => {
                 MetricKind::Counter
             }
-            Jobs | Loss | DeviceMemory | DirectCallsWaiting | Ready | BuildInfo => {
+            Jobs | Loss | DeviceMemory | DirectCallsWaiting | OutputWorks | Ready | BuildInfo => {
                 MetricKind::Gauge
             }
             RpcDuration => MetricKind::Histogram(CALLS),
@@ -128,7 +133,7 @@ impl Metric {
             StoreErrors => &["reason"],
             BuildInfo => &["version", "profile", "os", "architecture"],
             QueueWait | Iterations | IterationDuration | Loss | DirectCallsWaiting | LeaseLost
-            | ArtifactBytes | Ready => &[],
+            | ArtifactBytes | OutputWorks | Ready => &[],
         }
     }
 
@@ -150,6 +155,7 @@ impl Metric {
             LeaseLost => "Holds on jobs that this worker lost, or found to have expired.",
             ArtifactBytes => "Bytes of results that were published.",
             StoreErrors => "Failures of the job store, by reason.",
+            OutputWorks => "1 while results can be published, as far as is known.",
             Ready => "1 while health says serving.",
             BuildInfo => "1, with what runs as labels.",
         }

@@ -20,5 +20,5 @@ pub use log::{LogStyle, log_panics, log_to_stderr};
 pub use metric::{Metric, MetricKind, reference_page};
 pub use record::{
     artifact_bytes, build_info, direct_calls_waiting, iterations, job_phase_finished, jobs,
-    lease_lost, loss, memory, queue_waited, ready, rpc_finished, store_failed,
+    lease_lost, loss, memory, output_works, queue_waited, ready, rpc_finished, store_failed,
 };

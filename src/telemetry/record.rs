@@ -82,6 +82,11 @@ pub fn store_failed(reason: &'static str) {
     metrics::counter!(Metric::StoreErrors.name(), "reason" => reason).increment(1);
 }
 
+/// Whether results can be published.
+pub fn output_works(works: bool) {
+    metrics::gauge!(Metric::OutputWorks.name()).set(f64::from(u8::from(works)));
+}
+
 /// Whether health says serving.
 pub fn ready(is_ready: bool) {
     metrics::gauge!(Metric::Ready.name()).set(f64::from(u8::from(is_ready)));

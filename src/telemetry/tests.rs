@@ -13,6 +13,7 @@ fn measure_everything() {
     record::loss(0.5);
     record::memory("cpu", "resident", 1 << 20);
     record::direct_calls_waiting(2);
+    record::output_works(true);
     record::lease_lost(1);
     record::artifact_bytes(10);
     record::store_failed("backend");

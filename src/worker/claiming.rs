@@ -1,6 +1,6 @@
 //! The worker's tasks: one claims and runs a job at a time, one sweeps.
 
-use std::{path::Path, sync::Arc};
+use std::sync::Arc;
 
 use tokio::{
     sync::watch,
@@ -9,12 +9,10 @@ use tokio::{
 use tracing::Instrument;
 
 use super::{
-    DeviceHealth, WorkerParts, WorkerSettings,
-    context::WorkerContext,
-    result_files::remove,
-    run::{RESULT, Running},
+    DeviceHealth, WorkerParts, WorkerSettings, clearing::clear, context::WorkerContext,
+    run::Running,
 };
-use crate::jobs::{JobId, JobStore, StateName};
+use crate::jobs::{FailureReason, JobId, JobState, JobStore, JobSummary, StateName, WorkerLoss};
 
 /// Sweeps between two looks for folders that no job owns.
 const SWEEPS_A_TIDYING: u32 = 120;
@@ -62,16 +60,19 @@ impl Worker {
     }
 }
 
-/// Claims and runs one job after another, while the device works.
+/// Claims and runs one job after another, while the device and the output work.
 async fn claim<S: JobStore + 'static>(
     context: Arc<WorkerContext<S>>,
     told: watch::Sender<WorkerState>,
 ) {
-    let WorkerParts { store, device, signals, .. } = &context.parts;
+    let WorkerParts { store, device, outputs, signals, .. } = &context.parts;
     let settings = &context.settings;
-    let mut woken = store.subscribe();
+    let mut wakeups = store.subscribe();
     let mut health = device.health();
-    recover(&context).await;
+    // Whether nothing is held that nobody works on: no sweep ends a hold of a worker that lives.
+    let mut is_free = false;
+    let mut loss =
+        if settings.lost_while_serving { WorkerLoss::BesideCall } else { WorkerLoss::Unexplained };
     while !signals.stop_claiming.is_cancelled() {
         let ready = health.wait_for(|health| *health == DeviceHealth::Ready);
         match signals.stop_claiming.run_until_cancelled(ready).await {
@@ -79,10 +80,24 @@ async fn claim<S: JobStore + 'static>(
             // Stopped, or the device is gone.
             Some(Err(_)) | None => break,
         }
+        // What is trained while nothing can be published only waits.
+        if signals.stop_claiming.run_until_cancelled(outputs.works()).await.is_none() {
+            break;
+        }
         // Before the look, so that nothing that comes after it is missed.
-        woken.borrow_and_update();
-        match store.claim(&settings.worker_id, settings.lease).await {
+        wakeups.borrow_and_update();
+        if !is_free {
+            is_free = recover(&context, loss).await;
+            if is_free {
+                // What is lost from now on is not the last process's.
+                loss = WorkerLoss::Unexplained;
+            }
+        }
+        let claimed =
+            if is_free { store.claim(&settings.worker_id, settings.lease).await } else { Ok(None) };
+        match claimed {
             Ok(Some(job)) => {
+                is_free = false;
                 told.send_replace(WorkerState::Busy(job.id));
                 let span = tracing::info_span!(
                     "job", id = %job.id, attempt = job.attempt, fence = job.fence.0
@@ -98,30 +113,34 @@ async fn claim<S: JobStore + 'static>(
             () = signals.stop_claiming.cancelled() => {}
             () = sleep(settings.poll_every) => {}
             // A store that is gone wakes nobody: the poll is then all there is.
-            Ok(()) = woken.changed() => {}
+            Ok(()) = wakeups.changed() => {}
         }
     }
     told.send_replace(WorkerState::Stopped);
 }
 
-/// Gives back what this worker held when its process was lost: whoever starts under a worker's name
-/// is the only one of that name.
-async fn recover<S: JobStore>(context: &WorkerContext<S>) {
-    match context.parts.store.expire_worker(&context.settings.worker_id).await {
+/// Gives back what is held under this worker's name while nobody works on it: after the loss of the
+/// last process, or of a lease. Whoever starts under a worker's name is the only one of that name.
+/// Says whether nothing is held any more.
+async fn recover<S: JobStore>(context: &WorkerContext<S>, loss: WorkerLoss) -> bool {
+    match context.parts.store.expire_worker(&context.settings.worker_id, loss).await {
         Ok(lost) => {
             for id in lost {
-                tracing::warn!(job = %id, "the last process was lost while it held this job");
+                tracing::warn!(job = %id, ?loss, "the job was held, and nobody worked on it any more");
                 retract(context, id).await;
             }
+            true
         }
-        // Their leases run out.
-        Err(error) => tracing::warn!(%error, "cannot give back what the last process held"),
+        Err(error) => {
+            tracing::warn!(%error, "cannot give back what was held; nothing is claimed before");
+            false
+        }
     }
 }
 
 /// Of a job that was cancelled when its lease ended, no manifest may stand.
 async fn retract<S: JobStore>(context: &WorkerContext<S>, id: JobId) {
-    let Ok(Some(job)) = context.parts.store.get(id).await else { return };
+    let Ok(Some(job)) = context.parts.store.get_whole(id).await else { return };
     if job.state.name() == StateName::Cancelled
         && let Err(failure) = context.parts.publisher.retract(&job).await
     {
@@ -143,13 +162,13 @@ async fn sweep<S: JobStore + 'static>(
             _ = ticks.tick() => {}
             _ = state.wait_for(|state| *state == WorkerState::Stopped) => return,
         }
-        match context.parts.store.sweep().await {
+        match context.parts.store.sweep(Some(&context.settings.worker_id)).await {
             Ok(swept) => {
                 for id in swept.expired_leases {
                     retract(&context, id).await;
                 }
                 for id in swept.forgotten {
-                    forget(&context, &context.folder(id)).await;
+                    clear(&context, id, None).await;
                 }
             }
             Err(error) => tracing::warn!(%error, "cannot sweep the store"),
@@ -162,7 +181,8 @@ async fn sweep<S: JobStore + 'static>(
     }
 }
 
-/// Removes the folders of jobs that are done or unknown: what a process that was killed left.
+/// Clears what jobs left that are done or unknown: of a process that was killed, of an output that
+/// was away, and finished results whose time is up.
 async fn tidy<S: JobStore>(context: &WorkerContext<S>, busy_with: WorkerState) {
     let Ok(entries) = std::fs::read_dir(context.jobs_folder()) else { return };
     for entry in entries.flatten() {
@@ -171,22 +191,18 @@ async fn tidy<S: JobStore>(context: &WorkerContext<S>, busy_with: WorkerState) {
         if busy_with == WorkerState::Busy(id) {
             continue;
         }
-        let is_over = match context.parts.store.get(id).await {
-            Ok(None) => true,
-            Ok(Some(job)) => job.state.name().is_terminal(),
-            Err(_) => false,
-        };
-        if is_over {
-            forget(context, &entry.path()).await;
+        match context.parts.store.get(id).await {
+            Ok(None) => clear(context, id, None).await,
+            Ok(Some(job)) if leaves_nothing(&job) => clear(context, id, Some(&job)).await,
+            Ok(Some(_)) | Err(_) => {}
         }
     }
 }
-
-async fn forget<S>(context: &WorkerContext<S>, folder: &Path) {
-    context.parts.publisher.abandon(&folder.join(RESULT)).await;
-    let folder = folder.to_owned();
-    let removed = tokio::task::spawn_blocking(move || remove(&folder)).await;
-    if !matches!(removed, Ok(Ok(()))) {
-        tracing::warn!("the folder of a job that is over could not be removed");
+/// Whether what the job left on the disk is of no use any more. Where workers were lost too often,
+/// it stays until the job is forgotten: nothing in it is wrong.
+fn leaves_nothing(job: &JobSummary) -> bool {
+    match &job.state {
+        JobState::Failed(failure) => failure.reason != FailureReason::AttemptsExhausted,
+        state => state.name().is_terminal(),
     }
 }

@@ -4,8 +4,8 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{Device, ModelProvider, Publisher};
-use crate::jobs::{Clock, Fence, Job, JobId, JobStore, NewEvent, StoreError, WorkerId};
+use super::{Device, ModelProvider, OutputHealth, Publisher, PublishingSettings};
+use crate::jobs::{Clock, Fence, JobId, JobStore, JobSummary, NewEvent, StoreError, WorkerId};
 
 /// How a worker works.
 #[derive(Debug, Clone)]
@@ -20,16 +20,23 @@ pub struct WorkerSettings {
     pub extend_every: Duration,
     /// Updates from one save of a run's state to the next; 0 saves on a drain alone.
     pub save_every: usize,
+    /// Least time from one save to the next, where no updates are counted.
+    pub save_after: Duration,
     /// Wait before a failed job is tried again; doubles with each further failure.
     pub first_backoff: Duration,
     /// Longest such wait.
     pub max_backoff: Duration,
+    /// How long a finished result is tried to be published, and how often.
+    pub publishing: PublishingSettings,
     /// Least time between two records of progress.
     pub progress_every: Duration,
     /// How often the store is asked for work where nothing wakes the worker.
     pub poll_every: Duration,
     /// How often the store is swept.
     pub sweep_every: Duration,
+    /// Whether the last process on this folder was lost while it served a call
+    /// ([`super::ServingMark`]): the call may be what killed it, and not the job that it held.
+    pub lost_while_serving: bool,
     /// Where the time comes from.
     pub clock: Clock,
 }
@@ -43,11 +50,14 @@ impl WorkerSettings {
             lease: Duration::from_mins(1),
             extend_every: Duration::from_secs(15),
             save_every: 50,
+            save_after: Duration::from_secs(2),
             first_backoff: Duration::from_secs(5),
             max_backoff: Duration::from_mins(5),
+            publishing: PublishingSettings::default(),
             progress_every: Duration::from_millis(250),
             poll_every: Duration::from_secs(1),
             sweep_every: Duration::from_secs(5),
+            lost_while_serving: false,
             clock: Clock::System,
         }
     }
@@ -64,6 +74,8 @@ pub struct WorkerParts<S> {
     pub models: Arc<dyn ModelProvider>,
     /// Where results go.
     pub publisher: Arc<dyn Publisher>,
+    /// Whether they can go there now; while they cannot, no job is claimed.
+    pub outputs: OutputHealth,
     /// Holds every task of the worker.
     pub tracker: TaskTracker,
     /// How the worker is stopped.
@@ -111,7 +123,11 @@ impl<S: JobStore> WorkerContext<S> {
     }
 
     /// Records what must be recorded: tries again while the store is away and the lease may hold.
-    pub(super) async fn record(&self, hold: Hold, event: NewEvent) -> Result<Job, LeaseLost> {
+    pub(super) async fn record(
+        &self,
+        hold: Hold,
+        event: NewEvent,
+    ) -> Result<JobSummary, LeaseLost> {
         const FIRST_WAIT: Duration = Duration::from_millis(100);
         const LONGEST_WAIT: Duration = Duration::from_secs(5);
         let give_up = tokio::time::Instant::now() + self.settings.lease;

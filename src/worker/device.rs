@@ -1,5 +1,6 @@
-//! The device thread: one thread owns everything of the engine's, so that no tensor is touched from
-//! two sides, a panic is caught in one place, and a call can be served in the midst of a job.
+//! The device's two threads, of which only one computes at a time: so no tensor is touched from two
+//! sides, a panic is caught in one place, and a call can be served in the midst of a job and left off
+//! in its own.
 
 use std::{
     io,
@@ -14,11 +15,12 @@ use tokio::{
 };
 
 use super::{
-    DirectCalls, EngineSource, FinishedResult, ModelProvider, OpenedModel,
-    desk::Desk,
+    CallLimits, EngineSource, FinishedResult, InteractiveCalls, ModelProvider, OpenedModel,
+    ServingMark,
     device_job::{DeviceJob, run_job},
-    direct_queue::device_is_gone,
-    failure::panic_failure,
+    device_state::DeviceState,
+    engine_failure::panic_failure,
+    interactive_queue::{Places, device_is_gone},
 };
 use crate::jobs::{Clock, Failure};
 
@@ -28,7 +30,13 @@ pub struct DeviceSettings {
     /// Models that stay loaded, 1 or more.
     pub loaded_models: usize,
     /// Direct calls that may wait.
-    pub direct_calls: usize,
+    pub interactive_calls: usize,
+    /// Of them, those of one principal.
+    pub direct_calls_of_principal: usize,
+    /// What one direct call may ask for.
+    pub call_limits: CallLimits,
+    /// Where it stands that a call is being served.
+    pub serving_mark: Option<ServingMark>,
     /// Pause after a first fault of the engine; doubles with each further one.
     pub first_backoff: Duration,
     /// Longest pause after a fault.
@@ -41,7 +49,10 @@ impl Default for DeviceSettings {
     fn default() -> Self {
         Self {
             loaded_models: 2,
-            direct_calls: 16,
+            interactive_calls: 16,
+            direct_calls_of_principal: 8,
+            call_limits: CallLimits::default(),
+            serving_mark: None,
             first_backoff: Duration::from_secs(1),
             max_backoff: Duration::from_secs(30),
             clock: Clock::System,
@@ -81,7 +92,7 @@ pub(super) enum Command {
 #[derive(Debug, Clone)]
 pub struct Device {
     commands: mpsc::Sender<Command>,
-    direct: DirectCalls,
+    direct: InteractiveCalls,
     health: watch::Receiver<DeviceHealth>,
 }
 
@@ -95,19 +106,31 @@ impl Device {
     ) -> io::Result<Self> {
         // Jobs come one at a time; a few more places let a wake-up in beside them.
         let (commands, received) = mpsc::channel(4);
-        let direct = DirectCalls::new(settings.direct_calls, models, runtime, commands.downgrade());
+        let places = Places {
+            total: settings.interactive_calls,
+            of_principal: settings.direct_calls_of_principal,
+        };
+        let direct = InteractiveCalls::new(places, models, runtime, commands.downgrade());
         let (told, health) = watch::channel(DeviceHealth::Starting);
         let served = direct.clone();
         std::thread::Builder::new().name("keystep-device".to_owned()).spawn(move || {
-            let desk = Desk::new(source, &settings, served.clone());
-            DeviceThread { desk, settings, received, told, faults: 0 }.run();
+            let device_state = Arc::new(DeviceState::new(source, &settings, served.clone()));
+            DeviceThread {
+                device_state: device_state.clone(),
+                settings,
+                received,
+                told,
+                faults: 0,
+            }
+            .run();
             served.close();
+            device_state.close();
         })?;
         Ok(Self { commands, direct, health })
     }
 
     /// Where calls that are bound to their caller are submitted.
-    pub fn direct_calls(&self) -> DirectCalls {
+    pub fn interactive_calls(&self) -> InteractiveCalls {
         self.direct.clone()
     }
 
@@ -145,7 +168,7 @@ impl Device {
 }
 
 struct DeviceThread<S: EngineSource> {
-    desk: Desk<S>,
+    device_state: Arc<DeviceState<S>>,
     settings: DeviceSettings,
     received: mpsc::Receiver<Command>,
     told: watch::Sender<DeviceHealth>,
@@ -156,8 +179,15 @@ struct DeviceThread<S: EngineSource> {
 impl<S: EngineSource> DeviceThread<S> {
     fn run(mut self) {
         self.come_up(Duration::ZERO);
+        let device_state = self.device_state.clone();
+        let calls = std::thread::Builder::new().name("keystep-calls".to_owned());
+        let served = calls.spawn(move || device_state.serve_calls());
+        if let Err(error) = served {
+            // Nothing can be answered without it.
+            return tracing::error!(%error, "the thread of calls cannot be started");
+        }
         loop {
-            let served = self.desk.serve_next();
+            let served = self.device_state.give_way();
             let command = if served {
                 match self.received.try_recv() {
                     Ok(command) => command,
@@ -172,22 +202,27 @@ impl<S: EngineSource> DeviceThread<S> {
             };
             match command {
                 Command::Wake => {}
-                Command::Stop => return,
+                Command::Stop => {
+                    self.device_state.finish_call();
+                    return;
+                }
                 Command::Load { model, span, reply } => {
-                    let loaded =
-                        span.in_scope(|| self.guarded(|desk| desk.engine(&model).map(|_| ())));
+                    let loaded = span.in_scope(|| {
+                        self.guarded(|device_state| device_state.engine(&model).map(|_| ()))
+                    });
                     // A caller that is gone needs no answer.
                     let _ = reply.send(loaded);
                 }
                 Command::Run { job, span, reply } => {
-                    let finished = span.in_scope(|| self.guarded(|desk| run_job(desk, &job)));
+                    let finished =
+                        span.in_scope(|| self.guarded(|device_state| run_job(device_state, &job)));
                     // Its flags and channels go before the answer, so that who waits for either
                     // finds both.
                     drop(job);
                     let _ = reply.send(finished);
                 }
             }
-            if self.desk.has_failed() {
+            if self.device_state.has_failed() {
                 self.recover();
             }
         }
@@ -196,10 +231,10 @@ impl<S: EngineSource> DeviceThread<S> {
     /// Lets a panic of the engine end one command and no more.
     fn guarded<T>(
         &mut self,
-        work: impl FnOnce(&Desk<S>) -> Result<T, Failure>,
+        work: impl FnOnce(&DeviceState<S>) -> Result<T, Failure>,
     ) -> Result<T, Failure> {
-        let desk = &self.desk;
-        match catch_unwind(AssertUnwindSafe(|| work(desk))) {
+        let device_state = self.device_state.clone();
+        match catch_unwind(AssertUnwindSafe(|| work(&device_state))) {
             Ok(result) => {
                 if result.is_ok() {
                     self.faults = 0;
@@ -207,7 +242,7 @@ impl<S: EngineSource> DeviceThread<S> {
                 result
             }
             Err(payload) => {
-                desk.note_panic(payload.as_ref());
+                device_state.note_panic(payload.as_ref());
                 Err(panic_failure())
             }
         }
@@ -216,7 +251,7 @@ impl<S: EngineSource> DeviceThread<S> {
     fn recover(&mut self) {
         self.told.send_replace(DeviceHealth::Recovering);
         self.faults = self.faults.saturating_add(1);
-        self.desk.start_anew();
+        self.device_state.start_anew();
         let doubled = 2_u32.saturating_pow(self.faults - 1);
         self.come_up(self.settings.first_backoff.saturating_mul(doubled));
     }
@@ -227,8 +262,8 @@ impl<S: EngineSource> DeviceThread<S> {
         loop {
             // The thread has nothing else to do: without a device nothing can be answered.
             std::thread::sleep(wait);
-            let desk = &self.desk;
-            let reason = match catch_unwind(AssertUnwindSafe(|| desk.check())) {
+            let device_state = &self.device_state;
+            let reason = match catch_unwind(AssertUnwindSafe(|| device_state.check())) {
                 Ok(Ok(())) => break,
                 Ok(Err(failure)) => failure.message,
                 Err(_) => "a panic".to_owned(),

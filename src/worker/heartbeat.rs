@@ -23,7 +23,7 @@ const TRY_AGAIN: Duration = Duration::from_secs(1);
 pub(super) async fn keep<S: JobStore>(context: &WorkerContext<S>, job: &Job, stop: &StopSignal) {
     let hold = Hold { id: job.id, fence: job.fence };
     let (store, settings) = (&context.parts.store, &context.settings);
-    let mut woken = store.subscribe();
+    let mut wakeups = store.subscribe();
     let mut wakes = true;
     let mut deadline = job.options.deadline;
     let mut extend_at = Instant::now() + settings.extend_every;
@@ -58,7 +58,7 @@ pub(super) async fn keep<S: JobStore>(context: &WorkerContext<S>, job: &Job, sto
                     }
                 }
             }
-            changed = changed_after(look_at, &mut woken), if wakes => {
+            changed = changed_after(look_at, &mut wakeups), if wakes => {
                 wakes = changed.is_ok();
                 look_at = Instant::now() + LOOK_EVERY;
                 match store.get(hold.id).await {
@@ -83,10 +83,10 @@ pub(super) async fn keep<S: JobStore>(context: &WorkerContext<S>, job: &Job, sto
 /// The next change, and not before that time.
 async fn changed_after(
     time: Instant,
-    woken: &mut watch::Receiver<u64>,
+    wakeups: &mut watch::Receiver<u64>,
 ) -> Result<(), watch::error::RecvError> {
     sleep_until(time).await;
-    woken.changed().await
+    wakeups.changed().await
 }
 
 fn until(deadline: Option<Timestamp>, now: Timestamp) -> Duration {

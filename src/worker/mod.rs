@@ -1,38 +1,60 @@
 //! What the device is asked beside the job that holds it: calls, their answers and their queue's
 //! limits. The worker that answers them belongs here too.
 
+mod account;
+mod call_limits;
 mod claiming;
+mod clearing;
 mod context;
-mod desk;
+mod destination;
 mod device;
 mod device_job;
-mod direct;
-mod direct_queue;
+mod device_state;
 mod engine;
+mod engine_failure;
 mod exact_number;
-mod failure;
 mod heartbeat;
+mod interactive;
+mod interactive_queue;
+mod kept_pictures;
 mod models;
+mod output_health;
 mod progress;
+mod publication;
 mod publishing;
 mod result_files;
 mod run;
+mod saving;
 mod serving;
+mod serving_mark;
 mod state_files;
 mod stop;
 #[doc(hidden)]
 pub mod testing;
+mod turn;
+mod words;
 
+pub use call_limits::CallLimits;
 pub use claiming::{Worker, WorkerState};
 pub use context::{WorkerParts, WorkerSettings, WorkerSignals};
+pub use destination::{destination, is_allowed};
 pub use device::{Device, DeviceHealth, DeviceSettings};
-pub use direct::{DirectCall, DirectQueueFull, DirectStream, DirectUpdate, PlanEstimate};
-pub use direct_queue::DirectCalls;
-pub use engine::{CandleSource, DeviceEngine, EngineSource};
-pub use failure::{artifact_failure, disk_failure, engine_failure, report_failure, spec_failure};
-pub use models::{EditedTensors, ModelProvider, OpenedModel};
-pub use publishing::{
-    CommitGate, FinishedResult, PublishRequest, Published, Publisher, ResultFile, RunTimes,
-    TrainingFigures,
+pub use engine::{CandleSource, DeviceEngine, EditedBytes, EngineSource, Undertaking};
+pub use engine_failure::{
+    artifact_failure, disk_failure, engine_failure, report_failure, spec_failure,
 };
+pub use interactive::{
+    DirectQueueFull, InteractiveCall, InteractiveStream, InteractiveUpdate, PlanEstimate, Whose,
+};
+pub use interactive_queue::InteractiveCalls;
+pub use kept_pictures::PictureCache;
+pub use models::{EditedTensors, ModelProvider, OpenedModel};
+pub use output_health::OutputHealth;
+pub use publication::PublishingSettings;
+pub use publishing::{
+    CommitGate, FinishedResult, Leavings, PublishRequest, Published, Publisher, ResultFile,
+    RunTimes, TrainingFigures,
+};
+pub use serving_mark::ServingMark;
 pub use state_files::StateFiles;
+pub use words::check_words;

@@ -4,6 +4,7 @@ use std::{path::PathBuf, sync::Arc};
 
 use futures::future::BoxFuture;
 
+use super::PictureCache;
 use crate::{jobs::Failure, spec::ModelFiles};
 
 /// Finds models by name.
@@ -11,6 +12,11 @@ pub trait ModelProvider: std::fmt::Debug + Send + Sync {
     /// Brings a model's files within reach, however long that takes, or says why it cannot, as
     /// `ModelNotFound`, `DamagedModel` or one of the reasons of storage.
     fn open<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<OpenedModel, Failure>>;
+
+    /// Where pictures of base models are kept from one judgement to the next; nowhere by default.
+    fn pictures(&self) -> Option<Arc<dyn PictureCache>> {
+        None
+    }
 }
 
 /// A model whose files can be read.

@@ -3,7 +3,7 @@
 use tokio::sync::watch;
 
 use crate::{
-    jobs::{JobProgress, Timestamp, WorkPhase},
+    jobs::{JobProgress, Monotonic, WorkPhase},
     outcome::{Phase, Progress},
 };
 
@@ -62,13 +62,13 @@ fn work_phase(phase: Phase) -> WorkPhase {
 /// not count.
 #[derive(Debug, Default)]
 pub(super) struct RateMeter {
-    last: Option<(u64, Timestamp)>,
+    last: Option<(u64, Monotonic)>,
     evaluations: u64,
     seconds: f64,
 }
 
 impl RateMeter {
-    pub(super) fn see(&mut self, progress: &Progress, now: Timestamp) {
+    pub(super) fn see(&mut self, progress: &Progress, now: Monotonic) {
         let Some(update) = &progress.update else { return };
         if let Some((before, then)) = self.last {
             self.evaluations += update.unet_evaluations.saturating_sub(before);
@@ -111,7 +111,7 @@ mod tests {
     #[test]
     fn the_rate_leaves_out_what_was_done_for_others() {
         let mut meter = RateMeter::default();
-        let second = |n: i64| Timestamp(n * 1_000_000);
+        let second = |n| Monotonic(std::time::Duration::from_secs(n));
         meter.see(&update(0, 100), second(1));
         assert_eq!(meter.rate(), None);
         meter.see(&update(1, 120), second(3));

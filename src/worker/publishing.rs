@@ -1,6 +1,7 @@
 //! The seam to object storage: a result folder goes out, its addresses come back.
 
 use std::{
+    collections::BTreeMap,
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -14,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use super::exact_number;
 use crate::{
     jobs::{ConceptVerdict, Failure, Job, PublishedFile, Timestamp},
-    outcome::TrainingLog,
+    outcome::{DeviceKind, TrainingLog},
     spec::{LogSnrWindow, StepIndex},
 };
 
@@ -32,9 +33,23 @@ pub trait Publisher: std::fmt::Debug + Send + Sync {
     /// after it had written the manifest and before it could say so.
     fn retract<'a>(&'a self, job: &'a Job) -> BoxFuture<'a, Result<(), Failure>>;
 
-    /// Discards what a publication of this folder left half sent. Called before the folder's parent
-    /// is removed, for a job that nobody will take up again.
-    fn abandon<'a>(&'a self, folder: &'a Path) -> BoxFuture<'a, ()>;
+    /// Whether results may be published below this destination, and could be: looks at the operator's
+    /// prefixes and at the lengths of names, and reaches nothing.
+    fn check(&self, destination: &str) -> Result<(), Failure>;
+
+    /// Discards what a publication left in the output, half sent or whole, unless its manifest
+    /// stands. Called before the folder's parent is removed, for a job that nobody will take up
+    /// again; where it fails, again later.
+    fn abandon<'a>(&'a self, leavings: Leavings<'a>) -> BoxFuture<'a, Result<(), Failure>>;
+}
+
+/// What a job that is over may have left in the output.
+#[derive(Debug, Clone, Copy)]
+pub struct Leavings<'a> {
+    /// The folder of its result, as it was in [`PublishRequest::folder`].
+    pub folder: &'a Path,
+    /// Whether it was cancelled: then not even a manifest stays.
+    pub is_cancelled: bool,
 }
 
 /// A result that is ready to go out.
@@ -122,6 +137,15 @@ pub struct FinishedResult {
     pub unet_evaluations: u64,
     /// What the training measured; absent for a judgement.
     pub training: Option<TrainingFigures>,
+    /// Where each draw that took place started: "score", "unlearn", "judge".
+    #[serde(default)]
+    pub seeds: BTreeMap<String, u64>,
+    /// What computed it.
+    #[serde(default)]
+    pub device: DeviceKind,
+    /// Files of the base model that are no part of its pipeline, and so not of the result.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub left_out: Vec<String>,
 }
 
 /// What a manifest tells of a training.

@@ -13,16 +13,18 @@ use serde::Serialize;
 use super::{
     DeviceEngine, FinishedResult, ResultFile, TrainingFigures,
     device_job::DeviceJob,
-    failure::{artifact_failure, disk_failure, report_failure},
+    engine_failure::{artifact_failure, disk_failure, engine_failure, report_failure},
 };
 use crate::{
     artifacts::{
         ArtifactError, StagedFolder,
         diffusers::{UNET_WEIGHTS, write_checkpoint},
         digest::{digest_bytes, digest_reader},
+        preflight::{check_readable, check_room, files_to_copy},
+        refuse_erased_weights,
     },
     jobs::{ConceptVerdict, EvaluateWork, Failure, FailureReason, OutputFormat, UnlearnWork},
-    outcome::JudgeReport,
+    outcome::{DeviceKind, JudgeReport},
     report::{Cost, EvaluationReport, Evidence, Headline, PhaseCost, ReportError, contact_sheet},
     spec::ModelFiles,
 };
@@ -31,8 +33,39 @@ use crate::{
 const COMPLETE: &str = "complete.json";
 /// The edited tensors.
 const DELTA: &str = "delta.safetensors";
+/// What says how the U-Net is built.
+const UNET_CONFIG: &str = "unet/config.json";
 /// The folder of a whole pipeline.
 const PIPELINE: &str = "pipeline";
+
+/// Finds what would stop an erasure's folder from being written, before there is an erasure: the
+/// place takes files, the base's files that go along can be read, and the disk has room for all.
+pub(super) fn check_before<E: DeviceEngine>(
+    job: &DeviceJob,
+    work: &UnlearnWork,
+    engine: &E,
+) -> Result<(), Failure> {
+    let staged = begin(&job.result_folder)?;
+    let bytes = engine.edited_bytes(&work.spec);
+    let base = job.base.files.as_ref();
+    let check = || -> Result<(), ArtifactError> {
+        let mut needed: u64 = 0;
+        for format in &work.formats {
+            needed = needed.saturating_add(match format {
+                OutputFormat::Delta => bytes.delta,
+                OutputFormat::Unet if has(base, UNET_CONFIG) => {
+                    bytes.unet.saturating_add(check_readable(base, &[UNET_CONFIG.to_owned()])?)
+                }
+                OutputFormat::Unet => bytes.unet,
+                OutputFormat::Pipeline => {
+                    bytes.unet.saturating_add(check_readable(base, &files_to_copy(base)?)?)
+                }
+            });
+        }
+        check_room(staged.unfinished(), staged.target(), needed)
+    };
+    check().map_err(|error| artifact_failure(&error))
+}
 
 /// An erasure that is done and not yet written.
 pub(super) struct ErasedResult<'a, E: DeviceEngine> {
@@ -40,6 +73,7 @@ pub(super) struct ErasedResult<'a, E: DeviceEngine> {
     pub(super) work: &'a UnlearnWork,
     pub(super) erased: &'a E::Erased,
     pub(super) judged: &'a [JudgeReport],
+    pub(super) device: DeviceKind,
 }
 
 /// Writes an erasure's folder.
@@ -47,11 +81,16 @@ pub(super) fn write_erased<E: DeviceEngine>(
     result: &ErasedResult<'_, E>,
 ) -> Result<FinishedResult, Failure> {
     let mut staged = begin(&result.job.result_folder)?;
-    write_model(result, &mut staged).map_err(|error| artifact_failure(&error))?;
-    let evidence = evidence(result, digests(staged.unfinished())?)?;
+    let left_out = write_model(result, &mut staged).map_err(|error| artifact_failure(&error))?;
+    let evidence = evidence(result, &left_out, digests(staged.unfinished())?)?;
     for (name, bytes) in evidence {
         write(&mut staged, &name, &bytes)?;
     }
+    let stretches = E::erased_stretches(result.erased).map_err(|error| engine_failure(&error))?;
+    let pipeline_unet = format!("{PIPELINE}/{UNET_WEIGHTS}");
+    let edited = [DELTA, UNET_WEIGHTS, &pipeline_unet];
+    refuse_erased_weights(staged.unfinished(), &stretches, &edited)
+        .map_err(|error| artifact_failure(&error))?;
     let log = E::log(result.erased);
     let scoring: u64 = E::scores(result.erased).iter().map(|scores| scores.unet_evaluations).sum();
     let judging: u64 = result.judged.iter().map(|judged| judged.unet_evaluations).sum();
@@ -64,14 +103,19 @@ pub(super) fn write_erased<E: DeviceEngine>(
         updates: log.updates.len(),
         unet_evaluations: log.unet_evaluations + log.check_evaluations + scoring + judging,
         training: Some(log.into()),
+        seeds: seeds(result),
+        device: result.device,
+        left_out,
     };
     complete(staged, finished)
 }
 
+/// Writes the formats that were asked for; gives the base's files that were left out.
 fn write_model<E: DeviceEngine>(
     result: &ErasedResult<'_, E>,
     staged: &mut StagedFolder,
-) -> Result<(), ArtifactError> {
+) -> Result<Vec<String>, ArtifactError> {
+    let mut left_out = Vec::new();
     let (work, base) = (result.work, result.job.base.files.as_ref());
     let write_unet = |out: &mut dyn Write| E::write_unet(result.erased, out);
     for format in &work.formats {
@@ -88,16 +132,30 @@ fn write_model<E: DeviceEngine>(
             }
             OutputFormat::Unet => {
                 staged.write(UNET_WEIGHTS, write_unet)?;
-                if has(base, "unet/config.json") {
-                    staged.copy(base, "unet/config.json", "unet/config.json")?;
+                if has(base, UNET_CONFIG) {
+                    staged.copy(base, UNET_CONFIG, UNET_CONFIG)?;
                 }
             }
             OutputFormat::Pipeline => {
-                staged.within(PIPELINE, |staged| write_checkpoint(staged, base, write_unet))?;
+                left_out =
+                    staged.within(PIPELINE, |staged| write_checkpoint(staged, base, write_unet))?;
             }
         }
     }
-    Ok(())
+    if !left_out.is_empty() {
+        tracing::warn!(files = ?left_out, "files that are no part of the pipeline are left out of the result");
+    }
+    Ok(left_out)
+}
+
+/// Where each draw started that took place.
+fn seeds<E: DeviceEngine>(result: &ErasedResult<'_, E>) -> BTreeMap<String, u64> {
+    let score = E::scores(result.erased).first().map(|scores| scores.spec.seed);
+    let judge = result.judged.first().map(|judged| judged.spec.seed);
+    [("score", score), ("unlearn", Some(result.work.spec.seed)), ("judge", judge)]
+        .into_iter()
+        .filter_map(|(part, seed)| Some((part.to_owned(), seed?)))
+        .collect()
 }
 
 fn has(files: &dyn ModelFiles, name: &str) -> bool {
@@ -111,6 +169,7 @@ fn spec_json(work: &UnlearnWork) -> String {
 
 fn evidence<E: DeviceEngine>(
     result: &ErasedResult<'_, E>,
+    left_out: &[String],
     mut digests: BTreeMap<String, String>,
 ) -> Result<Vec<(String, Vec<u8>)>, Failure> {
     let work = result.work;
@@ -134,6 +193,7 @@ fn evidence<E: DeviceEngine>(
         peak_rss_bytes: None,
         versions: versions(),
         digests,
+        left_out: left_out.to_vec(),
     };
     Ok(evidence.files().map_err(|error| report_failure(&error))?.1)
 }
@@ -143,6 +203,7 @@ pub(super) fn write_judged(
     job: &DeviceJob,
     work: &EvaluateWork,
     judged: &JudgeReport,
+    device: DeviceKind,
 ) -> Result<FinishedResult, Failure> {
     let mut staged = begin(&job.result_folder)?;
     let report = EvaluationReport {
@@ -172,6 +233,9 @@ pub(super) fn write_judged(
         updates: 0,
         unet_evaluations: judged.unet_evaluations,
         training: None::<TrainingFigures>,
+        seeds: BTreeMap::from([("judge".to_owned(), judged.spec.seed)]),
+        device,
+        left_out: Vec::new(),
     };
     complete(staged, finished)
 }

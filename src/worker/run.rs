@@ -6,31 +6,35 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    CommitGate, FinishedResult, OpenedModel, PublishRequest, Published, RunTimes,
+    FinishedResult, OpenedModel, Published,
+    clearing::clear,
     context::{Hold, LeaseLost, WorkerContext},
     device_job::DeviceJob,
-    failure::disk_failure,
+    engine_failure::disk_failure,
     heartbeat,
     result_files::{find_finished, remove},
+    saving::RESULT_STANDS,
     stop::{Stop, StopSignal},
 };
 use crate::{
     jobs::{
-        Evaluated, Failure, FailureReason, Job, JobProgress, JobStore, NewEvent, Outcome,
-        StoredScores, Timestamp, Transition, Unlearned, Work, WorkPhase,
+        Evaluated, Failure, FailureReason, Job, JobProgress, JobStore, JobSummary, Milestone,
+        NewEvent, Outcome, StateName, StoredScores, Timestamp, Transition, Unlearned, Work,
     },
     outcome::{Notice, TimestepScores},
 };
 
 /// A job's saved state, below its folder.
-const STATE: &str = "state";
+pub(super) const STATE: &str = "state";
 /// A job's finished result, below its folder.
 pub(super) const RESULT: &str = "result";
 
 /// Why a job does not go on.
-enum Halt {
+pub(super) enum Halt {
     /// It failed.
     Failed(Failure),
+    /// Its result is finished, and the output failed for as long as it is tried.
+    Unpublished(Failure),
     /// It is not to go on: the stop signal says why.
     Stopped,
 }
@@ -43,11 +47,11 @@ impl From<Failure> for Halt {
 
 /// A job under way.
 pub(super) struct Running<S> {
-    context: Arc<WorkerContext<S>>,
-    job: Job,
-    hold: Hold,
-    stop: StopSignal,
-    claimed_at: Timestamp,
+    pub(super) context: Arc<WorkerContext<S>>,
+    pub(super) job: Job,
+    pub(super) hold: Hold,
+    pub(super) stop: StopSignal,
+    pub(super) claimed_at: Timestamp,
 }
 
 impl<S: JobStore + 'static> Running<S> {
@@ -69,17 +73,23 @@ impl<S: JobStore + 'static> Running<S> {
         self.settle(worked).await;
     }
 
-    fn folder(&self) -> PathBuf {
+    pub(super) fn folder(&self) -> PathBuf {
         self.context.folder(self.job.id)
     }
 
     async fn work(&self) -> Result<Outcome, Halt> {
-        let result_folder = self.folder().join(RESULT);
+        if self.job.state.name() == StateName::Publishing {
+            let finished = self.find_finished().await?.ok_or_else(result_not_kept)?;
+            tracing::info!("a finished result is published again");
+            let published = self.publish(&finished).await?;
+            return Ok(outcome(&self.job.work, finished, published));
+        }
         let finished = if let Some(finished) = self.find_finished().await? {
             tracing::info!("an earlier attempt left the whole result: it is published");
             self.record(Transition::Loaded).await?;
             finished
         } else {
+            self.context.parts.publisher.check(self.job.work.destination())?;
             let (base, edited) = self.unless_stopped(self.open_models()).await??;
             for model in std::iter::once(&base).chain(&edited) {
                 let load = self.context.parts.device.load(model.clone());
@@ -91,7 +101,7 @@ impl<S: JobStore + 'static> Running<S> {
         // A drain comes too late here: what is left is short, and has a limit of its own.
         self.check(Stop::Cancelled)?;
         self.record(Transition::EngineDone).await?;
-        let published = self.publish(&finished, result_folder).await?;
+        let published = self.publish(&finished).await?;
         Ok(outcome(&self.job.work, finished, published))
     }
 
@@ -147,15 +157,19 @@ impl<S: JobStore + 'static> Running<S> {
         let cited = self.cited_scores().await;
         let (progress, told) = watch::channel(None);
         let (notices, noticed) = mpsc::unbounded_channel();
+        let (saved, saves) = watch::channel(Milestone(0));
         let job = Box::new(DeviceJob {
             work: self.job.work.clone(),
             work_digest: self.job.work_digest.clone(),
             base,
             edited,
+            pictures: self.context.parts.models.pictures(),
             cited,
             state_folder: folder.join(STATE),
             result_folder: folder.join(RESULT),
             save_every: self.context.settings.save_every,
+            save_after: self.context.settings.save_after,
+            saved,
             cancel: self.stop.cancel.clone(),
             pause: self.stop.pause.clone(),
             progress,
@@ -168,9 +182,15 @@ impl<S: JobStore + 'static> Running<S> {
             done.cancel();
             finished
         };
-        let (finished, (), ()) =
-            tokio::join!(run, self.record_progress(told, &done), self.record_notices(noticed));
-        Ok(finished?)
+        let (finished, (), (), ()) = tokio::join!(
+            run,
+            self.record_progress(told, &done),
+            self.record_notices(noticed),
+            self.record_saves(saves)
+        );
+        let finished = finished?;
+        self.note_saved(RESULT_STANDS).await;
+        Ok(finished)
     }
 
     /// The scores that the request cites. Its window is in the spec already: without them the
@@ -187,52 +207,8 @@ impl<S: JobStore + 'static> Running<S> {
         parsed.map(|stored| stored.scores).into_iter().collect()
     }
 
-    async fn publish(&self, finished: &FinishedResult, folder: PathBuf) -> Result<Published, Halt> {
-        let (sender, told) = watch::channel(None);
-        let before = self.context.parts.store.get(self.job.id).await.ok().flatten();
-        let before = before.and_then(|job| job.progress);
-        let commit = CommitGate::default();
-        let request = PublishRequest {
-            commit: commit.clone(),
-            job: self.job.clone(),
-            folder,
-            result: finished.clone(),
-            times: RunTimes {
-                claimed_at: self.claimed_at,
-                finished_at: self.context.settings.clock.now(),
-            },
-            progress: Arc::new(move |done, total| {
-                sender.send_replace(Some(upload_progress(before, done, total)));
-            }),
-        };
-        let done = CancellationToken::new();
-        let publish = async {
-            let published = self.context.parts.publisher.publish(request).await;
-            done.cancel();
-            published
-        };
-        let both = async { tokio::join!(publish, self.record_progress(told, &done)).0 };
-        tokio::select! {
-            biased;
-            () = self.stopped_before(&commit) => Err(Halt::Stopped),
-            () = self.context.parts.signals.stop_publishing.cancelled() => {
-                self.stop.raise(Stop::Drained);
-                Err(Halt::Stopped)
-            }
-            published = both => Ok(published?),
-        }
-    }
-
-    /// Waits for a reason to stop that comes before the manifest; never ends where none does.
-    async fn stopped_before(&self, commit: &CommitGate) {
-        self.stop.raised(Stop::Cancelled).await;
-        if !commit.close() {
-            std::future::pending::<()>().await;
-        }
-    }
-
     /// Records progress as it comes, the newest where it comes too fast, the last in any case.
-    async fn record_progress(
+    pub(super) async fn record_progress(
         &self,
         mut told: watch::Receiver<Option<JobProgress>>,
         done: &CancellationToken,
@@ -257,10 +233,27 @@ impl<S: JobStore + 'static> Running<S> {
         }
     }
 
+    /// Tells the store how far the run has saved, so that a loss is not charged to it.
+    async fn record_saves(&self, mut saves: watch::Receiver<Milestone>) {
+        while saves.changed().await.is_ok() {
+            let milestone = *saves.borrow_and_update();
+            self.note_saved(milestone).await;
+        }
+    }
+
+    async fn note_saved(&self, milestone: Milestone) {
+        let Hold { id, fence } = self.hold;
+        if let Err(error) = self.context.parts.store.note_saved(id, fence, milestone).await {
+            // The next save tells it again, and the heartbeat finds out what it means.
+            tracing::debug!(%error, "a save was not noted");
+        }
+    }
+
     async fn record_notices(&self, mut noticed: mpsc::UnboundedReceiver<Notice>) {
         while let Some(notice) = noticed.recv().await {
-            tracing::info!(%notice, "saved state");
+            tracing::info!(%notice, reason = notice.reason(), "a notice of the run");
             let reason = match notice {
+                Notice::OddModel { .. } => "MODEL_ODD",
                 Notice::Resumed { .. } => "STATE_RESUMED",
                 Notice::StateIgnored { .. } => "STATE_IGNORED",
                 Notice::StateNotSaved { .. } => "STATE_NOT_SAVED",
@@ -287,7 +280,7 @@ impl<S: JobStore + 'static> Running<S> {
         if self.stop.reason() >= Some(least) { Err(Halt::Stopped) } else { Ok(()) }
     }
 
-    async fn record(&self, transition: Transition) -> Result<Job, Halt> {
+    async fn record(&self, transition: Transition) -> Result<JobSummary, Halt> {
         self.check(Stop::Cancelled)?;
         let event = NewEvent::Transition(transition);
         self.context.record(self.hold, event).await.map_err(|LeaseLost| {
@@ -310,6 +303,11 @@ impl<S: JobStore + 'static> Running<S> {
             (_, Err(Halt::Failed(failure))) if failure.reason == FailureReason::Draining => {
                 Transition::Released
             }
+            (_, Err(Halt::Unpublished(failure))) => {
+                let message = &failure.message;
+                tracing::warn!(message, "the result is kept, and could not be published in time");
+                Transition::Unpublished { failure }
+            }
             (_, Err(Halt::Failed(failure))) => {
                 tracing::warn!(reason = ?failure.reason, message = failure.message, "the job failed");
                 Transition::Failed { failure, retry_at: self.retry_at() }
@@ -317,14 +315,7 @@ impl<S: JobStore + 'static> Running<S> {
         };
         match self.context.record(self.hold, NewEvent::Transition(transition)).await {
             Ok(job) if job.state.name().is_terminal() => {
-                let folder = self.folder();
-                self.context.parts.publisher.abandon(&folder.join(RESULT)).await;
-                let removed = tokio::task::spawn_blocking(move || remove(&folder)).await;
-                if !matches!(removed, Ok(Ok(()))) {
-                    tracing::warn!(
-                        "the job's folder could not be removed; the sweeper tries again"
-                    );
-                }
+                clear(&self.context, job.id, Some(&job)).await;
             }
             Ok(_) | Err(LeaseLost) => {}
         }
@@ -338,19 +329,9 @@ impl<S: JobStore + 'static> Running<S> {
     }
 }
 
-/// Progress of the upload, beside what training came to.
-fn upload_progress(before: Option<JobProgress>, done: u64, total: u64) -> JobProgress {
-    let none = JobProgress {
-        phase: WorkPhase::Upload,
-        done,
-        total,
-        updates_done: 0,
-        updates_total: 0,
-        key_step: 0,
-        loss: 0.0,
-        gradient_norm: 0.0,
-    };
-    before.map_or(none, |before| JobProgress { phase: WorkPhase::Upload, done, total, ..before })
+fn result_not_kept() -> Failure {
+    let message = "the finished result does not lie on this machine's disk any more; submit again";
+    Failure::new(FailureReason::ResultNotKept, message)
 }
 
 fn outcome(work: &Work, finished: FinishedResult, published: Published) -> Outcome {

@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 
 use crate::{
     artifacts::sync_folder,
-    engine::{StateError, StatePart, StateStore},
+    engine::{SavePoint, StateError, StatePart, StateStore},
     spec::ReadSeek,
 };
 
@@ -61,8 +61,11 @@ impl StateStore for StateFiles {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             other => other.map_err(unreadable)?,
         };
-        let whole = opened.metadata().map_err(unreadable)?.len();
-        let Some(length) = whole.checked_sub(DIGEST_BYTES) else {
+        let metadata = opened.metadata().map_err(unreadable)?;
+        if metadata.is_dir() {
+            return Err(damaged("it is a folder and no file"));
+        }
+        let Some(length) = metadata.len().checked_sub(DIGEST_BYTES) else {
             return Err(damaged("it is shorter than its digest"));
         };
         let mut hash = Hashing { out: io::sink(), hash: Sha256::new() };
@@ -78,7 +81,7 @@ impl StateStore for StateFiles {
 
     fn save(
         &mut self,
-        part: StatePart,
+        SavePoint { part, .. }: SavePoint,
         write: &mut dyn FnMut(&mut dyn Write) -> io::Result<()>,
     ) -> Result<(), StateError> {
         let unwritable = |source| StateError::Unwritable { file: part.file_name().into(), source };
@@ -117,6 +120,10 @@ impl<W: Write> Write for Hashing<W> {
 mod tests {
     use super::*;
 
+    fn at(part: StatePart) -> SavePoint {
+        SavePoint { part, done: 1 }
+    }
+
     fn text(store: &mut StateFiles, part: StatePart) -> Option<String> {
         let (mut reader, length) = store.load(part).unwrap()?;
         let mut text = vec![0; length as usize];
@@ -129,23 +136,37 @@ mod tests {
         let place = tempfile::tempdir().unwrap();
         let mut store = StateFiles::new(place.path().join("state"));
         assert_eq!(text(&mut store, StatePart::Bank), None);
-        store.save(StatePart::Bank, &mut |out| out.write_all(b"one")).unwrap();
-        let cut = store.save(StatePart::Bank, &mut |out| {
+        store.save(at(StatePart::Bank), &mut |out| out.write_all(b"one")).unwrap();
+        let cut = store.save(at(StatePart::Bank), &mut |out| {
             out.write_all(b"tw")?;
             Err(io::ErrorKind::StorageFull.into())
         });
         assert!(matches!(cut, Err(StateError::Unwritable { .. })));
         assert_eq!(text(&mut store, StatePart::Bank).as_deref(), Some("one"));
-        store.save(StatePart::Bank, &mut |out| out.write_all(b"three")).unwrap();
+        store.save(at(StatePart::Bank), &mut |out| out.write_all(b"three")).unwrap();
         assert_eq!(text(&mut store, StatePart::Bank).as_deref(), Some("three"));
         assert_eq!(fs::read_dir(place.path().join("state")).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_folder_in_the_place_of_a_file_is_named() {
+        let place = tempfile::tempdir().unwrap();
+        let mut store = StateFiles::new(place.path());
+        fs::create_dir(place.path().join(StatePart::Training.file_name())).unwrap();
+        let error = store.load(StatePart::Training).err().unwrap().to_string();
+        assert!(error.contains("it is a folder"), "{error}");
+        let saved = store.save(SavePoint { part: StatePart::Training, done: 1 }, &mut |out| {
+            out.write_all(b"weights")
+        });
+        let error = saved.unwrap_err().to_string();
+        assert!(error.contains("remove that folder") && !error.contains("room"), "{error}");
     }
 
     #[test]
     fn a_flipped_bit_is_damage() {
         let place = tempfile::tempdir().unwrap();
         let mut store = StateFiles::new(place.path());
-        store.save(StatePart::Training, &mut |out| out.write_all(b"weights")).unwrap();
+        store.save(at(StatePart::Training), &mut |out| out.write_all(b"weights")).unwrap();
         let path = place.path().join(StatePart::Training.file_name());
         let mut bytes = fs::read(&path).unwrap();
         bytes[2] ^= 1;

@@ -119,6 +119,7 @@ fn memory_is_the_sum_of_its_parts() {
         memory.gradients,
         memory.activations,
         memory.bank,
+        memory.margin,
     ];
     assert!(parts.iter().all(|part| *part > 0), "{memory:?}");
     assert_eq!(memory.total, parts.iter().sum::<u64>());

@@ -8,8 +8,8 @@ use keystep::{
     artifacts::open_model,
     engine::{
         checkpoint::{StoredTensors, read_component, read_text},
-        model::{Scoped, Thrift, Unet, UnetConfig, Weights},
-        ops::{Addends, Traced, linear},
+        model::{MemoryPolicy, Scoped, Unet, UnetConfig, Weights},
+        ops::{Addends, TapeTensor, linear},
         schedule::NoiseSource,
     },
     spec::Scope,
@@ -41,9 +41,9 @@ impl Network {
     fn batch(&self, count: usize) -> (Tensor, Tensor) {
         let mut noise = NoiseSource::new(7);
         let mut draw = |shape: &[usize]| noise.randn_tensor(shape, &Device::Cpu).unwrap();
-        let size = self.config.sample_size;
+        let [height, width] = self.config.own_size("unet").unwrap();
         (
-            draw(&[count, self.config.in_channels, size, size]),
+            draw(&[count, self.config.in_channels, height, width]),
             draw(&[count, TOKENS, self.config.cross_attention_dim]),
         )
     }
@@ -65,7 +65,7 @@ fn a_prompt_is_projected_alike_however_many_are_beside_it() {
     let mut noise = NoiseSource::new(3);
     let mut draw = |shape: &[usize]| noise.randn_tensor(shape, &Device::Cpu).unwrap();
     let project = |x: &Tensor, weight: &Tensor| {
-        let [x, weight] = [x, weight].map(Traced::constant);
+        let [x, weight] = [x, weight].map(TapeTensor::constant);
         linear(&x, &weight, Addends::default()).unwrap().into_tensor()
     };
     for (inputs, outputs) in [(768, 320), (768, 1280), (1024, 640)] {
@@ -132,8 +132,8 @@ fn a_network_in_training_projects_by_the_weights_that_it_has() {
     let scoped = Scoped::new(&network.stored, &Scope::CrossAttentionKeyValue).unwrap();
     let unet = Unet::new(&Weights::scoped(&network.stored, &scoped), &network.config).unwrap();
     // What is done again in a backward pass is not, where there is none.
-    let thrift = Thrift { recomputed: (0..64).collect::<BTreeSet<_>>(), passes: None };
-    let unet = unet.with_thrift(thrift);
+    let memory_policy = MemoryPolicy { recomputed: (0..64).collect::<BTreeSet<_>>(), passes: None };
+    let unet = unet.with_memory_policy(memory_policy);
     let (z, text) = network.batch(2);
     let timesteps = [500.0; 2];
     let before = unet.project_text(&text).unwrap();

@@ -7,6 +7,7 @@
 )]
 
 use std::{
+    cell::Cell,
     collections::BTreeMap,
     io::{self, Cursor, Write},
     sync::LazyLock,
@@ -16,8 +17,8 @@ use std::{
 use keystep::{
     artifacts::open_model,
     engine::{
-        CancelFlag, CandleEngine, EngineError, ErasedCheckpoint, PauseFlag, RunContext, Saving,
-        StateError, StatePart, StateStore,
+        CancelFlag, CandleEngine, CheckpointPolicy, EngineError, ErasedCheckpoint, PauseFlag,
+        RunContext, SavePoint, StateError, StatePart, StateStore,
     },
     outcome::{Notice, Phase, Progress, TimestepScores, TrainingLog},
     spec::{
@@ -77,7 +78,7 @@ impl StateStore for MemoryStore {
 
     fn save(
         &mut self,
-        part: StatePart,
+        SavePoint { part, .. }: SavePoint,
         write: &mut dyn FnMut(&mut dyn Write) -> io::Result<()>,
     ) -> Result<(), StateError> {
         let file = || part.file_name().to_owned();
@@ -95,9 +96,12 @@ impl StateStore for MemoryStore {
 }
 
 /// What a watcher of a run may do.
+#[derive(Default)]
 struct Flags {
     cancel: CancelFlag,
     pause: PauseFlag,
+    /// Whether it is always time to save.
+    due: Cell<bool>,
 }
 
 /// A run with a store; `watch` sees its progress. Gives its notices beside its result.
@@ -107,7 +111,7 @@ fn run(
     every: usize,
     watch: impl Fn(&Progress, &Flags),
 ) -> (Result<Outcome, EngineError>, Vec<Notice>) {
-    let flags = Flags { cancel: CancelFlag::default(), pause: PauseFlag::default() };
+    let flags = Flags::default();
     run_with(spec, store, every, &flags, |progress| watch(progress, &flags))
 }
 
@@ -121,7 +125,14 @@ fn run_with(
     let mut notices = Vec::new();
     let mut notice = |told| notices.push(told);
     let mut report = |progress: Progress| watch(&progress);
-    let saving = Saving { store, every, pause: flags.pause.clone(), notice: &mut notice };
+    let mut due = || flags.due.get();
+    let saving = CheckpointPolicy {
+        store,
+        every,
+        due: &mut due,
+        pause: flags.pause.clone(),
+        notice: &mut notice,
+    };
     let mut context =
         RunContext { report: &mut report, cancel: flags.cancel.clone(), saving: Some(saving) };
     let result = ENGINE.unlearn(spec, &mut context).map(|erased| Outcome::of(&erased));
@@ -255,7 +266,7 @@ fn assert_survives_a_pause(spec: &UnlearnSpec, expected: &Outcome) {
 fn assert_survives_pauses_anywhere(spec: &UnlearnSpec, expected: &Outcome) {
     let mut store = MemoryStore::default();
     for attempt in 1..200 {
-        let flags = Flags { cancel: CancelFlag::default(), pause: PauseFlag::default() };
+        let flags = Flags::default();
         let pause = flags.pause.clone();
         let watch = std::thread::spawn(move || {
             std::thread::sleep(Duration::from_millis(700 * attempt));
@@ -315,6 +326,44 @@ fn saving_alone_changes_nothing() {
     }
 }
 
+/// Killed after every other step of its walks, over and over: without saves on the way no walk would ever end.
+#[test]
+fn walks_get_on_though_every_process_is_lost() {
+    let mut store = MemoryStore::default();
+    let mut kills = 0;
+    while !store.parts.contains_key(&StatePart::Bank) {
+        let flags = Flags::default();
+        flags.due.set(true);
+        let (ended, told) = (Cell::new(0), Cell::new(0));
+        let (result, notices) = run_with(&keystep(), &mut store, 0, &flags, |progress| {
+            // The probe's two walks come first, every time.
+            told.set(told.get() + usize::from(ended.get() >= 2));
+            ended.set(ended.get() + usize::from(progress.done == progress.total));
+            if told.get() == 3 {
+                flags.cancel.cancel();
+            }
+        });
+        assert!(matches!(result, Err(EngineError::Cancelled)), "the bank was walked at once");
+        assert!(notices.is_empty(), "{notices:?}");
+        kills += 1;
+        assert!(kills < 30, "the walks go on for ever");
+    }
+    assert!(kills > 3, "{kills} kills test little");
+    let (outcome, notices) = finish(&keystep(), &mut store);
+    assert!(notices.is_empty(), "{notices:?}");
+    outcome.assert_is(&KEYSTEP, &format!("killed {kills} times within its walks"));
+}
+
+#[test]
+fn time_saves_as_updates_do() {
+    let mut store = MemoryStore::default();
+    let flags = Flags::default();
+    flags.due.set(true);
+    let (result, _) = run_with(&keystep(), &mut store, 0, &flags, |_| {});
+    result.unwrap().assert_is(&KEYSTEP, "saved after every update");
+    assert_eq!(store.saves[&StatePart::Training], 8);
+}
+
 #[test]
 fn a_run_that_stopped_early_stays_stopped() {
     // The look after update 20 finds what it looks for.
@@ -347,9 +396,9 @@ fn a_measured_window_is_measured_once() {
     for (walk, of, saved) in [
         (3, "the first concept", vec![]),
         (4, "the second concept", vec![StatePart::Scores]),
-        (4, "the bank", vec![StatePart::Scores]),
+        (4, "the bank", vec![StatePart::Scores, StatePart::Walk]),
     ] {
-        let begun = std::cell::Cell::new(0);
+        let begun = Cell::new(0);
         let (result, notices) = run(&spec, &mut store, 1, |progress, flags| {
             if progress.phase == Phase::Walk && progress.done == 0 {
                 begun.set(begun.get() + 1);

@@ -299,6 +299,17 @@ fn replacement_and_preserve_list_are_heeded() {
 }
 
 #[test]
+fn writings_of_one_concept_give_the_same_bytes() {
+    for (spec, plain) in [(keystep(), &*KEYSTEP), (kscu(), &*KSCU), (esd(), &*ESD)] {
+        let mut written = spec;
+        written.concepts[0].text = " CAT ".to_owned();
+        written.vocabulary.objects[0] = "Cat".to_owned();
+        let run = run(&written);
+        assert!(run.bytes() == plain.bytes(), "{}", written.method.name().name());
+    }
+}
+
+#[test]
 fn a_short_run_of_keystep_learns_without_wrecking() {
     let settings = KeystepSettings {
         updates: 40,
@@ -378,13 +389,24 @@ fn texts_that_are_too_long_are_told_before_any_work() {
     // Fits by itself, and in none of the sentences that kscu augments it to at the end.
     let mut augmented = kscu();
     augmented.concepts[0].text = vec!["cat"; 22].join(" ");
-    for spec in [spec, replaced, preserve, augmented] {
+    // Thirty tokens, which fit by themselves and in no context.
+    let mut in_context = keystep();
+    in_context.concepts[0].text = "cat ".repeat(28);
+    for (spec, field) in [
+        (spec, "concepts[0].text"),
+        (replaced, "concepts[0].replacement"),
+        (preserve, "preserve[40]"),
+        (augmented, "concepts[0].text"),
+        (in_context, "concepts[0].text"),
+    ] {
         let mut reports = 0;
         let mut report = |_| reports += 1;
         let mut context =
             RunContext { report: &mut report, cancel: CancelFlag::default(), saving: None };
         let error = ENGINE.unlearn(&spec, &mut context).unwrap_err();
-        assert!(matches!(error, EngineError::PromptTooLong { limit: 32, .. }), "{error}");
+        let EngineError::Spec(told) = &error else { panic!("{error}") };
+        assert_eq!(told.violations[0].field, field);
+        assert!(error.to_string().contains("reads 32"), "{error}");
         assert_eq!(reports, 0);
     }
 }

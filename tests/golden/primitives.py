@@ -1,10 +1,14 @@
-"""Noise, the sampler and the tokenizer."""
+"""Noise, the samplers and the tokenizer."""
+import inspect
 import json
 import os
 import shutil
 
+import diffusers
+import numpy
 import torch
-from diffusers import DDIMScheduler
+from diffusers import (DDIMScheduler, DPMSolverMultistepScheduler, EulerAncestralDiscreteScheduler, EulerDiscreteScheduler, LCMScheduler,
+                       PNDMScheduler, UniPCMultistepScheduler)
 from transformers import CLIPTokenizer
 
 from writing import generator, path, save
@@ -103,3 +107,104 @@ def tokenizers():
     with open(path("tokenizer/texts.json"), "w") as f:
         json.dump(TEXTS, f, indent=0)
     save("tokenizer/expected.safetensors", ids)
+
+
+# A folder's scheduler config each, as published ones name it: of several classes, with and without the keys that classes default.
+FOLDERS = {
+    "leading": dict(SD, _class_name="PNDMScheduler", skip_prk_steps=True, steps_offset=1, timestep_spacing="leading"),
+    "trailing": dict(SD, _class_name="DDIMScheduler", steps_offset=0, timestep_spacing="trailing"),
+    "linspace": dict(SD, _class_name="EulerDiscreteScheduler", timestep_spacing="linspace", steps_offset=1),
+    "unmended": dict(SD, _class_name="DDIMScheduler", steps_offset=0, clip_sample=True),
+    "bare": {k: v for k, v in dict(SD, _class_name="DDIMScheduler").items() if k in ("_class_name", "beta_start", "beta_end", "beta_schedule")},
+}
+SAMPLERS = {
+    "ddim": (DDIMScheduler, {}), "pndm": (PNDMScheduler, dict(skip_prk_steps=True)), "euler": (EulerDiscreteScheduler, {}),
+    "euler-ancestral": (EulerAncestralDiscreteScheduler, {}), "dpmpp-2m": (DPMSolverMultistepScheduler, dict(use_karras_sigmas=False)),
+    "dpmpp-2m-karras": (DPMSolverMultistepScheduler, dict(use_karras_sigmas=True)), "unipc": (UniPCMultistepScheduler, {}),
+    "lcm": (LCMScheduler, {}),
+}
+NOISE_SEEDS = (11, 2**32 - 1)
+
+
+def repaired(folder):
+    """The scheduler that StableDiffusionPipeline makes of a folder's: it mends steps_offset and clip_sample."""
+    config = dict(folder)
+    scheduler = getattr(diffusers, config.pop("_class_name"))
+    scheduler = scheduler.from_config({**config, "_class_name": scheduler.__name__})
+    return diffusers.StableDiffusionPipeline(None, None, None, None, scheduler, None, None, requires_safety_checker=False).scheduler
+
+
+# Of a schedule whose last timestep has no signal, which needs v prediction. Of its own file: written by `zero_snr`.
+ZERO_SNR = {
+    "zero-snr": dict(SD, _class_name="DDIMScheduler", steps_offset=1, timestep_spacing="trailing", rescale_betas_zero_snr=True),
+    "zero-snr-linspace": dict(SD, _class_name="EulerDiscreteScheduler", timestep_spacing="linspace", rescale_betas_zero_snr=True),
+}
+
+
+def samplers():
+    out = sampler_inputs()
+    for spacing, folder in FOLDERS.items():
+        for prediction in ("epsilon", "v_prediction"):
+            out |= sampler_runs(f"{spacing}.{prediction}", dict(folder, prediction_type=prediction), out)
+    save("samplers/expected.safetensors", out)
+    sampled_pictures()
+
+
+def zero_snr():
+    out, root = sampler_inputs(), torch.Tensor.sqrt
+    # MKL rounds 5 of the 1,000 roots wrongly by a digit, which the ancestral sampler's differences enlarge to 6e-5; torch on
+    # other processors does not. Here every root is rounded as IEEE 754 says.
+    torch.Tensor.sqrt = lambda x: torch.from_numpy(numpy.asarray(numpy.sqrt(x.numpy())))
+    for spacing, folder in ZERO_SNR.items():
+        folder = dict(folder, prediction_type="v_prediction")
+        out |= sampler_runs(f"{spacing}.v_prediction", folder, out)
+        out[f"{spacing}.v_prediction.alphas_cumprod"] = DDIMScheduler.from_config(repaired(folder).config).alphas_cumprod
+    torch.Tensor.sqrt = root
+    save("samplers/zero_snr.safetensors", out)
+
+
+def sampler_inputs():
+    g = generator(6)
+    x, outputs = torch.randn(2, 4, 4, 3, generator=g), torch.randn(12, 2, 4, 4, 3, generator=g)
+    return {"sample": x, "model_outputs": outputs, "noise_seeds": torch.tensor(NOISE_SEEDS)}
+
+
+def sampler_runs(file, folder, inputs_):
+    x, outputs, out = inputs_["sample"], inputs_["model_outputs"], {}
+    with open(path(f"samplers/{file}.json"), "w") as f:
+        json.dump(folder, f, indent=1)
+    for name, (kind, given) in SAMPLERS.items():
+        for steps in (1, 4, 10):
+            s = repaired(folder)                # as it comes, where it is the sampler asked for
+            if not isinstance(s, kind):
+                s = kind.from_config(s.config, **given)
+            s.set_timesteps(steps)
+            generators = [generator(seed) for seed in NOISE_SEEDS]
+            takes_noise = "generator" in inspect.signature(s.step).parameters
+            latents, samples, inputs = x * s.init_noise_sigma, [], []
+            for t, output in zip(s.timesteps, outputs):
+                inputs.append(s.scale_model_input(latents, t))
+                latents = s.step(output, t, latents, **(dict(generator=generators) if takes_noise else {})).prev_sample
+                samples.append(latents)
+            key = f"{file}.{name}.{steps}"
+            out[f"{key}.timesteps"] = s.timesteps.double()
+            if hasattr(s, "sigmas"):
+                out[f"{key}.sigmas"] = s.sigmas
+            out[f"{key}.samples"] = torch.stack(samples)
+            # The first of them shows the initial scale, the last that of a step.
+            out[f"{key}.inputs"] = torch.stack([inputs[0], inputs[-1]])
+    return out
+
+
+def sampled_pictures():
+    """Through the whole pipeline: the first noise and the later one of a generator, its scale, what the network is told."""
+    model = os.path.join(os.path.dirname(__file__), "../../assets/emoji-canvas/model")
+    pipe = diffusers.StableDiffusionPipeline.from_pretrained(model, safety_checker=None, torch_dtype=torch.float32)
+    pipe.set_progress_bar_config(disable=True)
+    own, pictures = pipe.scheduler, {}
+    for name, (kind, given) in SAMPLERS.items():
+        pipe.scheduler = own if isinstance(own, kind) else kind.from_config(own.config, **given)
+        images = pipe(["a cat in neon style", "a rocket"], generator=[generator(s) for s in NOISE_SEEDS], output_type="np",
+                      num_inference_steps=3, guidance_scale=2.0, height=64, width=64).images
+        pictures[name] = (torch.from_numpy(images) * 255).round().to(torch.uint8)
+    save("samplers/pictures.safetensors", pictures)

@@ -78,6 +78,7 @@ class Client:
         methods = set(described.methods_by_name)
         assert methods == {
             "UnlearnConcept",
+            "PublishResult",
             "EvaluateErasure",
             "ScoreTimesteps",
             "Generate",

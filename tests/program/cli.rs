@@ -68,6 +68,8 @@ const VERBS: [(&str, &[&str]); 5] = [
             "--output-format",
             "--evaluate",
             "--no-evaluate",
+            "--sampler",
+            "--resume",
             "--memory-limit",
             "--quiet",
         ],
@@ -112,7 +114,10 @@ const VERBS: [(&str, &[&str]); 5] = [
             "--seed",
             "--count",
             "--steps",
+            "--sampler",
             "--guidance-scale",
+            "--init-image",
+            "--strength",
             "--width",
             "--height",
             "--out",
@@ -144,6 +149,7 @@ const VERBS: [(&str, &[&str]); 5] = [
             "--target-seeds",
             "--retain-seeds",
             "--steps",
+            "--sampler",
             "--out",
             "--sheet",
             "--server",
@@ -238,7 +244,7 @@ fn an_empty_or_over_long_concept_is_wrong_use_and_writes_nothing() {
             .current_dir(folder.path())
             .assert()
             .code(2)
-            .stderr(contains("error: concept.text").and(contains(message)));
+            .stderr(contains("error: --concept (concept.text)").and(contains(message)));
     }
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
 }
@@ -250,7 +256,7 @@ fn every_violation_is_told_on_a_line_of_its_own() {
         "--height", "64", "--out", "x.png",
     ];
     keystep(&line).assert().code(2).stderr(
-        contains("error: steps: 0 is outside 1 to 1000\n").and(contains("error: width: 7 is")),
+        contains("error: --steps: 0 is outside 1 to 1000\n").and(contains("error: --width: 7 is")),
     );
 }
 

@@ -19,7 +19,7 @@ use std::{
 
 use assert_cmd::{Command, cargo::cargo_bin_cmd};
 use keystep::proto::keystep::v1::{
-    ConceptKind, OutputFormat, ScoreMeasure, TrainableScope, UnlearningMethod,
+    ConceptKind, OutputFormat, Sampler, ScoreMeasure, TrainableScope, UnlearningMethod,
     unlearn_concept_request::WindowSource,
 };
 use predicates::{prelude::PredicateBooleanExt, str::contains};
@@ -178,10 +178,13 @@ fn a_plan_is_shown_and_nothing_is_watched() {
         .assert()
         .success()
         .stdout(contains("5000").and(contains("1024 MiB")).and(contains("a window of 6 steps")));
-    let told = json(&mut server.unlearn(&place, &["--validate-only", "--json"]));
+    let told =
+        json(&mut server.unlearn(&place, &["--validate-only", "--json", "--sampler", "lcm"]));
     assert_eq!(told["response"]["plan"]["updates"], 100);
     let seen = server.seen();
     assert!(seen.unlearn.iter().all(|asked| asked.validate_only));
+    let samplers = [0, 1].map(|call: usize| seen.unlearn[call].evaluate_sampler());
+    assert_eq!(samplers, [Sampler::Unspecified, Sampler::Lcm]);
     assert!(!seen.calls.contains_key("watch"));
 }
 
@@ -240,6 +243,24 @@ fn pictures_are_kept_and_never_replaced_unasked() {
 }
 
 #[test]
+fn a_picture_to_begin_with_is_sent_as_it_is() {
+    let (server, place) = (Running::start(Script::default()), place());
+    fs::write(place.path().join("cat.png"), b"the server reads it").unwrap();
+    let line = ["--model", "m", "--prompt", "a dog", "--output", "dogs", "--init-image", "cat.png"];
+    server.keystep(&place, &["generate"], &line).assert().success();
+    let line = [&line[..], &["--strength", "0.5", "--overwrite"]].concat();
+    server.keystep(&place, &["generate"], &line).assert().success();
+    let asked = server.seen().generate.clone();
+    assert!(asked.iter().all(|request| request.init_image == b"the server reads it"));
+    let strengths: Vec<_> = asked.iter().map(|request| request.strength).collect();
+    assert_eq!(strengths, [None, Some(0.5)]);
+    // An empty field would draw from noise.
+    fs::write(place.path().join("cat.png"), b"").unwrap();
+    server.keystep(&place, &["generate"], &line).assert().code(2).stderr(contains("is empty"));
+    assert_eq!(server.seen().generate.len(), 2);
+}
+
+#[test]
 fn scores_are_shown_and_written_as_they_came() {
     let (server, place) = (Running::start(Script::default()), place());
     let line = [&["--model", "m"], &CAT[..], &["--out", "scores", "--no-switch-curve"]].concat();
@@ -267,13 +288,16 @@ fn scores_are_shown_and_written_as_they_came() {
 fn a_judgement_is_a_job_with_figures() {
     let (server, place) = (Running::start(Script::default()), place());
     let line = [&["--model", "checkpoints/0192", "--base", "emoji-canvas"], &CAT[..]].concat();
+    let line = [&line[..], &["--sampler", "euler"]].concat();
+    let shown = contains("cnn").and(contains("0.875")).and(contains("77"));
     server
         .keystep(&place, &["evaluate"], &line)
         .assert()
         .success()
-        .stdout(contains("cnn").and(contains("0.875")).and(contains("77")));
+        .stdout(shown.and(contains("drawn with euler\n")));
     let told = json(&mut server.keystep(&place, &["evaluate"], &[&line[..], &["--json"]].concat()));
     assert_eq!(told["response"]["verdicts"][0]["edited"]["ua"], 0.875);
+    assert_eq!(told["response"]["verdicts"][0]["sampler"], "SAMPLER_EULER");
     let seen = server.seen();
     let asked = &seen.evaluate[0];
     assert_eq!(
@@ -281,6 +305,7 @@ fn a_judgement_is_a_job_with_figures() {
         ("checkpoints/0192", "emoji-canvas")
     );
     assert_eq!((asked.seed, asked.target_seeds), (Some(500_000), None));
+    assert_eq!(asked.sampler(), Sampler::Euler);
 }
 
 #[test]
@@ -294,6 +319,7 @@ fn jobs_and_models_are_listed_and_looked_after() {
     assert!(run(&["jobs", "watch", NAME]).contains("checkpoints/0192"));
     assert!(run(&["jobs", "wait", NAME]).contains("checkpoints/0192"));
     assert!(run(&["jobs", "cancel", NAME]).contains("was asked to stop"));
+    assert!(run(&["jobs", "publish", NAME]).contains(NAME));
     assert!(run(&["jobs", "delete", NAME]).contains("is forgotten"));
     for (verb, list) in [("models", "models"), ("jobs", "operations")] {
         let told = json(&mut server.keystep(&place, &[verb, "list"], &["--json"]));
@@ -308,7 +334,8 @@ fn a_server_that_is_away_has_its_exit_code() {
     let place = place();
     let mut command = cargo_bin_cmd!("keystep");
     command.current_dir(place.path()).env("KEYSTEP_SERVER", "http://127.0.0.1:1");
-    command.args(["models", "list"]).assert().code(69).stdout("");
+    let away = contains("http://127.0.0.1:1 cannot be reached").and(contains("keystep serve"));
+    command.args(["models", "list"]).assert().code(69).stdout("").stderr(away);
 }
 
 #[test]

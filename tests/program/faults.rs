@@ -13,7 +13,7 @@ mod world;
 
 use std::{collections::BTreeMap, time::Duration};
 
-use keystep::jobs::{JobStore, StateName};
+use keystep::jobs::{Fence, JobStore, StateName};
 use tokio::process::Child;
 use world::World;
 
@@ -181,7 +181,8 @@ async fn the_real_engine_ends_with_the_same_bytes_after_kills() {
     world.settle().await;
     kill(child).await;
     let job = world.job(id).await;
-    assert_eq!((job.state.name(), job.attempt), (StateName::Succeeded, 3), "{:?}", job.state);
+    let seen = (job.state.name(), job.attempt, job.fence);
+    assert_eq!(seen, (StateName::Succeeded, 1, Fence(3)), "what it saved is not charged: {job:?}");
     world.check_all(&[id]).await;
     assert_same(&world.check(id).await, &expected[0], "two kills");
 }

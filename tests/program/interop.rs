@@ -11,6 +11,7 @@
     reason = "helpers of tests, which clippy does not take for tests"
 )]
 
+mod outage;
 mod processes;
 mod tools;
 
@@ -160,6 +161,21 @@ fn a_client_that_is_not_ours_has_the_whole_api() {
 }
 
 #[test]
+fn no_message_is_answered_as_the_servers_fault() {
+    let Some(python) = python() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let published = file_url(&folder.path().join("published"));
+    let daemon = Daemon::start(&Setup::new(folder.path(), &published));
+    let mut fuzz = script(python, "fuzz.py");
+    fuzz.args(["--target", &daemon.address, "--examples", "400"]);
+    let answered: Value = serde_json::from_str(&output(&mut fuzz, Some(&daemon))).unwrap();
+    assert!(answered["calls"].as_u64() >= Some(400), "{answered:#}");
+    let log = daemon.process.said();
+    assert!(!log.contains("panicked") && !log.contains("ERROR"), "{log}");
+    daemon.stop();
+}
+
+#[test]
 fn a_client_that_is_not_ours_needs_the_certificate_and_a_token() {
     let Some(python) = python() else { return };
     let folder = tempfile::tempdir().unwrap();
@@ -171,6 +187,7 @@ fn a_client_that_is_not_ours_needs_the_certificate_and_a_token() {
         principal: "ada".to_owned(),
         roles: [Role::Read, Role::Generate, Role::Submit].into(),
         queued_jobs: None,
+        highest_priority: None,
         requests_per_second: None,
     };
     let token = NewToken::generate(&grant).unwrap();
@@ -340,7 +357,7 @@ fn a_job_that_met_a_full_disk_succeeds_once_there_is_room() {
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("data");
     fs::create_dir_all(&data).unwrap();
-    let mount = format!(r#"mount -t tmpfs -o size=40m tmpfs "{}""#, data.display());
+    let mount = format!(r#"mount -t tmpfs -o size=160m tmpfs "{}""#, data.display());
     let tried = Command::new("unshare").args(["-rm", "sh", "-c", &mount]).output();
     if !tried.is_ok_and(|output| output.status.success()) {
         return skip("no file system of one's own can be mounted here (unshare -rm)");
@@ -349,7 +366,7 @@ fn a_job_that_met_a_full_disk_succeeds_once_there_is_room() {
     let place = file_url(&published);
     let mut setup = Setup::new(folder.path(), &place);
     let ballast = data.join("ballast");
-    let fill = format!(r#"head -c 32M /dev/zero > "{}""#, ballast.display());
+    let fill = format!(r#"head -c 152M /dev/zero > "{}""#, ballast.display());
     let mounted = format!(r#"set -e; {mount}; {fill}; exec "$0" "$@""#);
     setup.wrapper = Some((vec!["unshare", "-rm", "sh", "-c"], mounted));
     let daemon = Daemon::start(&setup);

@@ -19,7 +19,7 @@ use keystep::{
     spec::UnlearnSpec,
 };
 use predicates::{prelude::PredicateBooleanExt, str::contains};
-use safetensors::SafeTensors;
+use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -110,6 +110,44 @@ fn a_picture_is_the_same_again_and_never_overwritten() {
         .stderr(contains("one.png exists").and(contains("name another")));
     assert!(one == read(&place, "one.png"));
     assert_eq!(names(place.path()), ["one.png", "two.png"]);
+}
+
+#[test]
+fn a_picture_begins_with_another_one() {
+    let place = tempfile::tempdir().unwrap();
+    generate(&place, MODEL, "a cat", "cat.png").assert().success();
+    let from_cat = |out: &str, rest: &[&str]| {
+        let mut command = generate(&place, MODEL, "a dog", out);
+        command.args(["--init-image"]).args(rest);
+        command
+    };
+    from_cat("a.png", &["cat.png", "--strength", "0.7"]).assert().success();
+    from_cat("b.png", &["cat.png", "--strength", "0.7"]).assert().success();
+    from_cat("c.png", &["cat.png"]).assert().success();
+    assert!(read(&place, "a.png") == read(&place, "b.png"));
+    // Both take 2 of 3 steps; the files say which strength was asked for.
+    let texts = |name: &str| {
+        let png = read(&place, name);
+        let reader = png::Decoder::new(std::io::Cursor::new(&png)).read_info().unwrap();
+        let texts = reader.info().utf8_text.iter();
+        let of_strength = texts.filter(|chunk| chunk.keyword == "strength");
+        of_strength.map(|chunk| chunk.get_text().unwrap()).collect::<Vec<_>>()
+    };
+    assert_eq!((texts("a.png"), texts("c.png")), (vec!["0.7".into()], vec!["0.8".into()]));
+
+    fs::write(place.path().join("cat.jpg"), b"\xff\xd8\xff\xe0 and so on").unwrap();
+    for (rest, told) in [
+        (&["cat.jpg"][..], "cat.jpg is a JPEG"),
+        (&["cat.png", "--strength", "0.3"], "0.3 of 3 steps is less than one"),
+        (&["cat.png", "--strength", "-1"], "-1 is outside 0 to 1"),
+        (&["cat.png", "--width", "64", "--height", "64"], "cannot be used with"),
+    ] {
+        from_cat("no.png", rest).assert().code(2).stderr(contains(told));
+    }
+    let alone = ["--strength", "0.5"];
+    generate(&place, MODEL, "a dog", "no.png").args(alone).assert().code(2);
+    from_cat("no.png", &["nowhere.png"]).assert().failure().stderr(contains("cannot read nowhere"));
+    assert_eq!(names(place.path()), ["a.png", "b.png", "c.png", "cat.jpg", "cat.png"]);
 }
 
 #[test]
@@ -305,7 +343,7 @@ fn wrong_words_are_refused_with_code_2_and_nothing_is_written() {
         .stderr(contains("42 tokens").and(contains("reads 32; shorten it")));
     for (concept, kind, message) in [
         ("cat", "animal", "object"),
-        ("", "object", "concepts[0].text: is empty"),
+        ("", "object", "--concept (concepts[0].text): is empty"),
         (long.as_str(), "object", "reads 32; shorten it"),
     ] {
         let line = ["--model", MODEL, "--concept", concept, "--kind", kind, "--out", "out"];
@@ -325,6 +363,44 @@ fn wrong_words_are_refused_with_code_2_and_nothing_is_written() {
     ];
     keystep(&place, "evaluate", &line).assert().code(2).stderr(contains("\"zebra\" is not among"));
     assert_eq!(names(place.path()), [""; 0]);
+}
+
+#[test]
+fn what_is_read_otherwise_than_it_stands_is_told() {
+    let place = tempfile::tempdir().unwrap();
+    model_copy(&place);
+    let edit = |file: &str, fields: &[(&str, Value)]| {
+        let path = place.path().join("model").join(file);
+        let mut config: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+        for (field, value) in fields {
+            config[field] = value.clone();
+        }
+        fs::write(&path, config.to_string()).unwrap();
+    };
+    edit(
+        "scheduler/scheduler_config.json",
+        &[
+            ("_class_name", "HeunDiscreteScheduler".into()),
+            ("clip_sample", true.into()),
+            ("steps_offset", 0.into()),
+        ],
+    );
+    edit("unet/config.json", &[("_diffusers_version", "0.6.0".into()), ("sample_size", 8.into())]);
+    edit("tokenizer/tokenizer_config.json", &[("model_max_length", 1e30.into())]);
+    let mut told = generate(&place, "model", "a cat", "x.png");
+    told.args(["--width", "16", "--height", "16"]).assert().success().stderr(
+        contains("model/scheduler/scheduler_config.json: clip_sample is true; false is used")
+            .and(contains("scheduler_config.json: steps_offset is 0; 1 is used"))
+            .and(contains("_class_name is \"HeunDiscreteScheduler\"").and(contains("with ddim")))
+            .and(contains("model/unet/config.json: sample_size is 8").and(contains("64 is used")))
+            .and(
+                contains("tokenizer_config.json: model_max_length is 1e30").and(contains("32 is")),
+            ),
+    );
+    let mut silent = generate(&place, MODEL, "a cat", "y.png");
+    let silent = silent.args(["--width", "16", "--height", "16"]).output().unwrap();
+    let silent = String::from_utf8(silent.stderr).unwrap();
+    assert!(!silent.contains("is used") && !silent.contains("ddim"), "{silent}");
 }
 
 #[test]
@@ -354,6 +430,52 @@ fn a_broken_model_fails_with_code_1_and_nothing_is_written() {
     fs::write(&unet, whole).unwrap();
     fs::remove_dir_all(place.path().join("model/vae")).unwrap();
     refused("vae", "model");
+}
+
+/// Every weight of a file as large as an f32 can be: finite, and no network computes with it.
+fn overflow(path: &Path) {
+    let bytes = fs::read(path).unwrap();
+    let huge: Vec<(String, Vec<usize>, Vec<u8>)> = SafeTensors::deserialize(&bytes)
+        .unwrap()
+        .iter()
+        .map(|(name, tensor)| {
+            let count = tensor.shape().iter().product();
+            (name.to_owned(), tensor.shape().to_vec(), 3e38_f32.to_le_bytes().repeat(count))
+        })
+        .collect();
+    let views = huge.iter().map(|(name, shape, data)| {
+        (name, TensorView::new(Dtype::F32, shape.clone(), data).unwrap())
+    });
+    let bytes = safetensors::serialize(views, None).unwrap();
+    fs::write(path, bytes).unwrap();
+}
+
+#[test]
+fn a_model_that_computes_no_numbers_is_named_and_neither_drawn_nor_judged() {
+    for (part, file) in [
+        ("unet", UNET),
+        ("vae", "vae/diffusion_pytorch_model.safetensors"),
+        ("text_encoder", "text_encoder/model.safetensors"),
+    ] {
+        let place = tempfile::tempdir().unwrap();
+        model_copy(&place);
+        overflow(&place.path().join("model").join(file));
+        let evaluate = |base, edited| {
+            let line = ["--base", base, "--model", edited, "--concept", "cat", "--kind", "object"];
+            let few = ["--target-seeds", "1", "--retain-seeds", "1", "--steps", "2"];
+            let mut command = keystep(&place, "evaluate", &line);
+            command.args(few).args(["--out", "verdict.json"]);
+            command
+        };
+        for mut command in [
+            generate(&place, "model", "a cat", "x.png"),
+            evaluate(MODEL, "model"),
+            evaluate("model", MODEL),
+        ] {
+            command.assert().code(1).stdout("").stderr(contains(format!("model/{part} computed")));
+        }
+        assert_eq!(names(place.path()), ["model"]);
+    }
 }
 
 #[test]

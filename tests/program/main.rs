@@ -5,5 +5,6 @@ mod client;
 mod faults;
 mod interop;
 mod local_verbs;
+mod rescue;
 mod shutdown;
 mod token;

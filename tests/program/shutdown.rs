@@ -131,6 +131,41 @@ async fn a_second_signal_ends_it_at_once_and_the_job_survives() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_process_that_is_killed_under_a_call_costs_the_job_beside_it_nothing() {
+    const ATTEMPTS: [(&str, &str); 1] = [("KEYSTEP__JOBS__MAX_ATTEMPTS", "2")];
+    let expected = undisturbed(&[LONG_JOB]).await;
+    let home = Home::new();
+    let mut served = home.serve(&ATTEMPTS).await;
+    let mut job = Followed::new(&served.submit(LONG_JOB, 5).await);
+    for kill in 1..=4 {
+        job.resume(&served).await;
+        let running = |state: &JobState| *state == JobState::Running;
+        while job.states().iter().filter(|state| running(state)).count() < kill {
+            job.until_more().await;
+        }
+        let drawing = GenerateRequest {
+            model: "emoji-canvas".to_owned(),
+            prompt: "a cat".to_owned(),
+            steps: Some(1_000),
+            count: Some(8),
+            ..GenerateRequest::default()
+        };
+        let mut drawn = served.unlearning().generate(drawing).await.unwrap().into_inner();
+        while !home.path("data/serving").exists() {
+            soon(drawn.message()).await.unwrap().unwrap();
+        }
+        served.signal("-KILL");
+        assert_eq!(served.ended().await.code(), None);
+        served = home.serve(&ATTEMPTS).await;
+    }
+    job.resume(&served).await;
+    let done = job.rest().await.unwrap();
+    assert_eq!(metadata(&done).attempt, 1, "the call may have been what killed it");
+    assert_same(&Home::files(&done), &expected[0], "after four kills");
+    terminated(served).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn health_goes_first_then_calls_then_streams() {
     let home = Home::new();
     let settings = [NO_GRACE[0], ("KEYSTEP__SHUTDOWN__DRAIN_DELAY", "3s")];

@@ -35,8 +35,9 @@ async fn tokens_that_are_appended_are_let_in() {
     };
     let ada = made(&["--principal", "ada", "--role", "read", "--role", "submit"]);
     let root = made(&["--principal", "root", "--role", "admin", "--queued-jobs", "5"]);
+    let low = made(&["--principal", "ci", "--role", "submit", "--highest-priority", "-3"]);
     let kept = fs::read_to_string(&file).unwrap();
-    for token in [&ada, &root] {
+    for token in [&ada, &root, &low] {
         assert!(token.starts_with("keystep_") && token.ends_with('\n'), "{token}");
         assert!(!kept.contains(token.trim()), "the file holds no secret");
     }
@@ -47,12 +48,16 @@ async fn tokens_that_are_appended_are_let_in() {
     }
 
     let doors = Authenticator::from_file(&file, Clock::default()).await.unwrap();
-    for (token, name, may) in [(&ada, "ada", [true, false]), (&root, "root", [true, true])] {
+    for (token, name, may, priority) in [
+        (&ada, "ada", [true, false], None),
+        (&root, "root", [true, true], None),
+        (&low, "ci", [true, false], Some(-3)),
+    ] {
         let header = format!("Bearer {}", token.trim());
         let presented =
             Presented { authorization: Some(header.as_bytes()), ..Presented::default() };
         let caller = doors.authenticate(&presented).unwrap();
-        assert_eq!(caller.principal.0, name);
+        assert_eq!((caller.principal.0.as_str(), caller.highest_priority), (name, priority));
         assert_eq!([Role::Submit, Role::Generate].map(|role| caller.may(role)), may);
     }
 }
@@ -70,10 +75,9 @@ fn an_entry_that_is_not_appended_is_shown_apart_from_the_token() {
 fn what_a_server_would_refuse_is_refused() {
     token(&["--principal", "ci"]).assert().code(2).stdout("");
     token(&["--principal", "", "--role", "read"]).assert().code(2).stdout("");
-    token(&["--principal", "ci", "--role", "read", "--requests-per-second", "0"])
-        .assert()
-        .code(2)
-        .stdout("");
+    for refused in [["--requests-per-second", "0"], ["--highest-priority", "101"]] {
+        token(&["--principal", "ci", "--role", "read"]).args(refused).assert().code(2).stdout("");
+    }
     let place = tempfile::tempdir().unwrap();
     let nowhere = place.path().join("no/tokens.toml");
     token(&["--principal", "ci", "--role", "read", "--append", nowhere.to_str().unwrap()])

@@ -26,6 +26,12 @@ fn the_arrows_between_modules_are_straight() {
 }
 
 #[test]
+fn the_engines_parts_use_those_before_them() {
+    let order = EngineOrder::of(&read("src/engine/mod.rs"));
+    each_source("src/engine", |source| order.violations(source));
+}
+
+#[test]
 fn crates_stay_in_their_modules() {
     each_source("src", forbidden_crates);
 }
@@ -120,6 +126,61 @@ fn forbidden_modules(source: &Source, arrows: &Arrows) -> Vec<String> {
         }
     }
     found
+}
+
+/// The engine's parts from the bottom up, from the first lines of `src/engine/mod.rs`.
+struct EngineOrder {
+    parts: Vec<String>,
+    /// The part of each name that the module gives on.
+    exports: BTreeMap<String, String>,
+}
+
+impl EngineOrder {
+    fn of(text: &str) -> Self {
+        let list = text.split_once("no other:").map_or("", |(_, list)| list);
+        let list = list.split_once('.').map_or("", |(list, _)| list);
+        let parts = list.split('`').skip(1).step_by(2).map(str::to_owned).collect();
+        let source = Source::new("src/engine/mod.rs", text);
+        let exports =
+            paths(&source.code).into_iter().filter_map(|path| match path.parts.as_slice() {
+                [part, name] => Some(((*name).to_owned(), (*part).to_owned())),
+                _ => None,
+            });
+        Self { parts, exports: exports.collect() }
+    }
+
+    /// Uses of a part that stands behind the source's own.
+    fn violations(&self, source: &Source) -> Vec<String> {
+        let module_path = source.module_path();
+        let ["engine", part, ..] = module_path.as_slice() else { return Vec::new() };
+        let place = |part: &str| self.parts.iter().position(|other| other == part);
+        let Some(own) = place(part) else {
+            return vec![format!("{}:1: {part} is not in src/engine/mod.rs's list", source.path)];
+        };
+        let mut found = Vec::new();
+        for path in paths(&source.production) {
+            let climbed = path.parts.iter().take_while(|part| **part == "super").count();
+            let used = match path.parts.as_slice() {
+                ["crate", "engine", used, ..] => used,
+                parts if climbed > 0 && climbed + 1 == module_path.len() => {
+                    match parts.get(climbed) {
+                        Some(used) => used,
+                        None => continue,
+                    }
+                }
+                _ => continue,
+            };
+            let used = self.exports.get(*used).map_or(*used, String::as_str);
+            if place(used).is_some_and(|place| place > own) {
+                found.push(format!(
+                    "{}:{}: {part} must not know {used}, which comes after it in \
+                     src/engine/mod.rs; move what both need before them, or pass it in",
+                    source.path, path.line
+                ));
+            }
+        }
+        found
+    }
 }
 
 /// Crates, and parts of the standard library, that a module must do without.
@@ -356,6 +417,22 @@ fn a_forbidden_module_is_found_however_it_is_written() {
     ] {
         assert!(check(path, text).is_empty(), "{path}: {text}: {:?}", check(path, text));
     }
+}
+
+#[test]
+fn a_part_of_the_engine_that_uses_a_later_one_is_found() {
+    let order = EngineOrder::of(
+        "//! and no other:\n//! `ops`, `model`,\n//! `plan`.\npub use model::Unet;",
+    );
+    let count = |path: &str, text: &str| order.violations(&Source::new(path, text)).len();
+    assert_eq!(count("src/engine/ops/a.rs", "use crate::{engine::{Unet, plan}, spec::A};"), 2);
+    assert_eq!(count("src/engine/ops/a.rs", "fn f() { super::super::model::f() }"), 1);
+    assert_eq!(
+        count("src/engine/ops/a.rs", "use super::model; #[cfg(test)] use crate::engine::plan;"),
+        0
+    );
+    assert_eq!(count("src/engine/plan.rs", "use super::{Unet, ops::f};"), 0);
+    assert_eq!(count("src/engine/util.rs", ""), 1);
 }
 
 #[test]

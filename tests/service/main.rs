@@ -4,5 +4,8 @@
 mod daemon;
 mod daemon_faults;
 mod load;
+mod outage;
+mod outputs;
+mod sharing;
 mod store_conformance;
 mod worker;

@@ -5,14 +5,16 @@
 
 mod alike;
 mod crash;
+mod publication;
 mod queue;
+mod room;
 mod world;
 
 use std::{collections::BTreeMap, time::Duration};
 
 use keystep::jobs::{
     EventBody, FailureReason, Inserted, JobId, JobOptions, JobState, JobStore, ListQuery, NewEvent,
-    NewJob, Sequence, StateName, StoreError, Timestamp, Transition,
+    NewJob, ScoresJson, Sequence, StateName, StoreError, Timestamp, Transition,
 };
 use uuid::Uuid;
 use world::{
@@ -63,6 +65,15 @@ suite! {
     a_wish_that_was_seen_by_nobody_is_granted_by_the_sweep in crate::store_conformance::queue;
     a_lost_worker_gives_back_what_it_held_at_once in crate::store_conformance::queue;
     many_hands_leave_every_log_whole in crate::store_conformance::queue;
+    a_kept_result_is_published_before_all_that_waits in crate::store_conformance::publication;
+    only_what_is_kept_is_published_again in crate::store_conformance::publication;
+    a_cancel_reaches_a_result_that_waits in crate::store_conformance::publication;
+    losses_count_where_nothing_was_gained in crate::store_conformance::queue;
+    principals_take_turns in crate::store_conformance::queue;
+    a_step_of_the_wall_clock_loses_nothing in crate::store_conformance::queue;
+    a_principal_has_room_for_so_much in crate::store_conformance::room;
+    the_work_of_what_never_ran_is_dropped in crate::store_conformance::room;
+    a_page_ends_where_it_is_long in crate::store_conformance::room;
 }
 
 async fn a_repeated_request_makes_no_second_job(world: World) {
@@ -87,7 +98,7 @@ async fn a_repeated_request_makes_no_second_job(world: World) {
     assert_ne!(theirs.id, first.id);
     let claimed = world.claim().await.unwrap();
     let again = world.store.insert(request(1), NO_LIMITS).await.unwrap();
-    assert_eq!(again, Inserted::Existing(Box::new(claimed)));
+    assert_eq!(again, Inserted::Existing(Box::new(claimed.summary())));
     assert_eq!(world.log(theirs.id).await.len(), 1);
     assert_eq!(world.job(theirs.id).await, theirs);
 }
@@ -175,13 +186,13 @@ async fn what_is_done_is_kept_for_its_retention(world: World) {
     assert_eq!(done.expires_at, Some(world.now() + RETENTION));
     assert_eq!(cancelled.expires_at, done.expires_at);
     let waits = world.submit(request(3)).await;
-    world.store.put_scores(&ada(), "digest", "{}").await.unwrap();
+    world.store.put_scores(&ada(), scores("{}"), u64::MAX).await.unwrap();
 
     world.wait(RETENTION.checked_sub(Duration::from_micros(1)).unwrap());
-    assert_eq!(world.store.sweep().await.unwrap(), keystep::jobs::Swept::default());
+    assert_eq!(world.store.sweep(None).await.unwrap(), keystep::jobs::Swept::default());
     assert_eq!(world.job(done.id).await, done);
     world.wait(Duration::from_micros(1));
-    let swept = world.store.sweep().await.unwrap();
+    let swept = world.store.sweep(None).await.unwrap();
     assert_eq!(swept.forgotten, [done.id, cancelled.id]);
     assert_eq!(world.store.get(done.id).await.unwrap(), None);
     assert_eq!(world.store.get_scores(&ada(), "digest").await.unwrap(), None);
@@ -209,12 +220,16 @@ async fn a_finished_job_is_found_by_its_work(world: World) {
     assert_eq!(find(ada(), "work 2").await, Some(job.id));
 }
 
+fn scores(json: &str) -> ScoresJson<'_> {
+    ScoresJson { digest: "digest", json }
+}
+
 async fn scores_are_their_principals_own(world: World) {
     let get = async |principal| world.store.get_scores(&principal, "digest").await.unwrap();
-    world.store.put_scores(&ada(), "digest", "{\"a\":1}").await.unwrap();
+    world.store.put_scores(&ada(), scores("{\"a\":1}"), u64::MAX).await.unwrap();
     assert_eq!(get(ada()).await.as_deref(), Some("{\"a\":1}"));
     assert_eq!(get(bob()).await, None);
-    world.store.put_scores(&ada(), "digest", "{\"a\":2}").await.unwrap();
+    world.store.put_scores(&ada(), scores("{\"a\":2}"), u64::MAX).await.unwrap();
     assert_eq!(get(ada()).await.as_deref(), Some("{\"a\":2}"));
 }
 
@@ -231,7 +246,7 @@ async fn whoever_listens_is_woken(world: World) {
     world.record(&job, Transition::CancelObserved).await;
     wake.changed().await.unwrap();
     world.store.get(id).await.unwrap();
-    world.store.sweep().await.unwrap();
+    world.store.sweep(None).await.unwrap();
     assert_eq!(world.claim().await, None);
     assert!(!wake.has_changed().unwrap(), "reading woke");
     world.store.delete(id).await.unwrap();
@@ -344,6 +359,7 @@ async fn what_is_unknown_is_not_found(world: World) {
         store.record(id, fence(1), progress(1, 0.0)).await.map(drop),
         store.events_after(id, Sequence(0), 1).await.map(drop),
         store.request_cancel(id).await.map(drop),
+        store.publish_again(id).await.map(drop),
         store.delete(id).await,
         store.queue_position(id).await.map(drop),
     ] {

@@ -2,14 +2,14 @@
 
 use super::{
     Limits, RequestTerms,
-    fields::{WireTerms, check_name, read_kind, read_vocabulary},
+    fields::{WireTerms, check_name, read_destination, read_kind, read_sampler, read_vocabulary},
 };
 use crate::{
-    api::{ApiError, destination::destination, violations::Found},
+    api::{ApiError, violations::Found},
     catalogue::{ModelEntry, ModelOrigin},
     jobs::EvaluateWork,
     proto::keystep::v1::EvaluateErasureRequest,
-    spec::{Concept, GenerateSpec, JudgeSpec, Vocabulary},
+    spec::{Concept, GenerateSpec, JudgeSpec, SamplerKind, Vocabulary},
 };
 
 /// A request whose every field was checked; what the models bring is yet to come.
@@ -33,6 +33,7 @@ struct Given {
     steps: Option<u32>,
     guidance_scale: Option<f64>,
     seed: Option<u64>,
+    sampler: Option<SamplerKind>,
 }
 
 impl EvaluateDraft {
@@ -59,6 +60,7 @@ impl EvaluateDraft {
             force,
             validate_only,
             destination: asked_destination,
+            sampler,
         } = request;
         let mut found = Found::default();
         let terms = WireTerms { request_id, labels, deadline, priority, force, validate_only }
@@ -67,19 +69,15 @@ impl EvaluateDraft {
         check_name("edited_model", &edited_model, &mut found);
         let kind = read_kind(concept_kind, &mut found);
         found.prompt("concept", &concept, limits.settings.prompt_characters);
+        let sampler = read_sampler("sampler", sampler, &mut found);
         let draft = Self {
             base_model,
             edited_model,
             terms,
             concept: Concept::new(concept, kind),
             vocabulary: read_vocabulary(vocabulary, limits, &mut found),
-            given: Given { target_seeds, retain_seeds, steps, guidance_scale, seed },
-            destination: destination(&asked_destination, &limits.settings.outputs).unwrap_or_else(
-                |message| {
-                    found.add("destination", message);
-                    String::new()
-                },
-            ),
+            given: Given { target_seeds, retain_seeds, steps, guidance_scale, seed, sampler },
+            destination: read_destination(&asked_destination, limits, &mut found),
         };
         // Until the model's words are known, the concept is taken for one of them.
         let placeholder = || Vocabulary {
@@ -95,7 +93,10 @@ impl EvaluateDraft {
             }
         }
         found.finish()?;
-        Ok(draft)
+        // From here on equal wishes are equal; what is told above is told as it was written.
+        let (concept, given) = (draft.concept.canonical(), draft.vocabulary.as_ref());
+        let vocabulary = given.map(Vocabulary::canonical);
+        Ok(Self { concept, vocabulary, ..draft })
     }
 
     /// What should be gone, for logs.
@@ -111,7 +112,7 @@ impl EvaluateDraft {
     ) -> Result<EvaluateWork, ApiError> {
         let base_digest =
             base.digest.clone().ok_or(ApiError::Internal("a model that is ready has no digest"))?;
-        let own = || base.vocabulary.clone().unwrap_or_default();
+        let own = || base.vocabulary.clone().unwrap_or_default().canonical();
         let spec = self.spec(self.vocabulary.clone().unwrap_or_else(own));
         let mut found = Found::default();
         match &edited.origin {
@@ -137,12 +138,13 @@ impl EvaluateDraft {
 
     fn spec(&self, vocabulary: Vocabulary) -> JudgeSpec {
         let mut spec = JudgeSpec::new(self.concept.clone(), vocabulary);
-        let Given { target_seeds, retain_seeds, steps, guidance_scale, seed } = self.given;
+        let Given { target_seeds, retain_seeds, steps, guidance_scale, seed, sampler } = self.given;
         spec.target_seeds = target_seeds.map_or(spec.target_seeds, |seeds| seeds as usize);
         spec.retain_seeds = retain_seeds.map_or(spec.retain_seeds, |seeds| seeds as usize);
         spec.steps = steps.map_or(spec.steps, |steps| steps as usize);
         spec.guidance_scale = guidance_scale.unwrap_or(spec.guidance_scale);
         spec.seed = seed.unwrap_or(spec.seed);
+        spec.sampler = sampler;
         spec
     }
 }

@@ -1,6 +1,6 @@
 //! Fields that several requests share.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, ops::RangeInclusive};
 
 use super::Limits;
 use crate::{
@@ -8,14 +8,17 @@ use crate::{
         names,
         violations::{Found, entry},
     },
-    jobs::{JobOptions, RequestId, Timestamp},
+    jobs::{JobOptions, PRIORITIES, RequestId, Timestamp},
     proto::keystep::v1::{
-        ConceptKind as WireKind, TrainableScope as WireScope, Vocabulary as WireVocabulary,
+        ConceptKind as WireKind, Sampler, TrainableScope as WireScope, Vocabulary as WireVocabulary,
     },
-    spec::{ConceptKind, Scope, Vocabulary},
+    spec::{ConceptKind, SamplerKind, Scope, Vocabulary},
+    worker::destination,
 };
 
 const MOST_WORDS: usize = 1_024;
+/// Of all objects or styles.
+const MOST_BYTES_OF_WORDS: usize = 128 << 10;
 const MOST_LABELS: usize = 64;
 
 /// How a request is treated: what both kinds of job carry beside their work.
@@ -47,7 +50,13 @@ impl WireTerms {
             None
         });
         check_labels(&labels, found);
-        found.within("priority", priority, -100..=100);
+        found.within("priority", priority, PRIORITIES);
+        if let Some(highest) = limits.highest_priority.filter(|highest| priority > *highest) {
+            let message = format!(
+                "{priority} is above {highest}, the highest that the token file gives this caller"
+            );
+            found.add("priority", message);
+        }
         let deadline = deadline.and_then(|time| read_deadline(time, limits.now, found));
         let options = JobOptions { labels, priority, deadline, trace_parent: None };
         RequestTerms { request_id, options, force, validate_only }
@@ -77,18 +86,42 @@ fn read_deadline(
     now: Timestamp,
     found: &mut Found,
 ) -> Option<Timestamp> {
-    let prost_types::Timestamp { seconds, nanos } = time;
-    let whole = seconds.checked_mul(1_000_000).filter(|_| (0..1_000_000_000).contains(&nanos));
-    let Some(deadline) = whole.and_then(|micros| micros.checked_add(i64::from(nanos) / 1_000))
-    else {
-        found.add("deadline", "is no time; give seconds and 0 to 999999999 nanoseconds");
+    let Some(deadline) = moment(time) else {
+        found.add(
+            "deadline",
+            "is no google.protobuf.Timestamp; give a time between 0001-01-01T00:00:00Z and \
+             9999-12-31T23:59:59.999999999Z, with 0 to 999999999 nanoseconds",
+        );
         return None;
     };
-    if deadline <= now.0 {
+    if deadline <= now {
         found.add("deadline", "has passed; give a later one or none");
         return None;
     }
-    Some(Timestamp(deadline))
+    Some(deadline)
+}
+
+/// Only what may stand in a `google.protobuf.Timestamp`: what lies outside of its range has no form
+/// in JSON, so that nobody could read it again.
+fn moment(time: prost_types::Timestamp) -> Option<Timestamp> {
+    /// 0001-01-01T00:00:00Z to 9999-12-31T23:59:59Z.
+    const SECONDS: RangeInclusive<i64> = -62_135_596_800..=253_402_300_799;
+    let prost_types::Timestamp { seconds, nanos } = time;
+    let is_sound = SECONDS.contains(&seconds) && (0..1_000_000_000).contains(&nanos);
+    is_sound.then(|| Timestamp(seconds * 1_000_000 + i64::from(nanos) / 1_000))
+}
+
+/// Where to publish, as it is stored: within the operator's prefixes, and such that every file of a
+/// result finds its place there.
+pub(super) fn read_destination(asked: &str, limits: Limits<'_>, found: &mut Found) -> String {
+    let chosen = destination(asked, &limits.settings.outputs).and_then(|chosen| {
+        let checked = limits.publisher.check(&chosen);
+        checked.map(|()| chosen).map_err(|failure| failure.message)
+    });
+    chosen.unwrap_or_else(|message| {
+        found.add("destination", message);
+        String::new()
+    })
 }
 
 /// A model's name; whether there is such a model is the catalogue's to say.
@@ -145,9 +178,70 @@ pub(super) fn read_vocabulary(
     for (field, words) in [("vocabulary.objects", &mut objects), ("vocabulary.styles", &mut styles)]
     {
         found.at_most(field, words, MOST_WORDS);
+        found.bytes(field, words, MOST_BYTES_OF_WORDS);
         for (index, word) in words.iter().enumerate() {
             found.prompt(&format!("{field}[{index}]"), word, most);
         }
     }
     Some(Vocabulary { anything, objects, styles })
+}
+
+/// None where the model's folder decides.
+pub(super) fn read_sampler(field: &str, number: i32, found: &mut Found) -> Option<SamplerKind> {
+    match found.choice(field, number)? {
+        Sampler::Unspecified => None,
+        Sampler::Ddim => Some(SamplerKind::Ddim),
+        Sampler::Pndm => Some(SamplerKind::Pndm),
+        Sampler::Euler => Some(SamplerKind::Euler),
+        Sampler::EulerAncestral => Some(SamplerKind::EulerAncestral),
+        Sampler::Dpmpp2m => Some(SamplerKind::Dpmpp2m),
+        Sampler::Dpmpp2mKarras => Some(SamplerKind::Dpmpp2mKarras),
+        Sampler::Unipc => Some(SamplerKind::Unipc),
+        Sampler::Lcm => Some(SamplerKind::Lcm),
+    }
+}
+
+/// The same on the way out.
+pub(super) fn sampler(kind: SamplerKind) -> Sampler {
+    match kind {
+        SamplerKind::Ddim => Sampler::Ddim,
+        SamplerKind::Pndm => Sampler::Pndm,
+        SamplerKind::Euler => Sampler::Euler,
+        SamplerKind::EulerAncestral => Sampler::EulerAncestral,
+        SamplerKind::Dpmpp2m => Sampler::Dpmpp2m,
+        SamplerKind::Dpmpp2mKarras => Sampler::Dpmpp2mKarras,
+        SamplerKind::Unipc => Sampler::Unipc,
+        SamplerKind::Lcm => Sampler::Lcm,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_deadline_is_a_time_that_json_can_write() {
+        let read = |seconds, nanos| {
+            let mut found = Found::default();
+            let time = prost_types::Timestamp { seconds, nanos };
+            let read = read_deadline(time, Timestamp(1_000_000), &mut found);
+            assert_eq!(read.is_some(), found.finish().is_ok());
+            read
+        };
+        assert_eq!(read(253_402_300_799, 999_999_999), Some(Timestamp(253_402_300_799_999_999)));
+        assert_eq!(read(1, 1_000), Some(Timestamp(1_000_001)));
+        for (seconds, nanos) in [
+            (253_402_300_800, 0),
+            (9_223_372_036_854, 0),
+            (i64::MAX, 0),
+            (i64::MIN, 0),
+            (-62_135_596_801, 0),
+            (-62_135_596_800, 0),
+            (2, -1),
+            (2, 1_000_000_000),
+            (1, 0),
+        ] {
+            assert_eq!(read(seconds, nanos), None, "{seconds} {nanos}");
+        }
+    }
 }

@@ -2,12 +2,16 @@
 
 use std::num::NonZeroUsize;
 
-use super::{Limits, fields::check_name, small};
+use super::{
+    Limits,
+    fields::{check_name, read_sampler},
+    small,
+};
 use crate::{
     api::{ApiError, violations::Found},
-    proto::keystep::v1::{GenerateRequest, GenerateResponse, Sampler, generate_response::Update},
-    report::PictureNotes,
-    spec::GenerateSpec,
+    proto::keystep::v1::{GenerateRequest, GenerateResponse, generate_response::Update},
+    report::{PictureLimits, PictureNotes, read_png},
+    spec::{GenerateSpec, InitImage},
 };
 
 /// The wire's own default, which is what most users of diffusers know.
@@ -40,26 +44,34 @@ impl DrawingDraft {
             count,
             sampler,
             preview_every_steps,
+            init_image,
+            strength,
         } = request;
         let mut found = Found::default();
         check_name("model", &model, &mut found);
         let most = limits.settings.prompt_characters;
         found.prompt("prompt", &prompt, most);
         found.prompt("negative_prompt", &negative_prompt, most);
-        match found.choice("sampler", sampler) {
-            Some(Sampler::Unspecified | Sampler::Ddim) | None => {}
-        }
+        let sampler = read_sampler("sampler", sampler, &mut found);
         let seeds = read_seeds(seeds, count, limits, &mut found);
+        let init_image = read_init_image(&init_image, strength, limits, &mut found);
         let spec = GenerateSpec {
             pictures: seeds.into_iter().map(|seed| (prompt.clone(), seed)).collect(),
             negative_prompt,
             steps: steps.map_or(STEPS, |steps| steps as usize),
             guidance_scale: guidance_scale.unwrap_or(GUIDANCE_SCALE),
             size: read_size(width, height, limits, &mut found),
+            sampler,
+            init_image,
         };
         found.absorb(spec.validate(), |field| {
             if field.ends_with(".prompt") { "prompt".to_owned() } else { field.to_owned() }
         });
+        let of_image = spec.init_image.as_ref().map(|image| (image.width, image.height));
+        if let Some(size) = of_image.or(spec.size) {
+            // Where the model decides, the device checks.
+            found.absorb(limits.settings.calls.check_drawing(&spec, size), str::to_owned);
+        }
         found.finish()?;
         let preview_every = NonZeroUsize::new(preview_every_steps as usize);
         Ok(Self { model, spec, preview_every })
@@ -74,6 +86,12 @@ impl DrawingDraft {
         }
         notes.entries.push(("steps", self.spec.steps.to_string()));
         notes.entries.push(("guidance scale", self.spec.guidance_scale.to_string()));
+        if let Some(sampler) = self.spec.sampler {
+            notes.entries.push(("sampler", sampler.name().to_owned()));
+        }
+        if let Some(image) = &self.spec.init_image {
+            notes.entries.push(("strength", image.strength.to_string()));
+        }
         notes
     }
 
@@ -128,6 +146,35 @@ fn read_size(
         found.add("width", message);
     }
     Some((width, height))
+}
+
+/// A picture that cannot be read is left out, so that the other fields are checked.
+fn read_init_image(
+    png: &[u8],
+    strength: Option<f64>,
+    limits: Limits<'_>,
+    found: &mut Found,
+) -> Option<InitImage> {
+    if png.is_empty() {
+        if strength.is_some() {
+            found.add("strength", "is given without init_image; give a picture, or leave it out");
+        }
+        return None;
+    }
+    let allowed =
+        PictureLimits { sides: InitImage::SIDES, pixels: limits.settings.pixels_per_image };
+    match read_png(png, &allowed) {
+        Ok(picture) => Some(InitImage {
+            width: picture.width,
+            height: picture.height,
+            rgb: picture.rgb,
+            strength: strength.unwrap_or(InitImage::STRENGTH),
+        }),
+        Err(error) => {
+            found.add("init_image", error.to_string());
+            None
+        }
+    }
 }
 
 /// A finished picture.

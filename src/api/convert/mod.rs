@@ -25,12 +25,15 @@ pub(super) use score::{ScoreDraft, step_score, summary};
 pub(super) use unlearn::UnlearnDraft;
 
 use super::ApiSettings;
-use crate::jobs::Timestamp;
+use crate::{jobs::Timestamp, worker::Publisher};
 
 /// What requests are held against.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Limits<'a> {
     pub(super) settings: &'a ApiSettings,
+    pub(super) publisher: &'a dyn Publisher,
+    /// The highest priority that the caller may ask for; `None` allows every one.
+    pub(super) highest_priority: Option<i32>,
     pub(super) now: Timestamp,
     /// Taken where a request leaves its seed open.
     pub(super) drawn_seed: u64,

@@ -10,7 +10,10 @@ use crate::{
         names::{operation_name, request_name},
         status::failure_status,
     },
-    jobs::{EvaluateWork, Failure, FailureReason, Job, JobState, Outcome, UnlearnWork, Work},
+    jobs::{
+        EvaluateSummary, Failure, FailureReason, JobState, JobSummary, Outcome, UnlearnSummary,
+        WorkSummary,
+    },
     proto::{
         google::longrunning::{Operation, operation::Result as Ending},
         keystep::v1::{
@@ -21,13 +24,13 @@ use crate::{
 };
 
 /// A stored job; the position is of use while it is queued.
-pub(in crate::api) fn operation(job: &Job, queue_position: u64) -> Operation {
+pub(in crate::api) fn operation(job: &JobSummary, queue_position: u64) -> Operation {
     let queue_position = u32::try_from(queue_position).unwrap_or(u32::MAX);
     let metadata = match &job.work {
-        Work::Unlearn(work) => {
+        WorkSummary::Unlearn(work) => {
             packed("UnlearnConceptMetadata", &unlearn_metadata(job, work, queue_position))
         }
-        Work::Evaluate(work) => {
+        WorkSummary::Evaluate(work) => {
             packed("EvaluateErasureMetadata", &evaluate_metadata(job, work, queue_position))
         }
     };
@@ -40,7 +43,11 @@ pub(in crate::api) fn operation(job: &Job, queue_position: u64) -> Operation {
     }
 }
 
-fn unlearn_metadata(job: &Job, work: &UnlearnWork, queue_position: u32) -> UnlearnConceptMetadata {
+fn unlearn_metadata(
+    job: &JobSummary,
+    work: &UnlearnSummary,
+    queue_position: u32,
+) -> UnlearnConceptMetadata {
     UnlearnConceptMetadata {
         state: state(job.state.name()).into(),
         queue_position,
@@ -53,17 +60,18 @@ fn unlearn_metadata(job: &Job, work: &UnlearnWork, queue_position: u32) -> Unlea
         cancel_requested: job.cancel_requested,
         last_sequence: job.last_sequence.0,
         base_model: work.base_model.clone(),
-        concepts: work.spec.concepts.iter().map(|concept| concept.text.clone()).collect(),
+        concepts: work.concepts.clone(),
         request_id: request_name(job.request_id),
         priority: job.options.priority,
         deadline: job.options.deadline.map(time),
-        seed: work.spec.seed,
+        seed: work.seed,
+        result_expire_time: job.result_kept_until().map(time),
     }
 }
 
 fn evaluate_metadata(
-    job: &Job,
-    work: &EvaluateWork,
+    job: &JobSummary,
+    work: &EvaluateSummary,
     queue_position: u32,
 ) -> EvaluateErasureMetadata {
     EvaluateErasureMetadata {
@@ -79,14 +87,15 @@ fn evaluate_metadata(
         last_sequence: job.last_sequence.0,
         base_model: work.base_model.clone(),
         edited_model: work.edited_model.clone(),
-        concept: work.spec.concept.text.clone(),
+        concept: work.concept.clone(),
         request_id: request_name(job.request_id),
         priority: job.options.priority,
         deadline: job.options.deadline.map(time),
+        result_expire_time: job.result_kept_until().map(time),
     }
 }
 
-fn ending(job: &Job) -> Option<Ending> {
+fn ending(job: &JobSummary) -> Option<Ending> {
     match &job.state {
         JobState::Queued | JobState::Preparing | JobState::Running | JobState::Publishing => None,
         JobState::Succeeded(Outcome::Unlearned(outcome)) => {

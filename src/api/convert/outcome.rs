@@ -1,6 +1,6 @@
 //! What a job came to, to the wire.
 
-use super::small;
+use super::{fields::sampler, small};
 use crate::{
     api::names::checkpoint_name,
     jobs::{ConceptVerdict, Evaluated, JobId, PublishedFile, Unlearned},
@@ -55,12 +55,14 @@ fn file(file: &PublishedFile) -> WireFile {
 }
 
 pub(super) fn verdict(verdict: &ConceptVerdict) -> WireVerdict {
-    let ConceptVerdict { concept, verdict: Verdict { judge, edited, base } } = verdict;
+    let ConceptVerdict { concept, verdict } = verdict;
+    let Verdict { judge, sampler: drawn_with, edited, base } = verdict;
     WireVerdict {
         judge: judge.clone(),
         edited: Some(figures(*edited)),
         base: Some(figures(*base)),
         concept: concept.clone(),
+        sampler: sampler(*drawn_with).into(),
     }
 }
 

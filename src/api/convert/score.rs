@@ -68,7 +68,7 @@ impl ScoreDraft {
             _ => field.to_owned(),
         });
         found.finish()?;
-        Ok(Self { model, spec, takes_own_words })
+        Ok(Self { model, spec: spec.canonical(), takes_own_words })
     }
 
     /// What is measured, for logs.
@@ -80,7 +80,7 @@ impl ScoreDraft {
     pub(in crate::api) fn complete(self, own: Option<Vocabulary>) -> ScoreSpec {
         let mut spec = self.spec;
         if self.takes_own_words {
-            spec.vocabulary = own.unwrap_or_default();
+            spec.vocabulary = own.unwrap_or_default().canonical();
         }
         spec
     }

@@ -1,15 +1,17 @@
 //! `UnlearnConceptRequest` to an erasure's work.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, btree_map::Entry};
 
 use super::{
     Limits, RequestTerms,
-    fields::{WireTerms, check_name, read_kind, read_scope, read_vocabulary},
+    fields::{
+        WireTerms, check_name, read_destination, read_kind, read_sampler, read_scope,
+        read_vocabulary,
+    },
 };
 use crate::{
     api::{
         ApiError,
-        destination::destination,
         violations::{Found, entry},
     },
     catalogue::ModelEntry,
@@ -19,10 +21,15 @@ use crate::{
         OutputFormat as WireFormat, UnlearnConceptRequest, UnlearningMethod,
         unlearn_concept_request::WindowSource,
     },
-    spec::{Concept, KeySteps, LogSnrWindow, Method, MethodName, UnlearnSpec},
+    spec::{
+        Concept, KeySteps, LogSnrWindow, Method, MethodName, SamplerKind, UnlearnSpec, canonical,
+        same_words,
+    },
 };
 
 const MOST_PRESERVED: usize = 1_024;
+/// Of all preserved prompts: of as many as may be given, each of a usual length.
+const MOST_PRESERVED_BYTES: usize = 128 << 10;
 
 /// A request whose every field was checked; what the model and earlier scores bring is yet to come.
 #[derive(Debug, Clone, PartialEq)]
@@ -37,6 +44,7 @@ pub(in crate::api) struct UnlearnDraft {
     formats: Vec<OutputFormat>,
     destination: String,
     evaluation: Evaluation,
+    evaluation_sampler: Option<SamplerKind>,
     paths: Paths,
 }
 
@@ -69,6 +77,7 @@ impl UnlearnDraft {
             priority,
             force,
             evaluate,
+            evaluate_sampler,
             window_source,
         } = request;
         let mut found = Found::default();
@@ -76,9 +85,12 @@ impl UnlearnDraft {
             .read(limits, &mut found);
         check_name("base_model", &base_model, &mut found);
         let kind = read_kind(concept_kind, &mut found);
-        let concepts = Texts { concepts, preserve, replacements }.read(limits, &mut found);
+        let concepts = Texts { concepts, preserve, replacements, keys: BTreeMap::new() }
+            .read(limits, &mut found);
         let paths = Paths {
-            concepts: concepts.concepts.clone(),
+            replaced: (concepts.concepts.iter())
+                .map(|concept| concepts.key(concept).unwrap_or(concept).clone())
+                .collect(),
             has_key_steps: key_steps.is_some(),
             names_tensors: !scope_name_contains.is_empty(),
         };
@@ -100,18 +112,20 @@ impl UnlearnDraft {
         };
         found.absorb(spec.validate(), |field| paths.on_wire(field));
         let formats = read_formats(&output_formats, &mut found);
-        let destination =
-            destination(&asked_destination, &limits.settings.outputs).unwrap_or_else(|message| {
-                found.add("destination", message);
-                String::new()
-            });
+        let evaluation_sampler = read_sampler("evaluate_sampler", evaluate_sampler, &mut found);
+        if evaluation_sampler.is_some() && evaluate == Some(false) {
+            let message = "is for results that are judged, and evaluate is false; leave one out";
+            found.add("evaluate_sampler", message);
+        }
+        let destination = read_destination(&asked_destination, limits, &mut found);
         found.finish()?;
         Ok(Self {
             base_model,
             score_digest,
             terms,
             seed_is_given: seed.is_some(),
-            spec,
+            // From here on equal wishes are equal; what is told above is told as it was written.
+            spec: spec.canonical(),
             takes_own_words,
             formats,
             destination,
@@ -120,6 +134,7 @@ impl UnlearnDraft {
                 Some(true) => Evaluation::Required,
                 Some(false) => Evaluation::Skipped,
             },
+            evaluation_sampler,
             paths,
         })
     }
@@ -140,7 +155,7 @@ impl UnlearnDraft {
         let mut found = Found::default();
         let mut spec = self.spec.clone();
         if self.takes_own_words {
-            spec.vocabulary = base.vocabulary.clone().unwrap_or_default();
+            spec.vocabulary = base.vocabulary.clone().unwrap_or_default().canonical();
         }
         if self.score_digest.is_some() {
             match cited_window(cited, &base_digest, &spec) {
@@ -158,6 +173,7 @@ impl UnlearnDraft {
             formats: self.formats.clone(),
             destination: self.destination.clone(),
             evaluation: self.evaluation,
+            evaluation_sampler: self.evaluation_sampler,
         })
     }
 }
@@ -167,6 +183,8 @@ struct Texts {
     concepts: Vec<String>,
     preserve: Vec<String>,
     replacements: BTreeMap<String, String>,
+    /// The first key of the replacements for each concept, by the canonical words of both.
+    keys: BTreeMap<String, String>,
 }
 
 impl Texts {
@@ -181,25 +199,37 @@ impl Texts {
                 found.prompt(&format!("{field}[{index}]"), text, most);
             }
         }
+        found.bytes("preserve", &self.preserve, MOST_PRESERVED_BYTES);
         let (given, most_given) = (self.replacements.len(), UnlearnSpec::MAX_CONCEPTS);
         if given > most_given {
             found.add("replacements", format!("has {given} entries, the limit is {most_given}"));
         }
+        let concepts: BTreeSet<_> = self.concepts.iter().map(|text| canonical(text)).collect();
         for (concept, replacement) in self.replacements.iter().take(most_given) {
             let path = entry("replacements", concept);
             found.prompt(&path, replacement, most);
-            if !self.concepts.contains(concept) {
+            let words = canonical(concept);
+            if !concepts.contains(&words) {
                 found.add(path, "is for no concept of this request; name one of them");
+            } else if let Entry::Vacant(key) = self.keys.entry(words) {
+                key.insert(concept.clone());
+            } else {
+                found.add(path, "is a second one for the same concept; leave one out");
             }
         }
         self
+    }
+
+    /// The key of a concept's replacement, however either is written.
+    fn key(&self, concept: &str) -> Option<&String> {
+        self.keys.get(&canonical(concept))
     }
 
     fn of_kind(&self, kind: crate::spec::ConceptKind) -> Vec<Concept> {
         let concept = |text: &String| Concept {
             text: text.clone(),
             kind,
-            replacement: self.replacements.get(text).cloned(),
+            replacement: self.key(text).and_then(|key| self.replacements.get(key)).cloned(),
         };
         self.concepts.iter().map(concept).collect()
     }
@@ -309,7 +339,7 @@ fn cited_window(
         return Err("these scores are of another model; score this one");
     }
     let scored = &cited.scores.spec.concept.text;
-    if spec.concepts.iter().any(|concept| concept.text == *scored) {
+    if spec.concepts.iter().any(|concept| same_words(&concept.text, scored)) {
         Ok(cited.scores.window)
     } else {
         Err("these scores are of a concept that is not to be erased; score one that is")
@@ -345,7 +375,8 @@ fn read_formats(numbers: &[i32], found: &mut Found) -> Vec<OutputFormat> {
 /// What is needed to name a spec's field as the request does.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Paths {
-    concepts: Vec<String>,
+    /// The key of each concept's replacement, as it was given.
+    replaced: Vec<String>,
     has_key_steps: bool,
     names_tensors: bool,
 }
@@ -374,7 +405,7 @@ impl Paths {
         let replaced = field
             .strip_prefix("concepts[")
             .and_then(|rest| rest.strip_suffix("].replacement"))
-            .and_then(|index| self.concepts.get(index.parse::<usize>().ok()?));
+            .and_then(|index| self.replaced.get(index.parse::<usize>().ok()?));
         replaced.map_or_else(|| field.to_owned(), |concept| entry("replacements", concept))
     }
 }

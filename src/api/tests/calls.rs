@@ -10,13 +10,14 @@ use super::world::{World, ada, bob, erase_cat, fields, from, refusal};
 use crate::{
     catalogue::BUILTIN,
     jobs::Work,
-    outcome::TimestepScores,
+    outcome::{Picture, TimestepScores},
     proto::keystep::v1::{
         ConceptKind, GenerateRequest, GenerateResponse, ScoreMeasure, ScoreSummary,
         ScoreTimestepsRequest, ScoreTimestepsResponse, UnlearnConceptRequest,
         generate_response::Update, score_timesteps_response, unlearn_concept_request::WindowSource,
         unlearning_service_server::UnlearningService,
     },
+    report::{PictureNotes, encode_png},
     spec::{KeySteps, Method},
     worker::{DeviceSettings, testing::FakeScript},
 };
@@ -118,7 +119,7 @@ async fn scores_can_be_cited_by_whoever_measured_them() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_device_queue_is_told_and_a_dropped_stream_makes_room() {
     let script = FakeScript::new(1, Duration::from_millis(20));
-    let settings = DeviceSettings { direct_calls: 1, ..DeviceSettings::default() };
+    let settings = DeviceSettings { interactive_calls: 1, ..DeviceSettings::default() };
     let world = World::with(script, settings);
     let long = || from(&ada(), GenerateRequest { steps: Some(1_000), ..draw() });
     let mut first = world.unlearning.generate(long()).await.unwrap().into_inner();
@@ -193,6 +194,76 @@ async fn every_violation_of_a_call_is_told() {
             "trajectories"
         ]
     );
+}
+
+fn png(width: usize, height: usize) -> Vec<u8> {
+    let picture = Picture { width, height, rgb: vec![128; width * height * 3] };
+    encode_png(&picture, &PictureNotes::default()).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_picture_to_begin_with_is_read_before_the_call_waits() {
+    let world = World::new();
+    let from_picture = GenerateRequest { init_image: png(42, 35), strength: Some(0.5), ..draw() };
+    let answer = world.unlearning.generate(from(&ada(), from_picture.clone())).await.unwrap();
+    let messages: Vec<GenerateResponse> = answer.into_inner().map(Result::unwrap).collect().await;
+    let Some(Update::ImagePng(drawn)) = &messages.last().unwrap().update else { panic!("none") };
+    let reader = png::Decoder::new(std::io::Cursor::new(drawn)).read_info().unwrap();
+    let texts = &reader.info().utf8_text;
+    let strength = texts.iter().find(|chunk| chunk.keyword == "strength").unwrap();
+    assert_eq!(strength.get_text().unwrap(), "0.5");
+
+    for (wrong, field, parts) in [
+        (
+            GenerateRequest { strength: Some(1.5), ..from_picture.clone() },
+            "strength",
+            ["1.5", "0 to 1"],
+        ),
+        (
+            GenerateRequest { strength: Some(0.2), ..from_picture.clone() },
+            "strength",
+            ["0.2 of 4 steps", "0.25"],
+        ),
+        (
+            GenerateRequest { init_image: Vec::new(), ..from_picture.clone() },
+            "strength",
+            ["without", "init_image"],
+        ),
+        (
+            GenerateRequest { width: Some(64), height: Some(64), ..from_picture.clone() },
+            "width",
+            ["beside init_image", "leave out"],
+        ),
+        (
+            // More than this server allows of a picture, and less than Keystep does.
+            GenerateRequest { init_image: png(1_024, 512), ..from_picture.clone() },
+            "init_image",
+            ["524288 in all", "262144"],
+        ),
+        (
+            GenerateRequest { init_image: png(2_049, 8), ..from_picture.clone() },
+            "init_image",
+            ["2049", "8 to 2048"],
+        ),
+        (
+            GenerateRequest { init_image: b"\xff\xd8\xff\xe0".to_vec(), ..from_picture.clone() },
+            "init_image",
+            ["a JPEG", "PNG"],
+        ),
+        (
+            GenerateRequest { init_image: png(42, 35)[..60].to_vec(), ..from_picture },
+            "init_image",
+            ["cannot be read", "save it anew"],
+        ),
+    ] {
+        let Err(status) = world.unlearning.generate(from(&ada(), wrong)).await else {
+            panic!("{field} accepted")
+        };
+        assert_eq!(fields(&status), [field], "{status}");
+        let bad = status.get_details_bad_request().unwrap();
+        let told = &bad.field_violations[0].description;
+        assert!(parts.iter().all(|part| told.contains(part)), "{told}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -10,7 +10,7 @@ use super::world::{World, ada, bob, caller, erase_cat, fields, from, refusal, un
 use crate::{
     auth::{Caller, Role},
     catalogue::BUILTIN,
-    jobs::{Failure, FailureReason, Job, Timestamp, Transition, Work},
+    jobs::{Failure, FailureReason, JobSummary, StateName, Timestamp, Transition, Work},
     proto::{
         google::longrunning::{
             CancelOperationRequest, DeleteOperationRequest, ListOperationsRequest, Operation,
@@ -18,11 +18,13 @@ use crate::{
         },
         keystep::v1::{
             ConceptKind, EvaluateErasureMetadata, EvaluateErasureRequest, GetModelRequest,
-            JobState, ListModelsRequest, ModelKind, UnlearnConceptMetadata, UnlearnConceptRequest,
-            UnlearnConceptResponse, WatchOperationRequest, WatchOperationResponse,
+            JobState, ListModelsRequest, ModelKind, PublishResultRequest, Sampler,
+            UnlearnConceptMetadata, UnlearnConceptRequest, UnlearnConceptResponse,
+            WatchOperationRequest, WatchOperationResponse,
             unlearning_service_server::UnlearningService, watch_operation_response::Update,
         },
     },
+    spec::SamplerKind,
 };
 
 const ID: &str = "6b1f6f0e-8a8d-4f0e-9b57-0c6c1d1f2a3b";
@@ -122,6 +124,44 @@ async fn the_same_work_is_done_once_unless_forced() {
         assert_ne!(world.unlearn(&ada(), other).await.unwrap().name, first.name);
     }
     assert_ne!(world.unlearn(&bob(), erase_cat()).await.unwrap().name, first.name);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn writings_of_one_concept_are_the_same_work() {
+    let world = World::new();
+    let first = world.unlearn(&ada(), erase_cat()).await.unwrap();
+    let job = world.claim().await;
+    world.finish(&job).await;
+    for text in ["Cat", " cat ", "CAT"] {
+        let request = UnlearnConceptRequest { concepts: vec![text.to_owned()], ..erase_cat() };
+        let again = world.unlearn(&ada(), request).await.unwrap();
+        assert_eq!((&again.name, again.done), (&first.name, true));
+    }
+    let twice = UnlearnConceptRequest { concepts: vec!["cat".into(), "Cat".into()], ..erase_cat() };
+    let status = world.unlearn(&ada(), twice).await.unwrap_err();
+    assert_eq!(
+        (status.code(), fields(&status)),
+        (Code::InvalidArgument, vec!["concepts[1]".into()])
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn words_that_do_not_fit_the_model_are_refused_before_they_wait() {
+    let world = World::new();
+    let refused = async |request| {
+        let status = world.unlearn(&ada(), request).await.unwrap_err();
+        assert_eq!(status.code(), Code::InvalidArgument);
+        fields(&status)
+    };
+    // It fits by itself, and in no sentence.
+    let long = UnlearnConceptRequest { concepts: vec!["cat ".repeat(28)], ..erase_cat() };
+    assert_eq!(refused(long).await, ["concepts[0]"]);
+    // Other texts, the same tokens.
+    let concepts = ["star 12", "star 1 2"].map(str::to_owned).to_vec();
+    assert_eq!(refused(UnlearnConceptRequest { concepts, ..erase_cat() }).await, ["concepts[1]"]);
+    let list = ListOperationsRequest::default();
+    let listed = world.operations.list_operations(from(&ada(), list)).await.unwrap();
+    assert!(listed.into_inner().operations.is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -282,6 +322,23 @@ async fn queues_have_limits() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_caller_has_a_highest_priority() {
+    let world = World::new();
+    let mut asked = erase_cat();
+    asked.priority = 1;
+    let lowly = Caller { highest_priority: Some(0), ..bob() };
+    let status = world.unlearn(&lowly, asked.clone()).await.unwrap_err();
+    assert_eq!(
+        (status.code(), fields(&status)),
+        (Code::InvalidArgument, vec!["priority".to_owned()])
+    );
+    asked.priority = 0;
+    world.unlearn(&lowly, asked.clone()).await.unwrap();
+    asked.priority = 100;
+    world.unlearn(&bob(), asked).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn pages_hold_every_operation_once() {
     let world = World::new();
     let mut names = Vec::new();
@@ -334,7 +391,7 @@ async fn a_wait_ends_with_the_operation_or_with_its_time() {
         let job = world.claim().await;
         world.finish(&job).await
     };
-    let (waited, _): (_, Job) = tokio::join!(wait(None), finish);
+    let (waited, _): (_, JobSummary) = tokio::join!(wait(None), finish);
     assert!(waited.unwrap().into_inner().done);
     let negative = wait(Some(prost_types::Duration { seconds: -1, nanos: 0 })).await;
     assert_eq!(fields(&negative.unwrap_err()), ["timeout"]);
@@ -391,9 +448,64 @@ async fn a_published_model_is_in_the_catalogue_and_can_be_judged() {
     let Work::Evaluate(work) = &job.work else { panic!("{:?}", job.work) };
     // 8 styles a row: 4 pictures of each make 32.
     assert_eq!((work.spec.target_seeds, work.spec.seed, work.spec.steps), (4, 500_000, 20));
+    assert_eq!(work.spec.sampler, None);
+
+    // Another sampler is other work; one that cannot take the steps waits for no device to be told so.
+    let drawn = |sampler: Sampler, steps| EvaluateErasureRequest {
+        sampler: sampler.into(),
+        steps: Some(steps),
+        ..judge(&erased.name)
+    };
+    let request = from(&ada(), drawn(Sampler::Lcm, 20));
+    let other = world.unlearning.evaluate_erasure(request).await.unwrap().into_inner();
+    assert_ne!(other.name, operation.name);
+    let job = world.claim().await;
+    let Work::Evaluate(work) = &job.work else { panic!("{:?}", job.work) };
+    assert_eq!(work.spec.sampler, Some(SamplerKind::Lcm));
+    let refused = world.unlearning.evaluate_erasure(from(&ada(), drawn(Sampler::Lcm, 60))).await;
+    assert_eq!(fields(&refused.unwrap_err()), ["steps"]);
 
     let refused = world.unlearning.evaluate_erasure(from(&ada(), judge(BUILTIN))).await;
     assert_eq!(fields(&refused.unwrap_err()), ["edited_model"]);
     let of_erased = UnlearnConceptRequest { base_model: erased.name.clone(), ..erase_cat() };
     assert_eq!(fields(&world.unlearn(&ada(), of_erased).await.unwrap_err()), ["base_model"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_result_that_is_kept_is_published_by_its_owner_alone() {
+    let world = World::new();
+    let name = world.unlearn(&ada(), erase_cat()).await.unwrap().name;
+    let publish = async |caller: &Caller| {
+        let request = PublishResultRequest { name: name.clone() };
+        let answer = world.unlearning.publish_result(from(caller, request)).await;
+        answer.map(tonic::Response::into_inner)
+    };
+    // Of a job that waits, nothing changes.
+    assert_eq!(metadata(&publish(&ada()).await.unwrap()).state(), JobState::Queued);
+    let job = world.claim().await;
+    world.record(&job, Transition::Loaded).await;
+    world.record(&job, Transition::EngineDone).await;
+    let failure = Failure::new(FailureReason::StorageUnavailable, "the bucket is away");
+    world.record(&job, Transition::Unpublished { failure }).await;
+    let failed = world.get(&ada(), &name).await.unwrap();
+    assert!(failed.done && metadata(&failed).result_expire_time.is_some());
+
+    assert_eq!(refusal(publish(&bob()).await).0, Code::NotFound);
+    let reader = caller("ada", &[Role::Read]);
+    assert_eq!(refusal(publish(&reader).await).0, Code::PermissionDenied);
+    for _ in 0..2 {
+        let asked = publish(&ada()).await.unwrap();
+        assert!(!asked.done);
+        assert_eq!(metadata(&asked).state(), JobState::Publishing);
+        assert_eq!(metadata(&asked).result_expire_time, None);
+    }
+    let claimed = world.claim().await;
+    assert_eq!((claimed.id, claimed.attempt), (job.id, 1));
+    let done = world.record(&claimed, Transition::CancelObserved).await;
+    let refused = refusal(publish(&ada()).await);
+    assert_eq!(refused, (Code::FailedPrecondition, "RESULT_NOT_KEPT".to_owned()));
+    assert_eq!(done.state.name(), StateName::Cancelled);
+    // Every event of both lives is there, and the watch ends.
+    let messages = watched(&world, &ada(), &name, 0).await.unwrap();
+    assert_eq!(messages.len() as u64, done.last_sequence.0 + 1);
 }

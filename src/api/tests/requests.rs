@@ -13,22 +13,25 @@ use crate::{
     api::{
         ApiError, ApiSettings,
         convert::{DrawingDraft, EvaluateDraft, Limits, ScoreDraft, UnlearnDraft},
+        digests::unlearn_work_digest,
     },
-    catalogue::{BUILTIN, ModelEntry, ModelOrigin},
+    catalogue::{BUILTIN, ErasedOrigin, ModelEntry, ModelOrigin},
     jobs::{Evaluation, OutputFormat},
     proto::{
         DESCRIPTOR_SET,
         keystep::v1::{
             AutoWindow, ConceptKind as WireKind, EvaluateErasureRequest, GenerateRequest, KeySteps,
-            LogSnrWindow, ScoreTimestepsRequest, UnlearnConceptRequest, UnlearningMethod,
+            LogSnrWindow, Sampler, ScoreTimestepsRequest, UnlearnConceptRequest, UnlearningMethod,
             Vocabulary as WireVocabulary, unlearn_concept_request::WindowSource,
         },
     },
-    spec::{Concept, ConceptKind, Method, MethodName, Scope, UnlearnSpec, Vocabulary},
+    spec::{Concept, ConceptKind, Method, MethodName, SamplerKind, Scope, UnlearnSpec, Vocabulary},
+    worker::testing::FolderPublisher,
 };
 
 fn limits(settings: &ApiSettings) -> Limits<'_> {
-    Limits { settings, now: NOW, drawn_seed: 11 }
+    static PUBLISHER: LazyLock<FolderPublisher> = LazyLock::new(FolderPublisher::default);
+    Limits { settings, publisher: &*PUBLISHER, highest_priority: None, now: NOW, drawn_seed: 11 }
 }
 
 fn entry() -> ModelEntry {
@@ -116,6 +119,131 @@ fn knobs_reach_the_spec() {
     assert!((kscu.learning_rate - 1e-4).abs() < 1e-12);
     assert_eq!(work.spec.scope, Scope::NameContains("attn1".to_owned()));
     assert_eq!((work.spec.seed, work.formats.len()), (5, 2));
+}
+
+#[test]
+fn writings_of_one_request_are_one_work() {
+    let settings = settings();
+    let asked = |concept: &str, words: [&str; 3]| {
+        let [replacement, preserve, style] = words;
+        let request = UnlearnConceptRequest {
+            concepts: vec![concept.to_owned()],
+            // A key need not be written as the concept is.
+            replacements: BTreeMap::from([("cat".to_owned(), replacement.to_owned())]),
+            preserve: vec![preserve.to_owned()],
+            vocabulary: Some(WireVocabulary {
+                styles: vec![style.to_owned()],
+                ..WireVocabulary::default()
+            }),
+            ..erase_cat()
+        };
+        let draft = UnlearnDraft::read(request, limits(&settings)).unwrap();
+        draft.complete(&entry(), None).unwrap()
+    };
+    let same = asked("cat", ["dog", "a dog", "oil painting"]);
+    let digest = unlearn_work_digest(&same, true).unwrap();
+    for text in ["Cat", " cat ", "CAT"] {
+        let work = asked(text, ["Dog ", "A  dog", "Oil\u{a0}Painting"]);
+        assert_eq!(work, same);
+        assert_eq!(unlearn_work_digest(&work, true).unwrap(), digest);
+    }
+    let other = asked("cat", ["dog", "a dog", "oil paintings"]);
+    assert_ne!(unlearn_work_digest(&other, true).unwrap(), digest);
+
+    // A model's own words are read alike, and the judge knows the concept by them.
+    let words = Vocabulary { objects: vec!["Cat".to_owned(), "dog".to_owned()], ..words() };
+    let entry = ModelEntry { vocabulary: Some(words), ..entry() };
+    let draft = UnlearnDraft::read(erase_cat(), limits(&settings)).unwrap();
+    assert_eq!(draft.complete(&entry, None).unwrap().spec.vocabulary.objects, ["cat", "dog"]);
+}
+
+#[test]
+fn writings_of_one_concept_are_judged_and_scored_alike() {
+    let settings = settings();
+    let edited = ModelEntry {
+        origin: ModelOrigin::Erased(Box::new(ErasedOrigin {
+            base_model: BUILTIN.to_owned(),
+            concepts: vec!["cat".to_owned()],
+            manifest_uri: String::new(),
+            published_at: NOW,
+            verdicts: Vec::new(),
+        })),
+        ..entry()
+    };
+    let judged = |concept: &str| {
+        let request = EvaluateErasureRequest {
+            base_model: BUILTIN.to_owned(),
+            edited_model: "edited".to_owned(),
+            concept: concept.to_owned(),
+            concept_kind: WireKind::ObjectClass.into(),
+            destination: erase_cat().destination,
+            ..EvaluateErasureRequest::default()
+        };
+        let draft = EvaluateDraft::read(request, limits(&settings)).unwrap();
+        draft.complete(&entry(), &edited).unwrap()
+    };
+    let scored = |concept: &str| {
+        let request = ScoreTimestepsRequest {
+            model: BUILTIN.to_owned(),
+            concept: concept.to_owned(),
+            concept_kind: WireKind::ObjectClass.into(),
+            ..ScoreTimestepsRequest::default()
+        };
+        ScoreDraft::read(request, limits(&settings)).unwrap().complete(Some(words()))
+    };
+    for text in ["Cat", " cat "] {
+        assert_eq!(judged(text), judged("cat"));
+        assert_eq!(scored(text), scored("cat"));
+    }
+}
+
+#[test]
+fn a_judgements_sampler_is_part_of_the_work() {
+    let settings = settings();
+    let asked = |sampler: Sampler, evaluate| {
+        let request =
+            UnlearnConceptRequest { evaluate, evaluate_sampler: sampler.into(), ..erase_cat() };
+        UnlearnDraft::read(request, limits(&settings))
+    };
+    let works = [Sampler::Unspecified, Sampler::Ddim, Sampler::Lcm].map(|sampler| {
+        let work = asked(sampler, None).unwrap().complete(&entry(), None).unwrap();
+        (work.evaluation_sampler, unlearn_work_digest(&work, true).unwrap())
+    });
+    let samplers = works.clone().map(|(sampler, _)| sampler);
+    assert_eq!(samplers, [None, Some(SamplerKind::Ddim), Some(SamplerKind::Lcm)]);
+    let digests: BTreeSet<_> = works.into_iter().map(|(_, digest)| digest).collect();
+    assert_eq!(digests.len(), 3);
+    assert_eq!(violations(asked(Sampler::Pndm, Some(false))), ["evaluate_sampler"]);
+    assert!(asked(Sampler::Unspecified, Some(false)).is_ok());
+}
+
+#[test]
+fn writings_of_one_concept_are_told_as_duplicates() {
+    let settings = settings();
+    let request = UnlearnConceptRequest {
+        concepts: ["cat", "dog", "Cat"].map(str::to_owned).to_vec(),
+        replacements: BTreeMap::from(
+            [("DOG", " dog"), ("dog", "star"), ("cow", "dog")]
+                .map(|(key, text)| (key.to_owned(), text.to_owned())),
+        ),
+        preserve: vec!["A cat".to_owned()],
+        vocabulary: Some(WireVocabulary {
+            objects: ["star", " ", "Star "].map(str::to_owned).to_vec(),
+            ..WireVocabulary::default()
+        }),
+        ..erase_cat()
+    };
+    let found = violations(UnlearnDraft::read(request, limits(&settings)));
+    let expected = [
+        "replacements[\"cow\"]",
+        "replacements[\"dog\"]",
+        "replacements[\"DOG\"]",
+        "concepts[2]",
+        "preserve[0]",
+        "vocabulary.objects[1]",
+        "vocabulary.objects[2]",
+    ];
+    assert_eq!(found.iter().map(String::as_str).collect::<BTreeSet<_>>(), expected.into());
 }
 
 #[test]
@@ -214,6 +342,24 @@ fn lists_that_are_far_too_long_are_refused_quickly() {
     }
 }
 
+#[test]
+fn texts_have_a_limit_together() {
+    let settings = ApiSettings { prompt_characters: 1_000, ..settings() };
+    let texts = |count: usize, length: usize| {
+        (0..count).map(|n| format!("{n:04}{}", "a".repeat(length - 4))).collect::<Vec<_>>()
+    };
+    let preserve = |texts| UnlearnConceptRequest { preserve: texts, ..erase_cat() };
+    let read = |request| UnlearnDraft::read(request, limits(&settings));
+    assert!(read(preserve(texts(1_024, 128))).is_ok());
+    assert_eq!(violations(read(preserve(texts(1_024, 980)))), ["preserve"]);
+    let told = format!("{:?}", read(preserve(texts(1_024, 980))).unwrap_err());
+    assert!(told.contains("1003520 bytes") && told.contains("131072"), "{told}");
+    let objects = WireVocabulary { objects: texts(1_000, 900), ..WireVocabulary::default() };
+    let request = UnlearnConceptRequest { vocabulary: Some(objects), ..erase_cat() };
+    let found = violations(read(request));
+    assert!(found.contains(&"vocabulary.objects".to_owned()), "{found:?}");
+}
+
 /// Names of a request's fields.
 fn field_names(message: &str) -> BTreeSet<String> {
     static POOL: LazyLock<DescriptorPool> =
@@ -285,8 +431,8 @@ prop_compose! {
             (number(), text(), number(), any::<Option<u32>>(), any::<Option<f64>>()),
         (words, output_formats, destination, labels) in
             (option::of(vocabulary()), vec(number(), 0..4), text(), map()),
-        (deadline, priority, window_source, evaluate) in
-            (option::of(time()), any::<i32>(), option::of(window()), any::<Option<bool>>()),
+        (deadline, priority, window_source, (evaluate, evaluate_sampler)) in
+            (option::of(time()), any::<i32>(), option::of(window()), (any::<Option<bool>>(), number())),
     ) -> UnlearnConceptRequest {
         UnlearnConceptRequest {
             request_id, base_model, concepts, concept_kind,
@@ -295,7 +441,7 @@ prop_compose! {
             }),
             seed, replacements, preserve, scope, scope_name_contains, method, updates,
             learning_rate, vocabulary: words, output_formats, destination, labels, deadline,
-            priority, window_source, evaluate, force: false, validate_only: false,
+            priority, window_source, evaluate, evaluate_sampler, force: false, validate_only: false,
         }
     }
 }
@@ -307,12 +453,14 @@ prop_compose! {
         (scale, seed, seeds) in any::<(Option<f64>, Option<u64>, Vec<u64>)>(),
         (measures, scope, name, sampler) in (vec(number(), 0..3), number(), text(), number()),
         (labels, deadline, priority) in (map(), option::of(time()), any::<i32>()),
+        (init_image, strength) in (vec(any::<u8>(), 0..40), option::of(any::<f64>())),
     ) -> (EvaluateErasureRequest, ScoreTimestepsRequest, GenerateRequest) {
         let evaluate = EvaluateErasureRequest {
             request_id: name.clone(), base_model: model.clone(), edited_model: name.clone(),
             concept: prompt.clone(), concept_kind: kind, vocabulary: words.clone(),
             target_seeds: a, retain_seeds: b, steps: c, guidance_scale: scale, seed, labels,
             deadline, priority, force: false, validate_only: false, destination: model.clone(),
+            sampler,
         };
         let score = ScoreTimestepsRequest {
             model: model.clone(), concept: prompt.clone(), concept_kind: kind, steps: a,
@@ -321,7 +469,8 @@ prop_compose! {
         };
         let generate = GenerateRequest {
             model, prompt, negative_prompt: name, steps: a, guidance_scale: scale, width: b,
-            height: c, seeds, count: d, sampler, preview_every_steps: a.unwrap_or(0),
+            height: c, seeds, count: d, sampler, preview_every_steps: a.unwrap_or(0), init_image,
+            strength,
         };
         (evaluate, score, generate)
     }

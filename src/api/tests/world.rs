@@ -19,8 +19,8 @@ use crate::{
     auth::{Caller, Role},
     catalogue::{BUILTIN, Catalogue},
     jobs::{
-        Clock, Identifiers, Job, JobStore, MemoryStore, NewEvent, Outcome, Principal, Store,
-        StoreSettings, Timestamp, Transition, Unlearned, WorkerId,
+        Clock, Identifiers, Job, JobStore, JobSummary, MemoryStore, NewEvent, Outcome, Principal,
+        Store, StoreSettings, Timestamp, Transition, Unlearned, WorkerId,
     },
     proto::{
         google::longrunning::{GetOperationRequest, Operation, operations_server::Operations},
@@ -30,8 +30,8 @@ use crate::{
     },
     spec::{LogSnrWindow, StepIndex},
     worker::{
-        Device, DeviceSettings,
-        testing::{FakeScript, FakeSource},
+        CallLimits, Device, DeviceSettings,
+        testing::{FakeScript, FakeSource, FolderPublisher},
     },
 };
 
@@ -54,9 +54,11 @@ pub(super) fn settings() -> ApiSettings {
         max_attempts: 3,
         queued_total: 100,
         queued_of_principal: 5,
+        stored_bytes_of_principal: 64 << 20,
         prompt_characters: 200,
         images_per_call: 4,
         pixels_per_image: 512 * 512,
+        calls: CallLimits::default(),
         log_prompts: false,
     }
 }
@@ -79,7 +81,8 @@ impl World {
         let parts = Arc::new(ApiParts {
             store: store.clone(),
             catalogue,
-            direct: device.direct_calls(),
+            direct: device.interactive_calls(),
+            publisher: Arc::new(FolderPublisher::default()),
             clock,
             identifiers: Identifiers::default(),
             settings: settings(),
@@ -117,13 +120,13 @@ impl World {
     }
 
     /// A worker's part: one step of a claimed job.
-    pub(super) async fn record(&self, job: &Job, transition: Transition) -> Job {
+    pub(super) async fn record<W>(&self, job: &Job<W>, transition: Transition) -> JobSummary {
         let event = NewEvent::Transition(transition);
         self.store.record(job.id, job.fence, event).await.unwrap()
     }
 
     /// A worker's part: a claimed job to its good end.
-    pub(super) async fn finish(&self, job: &Job) -> Job {
+    pub(super) async fn finish(&self, job: &Job) -> JobSummary {
         self.record(job, Transition::Loaded).await;
         self.record(job, Transition::EngineDone).await;
         self.record(job, Transition::Published(outcome(job))).await
@@ -154,6 +157,7 @@ pub(super) fn caller(name: &str, roles: &[Role]) -> Caller {
         principal: Principal(name.to_owned()),
         roles: roles.iter().copied().collect(),
         queued_jobs: None,
+        highest_priority: None,
     }
 }
 

@@ -8,7 +8,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{EntryKey, EntryKind, FILES};
+use super::{EntryKey, EntryKind, FILES, pictures};
 use crate::artifacts::{
     digest::digest_reader,
     model_digest::{ModelFile, model_digest},
@@ -50,6 +50,8 @@ pub(super) fn remove_complete(entry: &Path) -> io::Result<()> {
 /// A small file that is there whole or not at all.
 pub(in crate::catalogue) fn write_atomically(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let folder = path.parent().unwrap_or(Path::new("."));
+    // Whoever empties the cache by hand takes its folders too.
+    fs::create_dir_all(folder)?;
     let mut file = tempfile::NamedTempFile::new_in(folder)?;
     file.write_all(bytes)?;
     file.as_file().sync_all()?;
@@ -67,6 +69,8 @@ pub(super) fn find_damage(
     let names_itself = match key.kind() {
         EntryKind::Model => model_digest(files) == key.digest(),
         EntryKind::Tensors => matches!(files, [file] if file.sha256 == key.digest()),
+        // Named by what they depend on, which stands before the pixels.
+        EntryKind::Pictures => matches!(files, [file] if file.name == pictures::NAME),
         EntryKind::Partial => false,
     };
     if !names_itself {
@@ -75,7 +79,12 @@ pub(super) fn find_damage(
     files.iter().find_map(|file| damage_of(entry, file, every_byte).err())
 }
 
-fn damage_of(entry: &Path, expected: &ModelFile, every_byte: bool) -> Result<(), String> {
+/// What is wrong with one of an entry's files: its size alone, or every byte.
+pub(in crate::catalogue) fn damage_of(
+    entry: &Path,
+    expected: &ModelFile,
+    every_byte: bool,
+) -> Result<(), String> {
     let name = &expected.name;
     let unreadable = |error: io::Error| format!("{name} cannot be read: {error}");
     let mut file = File::open(entry.join(FILES).join(name)).map_err(unreadable)?;

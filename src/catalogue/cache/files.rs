@@ -1,6 +1,12 @@
-//! Cached files as a model's, kept from eviction for as long as somebody holds them.
+//! Cached files as a model's, kept from eviction for as long as somebody holds them, and open: who
+//! empties the folder by hand takes no file away from a training that needs it at its end.
 
-use std::sync::Arc;
+use std::{
+    collections::BTreeMap,
+    fs::File,
+    io::{self, Read, Seek, SeekFrom},
+    sync::Arc,
+};
 
 use super::{Held, InUse};
 use crate::{
@@ -8,19 +14,34 @@ use crate::{
     spec::{FileError, ModelFiles, ReadSeek},
 };
 
+/// Most files that a model holds open; one of more is read by its names alone, since a process may
+/// hold about a thousand.
+const MOST_OPEN: usize = 200;
+
 /// A base model that lies whole in the cache.
 #[derive(Debug)]
 pub(in crate::catalogue) struct CachedModel {
     files: ModelFolder,
+    open: BTreeMap<String, OpenFile>,
     _in_use: InUse,
 }
 
 impl CachedModel {
-    /// Under its name in the catalogue: where it lies on this machine is nobody's business.
-    pub(in crate::catalogue) fn new(name: &str, held: Held) -> Self {
-        let names = held.files.iter().map(|file| file.name.clone()).collect();
-        let files = ModelFolder::listed(name.to_owned(), held.files_folder(), names);
-        Self { files, _in_use: held.in_use }
+    /// Under its name in the catalogue: where it lies on this machine is nobody's business. Fails
+    /// where a file has gone since it was compared.
+    pub(in crate::catalogue) fn open(name: &str, held: Held) -> io::Result<Self> {
+        let names: Vec<_> = held.files.iter().map(|file| file.name.clone()).collect();
+        let folder = held.files_folder();
+        let mut open = BTreeMap::new();
+        if cfg!(unix) && names.len() <= MOST_OPEN {
+            for name in &names {
+                let file = File::open(folder.join(name))?;
+                let length = file.metadata()?.len();
+                open.insert(name.clone(), OpenFile { file: Arc::new(file), length, at: 0 });
+            }
+        }
+        let files = ModelFolder::listed(name.to_owned(), folder, names);
+        Ok(Self { files, open, _in_use: held.in_use })
     }
 }
 
@@ -34,7 +55,49 @@ impl ModelFiles for CachedModel {
     }
 
     fn open(&self, name: &str) -> Result<(Box<dyn ReadSeek>, u64), FileError> {
-        self.files.open(name)
+        match self.open.get(name) {
+            Some(file) => Ok((Box::new(file.clone()), file.length)),
+            None => self.files.open(name),
+        }
+    }
+}
+
+/// A file that is open once for all its readers, each of which is where it is.
+#[derive(Debug, Clone)]
+struct OpenFile {
+    file: Arc<File>,
+    length: u64,
+    at: u64,
+}
+
+impl Read for OpenFile {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = read_at(&self.file, buffer, self.at)?;
+        self.at += read as u64;
+        Ok(read)
+    }
+}
+
+#[cfg(unix)]
+fn read_at(file: &File, buffer: &mut [u8], at: u64) -> io::Result<usize> {
+    std::os::unix::fs::FileExt::read_at(file, buffer, at)
+}
+
+/// No file is held open there.
+#[cfg(not(unix))]
+fn read_at(_: &File, _: &mut [u8], _: u64) -> io::Result<usize> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
+impl Seek for OpenFile {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        let at = match to {
+            SeekFrom::Start(at) => Some(at),
+            SeekFrom::End(by) => self.length.checked_add_signed(by),
+            SeekFrom::Current(by) => self.at.checked_add_signed(by),
+        };
+        self.at = at.ok_or(io::ErrorKind::InvalidInput)?;
+        Ok(self.at)
     }
 }
 
@@ -56,5 +119,34 @@ impl ModelFiles for EditedModel {
 
     fn open(&self, name: &str) -> Result<(Box<dyn ReadSeek>, u64), FileError> {
         self.base.open(name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[cfg(unix)]
+    #[test]
+    fn readers_of_one_file_do_not_disturb_each_other_and_outlive_its_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a");
+        std::fs::write(&path, b"0123456789").unwrap();
+        let file = Arc::new(File::open(&path).unwrap());
+        let first = OpenFile { file, length: 10, at: 0 };
+        let (mut first, mut second) = (first.clone(), first);
+        std::fs::remove_file(&path).unwrap();
+        let mut four = [0; 4];
+        first.read_exact(&mut four).unwrap();
+        assert_eq!(&four, b"0123");
+        assert_eq!(second.seek(SeekFrom::End(-3)).unwrap(), 7);
+        let mut rest = String::new();
+        second.read_to_string(&mut rest).unwrap();
+        assert_eq!(rest, "789");
+        first.seek(SeekFrom::Current(2)).unwrap();
+        first.read_exact(&mut four).unwrap();
+        assert_eq!(&four, b"6789");
+        assert_eq!(first.read(&mut four).unwrap(), 0);
+        assert!(first.seek(SeekFrom::Current(-11)).is_err());
     }
 }

@@ -3,21 +3,25 @@
 //! ```text
 //! models/DIGEST/    files/…  complete.json  used     a base model, by the digest of all its files
 //! tensors/SHA256/   files/…  complete.json  used     the edited tensors of a checkpoint
+//! pictures/KEY/     files/…  complete.json  used     pictures that a base model drew to be judged by
 //! partial/KEY/      files/…  fetched.json            a download under way, or what is left of one
 //! sources/KEY.json                                   what a URL held when it was last read
 //! ```
 //!
 //! `complete.json` is written last and names every file with size and SHA-256. Sizes are compared
 //! on every use, digests on the first one of a process; what is damaged goes. Room is made by what
-//! was used longest ago, never by what is in use.
+//! was used longest ago, never by what is in use. Pictures make room among themselves, within a share of
+//! the bound, and are compared whenever they are read. A cache that is emptied by hand fills again: its
+//! folders are made where they are missing, and whoever uses a model holds its files open.
 
 mod complete;
 mod files;
+mod pictures;
 mod room;
 
-pub(super) use complete::write_atomically;
+pub(super) use complete::{damage_of, write_atomically};
 pub(super) use files::{CachedModel, EditedModel};
-pub(super) use room::{Cache, EntryKey, EntryKind, Held, InUse};
+pub(super) use room::{Cache, CacheError, EntryKey, EntryKind, Held, InUse};
 
 /// Below an entry: the files themselves, so that none of them passes for a file of the cache's.
 pub(super) const FILES: &str = "files";

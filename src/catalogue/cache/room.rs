@@ -20,6 +20,8 @@ use crate::{
 
 /// Written on every use, so that the order of uses outlives the process.
 const USED: &str = "used";
+/// Pictures take this part of the cache at most.
+const SHARE_OF_PICTURES: u64 = 8;
 
 /// What an entry is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -28,17 +30,20 @@ pub(in crate::catalogue) enum EntryKind {
     Model,
     /// Edited tensors, by their file's digest.
     Tensors,
+    /// Pictures of a base model, by the digest of all that they depend on.
+    Pictures,
     /// A download, by the digest of the name of what is downloaded.
     Partial,
 }
 
 impl EntryKind {
-    const ALL: [Self; 3] = [Self::Model, Self::Tensors, Self::Partial];
+    const ALL: [Self; 4] = [Self::Model, Self::Tensors, Self::Pictures, Self::Partial];
 
     fn folder(self) -> &'static str {
         match self {
             Self::Model => "models",
             Self::Tensors => "tensors",
+            Self::Pictures => "pictures",
             Self::Partial => "partial",
         }
     }
@@ -172,6 +177,10 @@ impl Entry {
 }
 
 impl Kept {
+    fn pictures(&self) -> impl Iterator<Item = (&EntryKey, &Entry)> {
+        self.entries.iter().filter(|(key, _)| key.kind == EntryKind::Pictures)
+    }
+
     fn put(&mut self, key: EntryKey, bytes: u64, is_verified: bool) -> InUse {
         self.uses += 1;
         let users = match self.entries.get(&key) {
@@ -213,13 +222,13 @@ impl Cache {
             (InUse { _users: entry.users.clone() }, entry.is_verified)
         };
         let Some(files) = read_complete(&folder) else {
-            tracing::warn!(digest = key.digest, "a cached model lost its mark and is removed");
+            tracing::warn!(digest = key.digest, "what is cached lost its mark and is removed");
             self.remove(key)?;
             return Ok(None);
         };
         // Not under the lock: many bytes are read.
         if let Some(damage) = find_damage(&folder, key, &files, !is_verified) {
-            tracing::warn!(digest = key.digest, damage, "a cached model is damaged and is removed");
+            tracing::warn!(digest = key.digest, damage, "what is cached is damaged and is removed");
             self.remove(key)?;
             return Ok(None);
         }
@@ -255,6 +264,32 @@ impl Cache {
         Ok(reserved)
     }
 
+    /// Makes room for pictures by letting go of others alone; `None` where that does not do.
+    pub(super) fn reserve_beside_models(
+        &self,
+        partial: &EntryKey,
+        bytes: u64,
+    ) -> Result<Option<InUse>, CacheError> {
+        let limit = self.settings.max_bytes;
+        let mut kept = self.kept()?;
+        loop {
+            let pictures: u64 = kept.pictures().map(|(_, entry)| entry.bytes).sum();
+            let all: u64 = kept.entries.values().map(|entry| entry.bytes).sum();
+            let fits = pictures.saturating_add(bytes) <= limit / SHARE_OF_PICTURES;
+            if fits && all.saturating_add(bytes) <= limit {
+                break;
+            }
+            let oldest = kept.pictures().min_by_key(|(_, entry)| entry.last_use);
+            let Some(key) = oldest.map(|(key, _)| key.clone()) else { return Ok(None) };
+            self.drop_entry(&mut kept, &key)?;
+        }
+        let reserved = kept.put(partial.clone(), bytes, false);
+        let folder = self.folder_of(partial);
+        remove_folder(&folder)?;
+        fs::create_dir_all(folder.join(FILES))?;
+        Ok(Some(reserved))
+    }
+
     /// Makes a finished download an entry.
     pub(in crate::catalogue) fn keep(
         &self,
@@ -271,6 +306,9 @@ impl Cache {
         } else {
             remove_folder(&folder)?;
             write_complete(&from, &files)?;
+            if let Some(parent) = folder.parent() {
+                fs::create_dir_all(parent)?;
+            }
             fs::rename(&from, &folder)?;
             sync_folder(&folder)?;
         }
@@ -308,7 +346,7 @@ impl Cache {
                 return Ok(());
             };
             let key = key.clone();
-            tracing::info!(digest = key.digest, "a cached model makes room for another");
+            tracing::info!(digest = key.digest, "what is cached makes room for something else");
             self.drop_entry(kept, &key)?;
         }
     }
@@ -340,7 +378,7 @@ impl Cache {
                 let path = entry.path();
                 let bytes = match kind {
                     EntryKind::Partial => Some(bytes_below(&path)?),
-                    EntryKind::Model | EntryKind::Tensors => {
+                    EntryKind::Model | EntryKind::Tensors | EntryKind::Pictures => {
                         read_complete(&path).map(|files| files.iter().map(|file| file.size).sum())
                     }
                 };
@@ -376,7 +414,7 @@ fn sync_folder(folder: &Path) -> io::Result<()> {
 /// A use that is not noted only makes the entry go earlier.
 fn note_use(folder: &Path) {
     if let Err(error) = fs::write(folder.join(USED), "1") {
-        tracing::debug!(%error, "the use of a cached model is not noted");
+        tracing::debug!(%error, "the use of what is cached is not noted");
     }
 }
 

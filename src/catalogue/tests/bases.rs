@@ -254,3 +254,51 @@ async fn prewarming_makes_ready_what_can_be() {
     catalogue.open("sd").await.unwrap();
     assert_eq!(world.bucket.asked(), (Vec::new(), 0));
 }
+
+#[tokio::test]
+async fn a_cache_that_is_emptied_while_nobody_uses_it_fills_again() {
+    let world = World::new();
+    world.put_model("sd").await;
+    world.put_model("other").await;
+    let catalogue = world.roomy(&["sd", "other"]);
+    let digest = catalogue.open("sd").await.unwrap().digest;
+    for emptied in [world.cache(), world.cache().join("sources"), world.cache().join("models")] {
+        fs::remove_dir_all(emptied).unwrap();
+        assert_whole(&catalogue.open("sd").await.unwrap(), "sd");
+        assert!(world.cached("models").contains(&digest));
+        assert_whole(&catalogue.open("other").await.unwrap(), "other");
+    }
+    // A restart finds what was fetched anew.
+    world.bucket.asked();
+    assert_whole(&world.roomy(&["sd"]).open("sd").await.unwrap(), "sd");
+    assert_eq!(world.bucket.asked().0, Vec::<String>::new());
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn a_model_that_is_in_use_is_read_to_its_end_from_an_emptied_cache() {
+    let world = World::new();
+    world.put_model("sd").await;
+    let catalogue = world.roomy(&["sd"]);
+    let opened = catalogue.open("sd").await.unwrap();
+    fs::remove_dir_all(world.cache()).unwrap();
+    assert_whole(&opened, "sd");
+    let again = catalogue.open("sd").await.unwrap();
+    assert_whole(&again, "sd");
+    assert_eq!(again.digest, opened.digest);
+    assert_whole(&opened, "sd");
+}
+
+#[tokio::test]
+async fn a_cache_that_is_emptied_while_a_model_is_fetched_is_filled_from_the_start() {
+    for after in 0..NAMES.len() {
+        let world = World::new();
+        world.put_model("sd").await;
+        let catalogue = world.roomy(&["sd"]);
+        world.bucket.empty(world.cache(), after);
+        let opened = catalogue.open("sd").await;
+        let opened = opened.unwrap_or_else(|failure| panic!("after {after}: {failure}"));
+        assert_whole(&opened, "sd");
+        assert_whole(&world.roomy(&["sd"]).open("sd").await.unwrap(), "sd");
+    }
+}

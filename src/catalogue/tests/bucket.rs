@@ -2,6 +2,7 @@
 
 use std::{
     fmt,
+    path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -18,6 +19,8 @@ struct Script {
     /// Objects whose download ends in the middle.
     cut: Vec<String>,
     is_away: bool,
+    /// Emptied once this many further downloads have begun.
+    empties: Option<(usize, PathBuf)>,
     lists: usize,
     read: Vec<String>,
 }
@@ -41,6 +44,11 @@ impl Bucket {
     /// Lets downloads of an object end in the middle.
     pub(super) fn cut(&self, path: &str) {
         self.script().cut.push(path.to_owned());
+    }
+
+    /// Has a folder removed when so many further downloads have begun.
+    pub(super) fn empty(&self, folder: PathBuf, after: usize) {
+        self.script().empties = Some((after, folder));
     }
 
     /// Lets it come back.
@@ -106,6 +114,11 @@ impl ObjectStore for Bucket {
             }
             if !options.head {
                 script.read.push(path.to_string());
+                match script.empties.take() {
+                    Some((0, folder)) => std::fs::remove_dir_all(folder).unwrap(),
+                    Some((after, folder)) => script.empties = Some((after - 1, folder)),
+                    None => {}
+                }
             }
             script.cut.iter().any(|cut| *cut == path.as_ref())
         };

@@ -167,3 +167,18 @@ async fn a_checkpoint_is_seen_by_its_owner_and_once_it_is_published() {
     let simple = format!("checkpoints/{}", done.0.simple());
     assert_eq!(catalogue.get(&simple, None).await.unwrap(), None);
 }
+
+#[tokio::test]
+async fn an_erased_model_comes_back_after_the_cache_was_emptied() {
+    let (world, base) = world().await;
+    let id = world.erase(erasure(&base, vec![published("delta.safetensors", DELTA)])).await;
+    let catalogue = world.roomy(&["sd"]);
+    let name = format!("checkpoints/{id}");
+    catalogue.open(&name).await.unwrap();
+    for kind in ["", "tensors", "models"] {
+        std::fs::remove_dir_all(world.cache().join(kind)).unwrap();
+        let opened = catalogue.open(&name).await.unwrap();
+        assert_whole(&opened, "sd");
+        assert_eq!(std::fs::read(opened.edited.unwrap().path).unwrap(), DELTA, "{kind}");
+    }
+}

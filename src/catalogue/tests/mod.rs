@@ -4,4 +4,5 @@ mod bases;
 mod bucket;
 mod checkpoints;
 mod pages;
+mod pictures;
 mod world;

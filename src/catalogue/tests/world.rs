@@ -10,25 +10,29 @@ use crate::{
     artifacts::digest::digest_bytes,
     catalogue::{BaseModel, CacheSettings, Catalogue},
     jobs::{
-        Clock, ConceptVerdict, Evaluation, Identifiers, Inserted, Job, JobId, JobOptions, JobStore,
-        MemoryStore, NewEvent, NewJob, Outcome, OutputFormat, Principal, PublishedFile,
+        Clock, ConceptVerdict, Evaluation, Identifiers, Inserted, JobId, JobOptions, JobStore,
+        JobSummary, MemoryStore, NewEvent, NewJob, Outcome, OutputFormat, Principal, PublishedFile,
         QueueLimits, RequestId, Store, StoreSettings, Transition, UnlearnWork, Unlearned, Work,
         WorkerId,
     },
     outcome::{Figures, Verdict},
-    spec::{Concept, ConceptKind, Method, MethodName, ModelFiles, UnlearnSpec, Vocabulary},
+    spec::{
+        Concept, ConceptKind, Method, MethodName, ModelFiles, SamplerKind, UnlearnSpec, Vocabulary,
+    },
     storage::{StorageSettings, Storages},
     worker::OpenedModel,
 };
 
 /// Bytes of one of the small models, as far as they belong to it.
-pub(super) const MODEL_BYTES: u64 = 2 + VOCABULARY.len() as u64 + 2 + WEIGHTS as u64;
+pub(super) const MODEL_BYTES: u64 =
+    CARD.len() as u64 + 2 + VOCABULARY.len() as u64 + 2 + WEIGHTS as u64;
+const CARD: &str = "# A model";
 pub(super) const VOCABULARY: &str = r#"{"anything":"emoji","objects":["cat"],"styles":["neon"]}"#;
 pub(super) const WEIGHTS: usize = 1_000;
 pub(super) const UNET: &str = "unet/diffusion_pytorch_model.safetensors";
 /// Files of one of them.
-pub(super) const NAMES: [&str; 4] =
-    ["model_index.json", "unet/config.json", UNET, "vocabulary.json"];
+pub(super) const NAMES: [&str; 5] =
+    ["README.md", "model_index.json", "unet/config.json", UNET, "vocabulary.json"];
 
 pub(super) struct World {
     pub(super) folder: TempDir,
@@ -117,7 +121,8 @@ impl World {
             ("unet/diffusion_pytorch_model.bin", vec![0; 5_000]),
             (".git/config.json", b"{}".to_vec()),
             ("whole.safetensors", vec![0; 5_000]),
-            ("README.md", b"# A model".to_vec()),
+            ("README.md", CARD.into()),
+            ("notes.md", CARD.into()),
         ] {
             self.bucket.write(&format!("{name}/{file}"), &bytes).await;
         }
@@ -131,7 +136,12 @@ impl World {
         let claimed = claimed.unwrap();
         assert_eq!(claimed.id, job.id);
         let figures = |ua| Figures { ua, ira: 0.9, cra: 0.9 };
-        let verdict = Verdict { judge: "cnn".to_owned(), edited: figures(1.0), base: figures(0.0) };
+        let verdict = Verdict {
+            judge: "cnn".to_owned(),
+            sampler: SamplerKind::Ddim,
+            edited: figures(1.0),
+            base: figures(0.0),
+        };
         let outcome = Outcome::Unlearned(Box::new(Unlearned {
             manifest_uri: "s3://models/out/manifest.json".to_owned(),
             manifest_sha256: "00".repeat(32),
@@ -152,7 +162,7 @@ impl World {
     }
 
     /// Leaves a job undone.
-    pub(super) async fn queue(&self, erasure: &Erasure<'_>) -> Job {
+    pub(super) async fn queue(&self, erasure: &Erasure<'_>) -> JobSummary {
         let (method, scope) = Method::preset(MethodName::Keystep, ConceptKind::Object, false);
         let work = UnlearnWork {
             base_model: erasure.base.to_owned(),
@@ -169,6 +179,7 @@ impl World {
             formats: vec![OutputFormat::Delta],
             destination: "s3://models/out".to_owned(),
             evaluation: Evaluation::Skipped,
+            evaluation_sampler: None,
         };
         let new = NewJob {
             principal: erasure.principal.clone(),
@@ -179,7 +190,7 @@ impl World {
             options: JobOptions::default(),
             max_attempts: 1,
         };
-        let limits = QueueLimits { total: 100, of_principal: 100 };
+        let limits = QueueLimits { total: 100, of_principal: 100, stored_bytes: u64::MAX };
         match self.store.insert(new, limits).await.unwrap() {
             Inserted::Created(job) | Inserted::Existing(job) => *job,
         }

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, path::PathBuf};
 use serde::de::DeserializeOwned;
 use url::Url;
 
-use super::errand::Found;
+use super::demo_run::Found;
 use crate::{
     cli::{
         CliError,

@@ -11,6 +11,7 @@ use crate::{
         result_folder::{verdict_table, versions},
         session::{Session, print_result},
     },
+    engine::evaluate::NoPictures,
     report::{EvaluationReport, Headline, contact_sheet},
     spec::{Concept, JudgeSpec},
 };
@@ -27,11 +28,12 @@ pub(in crate::cli) fn run<E: LocalEngine>(
     if arguments.sheet.as_deref() == Some(out) {
         return Err(CliError::Usage("--out and --sheet name the same file".to_owned()));
     }
-    for file in std::iter::once(out).chain(arguments.sheet.as_deref()) {
-        check_target(file)?;
+    check_target("--out", out, "json")?;
+    if let Some(sheet) = &arguments.sheet {
+        check_target("--sheet", sheet, "png")?;
     }
     let compute = arguments.model.compute.settings().open()?;
-    let base = LocalModel::<E>::open(&arguments.base, None, &compute)?.engine;
+    let base = LocalModel::<E>::open(&arguments.base, None, &compute, session)?.engine;
     let vocabulary = arguments.vocabulary.words(base.vocabulary())?;
     let mut spec = JudgeSpec::new(concept, vocabulary);
     spec.seed = arguments.seed;
@@ -39,9 +41,15 @@ pub(in crate::cli) fn run<E: LocalEngine>(
     spec.retain_seeds = arguments.retain_seeds.map_or(spec.retain_seeds, |given| given as usize);
     spec.steps = arguments.steps.map_or(spec.steps, |given| given as usize);
     spec.guidance_scale = arguments.guidance_scale.unwrap_or(spec.guidance_scale);
+    spec.sampler = arguments.sampler.sampler;
     spec.validate()?;
-    let edited = LocalModel::<E>::open(name, arguments.model.variant.as_deref(), &compute)?.engine;
-    let (judged, _) = session.work(|context| base.judge(&spec, &edited, context))?;
+    let spec = spec.canonical();
+    // Before the edited model is read.
+    base.judge_sampler(&spec)?;
+    let edited =
+        LocalModel::<E>::open(name, arguments.model.variant.as_deref(), &compute, session)?.engine;
+    let (judged, _) =
+        session.work(|context| base.judge(&spec, &edited, &mut NoPictures, context))?;
     let report = EvaluationReport {
         headline: Headline::of(&judged.verdicts),
         judges: judged.verdicts.clone(),

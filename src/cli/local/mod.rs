@@ -3,16 +3,29 @@
 
 pub(super) mod evaluate;
 pub(super) mod generate;
+mod resume;
 pub(super) mod score;
-pub(super) mod unlearn;
+mod unlearn;
 
-use super::CliError;
+use super::{CliError, session::Session, unlearn::UnlearnArguments};
 use crate::{
     artifacts::open_model,
     engine::{CandleEngine, Compute, EngineError},
-    spec::ModelFiles,
+    outcome::ErasureRecord,
+    spec::{ModelFiles, ReadSeek},
     worker::DeviceEngine,
 };
+
+/// Runs `keystep unlearn --local`: the erasure, or with `--resume` the writing of one that was kept.
+pub(super) fn erase_or_resume<E: LocalEngine>(
+    arguments: &UnlearnArguments,
+    session: &mut Session,
+) -> Result<(), CliError> {
+    match &arguments.resume {
+        Some(file) => resume::run::<E>(file, arguments, session),
+        None => unlearn::run::<E>(arguments, session),
+    }
+}
 
 /// A model that is loaded in this process, and where it came from.
 #[derive(Debug)]
@@ -22,14 +35,18 @@ pub(super) struct LocalModel<E> {
 }
 
 impl<E: LocalEngine> LocalModel<E> {
-    /// Opens and loads a folder or a built-in model.
+    /// Opens and loads a folder or a built-in model, and tells what is odd about it.
     pub(super) fn open(
         location: &str,
         variant: Option<&str>,
         compute: &Compute,
+        session: &mut Session,
     ) -> Result<Self, CliError> {
         let files = open_model(location)?;
         let engine = E::load(files.as_ref(), variant, compute)?;
+        for warning in engine.warnings() {
+            session.note(warning);
+        }
         Ok(Self { files, engine })
     }
 }
@@ -47,6 +64,15 @@ pub(super) trait LocalEngine: DeviceEngine {
     fn with_memory_limit(self, memory_limit: Option<u64>) -> Self;
     /// Digest of the U-Net's weights, as scores cite it.
     fn unet_digest(&self) -> Result<String, EngineError>;
+    /// An erasure of this model that was made before, of its edited tensors as
+    /// [`DeviceEngine::write_delta`] wrote them, and all else of it.
+    fn restore_erased(
+        &self,
+        record: ErasureRecord,
+        file: &str,
+        reader: Box<dyn ReadSeek>,
+        length: u64,
+    ) -> Result<Self::Erased, EngineError>;
 }
 
 impl LocalEngine for CandleEngine {
@@ -64,5 +90,15 @@ impl LocalEngine for CandleEngine {
 
     fn unet_digest(&self) -> Result<String, EngineError> {
         Ok(self.pipeline().unet_tensors.digest()?)
+    }
+
+    fn restore_erased(
+        &self,
+        record: ErasureRecord,
+        file: &str,
+        reader: Box<dyn ReadSeek>,
+        length: u64,
+    ) -> Result<Self::Erased, EngineError> {
+        self.restore_erased(record, file, reader, length)
     }
 }

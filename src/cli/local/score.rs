@@ -37,9 +37,11 @@ pub(in crate::cli) fn run<E: LocalEngine>(
     let expected = ["scores.json", "scores.png"];
     let mut staging = Staging::create(out, &expected, &session.interrupt)?;
     let compute = arguments.model.compute.settings().open()?;
-    let engine = LocalModel::<E>::open(name, arguments.model.variant.as_deref(), &compute)?.engine;
+    let engine =
+        LocalModel::<E>::open(name, arguments.model.variant.as_deref(), &compute, session)?.engine;
     spec.vocabulary = arguments.vocabulary.words(engine.vocabulary())?;
     spec.validate()?;
+    let spec = spec.canonical();
     let (scores, _) = session.work(|context| engine.score_timesteps(&spec, context))?;
     staging.write("scores.json", &json_bytes(&scores)?)?;
     staging.write("scores.png", &score_plot(&scores)?)?;

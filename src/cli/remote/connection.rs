@@ -16,7 +16,7 @@ use tonic::{
 };
 use tonic_types::StatusExt;
 
-use super::failure::{Refusal, RemoteError};
+use super::remote_error::{Refusal, RemoteError};
 
 /// Names the server where no flag does.
 const SERVER_VARIABLE: &str = "KEYSTEP_SERVER";
@@ -103,12 +103,15 @@ impl Interceptor for Credentials {
 pub(super) struct Connection {
     channel: AuthorizedChannel,
     request_id: String,
+    /// How messages name it.
+    server: String,
 }
 
 impl Connection {
     /// Reads the files and prepares the channel; must be called within a runtime.
     pub(super) fn open(arguments: &ServerArguments) -> Result<Self, RemoteError> {
         let server = &arguments.address()?;
+        check_no_secret(server)?;
         let uri: Uri = server.parse().map_err(|_| {
             RemoteError::Usage(format!("--server {server} is no URL; give https://HOST:PORT"))
         })?;
@@ -127,7 +130,7 @@ impl Connection {
             endpoint = endpoint.tls_config(tls(arguments)?).map_err(failed)?;
         }
         let token = arguments.token_file.as_deref().map(read_token).transpose()?;
-        Self::over(&endpoint, token)
+        Self::over(&endpoint, server, token)
     }
 
     /// To a server within this process, which knows no callers; must be called within a runtime.
@@ -135,17 +138,21 @@ impl Connection {
     pub(super) fn near(address: std::net::SocketAddr) -> Result<Self, RemoteError> {
         let server = format!("http://{address}");
         let endpoint = Endpoint::from_shared(server.clone())
-            .map_err(|source| RemoteError::Connection { server, source })?;
-        Self::over(&endpoint.connect_timeout(CONNECT_TIMEOUT), None)
+            .map_err(|source| RemoteError::Connection { server: server.clone(), source })?;
+        Self::over(&endpoint.connect_timeout(CONNECT_TIMEOUT), &server, None)
     }
 
-    fn over(endpoint: &Endpoint, token: Option<MetadataValue<Ascii>>) -> Result<Self, RemoteError> {
+    fn over(
+        endpoint: &Endpoint,
+        server: &str,
+        token: Option<MetadataValue<Ascii>>,
+    ) -> Result<Self, RemoteError> {
         let request_id = uuid::Uuid::new_v4().to_string();
         let carried = MetadataValue::try_from(&request_id)
             .map_err(|_| RemoteError::Usage("the request id is no header value".to_owned()))?;
         let credentials = Credentials { token, request_id: carried };
         let channel = InterceptedService::new(endpoint.connect_lazy(), credentials);
-        Ok(Self { channel, request_id })
+        Ok(Self { channel, request_id, server: server.to_owned() })
     }
 
     /// A channel for a generated client.
@@ -156,7 +163,7 @@ impl Connection {
     /// A status as an error that names this client's request.
     pub(super) fn refused(&self, status: Status) -> RemoteError {
         let request_id = self.request_id.clone();
-        RemoteError::Refused(Box::new(Refusal { status, request_id }))
+        RemoteError::Refused(Box::new(Refusal { status, request_id, server: self.server.clone() }))
     }
 
     /// Makes a call that may be repeated, again and again while the server is away.
@@ -194,6 +201,18 @@ pub(super) fn pause(status: &Status, tries: u32) -> Duration {
     let asked = status.get_details_retry_info().and_then(|info| info.retry_delay);
     let own = FIRST_PAUSE.saturating_mul(1 << tries.saturating_sub(1).min(16));
     asked.unwrap_or(own).min(LONGEST_PAUSE)
+}
+
+/// Messages show the address, and nothing of it but scheme, host and port is sent.
+fn check_no_secret(server: &str) -> Result<(), RemoteError> {
+    if server.contains(['@', '?', '#']) {
+        return Err(RemoteError::Usage(
+            "--server holds a user, a query or a fragment, and may hold a key; give \
+             https://HOST:PORT, and the token with --token-file"
+                .to_owned(),
+        ));
+    }
+    Ok(())
 }
 
 /// Whether the address is secure; plaintext stays on this machine.
@@ -251,6 +270,15 @@ mod tests {
         assert_eq!(secure("http://example.com"), None);
         assert_eq!(secure("http://localhost.example.com"), None);
         assert_eq!(secure("ftp://localhost"), None);
+    }
+
+    #[test]
+    fn an_address_with_a_key_is_refused_and_not_shown() {
+        for server in ["https://me:hunter2@h", "https://h/?key=hunter2", "https://h/#hunter2"] {
+            let error = check_no_secret(server).unwrap_err().to_string();
+            assert!(error.contains("--token-file") && !error.contains("hunter2"), "{error}");
+        }
+        assert!(check_no_secret("https://h:50051").is_ok());
     }
 
     #[test]

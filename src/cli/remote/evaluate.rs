@@ -1,6 +1,6 @@
 //! `keystep evaluate --server`.
 
-use super::{submit::Errand, wire};
+use super::{submit::JobSubmission, wire};
 use crate::{
     cli::{CliError, evaluate::EvaluateArguments},
     proto::keystep::v1::{
@@ -24,13 +24,13 @@ pub(in crate::cli) fn run(arguments: &EvaluateArguments) -> Result<(), CliError>
     ];
     let server = arguments.place.server(&only_local)?;
     let request = request(arguments)?;
-    let errand = Errand {
+    let submission = JobSubmission {
         server,
         submit: &arguments.submit,
         request_id: &request.request_id,
         quiet: arguments.quiet.quiet,
     };
-    errand.run(|channel| {
+    submission.run(|channel| {
         let request = request.clone();
         async move { UnlearningServiceClient::new(channel).evaluate_erasure(request).await }
     })?;
@@ -57,5 +57,6 @@ fn request(arguments: &EvaluateArguments) -> Result<EvaluateErasureRequest, CliE
         force: submission.force,
         validate_only: submission.validate_only,
         destination: submission.destination,
+        sampler: wire::sampler(arguments.sampler.sampler).into(),
     })
 }

@@ -1,12 +1,23 @@
-//! The wire's field names as the flags that set them.
+//! The names of fields, on the wire and in specs, as the flags that set them.
 
 /// The flag that sets a field, with the field's path where that says more; or the path alone.
-pub(super) fn flag_and_path(path: &str) -> String {
+pub(in crate::cli) fn flag_and_path(path: &str) -> String {
     let name = path.split(['.', '[']).next().unwrap_or(path);
-    match flag(name) {
+    match of_spec(path).or_else(|| flag(name)) {
         None => path.to_owned(),
         Some(flag) if flag[2..].replace('-', "_") == path => flag.to_owned(),
         Some(flag) => format!("{flag} ({path})"),
+    }
+}
+
+/// The flag of a field that has none of its own name in a spec, since it lies deeper there.
+fn of_spec(path: &str) -> Option<&'static str> {
+    match path.rsplit('.').next()? {
+        "updates" => Some("--updates"),
+        "learning_rate" | "relative_rate" => Some("--learning-rate"),
+        "replacement" => Some("--replace-with"),
+        _ if path.starts_with("method.key_steps") => Some("--window"),
+        _ => None,
     }
 }
 
@@ -32,9 +43,12 @@ fn flag(name: &str) -> Option<&'static str> {
         "trajectories" => "--trajectories",
         "measures" => "--no-switch-curve",
         "guidance_scale" => "--guidance-scale",
+        "init_image" => "--init-image",
+        "strength" => "--strength",
+        "sampler" | "evaluate_sampler" => "--sampler",
         "width" => "--width",
         "height" => "--height",
-        "prompt" => "--prompt",
+        "prompt" | "pictures" => "--prompt",
         "negative_prompt" => "--negative-prompt",
         "preview_every_steps" => "--preview-every",
         "target_seeds" => "--target-seeds",
@@ -65,6 +79,11 @@ mod tests {
             ("window.low", "--window (window.low)"),
             ("concept_kind", "--kind (concept_kind)"),
             ("page_size", "page_size"),
+            ("method.updates", "--updates (method.updates)"),
+            ("method.relative_rate", "--learning-rate (method.relative_rate)"),
+            ("concepts[0].replacement", "--replace-with (concepts[0].replacement)"),
+            ("concepts[1].text", "--concept (concepts[1].text)"),
+            ("pictures[0].prompt", "--prompt (pictures[0].prompt)"),
             ("", ""),
         ] {
             assert_eq!(flag_and_path(path), told);
@@ -87,7 +106,7 @@ mod tests {
             seen += 1;
             // The verbs do not set these: published methods run as published, and flags that only
             // switch something on cannot be wrong.
-            let unset = ["key_steps", "auto", "sampler", "validate_only", "force"];
+            let unset = ["key_steps", "auto", "validate_only", "force"];
             for field in message.field.iter().filter(|field| !unset.contains(&field.name())) {
                 assert!(flag(field.name()).is_some(), "{}.{}", message.name(), field.name());
             }

@@ -1,6 +1,6 @@
 //! `keystep generate --server`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
@@ -10,17 +10,18 @@ use super::{
     interrupt::Interrupt,
     json, print,
     saving::PictureFolder,
+    wire,
 };
 use crate::{
     cli::{
         CliError,
         generate::GenerateArguments,
         place::needed,
-        progress::{ProgressDisplay, Standing},
+        progress::{ProgressDisplay, Standing, Unit},
         stopwatch::Stopwatch,
     },
     proto::keystep::v1::{
-        GenerateRequest, Sampler, generate_response::Update,
+        GenerateRequest, generate_response::Update,
         unlearning_service_client::UnlearningServiceClient,
     },
 };
@@ -89,9 +90,22 @@ fn request(arguments: &GenerateArguments) -> Result<GenerateRequest, CliError> {
         height: arguments.height,
         seeds: vec![arguments.seed],
         count: Some(arguments.count),
-        sampler: Sampler::Ddim.into(),
+        sampler: wire::sampler(arguments.sampler.sampler).into(),
         preview_every_steps: arguments.preview_every,
+        init_image: arguments.init_image.as_deref().map(png).transpose()?.unwrap_or_default(),
+        strength: arguments.strength,
     })
+}
+
+/// A file's bytes, which the server reads.
+fn png(path: &Path) -> Result<Vec<u8>, CliError> {
+    let read = std::fs::read(path);
+    let png = read.map_err(|source| CliError::File { path: path.to_owned(), source })?;
+    if png.is_empty() {
+        let message = format!("--init-image {}: is empty; give a PNG", path.display());
+        return Err(CliError::Usage(message));
+    }
+    Ok(png)
 }
 
 #[derive(Debug)]
@@ -108,6 +122,7 @@ impl Drawing<'_> {
         request: GenerateRequest,
     ) -> Result<(), RemoteError> {
         let connection = Connection::open(server)?;
+        let wanted = request.count.unwrap_or(1) as usize;
         let mut stream = connection
             .repeatable(|channel| {
                 let request = request.clone();
@@ -123,8 +138,11 @@ impl Drawing<'_> {
             match message.update {
                 Some(Update::StepsDone(done)) => self.display.show(Standing {
                     phase: "drawing pictures".into(),
-                    done: done.into(),
-                    total: message.steps_total.into(),
+                    // The server counts the steps of all pictures; samplers differ in how many they
+                    // take.
+                    done: u64::from(done) * wanted as u64 / u64::from(message.steps_total).max(1),
+                    total: wanted as u64,
+                    unit: Unit::Count,
                     loss: None,
                 }),
                 Some(Update::QueuePosition(ahead)) => {
@@ -138,7 +156,6 @@ impl Drawing<'_> {
                 None => {}
             }
         }
-        let wanted = request.count.unwrap_or(1) as usize;
         if self.kept.len() == wanted {
             return Ok(());
         }

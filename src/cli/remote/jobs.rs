@@ -17,7 +17,10 @@ use crate::{
             CancelOperationRequest, DeleteOperationRequest, GetOperationRequest,
             ListOperationsRequest, Operation, operations_client::OperationsClient,
         },
-        keystep::v1::WatchOperationRequest,
+        keystep::v1::{
+            PublishResultRequest, WatchOperationRequest,
+            unlearning_service_client::UnlearningServiceClient,
+        },
     },
 };
 
@@ -30,7 +33,8 @@ the job goes on.
 Examples:
   keystep jobs list --server http://127.0.0.1:50051
   keystep jobs watch operations/0192 --server https://keystep.example --token-file token
-  keystep jobs cancel operations/0192 --server https://keystep.example --token-file token")]
+  keystep jobs cancel operations/0192 --server https://keystep.example --token-file token
+  keystep jobs publish operations/0192 --server https://keystep.example --token-file token")]
 pub(in crate::cli) struct JobsArguments {
     #[command(subcommand)]
     verb: JobsVerb,
@@ -66,6 +70,8 @@ enum JobsVerb {
     },
     /// Asks a job to stop.
     Cancel(OneJob),
+    /// Publishes the finished result of a job that failed while its output was away.
+    Publish(OneJob),
     /// Forgets a job that is done.
     Delete(OneJob),
     /// Waits in silence until a job ends.
@@ -80,6 +86,7 @@ pub(in crate::cli) fn run(arguments: &JobsArguments) -> Result<(), RemoteError> 
             JobsVerb::Get(job) => get(job).await,
             JobsVerb::Watch { job, after_sequence } => follow(job, *after_sequence, true).await,
             JobsVerb::Cancel(job) => cancel(job).await,
+            JobsVerb::Publish(job) => publish(job).await,
             JobsVerb::Delete(job) => delete(job).await,
             JobsVerb::Wait(job) => follow(job, 0, false).await,
         }
@@ -142,6 +149,18 @@ async fn cancel(job: &OneJob) -> Result<(), RemoteError> {
         .await?;
     done(job, "cancel_requested", "was asked to stop");
     Ok(())
+}
+
+async fn publish(job: &OneJob) -> Result<(), RemoteError> {
+    let connection = Connection::open(&job.server)?;
+    let request = PublishResultRequest { name: job.name.clone() };
+    let operation = connection
+        .repeatable(|channel| {
+            let request = request.clone();
+            async move { UnlearningServiceClient::new(channel).publish_result(request).await }
+        })
+        .await?;
+    show(&operation, job.server.json)
 }
 
 async fn delete(job: &OneJob) -> Result<(), RemoteError> {

@@ -4,7 +4,7 @@ use prost::Message;
 use serde_json::{Value, json};
 use tonic_types::RpcStatusExt;
 
-use super::failure::RemoteError;
+use super::remote_error::RemoteError;
 use crate::proto::{
     google::longrunning::{Operation, operation::Result as Ending},
     keystep::v1::{
@@ -54,6 +54,7 @@ fn verdicts(verdicts: &[Verdict]) -> Value {
     let one = |verdict: &Verdict| {
         json!({
             "judge": verdict.judge, "concept": verdict.concept,
+            "sampler": verdict.sampler().as_str_name(),
             "edited": figures(verdict.edited.as_ref()), "base": figures(verdict.base.as_ref()),
         })
     };
@@ -165,6 +166,7 @@ fn metadata(any: Option<&prost_types::Any>) -> Result<Value, RemoteError> {
             "create_time": time(data.create_time.as_ref()),
             "update_time": time(data.update_time.as_ref()),
             "expire_time": time(data.expire_time.as_ref()),
+            "result_expire_time": time(data.result_expire_time.as_ref()),
             "deadline": time(data.deadline.as_ref()),
             "cancel_requested": data.cancel_requested, "last_sequence": data.last_sequence,
             "base_model": data.base_model, "concepts": data.concepts, "labels": data.labels,
@@ -179,6 +181,7 @@ fn metadata(any: Option<&prost_types::Any>) -> Result<Value, RemoteError> {
             "create_time": time(data.create_time.as_ref()),
             "update_time": time(data.update_time.as_ref()),
             "expire_time": time(data.expire_time.as_ref()),
+            "result_expire_time": time(data.result_expire_time.as_ref()),
             "deadline": time(data.deadline.as_ref()),
             "cancel_requested": data.cancel_requested, "last_sequence": data.last_sequence,
             "base_model": data.base_model, "edited_model": data.edited_model,

@@ -4,13 +4,13 @@
 mod client;
 mod connection;
 pub(super) mod evaluate;
-mod failure;
 mod fields;
 pub(super) mod generate;
 mod interrupt;
 pub(super) mod jobs;
 mod json;
 pub(super) mod models;
+mod remote_error;
 mod saving;
 pub(super) mod score;
 mod submit;
@@ -22,7 +22,8 @@ pub(super) mod wire;
 #[cfg(feature = "server")]
 pub(super) use client::Client;
 pub(super) use connection::ServerArguments;
-pub(super) use failure::RemoteError;
+pub(super) use fields::flag_and_path;
+pub(super) use remote_error::RemoteError;
 pub(super) use submit::SubmitArguments;
 
 use std::{future::Future, io::Write};

@@ -107,14 +107,14 @@ impl SubmitArguments {
 
 /// A job to be submitted.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Errand<'a> {
+pub(super) struct JobSubmission<'a> {
     pub(super) server: &'a ServerArguments,
     pub(super) submit: &'a SubmitArguments,
     pub(super) request_id: &'a str,
     pub(super) quiet: bool,
 }
 
-impl Errand<'_> {
+impl JobSubmission<'_> {
     /// Submits, follows to the end and prints what came of it. `call` may be made several times.
     pub(super) fn run<F>(self, call: impl FnMut(AuthorizedChannel) -> F) -> Result<(), RemoteError>
     where

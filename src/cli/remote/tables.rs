@@ -2,12 +2,12 @@
 
 use std::fmt::Write;
 
-use super::{RemoteError, json};
+use super::{RemoteError, json, wire};
 use crate::proto::{
     google::longrunning::Operation,
     keystep::v1::{
-        Estimate, EvaluateErasureResponse, Figures, Plan, ScoreSummary, ScoreTimestepsResponse,
-        UnlearnConceptResponse, Verdict,
+        Estimate, EvaluateErasureResponse, Figures, Plan, Sampler, ScoreSummary,
+        ScoreTimestepsResponse, UnlearnConceptResponse, Verdict,
     },
 };
 
@@ -111,7 +111,12 @@ fn figures(verdicts: &[Verdict]) -> String {
         }
         row
     }));
-    columns(&rows)
+    let mut text = columns(&rows);
+    // Servers of before do not tell, and all of them drew with DDIM.
+    if let Some(verdict) = verdicts.first().filter(|it| it.sampler() != Sampler::Unspecified) {
+        let _ = write!(text, "\ndrawn with {}", wire::sampler_name(verdict.sampler));
+    }
+    text
 }
 
 type Measured = fn(&ScoreTimestepsResponse) -> Option<&Estimate>;

@@ -1,6 +1,6 @@
 //! `keystep unlearn --server`.
 
-use super::{submit::Errand, wire};
+use super::{submit::JobSubmission, wire};
 use crate::{
     cli::{CliError, unlearn::UnlearnArguments},
     proto::keystep::v1::{
@@ -23,13 +23,13 @@ pub(in crate::cli) fn run(arguments: &UnlearnArguments) -> Result<(), CliError> 
     ];
     let server = arguments.place.server(&only_local)?;
     let request = request(arguments)?;
-    let errand = Errand {
+    let submission = JobSubmission {
         server,
         submit: &arguments.submit,
         request_id: &request.request_id,
         quiet: arguments.quiet.quiet,
     };
-    errand.run(|channel| {
+    submission.run(|channel| {
         let request = request.clone();
         async move { UnlearningServiceClient::new(channel).unlearn_concept(request).await }
     })?;
@@ -44,7 +44,7 @@ fn request(arguments: &UnlearnArguments) -> Result<UnlearnConceptRequest, CliErr
             return Err(CliError::Usage("--base-model is missing; --server needs it".to_owned()));
         }
     };
-    let concepts = arguments.concepts();
+    let concepts = arguments.concepts()?;
     let window = arguments.window.given(arguments.method.method, &concepts)?;
     let window_source = match (&arguments.window.score_digest, window) {
         (Some(digest), _) => Some(WindowSource::ScoreDigest(digest.clone())),
@@ -59,7 +59,7 @@ fn request(arguments: &UnlearnArguments) -> Result<UnlearnConceptRequest, CliErr
         request_id: submission.request_id,
         base_model,
         concepts: arguments.concept.clone(),
-        concept_kind: wire::kind(arguments.kind).into(),
+        concept_kind: wire::kind(arguments.kind()?).into(),
         seed: Some(arguments.seed),
         validate_only: submission.validate_only,
         window_source,
@@ -86,6 +86,7 @@ fn request(arguments: &UnlearnArguments) -> Result<UnlearnConceptRequest, CliErr
             (false, true) => Some(false),
             (false, false) => None,
         },
+        evaluate_sampler: wire::sampler(arguments.sampler).into(),
         key_steps: None,
     })
 }

@@ -10,7 +10,7 @@ use super::{
     json,
 };
 use crate::{
-    cli::progress::{ProgressDisplay, Standing},
+    cli::progress::{ProgressDisplay, Standing, Unit},
     proto::{
         google::longrunning::{
             GetOperationRequest, Operation, operations_client::OperationsClient,
@@ -131,6 +131,7 @@ pub(super) fn standing(progress: &Progress) -> Standing {
         phase: phase_name(progress.phase()).into(),
         done: progress.units_done,
         total: progress.units_total,
+        unit: if progress.phase() == WorkPhase::Upload { Unit::Bytes } else { Unit::Count },
         loss: training.then_some(progress.loss),
     }
 }

@@ -2,10 +2,10 @@
 
 use crate::{
     proto::keystep::v1::{
-        ConceptKind as WireKind, LogSnrWindow as WireWindow, TrainableScope, UnlearningMethod,
-        Vocabulary as WireVocabulary,
+        ConceptKind as WireKind, LogSnrWindow as WireWindow, Sampler, TrainableScope,
+        UnlearningMethod, Vocabulary as WireVocabulary,
     },
-    spec::{ConceptKind, LogSnrWindow, MethodName, Scope, Vocabulary},
+    spec::{ConceptKind, LogSnrWindow, MethodName, SamplerKind, Scope, Vocabulary},
 };
 
 pub(in crate::cli) fn kind(kind: ConceptKind) -> WireKind {
@@ -43,4 +43,24 @@ pub(super) fn window(window: LogSnrWindow) -> WireWindow {
 
 pub(super) fn vocabulary(words: Vocabulary) -> WireVocabulary {
     WireVocabulary { anything: words.anything, objects: words.objects, styles: words.styles }
+}
+
+pub(super) fn sampler(kind: Option<SamplerKind>) -> Sampler {
+    match kind {
+        None => Sampler::Unspecified,
+        Some(SamplerKind::Ddim) => Sampler::Ddim,
+        Some(SamplerKind::Pndm) => Sampler::Pndm,
+        Some(SamplerKind::Euler) => Sampler::Euler,
+        Some(SamplerKind::EulerAncestral) => Sampler::EulerAncestral,
+        Some(SamplerKind::Dpmpp2m) => Sampler::Dpmpp2m,
+        Some(SamplerKind::Dpmpp2mKarras) => Sampler::Dpmpp2mKarras,
+        Some(SamplerKind::Unipc) => Sampler::Unipc,
+        Some(SamplerKind::Lcm) => Sampler::Lcm,
+    }
+}
+
+/// A sampler's name as on the command line; that of the wire for one of a later server.
+pub(super) fn sampler_name(number: i32) -> String {
+    let known = SamplerKind::ALL.into_iter().find(|kind| sampler(Some(*kind)) as i32 == number);
+    known.map_or_else(|| number.to_string(), |kind| kind.name().to_owned())
 }

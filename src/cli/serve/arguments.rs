@@ -20,11 +20,13 @@ Signals: SIGTERM or SIGINT goes away in phases, a second one at once; SIGHUP rea
 certificates again.
 Exit codes: 0 fine, 1 it failed or a limit of the shutdown was hit, 64 wrong configuration, 130
 ended by a second signal.")]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
 pub(in crate::cli) struct ServeArguments {
     /// The TOML file with the settings.
     #[arg(long, value_name = "FILE")]
     pub(super) config: Option<PathBuf>,
-    /// Check the settings and end: 0, or 64 and every violation. Touches nothing.
+    /// Check the settings, print who may do what, and end: 0, or 64 and every violation. Changes
+    /// nothing, and reads no file but the configuration and the token file.
     #[arg(long)]
     pub(super) check: bool,
     /// Print the settings, secrets masked, and where each came from, and end.
@@ -40,6 +42,10 @@ pub(in crate::cli) struct ServeArguments {
     /// [storage.outputs, default: the folder "published" in the data folder].
     #[arg(long, value_name = "URL")]
     pub(super) output: Vec<String>,
+    /// Start although the job store does not know the work that lies in the data folder, and remove
+    /// that work [`jobs.begin_anew`].
+    #[arg(long)]
+    pub(super) begin_anew: bool,
     /// File with the hashes of bearer tokens [`authentication.token_file`].
     #[arg(long, value_name = "FILE")]
     pub(super) token_file: Option<String>,
@@ -83,6 +89,7 @@ impl ServeArguments {
         for output in &self.output {
             give("--output", "storage.outputs", Some(output.clone()));
         }
+        give("--begin-anew", "jobs.begin_anew", self.begin_anew.then(|| "true".to_owned()));
         give("--token-file", "authentication.token_file", self.token_file.clone());
         give("--metrics-listen", "metrics.listen", self.metrics_listen.clone());
         give("--insecure", "server.insecure", self.insecure.then(|| "true".to_owned()));

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Deserialize;
 
-use super::read_text;
+use super::{header::OpenWeights, read_text};
 use crate::{engine::EngineError, spec::ModelFiles};
 
 /// Formats that hold pickled Python objects or another framework's tensors.
@@ -30,6 +30,28 @@ impl Shards {
     /// Every shard once.
     pub(super) fn files(&self) -> BTreeSet<&str> {
         self.shard_of.values().map(String::as_str).collect()
+    }
+
+    /// Refuses a shard that holds other tensors than the index says.
+    pub(super) fn agree(&self, name: &str, open: &OpenWeights) -> Result<(), EngineError> {
+        let damaged =
+            |message| Err(EngineError::DamagedWeights { file: open.file.clone(), message });
+        for (tensor, shard) in &self.shard_of {
+            let is_here = open.tensors.contains_key(tensor);
+            if shard == name && !is_here {
+                return damaged(format!(
+                    "it lacks the tensor \"{tensor}\" that {} places in it; fetch both again",
+                    self.index
+                ));
+            }
+            if shard != name && is_here {
+                return damaged(format!(
+                    "it holds the tensor \"{tensor}\" that {} places in {shard}; fetch both again",
+                    self.index
+                ));
+            }
+        }
+        Ok(())
     }
 }
 
@@ -60,6 +82,17 @@ pub(super) fn locate(
     } else {
         Ok(Located::Single(best.name.to_owned()))
     }
+}
+
+/// Whether a component has weights of a variant.
+pub(in crate::engine) fn has_variant(
+    files: &dyn ModelFiles,
+    component: &str,
+    variant: &str,
+) -> bool {
+    let prefix = format!("{component}/");
+    let mut candidates = files.names().iter().filter_map(|name| Candidate::of(name, &prefix));
+    candidates.any(|found| found.variant == Some(variant))
 }
 
 /// A file that may hold a component's weights, or list those that do.
@@ -158,7 +191,7 @@ fn read_index(files: &dyn ModelFiles, component: &str, name: &str) -> Result<Sha
     let index = format!("{}/{name}", files.location());
     let refuse = |message: String| EngineError::Config { file: index.clone(), message };
     let json = read_text(files, name)?;
-    let parsed: Index = serde_json::from_str(&json)
+    let parsed: Index = crate::engine::python_json::read(&json)
         .map_err(|error| refuse(format!("is not an index of shards: {error}; fetch it again")))?;
 
     let mut shard_of = BTreeMap::new();

@@ -10,15 +10,17 @@ mod tests;
 mod text;
 mod write;
 
+pub(in crate::engine) use locate::has_variant;
 pub(in crate::engine) use measure::{
-    Measured, measure_component, measure_large_component, measure_single,
+    Measured, measure_large_named, outline_component, outline_single,
 };
-pub use read::{read_component, read_edited, read_large_component, read_single};
+pub(in crate::engine) use read::{check_dtype, read_large_named, read_named, read_single_named};
+pub use read::{read_component, read_edited, read_large_component, read_metadata, read_single};
 pub(in crate::engine) use saved::SavedFile;
 pub use text::read_text;
 pub use write::{CheckpointWriteError, write_safetensors};
 
-use std::{collections::BTreeMap, fmt::Write};
+use std::collections::BTreeMap;
 
 use candle_core::{DType, Device, Tensor};
 use sha2::{Digest, Sha256};
@@ -47,11 +49,17 @@ pub struct StoredTensors {
     pub tensors: BTreeMap<String, StoredTensor>,
 }
 
+impl StoredTensor {
+    /// Bytes that it takes.
+    pub fn bytes(&self) -> u64 {
+        (self.tensor.elem_count() * self.tensor.dtype().size_in_bytes()) as u64
+    }
+}
+
 impl StoredTensors {
     /// Bytes that all tensors take.
     pub fn bytes(&self) -> u64 {
-        let bytes = |tensor: &Tensor| tensor.elem_count() * tensor.dtype().size_in_bytes();
-        self.tensors.values().map(|stored| bytes(&stored.tensor) as u64).sum()
+        self.tensors.values().map(StoredTensor::bytes).sum()
     }
 
     /// The same tensors on a device, as a network computes with them: what has two axes or more in
@@ -101,16 +109,6 @@ impl StoredTensors {
                 hasher.update(bytes);
             }
         }
-        Ok(hexadecimal(&hasher.finalize()))
+        Ok(hex::encode(hasher.finalize()))
     }
-}
-
-/// A digest as it is written.
-pub(in crate::engine) fn hexadecimal(bytes: &[u8]) -> String {
-    let mut text = String::new();
-    for byte in bytes {
-        // Writing to a string cannot fail.
-        let _ = write!(text, "{byte:02x}");
-    }
-    text
 }

@@ -1,6 +1,9 @@
 //! Weights out of safetensors files: whatever is wrong with a file ends in an error that names it.
 
-use std::io::{self, Read, Seek, SeekFrom};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io::{self, Read, Seek, SeekFrom},
+};
 
 use candle_core::{Device, Tensor};
 use half::{bf16, f16};
@@ -9,7 +12,7 @@ use safetensors::{Dtype, tensor::TensorInfo};
 use super::{
     StoredTensor, StoredTensors,
     header::{HeaderFault, OpenWeights, is_bookkeeping, unreadable},
-    locate::{Located, Shards, locate},
+    locate::{Located, locate},
     measure::keeps_halves,
 };
 use crate::{
@@ -31,7 +34,20 @@ pub fn read_component(
     variant: Option<&str>,
     device: &Device,
 ) -> Result<StoredTensors, EngineError> {
-    read_located(files, component, locate(files, component, variant)?, Halves::Widened, device)
+    let located = locate(files, component, variant)?;
+    read_located(files, component, located, None, Halves::Widened, device)
+}
+
+/// The weights of these names alone; all others are passed over unread.
+pub(in crate::engine) fn read_named(
+    files: &dyn ModelFiles,
+    component: &str,
+    variant: Option<&str>,
+    names: &BTreeSet<String>,
+    device: &Device,
+) -> Result<StoredTensors, EngineError> {
+    let located = locate(files, component, variant)?;
+    read_located(files, component, located, Some(names), Halves::Widened, device)
 }
 
 /// [`read_component`] of a network whose layers widen their own weights: in host memory, a component
@@ -43,12 +59,34 @@ pub fn read_large_component(
     variant: Option<&str>,
     device: &Device,
 ) -> Result<StoredTensors, EngineError> {
-    let halves = if device.is_cpu() && keeps_halves(files, component, variant)? {
+    read_large(files, component, variant, None, device)
+}
+
+/// The same of the weights of these names alone.
+pub(in crate::engine) fn read_large_named(
+    files: &dyn ModelFiles,
+    component: &str,
+    variant: Option<&str>,
+    names: &BTreeSet<String>,
+    device: &Device,
+) -> Result<StoredTensors, EngineError> {
+    read_large(files, component, variant, Some(names), device)
+}
+
+fn read_large(
+    files: &dyn ModelFiles,
+    component: &str,
+    variant: Option<&str>,
+    names: Option<&BTreeSet<String>>,
+    device: &Device,
+) -> Result<StoredTensors, EngineError> {
+    let halves = if device.is_cpu() && keeps_halves(files, component, variant, names)? {
         Halves::Kept
     } else {
         Halves::Widened
     };
-    read_located(files, component, locate(files, component, variant)?, halves, device)
+    let located = locate(files, component, variant)?;
+    read_located(files, component, located, names, halves, device)
 }
 
 /// What becomes of matrices and kernels that a file stores in half precision.
@@ -62,6 +100,7 @@ pub(super) fn read_located(
     files: &dyn ModelFiles,
     component: &str,
     located: Located,
+    names: Option<&BTreeSet<String>>,
     halves: Halves,
     device: &Device,
 ) -> Result<StoredTensors, EngineError> {
@@ -70,14 +109,15 @@ pub(super) fn read_located(
         ..StoredTensors::default()
     };
     let mut read = |name: &str, open| {
-        read_all(open, halves, device, &mut stored).map_err(|fault| fault.in_model(files, name))
+        read_all(open, names, halves, device, &mut stored)
+            .map_err(|fault| fault.in_model(files, name))
     };
     match located {
         Located::Single(name) => read(&name, OpenWeights::open(files, &name)?)?,
         Located::Sharded(shards) => {
             for name in shards.files() {
                 let open = OpenWeights::open(files, name)?;
-                agree(&shards, name, &open)?;
+                shards.agree(name, &open)?;
                 read(name, open)?;
             }
         }
@@ -91,14 +131,81 @@ pub fn read_single(
     path: &str,
     device: &Device,
 ) -> Result<StoredTensors, EngineError> {
+    read_single_file(files, path, None, device)
+}
+
+/// The weights of these names alone; all others are passed over unread.
+pub(in crate::engine) fn read_single_named(
+    files: &dyn ModelFiles,
+    path: &str,
+    names: &BTreeSet<String>,
+    device: &Device,
+) -> Result<StoredTensors, EngineError> {
+    read_single_file(files, path, Some(names), device)
+}
+
+fn read_single_file(
+    files: &dyn ModelFiles,
+    path: &str,
+    names: Option<&BTreeSet<String>>,
+    device: &Device,
+) -> Result<StoredTensors, EngineError> {
     let mut stored = StoredTensors {
         location: format!("{}/{path}", files.location()),
         ..StoredTensors::default()
     };
     let open = OpenWeights::open(files, path)?;
-    read_all(open, Halves::Widened, device, &mut stored)
+    read_all(open, names, Halves::Widened, device, &mut stored)
         .map_err(|fault| fault.in_model(files, path))?;
     Ok(stored)
+}
+
+/// Refuses a type of numbers that is not computed with.
+pub(in crate::engine) fn check_dtype(
+    file: &str,
+    name: &str,
+    dtype: Dtype,
+) -> Result<(), EngineError> {
+    match dtype {
+        Dtype::F64 | Dtype::F32 | Dtype::F16 | Dtype::BF16 => Ok(()),
+        dtype => Err(EngineError::UnsupportedDtype {
+            file: file.to_owned(),
+            name: name.to_owned(),
+            dtype,
+        }),
+    }
+}
+
+/// What a safetensors file of no model says of itself; its header is checked, and no tensor read.
+/// `file` is how messages name the file that `reader` reads.
+pub fn read_metadata(
+    file: &str,
+    reader: Box<dyn ReadSeek>,
+    length: u64,
+) -> Result<BTreeMap<String, String>, EngineError> {
+    Ok(open_alone(file, reader, length)?.metadata)
+}
+
+/// Opens a file that lies in no model's folder.
+fn open_alone(
+    file: &str,
+    reader: Box<dyn ReadSeek>,
+    length: u64,
+) -> Result<OpenWeights, EngineError> {
+    let damaged = |message| EngineError::DamagedWeights { file: file.to_owned(), message };
+    OpenWeights::read(file.to_owned(), reader, length).map_err(|fault| match fault {
+        HeaderFault::Damaged(message) => damaged(message),
+        HeaderFault::LfsPointer => damaged("it is a Git LFS pointer".to_owned()),
+        HeaderFault::Unreadable(source) => unreadable_alone(file, source),
+    })
+}
+
+fn unreadable_alone(file: &str, source: io::Error) -> EngineError {
+    EngineError::File(FileError::Unreadable {
+        location: file.to_owned(),
+        name: String::new(),
+        source,
+    })
 }
 
 /// Reads tensors that replace some of a component's, such as an erasure's edited ones; all others
@@ -113,20 +220,7 @@ pub fn read_edited(
     base: &StoredTensors,
     device: &Device,
 ) -> Result<StoredTensors, EngineError> {
-    let read_fault = |source| {
-        EngineError::File(FileError::Unreadable {
-            location: file.to_owned(),
-            name: String::new(),
-            source,
-        })
-    };
-    let damaged = |message| EngineError::DamagedWeights { file: file.to_owned(), message };
-    let mut open =
-        OpenWeights::read(file.to_owned(), reader, length).map_err(|fault| match fault {
-            HeaderFault::Damaged(message) => damaged(message),
-            HeaderFault::LfsPointer => damaged("it is a Git LFS pointer".to_owned()),
-            HeaderFault::Unreadable(source) => read_fault(source),
-        })?;
+    let mut open = open_alone(file, reader, length)?;
     let surplus = open.tensors.keys().filter(|name| !base.tensors.contains_key(*name)).count();
     // All of it before the first tensor is read.
     for (name, info) in &open.tensors {
@@ -147,7 +241,7 @@ pub fn read_edited(
                     found: info.shape.clone(),
                 });
             }
-            Some(_) => {}
+            Some(_) => check_dtype(file, name, info.dtype)?,
         }
     }
     let mut edited = StoredTensors { location: file.to_owned(), tensors: base.tensors.clone() };
@@ -157,7 +251,7 @@ pub fn read_edited(
     for (name, info) in infos {
         let tensor = match read_tensor(&mut open, &name, &info, device, &mut buffer) {
             Ok(tensor) => tensor,
-            Err(ReadFault::Io(source)) => return Err(read_fault(source)),
+            Err(ReadFault::Io(source)) => return Err(unreadable_alone(file, source)),
             Err(ReadFault::Other(error)) => return Err(error),
         };
         let stored = StoredTensor { tensor, file: file.to_owned(), dtype: info.dtype };
@@ -166,31 +260,11 @@ pub fn read_edited(
     Ok(edited)
 }
 
-/// Refuses a shard that holds other tensors than the index says.
-fn agree(shards: &Shards, name: &str, open: &OpenWeights) -> Result<(), EngineError> {
-    let damaged = |message| Err(EngineError::DamagedWeights { file: open.file.clone(), message });
-    for (tensor, shard) in &shards.shard_of {
-        let is_here = open.tensors.contains_key(tensor);
-        if shard == name && !is_here {
-            return damaged(format!(
-                "it lacks the tensor \"{tensor}\" that {} places in it; fetch both again",
-                shards.index
-            ));
-        }
-        if shard != name && is_here {
-            return damaged(format!(
-                "it holds the tensor \"{tensor}\" that {} places in {shard}; fetch both again",
-                shards.index
-            ));
-        }
-    }
-    Ok(())
-}
-
-/// Reads every tensor of an open file, one by one, so that never more than one lies in memory
-/// beside the result.
+/// Reads the tensors of an open file that are named, or all where no names are given, one by one, so
+/// that never more than one lies in memory beside the result.
 fn read_all(
     mut open: OpenWeights,
+    names: Option<&BTreeSet<String>>,
     halves: Halves,
     device: &Device,
     stored: &mut StoredTensors,
@@ -200,7 +274,8 @@ fn read_all(
     by_position.sort_by_key(|(_, info)| info.data_offsets);
     let mut buffer = Vec::new();
     for (tensor_name, info) in by_position {
-        if is_bookkeeping(info.dtype) {
+        let is_named = names.is_none_or(|names| names.contains(&tensor_name));
+        if is_bookkeeping(info.dtype) || !is_named {
             continue;
         }
         let is_matrix = info.shape.len() > 1;
@@ -295,19 +370,11 @@ impl<'a> Values<'a> {
         info: &'a TensorInfo,
         halves: Halves,
     ) -> Result<Self, EngineError> {
+        check_dtype(file, name, info.dtype)?;
         let numbers = match info.dtype {
             Dtype::F16 if halves == Halves::Kept => room(file, name, info).map(Numbers::Half)?,
             Dtype::BF16 if halves == Halves::Kept => room(file, name, info).map(Numbers::Brain)?,
-            Dtype::F64 | Dtype::F32 | Dtype::F16 | Dtype::BF16 => {
-                room(file, name, info).map(Numbers::Single)?
-            }
-            dtype => {
-                return Err(EngineError::UnsupportedDtype {
-                    file: file.to_owned(),
-                    name: name.to_owned(),
-                    dtype,
-                });
-            }
+            _ => room(file, name, info).map(Numbers::Single)?,
         };
         Ok(Self { file: file.to_owned(), name, info, numbers })
     }

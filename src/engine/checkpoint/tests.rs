@@ -181,7 +181,7 @@ fn halves_are_kept_in_matrices_alone_and_hold_the_same_numbers() {
     let files = MemoryModel::new([(WEIGHTS, bytes)]);
     let read = |halves| {
         let located = locate::locate(&files, "unet", None).unwrap();
-        read::read_located(&files, "unet", located, halves, &Device::Cpu).unwrap()
+        read::read_located(&files, "unet", located, None, halves, &Device::Cpu).unwrap()
     };
     let (kept, widened) = (read(read::Halves::Kept), read(read::Halves::Widened));
     let dtypes: Vec<_> = kept.tensors.values().map(|stored| stored.tensor.dtype()).collect();

@@ -4,14 +4,16 @@ use candle_core::{D, Device};
 use serde::Deserialize;
 
 use super::{
-    Domain, Judge,
+    Domain, Judge, PICTURES_AT_ONCE,
     pixels::{Normalisation, pixels},
 };
 use crate::{
     engine::{
         EngineError,
-        checkpoint::{read_component, read_text},
+        checkpoint::read_text,
+        finite,
         model::{ClipConfig, ClipModel, ClipTokenizer, Weights},
+        part::Part,
     },
     outcome::Picture,
     spec::{ModelFiles, Prompt, Vocabulary},
@@ -33,26 +35,47 @@ struct Preprocessor {
     image_std: [f32; 3],
 }
 
-impl ClipJudge {
-    pub(super) fn load(files: &dyn ModelFiles, device: &Device) -> Result<Self, EngineError> {
+/// A judge of which only configs and headers were read so far.
+pub(super) struct ClipPart<'a> {
+    config: ClipConfig,
+    part: Part<'a>,
+    tokenizer: ClipTokenizer,
+    normalisation: Normalisation,
+}
+
+impl<'a> ClipPart<'a> {
+    pub(super) fn find(
+        files: &'a dyn ModelFiles,
+        warnings: &mut Vec<String>,
+    ) -> Result<Self, EngineError> {
         let file = format!("{}/clip/config.json", files.location());
         let config = ClipConfig::parse(&read_text(files, "clip/config.json")?, &file)?;
-        let tensors = read_component(files, "clip", None, device)?;
+        let clip = |w: &Weights| ClipModel::new(w, &config).map(drop);
+        let part = Part::find(files, ("clip", None), clip, warnings)?;
         let name = "clip/preprocessor_config.json";
-        let preprocessor: Preprocessor =
-            serde_json::from_str(&read_text(files, name)?).map_err(|error| {
-                EngineError::Config {
-                    file: format!("{}/{name}", files.location()),
-                    message: error.to_string(),
-                }
+        let preprocessor: Preprocessor = crate::engine::python_json::read(&read_text(files, name)?)
+            .map_err(|error| EngineError::Config {
+                file: format!("{}/{name}", files.location()),
+                message: error.to_string(),
             })?;
-        Ok(Self {
-            clip: ClipModel::new(&Weights::frozen(&tensors), &config)?,
-            tokenizer: ClipTokenizer::from_files(files, "clip")?,
-            normalisation: Normalisation {
-                mean: preprocessor.image_mean,
-                std: preprocessor.image_std,
-            },
+        let tokenizer = ClipTokenizer::for_encoder(files, "clip", &config.text, &file)?;
+        warnings.extend(tokenizer.repair().map(str::to_owned));
+        let normalisation =
+            Normalisation { mean: preprocessor.image_mean, std: preprocessor.image_std };
+        Ok(Self { config, part, tokenizer, normalisation })
+    }
+
+    /// Numbers of all weights.
+    pub(super) fn parameters(&self) -> u64 {
+        self.part.count()
+    }
+
+    pub(super) fn read(self, device: &Device) -> Result<ClipJudge, EngineError> {
+        let tensors = self.part.read(device)?;
+        Ok(ClipJudge {
+            clip: ClipModel::new(&Weights::frozen(&tensors), &self.config)?,
+            tokenizer: self.tokenizer,
+            normalisation: self.normalisation,
             device: device.clone(),
         })
     }
@@ -63,13 +86,16 @@ impl Judge for ClipJudge {
         "clip"
     }
 
+    fn working_numbers(&self) -> u64 {
+        PICTURES_AT_ONCE as u64 * self.clip.working_numbers_a_picture()
+    }
+
     fn probabilities(
         &self,
         pictures: &[Picture],
         domain: Domain,
         vocabulary: &Vocabulary,
     ) -> Result<Vec<Vec<f64>>, EngineError> {
-        const PICTURES_AT_ONCE: usize = 64;
         let ids = domain
             .words(vocabulary)
             .iter()
@@ -87,14 +113,18 @@ impl Judge for ClipJudge {
             let input = pixels(pictures, self.clip.image_size(), self.normalisation, &self.device)?;
             let logits =
                 (self.clip.image_features(&input)?.matmul(&text)? * self.clip.logit_scale())?;
-            all.extend(softmax(&logits)?);
+            all.extend(softmax(self.clip.location(), &logits)?);
         }
         Ok(all)
     }
 }
 
-/// Rows of probabilities.
-pub(super) fn softmax(logits: &candle_core::Tensor) -> Result<Vec<Vec<f64>>, EngineError> {
+/// Rows of probabilities, by the judge whose part of the model `location` names.
+pub(super) fn softmax(
+    location: &str,
+    logits: &candle_core::Tensor,
+) -> Result<Vec<Vec<f64>>, EngineError> {
+    finite::check(location, "an answer", logits)?;
     let logits = logits.to_dtype(candle_core::DType::F64)?;
     let exponentials = logits.broadcast_sub(&logits.max_keepdim(D::Minus1)?)?.exp()?;
     Ok(exponentials.broadcast_div(&exponentials.sum_keepdim(D::Minus1)?)?.to_vec2()?)

@@ -1,22 +1,25 @@
 //! The second judge: a small convolutional classifier that comes as a file beside the model and
 //! shares nothing with its CLIP (recipe script `04_train_judge.py`).
 
+use std::collections::BTreeSet;
+
 use candle_core::{Device, Tensor};
 use serde::Deserialize;
 
 use super::{
-    Domain, Judge,
+    Domain, Judge, PICTURES_AT_ONCE,
     clip::softmax,
     pixels::{Normalisation, pixels},
 };
 use crate::{
     engine::{
         EngineError,
-        checkpoint::{StoredTensors, read_single, read_text},
-        ops::{self, Addends, Convolution, Traced},
+        checkpoint::{StoredTensors, check_dtype, outline_single, read_single_named, read_text},
+        model::Weights,
+        ops::{self, Addends, Convolution, TapeTensor},
     },
     outcome::Picture,
-    spec::{ModelFiles, SpecError, Vocabulary},
+    spec::{ModelFiles, SpecError, Vocabulary, find_word, same_words},
 };
 
 /// `judge/config.json`.
@@ -31,6 +34,7 @@ struct CnnConfig {
 /// Strided convolutions with batch norm and ReLU, then a linear head a domain.
 #[derive(Debug)]
 pub(super) struct CnnJudge {
+    location: String,
     image_size: usize,
     layers: Vec<ConvNormRelu>,
     object: Head,
@@ -52,17 +56,15 @@ impl Head {
         let rows = words
             .iter()
             .map(|word| {
-                self.words.iter().position(|known| known == word).map(|row| row as u32).ok_or_else(
-                    || {
-                        SpecError::one(
-                            field,
-                            format!(
-                                "the model's judge/ does not know \"{word}\"; leave the word out, \
+                find_word(&self.words, word).map(|row| row as u32).ok_or_else(|| {
+                    SpecError::one(
+                        field,
+                        format!(
+                            "the model's judge/ does not know \"{word}\"; leave the word out, \
                                  or take judge/ out of the model to judge by CLIP alone"
-                            ),
-                        )
-                    },
-                )
+                        ),
+                    )
+                })
             })
             .collect::<Result<Vec<_>, _>>()?;
         let rows = Tensor::from_vec(rows, words.len(), self.weight.device())?;
@@ -79,20 +81,38 @@ struct ConvNormRelu {
 }
 
 /// Its weights.
-pub(super) const FILE: &str = "judge/judge.safetensors";
+const FILE: &str = "judge/judge.safetensors";
+/// PyTorch's Sequential numbers convolution, norm and activation as three entries.
+const ENTRIES: usize = 3;
+/// Of each convolution.
+const STRIDE: usize = 2;
 
-impl CnnJudge {
-    pub(super) fn load(
-        files: &dyn ModelFiles,
+/// A judge of which only the config and the header of its file were read so far: every tensor that
+/// it is made of is there in its shape.
+pub(super) struct CnnPart<'a> {
+    files: &'a dyn ModelFiles,
+    config: CnnConfig,
+    layers: usize,
+    /// Numbers of all weights.
+    pub(super) parameters: u64,
+    names: BTreeSet<String>,
+}
+
+impl<'a> CnnPart<'a> {
+    pub(super) fn find(
+        files: &'a dyn ModelFiles,
         vocabulary: &Vocabulary,
-        device: &Device,
     ) -> Result<Self, EngineError> {
         let config_file = format!("{}/judge/config.json", files.location());
         let config: CnnConfig =
             serde_json::from_str(&read_text(files, "judge/config.json")?).map_err(|error| {
                 EngineError::Config { file: config_file.clone(), message: error.to_string() }
             })?;
-        if config.objects != vocabulary.objects || config.styles != vocabulary.styles {
+        let same = |own: &[String], given: &[String]| {
+            own.len() == given.len() && own.iter().zip(given).all(|(a, b)| same_words(a, b))
+        };
+        if !same(&config.objects, &vocabulary.objects) || !same(&config.styles, &vocabulary.styles)
+        {
             return Err(EngineError::Config {
                 file: config_file,
                 message: "its objects and styles are not those of vocabulary.json; the judge \
@@ -100,41 +120,82 @@ impl CnnJudge {
                     .to_owned(),
             });
         }
-        let stored = read_single(files, FILE, device)?;
-        // PyTorch's Sequential numbers convolution, norm and activation as three entries.
-        let mut layers = Vec::new();
-        while stored.tensors.contains_key(&format!("body.{}.weight", layers.len() * 3)) {
-            layers.push(ConvNormRelu::new(&stored, layers.len() * 3)?);
+        let outline = outline_single(files, FILE)?;
+        let weights = Weights::frozen(&outline);
+        let layers = take_shapes(&weights, &config)?;
+        let names = weights.taken();
+        let mut parameters = 0;
+        for name in &names {
+            if let Some(stored) = outline.tensors.get(name) {
+                check_dtype(&stored.file, name, stored.dtype)?;
+                parameters += stored.tensor.elem_count() as u64;
+            }
         }
+        Ok(Self { files, config, layers, parameters, names })
+    }
+
+    pub(super) fn read(self, device: &Device) -> Result<CnnJudge, EngineError> {
+        let stored = read_single_named(self.files, FILE, &self.names, device)?;
+        let layers = (0..self.layers).map(|layer| ConvNormRelu::new(&stored, layer * ENTRIES));
         let head = |name: &str, words: Vec<String>| {
             let weight = tensor(&stored, &format!("{name}.weight"))?;
             let bias = tensor(&stored, &format!("{name}.bias"))?;
-            if bias.dims() != [words.len()] {
-                return Err(EngineError::MisshapenTensor {
-                    file: stored.location.clone(),
-                    name: format!("{name}.bias"),
-                    expected: vec![words.len()],
-                    found: bias.dims().to_vec(),
-                });
-            }
-            Ok(Head { words, weight, bias })
+            Ok::<_, EngineError>(Head { words, weight, bias })
         };
-        Ok(Self {
-            image_size: config.image_size,
-            object: head("object", config.objects)?,
-            style: head("style", config.styles)?,
-            layers,
+        Ok(CnnJudge {
+            location: stored.location.clone(),
+            image_size: self.config.image_size,
+            layers: layers.collect::<Result<_, _>>()?,
+            object: head("object", self.config.objects)?,
+            style: head("style", self.config.styles)?,
             device: device.clone(),
         })
     }
+}
 
+/// Takes every weight of the network in the shape that follows from the one before; gives the number
+/// of its convolutions.
+fn take_shapes(weights: &Weights, config: &CnnConfig) -> Result<usize, EngineError> {
+    let mut layers = 0;
+    let (mut channels, mut side) = (3, config.image_size);
+    loop {
+        let at = format!("body.{}.weight", layers * ENTRIES);
+        let Some([outputs, kernel]) = weights.dims(&at).and_then(|dims| match *dims {
+            [outputs, _, kernel, _] => Some([outputs, kernel]),
+            _ => None,
+        }) else {
+            break;
+        };
+        weights.take(&at, &[outputs, channels, kernel, kernel])?;
+        for part in ["weight", "bias", "running_mean", "running_var"] {
+            weights.take(&format!("body.{}.{part}", layers * ENTRIES + 1), &[outputs])?;
+        }
+        channels = outputs;
+        side = side_after(side, kernel);
+        layers += 1;
+    }
+    for (name, words) in [("object", &config.objects), ("style", &config.styles)] {
+        let features = channels.saturating_mul(side).saturating_mul(side);
+        weights.take(&format!("{name}.weight"), &[words.len(), features])?;
+        weights.take(&format!("{name}.bias"), &[words.len()])?;
+    }
+    Ok(layers)
+}
+
+/// Side of a plane after a convolution.
+fn side_after(side: usize, kernel: usize) -> usize {
+    (side + 2 * (kernel / 2)).saturating_sub(kernel) / STRIDE + 1
+}
+
+impl CnnJudge {
     fn features(&self, pixels: &Tensor) -> Result<Tensor, EngineError> {
         let mut x = pixels.clone();
         for layer in &self.layers {
-            let geometry = Convolution { stride: 2, padding: layer.padding };
-            let (weight, bias) = (Traced::constant(&layer.weight), Traced::constant(&layer.bias));
+            let geometry = Convolution { stride: STRIDE, padding: layer.padding };
+            let (weight, bias) =
+                (TapeTensor::constant(&layer.weight), TapeTensor::constant(&layer.bias));
             let bias = Addends::bias(&bias);
-            let y = ops::conv2d(&Traced::constant(&x), &weight, bias, geometry)?;
+            let y = ops::conv2d(&TapeTensor::constant(&x), &weight, bias, geometry)?;
             x = y.tensor().relu()?;
         }
         Ok(x.flatten_from(1)?)
@@ -146,24 +207,39 @@ impl Judge for CnnJudge {
         "cnn"
     }
 
+    fn working_numbers(&self) -> u64 {
+        let mut side = self.image_size;
+        let mut inputs = 3 * side * side;
+        let mut most = inputs;
+        for layer in &self.layers {
+            let (outputs, kernel) = (layer.weight.dims()[0], 2 * layer.padding + 1);
+            side = side_after(side, kernel);
+            let made = outputs * side * side;
+            // The columns of a strided kernel, and the result before and after its activation.
+            most = most.max(inputs * (1 + kernel * kernel / STRIDE) + 2 * made);
+            inputs = made;
+        }
+        (PICTURES_AT_ONCE * most) as u64
+    }
+
     fn probabilities(
         &self,
         pictures: &[Picture],
         domain: Domain,
         vocabulary: &Vocabulary,
     ) -> Result<Vec<Vec<f64>>, EngineError> {
-        const PICTURES_AT_ONCE: usize = 64;
         let (head, field) = match domain {
             Domain::Objects => (&self.object, "vocabulary.objects"),
             Domain::Styles => (&self.style, "vocabulary.styles"),
         };
         let (weight, bias) = head.rows(domain.words(vocabulary), field)?;
-        let (weight, bias) = (Traced::constant(&weight), Traced::constant(&bias));
+        let (weight, bias) = (TapeTensor::constant(&weight), TapeTensor::constant(&bias));
         let mut all = Vec::with_capacity(pictures.len());
         for pictures in pictures.chunks(PICTURES_AT_ONCE) {
             let input = pixels(pictures, self.image_size, Normalisation::UNIT, &self.device)?;
-            let features = Traced::constant(&self.features(&input)?);
-            all.extend(softmax(ops::linear(&features, &weight, Addends::bias(&bias))?.tensor())?);
+            let features = TapeTensor::constant(&self.features(&input)?);
+            let answers = ops::linear(&features, &weight, Addends::bias(&bias))?;
+            all.extend(softmax(&self.location, answers.tensor())?);
         }
         Ok(all)
     }

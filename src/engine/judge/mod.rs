@@ -1,25 +1,18 @@
-//! Judging an erasure: UnlearnCanvas's UA, IRA and CRA (arXiv 2402.11846), on the same prompts
-//! and seeds before and after.
+//! Judges: what names the words that a picture shows.
 
 mod clip;
 mod cnn;
-mod grid;
 mod pixels;
 
 use candle_core::Device;
 
-pub(super) use grid::{compare, drawing, judge};
-
-use super::{
-    EngineError,
-    checkpoint::{measure_component, measure_single},
-};
+use super::EngineError;
 use crate::{
     outcome::Picture,
     spec::{ModelFiles, Vocabulary},
 };
-use clip::ClipJudge;
-use cnn::CnnJudge;
+use clip::ClipPart;
+use cnn::CnnPart;
 
 /// Which words a picture is held against.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -40,10 +33,17 @@ impl Domain {
     }
 }
 
+/// Pictures that a judge looks at in a pass.
+const PICTURES_AT_ONCE: usize = 64;
+
 /// Names what pictures show.
 pub trait Judge: std::fmt::Debug + Send + Sync {
     /// Short name in reports, such as "clip".
     fn name(&self) -> &'static str;
+
+    /// Numbers that naming pictures holds at most beside the weights, however many pictures there
+    /// are.
+    fn working_numbers(&self) -> u64;
 
     /// For each picture, a probability for each of the domain's words.
     fn probabilities(
@@ -54,16 +54,45 @@ pub trait Judge: std::fmt::Debug + Send + Sync {
     ) -> Result<Vec<Vec<f64>>, EngineError>;
 }
 
-/// Numbers of all weights that [`Judges::load`] would read, from the headers alone.
-pub(super) fn count_parameters(files: &dyn ModelFiles) -> Result<u64, EngineError> {
-    let mut count = 0;
-    if has(files, "clip/config.json") {
-        count += measure_component(files, "clip", None)?.values().sum::<usize>();
+/// The judges of a model's folder, of which only configs and headers were read so far.
+pub(super) struct JudgeParts<'a> {
+    location: String,
+    clip: Option<ClipPart<'a>>,
+    cnn: Option<CnnPart<'a>>,
+}
+
+impl<'a> JudgeParts<'a> {
+    /// Looks at `clip/` (zero-shot) and `judge/` (a classifier file), where they are there; what is
+    /// odd about them goes to `warnings`.
+    pub(super) fn find(
+        files: &'a dyn ModelFiles,
+        vocabulary: &Vocabulary,
+        warnings: &mut Vec<String>,
+    ) -> Result<Self, EngineError> {
+        let clip = has(files, "clip/config.json").then(|| ClipPart::find(files, warnings));
+        let cnn = has(files, "judge/config.json").then(|| CnnPart::find(files, vocabulary));
+        let location = files.location().to_owned();
+        Ok(Self { location, clip: clip.transpose()?, cnn: cnn.transpose()? })
     }
-    if has(files, "judge/config.json") {
-        count += measure_single(files, cnn::FILE)?.values().sum::<usize>();
+
+    /// Numbers of all weights.
+    pub(super) fn parameters(&self) -> u64 {
+        self.clip.as_ref().map_or(0, ClipPart::parameters)
+            + self.cnn.as_ref().map_or(0, |cnn| cnn.parameters)
     }
-    Ok(count as u64)
+
+    /// Reads their weights.
+    pub(super) fn read(self, device: &Device) -> Result<Judges, EngineError> {
+        let parameters = self.parameters();
+        let mut judges: Vec<Box<dyn Judge>> = Vec::new();
+        if let Some(clip) = self.clip {
+            judges.push(Box::new(clip.read(device)?));
+        }
+        if let Some(cnn) = self.cnn {
+            judges.push(Box::new(cnn.read(device)?));
+        }
+        Ok(Judges { blunt_to_sharp: judges, location: self.location, parameters })
+    }
 }
 
 fn has(files: &dyn ModelFiles, name: &str) -> bool {
@@ -80,22 +109,9 @@ pub struct Judges {
 }
 
 impl Judges {
-    /// Reads `clip/` (zero-shot) and `judge/` (a classifier file), where they are there.
-    pub fn load(
-        files: &dyn ModelFiles,
-        vocabulary: &Vocabulary,
-        device: &Device,
-    ) -> Result<Self, EngineError> {
-        let mut judges: Vec<Box<dyn Judge>> = Vec::new();
-        if has(files, "clip/config.json") {
-            judges.push(Box::new(ClipJudge::load(files, device)?));
-        }
-        if has(files, "judge/config.json") {
-            judges.push(Box::new(CnnJudge::load(files, vocabulary, device)?));
-        }
-        let parameters = count_parameters(files)?;
-        let location = files.location().to_owned();
-        Ok(Self { blunt_to_sharp: judges, location, parameters })
+    /// Numbers that naming pictures holds at most beside the weights.
+    pub(super) fn working_numbers(&self) -> u64 {
+        self.blunt_to_sharp.iter().map(|judge| judge.working_numbers()).max().unwrap_or(0)
     }
 
     /// Every judge, or an error that says where one is expected.

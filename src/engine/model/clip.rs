@@ -8,8 +8,8 @@ use super::{
     layers::{Conv2d, Conv2dSize, LayerNorm, Linear},
 };
 use crate::engine::{
-    EngineError,
-    ops::{self, Traced},
+    EngineError, finite,
+    ops::{self, TapeTensor},
 };
 
 /// A tower's size; text and image towers are the same transformer.
@@ -56,7 +56,7 @@ impl EncoderLayer {
         })
     }
 
-    fn forward(&self, x: &Traced, mask: Option<&Tensor>) -> Result<Traced, EngineError> {
+    fn forward(&self, x: &TapeTensor, mask: Option<&Tensor>) -> Result<TapeTensor, EngineError> {
         let normed = self.layer_norm1.forward(x)?;
         let (query, key, value) = (
             self.q_proj.forward(&normed)?,
@@ -83,6 +83,7 @@ fn encoder_layers(w: &Weights, size: TowerSize) -> Result<Vec<EncoderLayer>, Eng
 /// transformers `CLIPTextModel`.
 #[derive(Debug)]
 pub struct ClipTextModel {
+    location: String,
     config: ClipTextConfig,
     token_embedding: Tensor,
     position_embedding: Tensor,
@@ -91,12 +92,13 @@ pub struct ClipTextModel {
 }
 
 impl ClipTextModel {
-    /// The text encoder of a pipeline; refuses tensors that are left over.
+    /// The text encoder of a pipeline, which may lie in a whole `CLIPModel`, or have more layers than
+    /// the config asks for: the first ones count.
     pub fn new(w: &Weights, config: &ClipTextConfig) -> Result<Self, EngineError> {
         // transformers 5 saves without the prefix that older versions wrote.
         let root = if w.has_any_below("text_model") { w.at("text_model") } else { w.clone() };
         let model = Self::tower(&root, config)?;
-        w.finish(|name| name.ends_with("position_ids") || name == "text_projection.weight")?;
+        w.pass_over(|name| name.ends_with("position_ids") || name == "text_projection.weight");
         Ok(model)
     }
 
@@ -111,6 +113,7 @@ impl ClipTextModel {
         };
         let embeddings = w.at("embeddings");
         Ok(Self {
+            location: w.location().to_owned(),
             token_embedding: embeddings
                 .take("token_embedding.weight", &[config.vocab_size, size.hidden])?,
             position_embedding: embeddings.take(
@@ -143,11 +146,13 @@ impl ClipTextModel {
             .reshape((ids.len(), tokens, self.config.hidden_size))?
             .broadcast_add(&self.position_embedding.narrow(0, 0, tokens)?)?;
         let mask = causal_mask(tokens, device)?;
-        let mut x = Traced::forgotten(&embedded);
+        let mut x = TapeTensor::no_grad(&embedded);
         for layer in &self.layers {
             x = layer.forward(&x, Some(&mask))?;
         }
-        Ok(self.final_layer_norm.forward(&x)?.into_tensor())
+        let states = self.final_layer_norm.forward(&x)?.into_tensor();
+        finite::check(&self.location, "a text's states", &states)?;
+        Ok(states)
     }
 }
 
@@ -209,7 +214,7 @@ impl ClipVisionModel {
         let hidden = self.config.hidden_size;
         let patches = self
             .patch_embedding
-            .forward(&Traced::forgotten(pixels))?
+            .forward(&TapeTensor::no_grad(pixels))?
             .into_tensor()
             .reshape((batch, hidden, ()))?
             .transpose(1, 2)?
@@ -217,12 +222,12 @@ impl ClipVisionModel {
         let class = self.class_embedding.reshape((1, 1, hidden))?.expand((batch, 1, hidden))?;
         let embedded =
             Tensor::cat(&[&class, &patches], 1)?.broadcast_add(&self.position_embedding)?;
-        let mut x = self.pre_layer_norm.forward(&Traced::forgotten(&embedded))?;
+        let mut x = self.pre_layer_norm.forward(&TapeTensor::no_grad(&embedded))?;
         for layer in &self.layers {
             x = layer.forward(&x, None)?;
         }
         let class = x.tensor().i((.., 0, ..))?.contiguous()?;
-        Ok(self.post_layer_norm.forward(&Traced::forgotten(&class))?.into_tensor())
+        Ok(self.post_layer_norm.forward(&TapeTensor::no_grad(&class))?.into_tensor())
     }
 }
 
@@ -237,7 +242,7 @@ pub struct ClipModel {
 }
 
 impl ClipModel {
-    /// Takes every tensor of the component and refuses one that is left over.
+    /// Both towers of a component.
     pub fn new(w: &Weights, config: &ClipConfig) -> Result<Self, EngineError> {
         let projected = config.projection_dim;
         let logit_scale = w.take("logit_scale", &[])?.to_scalar::<f32>()?;
@@ -256,13 +261,26 @@ impl ClipModel {
             )?,
             logit_scale: f64::from(logit_scale).exp(),
         };
-        w.finish(|name| name.ends_with("position_ids"))?;
+        w.pass_over(|name| name.ends_with("position_ids"));
         Ok(model)
+    }
+
+    /// How messages name the component.
+    pub fn location(&self) -> &str {
+        &self.text.location
     }
 
     /// Pixels a side that the image tower reads.
     pub fn image_size(&self) -> usize {
         self.vision.config.image_size
+    }
+
+    /// Numbers that a picture's way through the image tower holds at most.
+    pub fn working_numbers_a_picture(&self) -> u64 {
+        let config = &self.vision.config;
+        let patches = (config.image_size / config.patch_size.max(1)).pow(2) + 1;
+        let pixels = 2 * config.num_channels * config.image_size * config.image_size;
+        (pixels + patches * (6 * config.hidden_size + 2 * config.intermediate_size)) as u64
     }
 
     /// The learned temperature, already exponentiated: cosines times this are logits.
@@ -289,13 +307,13 @@ impl ClipModel {
                 hidden.i((row, position.unwrap_or(0)))
             })
             .collect::<Result<Vec<_>, _>>()?;
-        let pooled = Traced::forgotten(&Tensor::stack(&pooled, 0)?);
+        let pooled = TapeTensor::no_grad(&Tensor::stack(&pooled, 0)?);
         unit(self.text_projection.forward(&pooled)?.tensor())
     }
 
     /// Unit vectors, `[batch, projection]`, of normalised pixels `[batch, 3, size, size]`.
     pub fn image_features(&self, pixels: &Tensor) -> Result<Tensor, EngineError> {
-        let pooled = Traced::forgotten(&self.vision.forward(pixels)?);
+        let pooled = TapeTensor::no_grad(&self.vision.forward(pixels)?);
         unit(self.visual_projection.forward(&pooled)?.tensor())
     }
 }

@@ -3,14 +3,14 @@
 use super::Weights;
 use crate::engine::{
     EngineError,
-    ops::{self, Addends, Convolution, GroupNorm, Traced},
+    ops::{self, Addends, Convolution, GroupNorm, TapeTensor},
 };
 
 /// `torch.nn.Linear`.
 #[derive(Debug)]
 pub(super) struct Linear {
-    weight: Traced,
-    bias: Option<Traced>,
+    weight: TapeTensor,
+    bias: Option<TapeTensor>,
 }
 
 impl Linear {
@@ -27,16 +27,16 @@ impl Linear {
         Ok(Self { weight: w.traced("weight", &[outputs, inputs])?, bias: None })
     }
 
-    pub(super) fn forward(&self, x: &Traced) -> candle_core::Result<Traced> {
+    pub(super) fn forward(&self, x: &TapeTensor) -> candle_core::Result<TapeTensor> {
         ops::linear(x, &self.weight, self.addends(None))
     }
 
     /// The sum of `residual` and the result.
     pub(super) fn forward_onto(
         &self,
-        residual: &Traced,
-        x: &Traced,
-    ) -> candle_core::Result<Traced> {
+        residual: &TapeTensor,
+        x: &TapeTensor,
+    ) -> candle_core::Result<TapeTensor> {
         ops::linear(x, &self.weight, self.addends(Some(residual)))
     }
 
@@ -44,13 +44,13 @@ impl Linear {
     /// pixels]`.
     pub(super) fn forward_onto_planes(
         &self,
-        residual: &Traced,
-        x: &Traced,
-    ) -> candle_core::Result<Traced> {
+        residual: &TapeTensor,
+        x: &TapeTensor,
+    ) -> candle_core::Result<TapeTensor> {
         ops::linear_to_planes(x, &self.weight, self.addends(Some(residual)))
     }
 
-    fn addends<'a>(&'a self, residual: Option<&'a Traced>) -> Addends<'a> {
+    fn addends<'a>(&'a self, residual: Option<&'a TapeTensor>) -> Addends<'a> {
         Addends { bias: self.bias.as_ref(), residual, ..Addends::default() }
     }
 }
@@ -80,8 +80,8 @@ impl Conv2dSize {
 /// `torch.nn.Conv2d`.
 #[derive(Debug)]
 pub(super) struct Conv2d {
-    weight: Traced,
-    bias: Option<Traced>,
+    weight: TapeTensor,
+    bias: Option<TapeTensor>,
     geometry: Convolution,
 }
 
@@ -100,16 +100,16 @@ impl Conv2d {
         })
     }
 
-    pub(super) fn forward(&self, x: &Traced) -> candle_core::Result<Traced> {
+    pub(super) fn forward(&self, x: &TapeTensor) -> candle_core::Result<TapeTensor> {
         self.forward_adding(x, Addends::default())
     }
 
     /// The sum of the result and of what is added to it, beside the layer's own bias.
     pub(super) fn forward_adding(
         &self,
-        x: &Traced,
+        x: &TapeTensor,
         addends: Addends<'_>,
-    ) -> candle_core::Result<Traced> {
+    ) -> candle_core::Result<TapeTensor> {
         let addends = Addends { bias: self.bias.as_ref(), ..addends };
         ops::conv2d(x, &self.weight, addends, self.geometry)
     }
@@ -118,8 +118,8 @@ impl Conv2d {
 /// `torch.nn.GroupNorm`, with the SiLU that follows it everywhere but in attention.
 #[derive(Debug)]
 pub(super) struct GroupNormLayer {
-    weight: Traced,
-    bias: Traced,
+    weight: TapeTensor,
+    bias: TapeTensor,
     settings: GroupNorm,
 }
 
@@ -136,7 +136,7 @@ impl GroupNormLayer {
         })
     }
 
-    pub(super) fn forward(&self, x: &Traced) -> candle_core::Result<Traced> {
+    pub(super) fn forward(&self, x: &TapeTensor) -> candle_core::Result<TapeTensor> {
         ops::group_norm(x, &self.weight, &self.bias, self.settings)
     }
 }
@@ -144,8 +144,8 @@ impl GroupNormLayer {
 /// `torch.nn.LayerNorm` over the last axis.
 #[derive(Debug)]
 pub(super) struct LayerNorm {
-    weight: Traced,
-    bias: Traced,
+    weight: TapeTensor,
+    bias: TapeTensor,
     eps: f64,
 }
 
@@ -158,7 +158,7 @@ impl LayerNorm {
         })
     }
 
-    pub(super) fn forward(&self, x: &Traced) -> candle_core::Result<Traced> {
+    pub(super) fn forward(&self, x: &TapeTensor) -> candle_core::Result<TapeTensor> {
         ops::layer_norm(x, &self.weight, &self.bias, self.eps)
     }
 }

@@ -11,12 +11,13 @@ mod transformer;
 mod unet;
 mod unet_blocks;
 mod vae;
+pub(in crate::engine) mod vae_tiles;
 mod weights;
 
 pub use clip::{ClipModel, ClipTextModel};
 pub use config::{ClipConfig, ClipTextConfig, ClipVisionConfig, UnetConfig, VaeConfig};
 pub use projected_text::ProjectedText;
-pub use segments::Thrift;
+pub use segments::MemoryPolicy;
 pub use tokenizer::ClipTokenizer;
 pub use unet::Unet;
 pub use vae::{LatentDistribution, Vae};

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, slice, sync::Arc};
 
 use candle_core::{Result, Tensor, bail};
 
-use crate::engine::ops::Traced;
+use crate::engine::ops::TapeTensor;
 
 /// The keys and values of a batch of prompts in every cross-attention of a U-Net, by the weights that
 /// it had when [`super::Unet::project_text`] made them.
@@ -80,12 +80,12 @@ impl Rows {
         Ok(Self::Scattered(Tensor::from_vec(index, rows.len(), like.device())?))
     }
 
-    fn of(&self, held: &Tensor) -> Result<Traced> {
+    fn of(&self, held: &Tensor) -> Result<TapeTensor> {
         let rows = match self {
             Self::Consecutive { first, count } => held.narrow(0, *first, *count)?,
             Self::Scattered(index) => held.index_select(index, 0)?,
         };
-        Ok(Traced::forgotten(&rows))
+        Ok(TapeTensor::no_grad(&rows))
     }
 }
 
@@ -93,7 +93,7 @@ impl Rows {
 #[derive(Debug)]
 pub(super) enum Text<'a> {
     /// By their hidden states, `[batch, tokens, cross_attention_dim]`, which every block projects.
-    States(&'a Traced),
+    States(&'a TapeTensor),
     /// By the keys and values of the blocks that are still to run.
     Projected { blocks: slice::Iter<'a, KeyValue>, rows: Rows },
 }
@@ -117,9 +117,9 @@ impl Text<'_> {
 #[derive(Debug)]
 pub(super) enum Context<'a> {
     /// `[batch, length, context]`.
-    States(&'a Traced),
+    States(&'a TapeTensor),
     /// `[batch, length, channels]` each.
-    Projected { key: Traced, value: Traced },
+    Projected { key: TapeTensor, value: TapeTensor },
 }
 
 /// Rows of a batch that differ from all before them, and which of those each row is.
@@ -163,7 +163,7 @@ mod tests {
             panic!("it was projected");
         };
         assert!(!key.is_followed() && !value.is_followed());
-        let values = |t: &Traced| t.tensor().squeeze(1).unwrap().to_vec2::<f32>().unwrap();
+        let values = |t: &TapeTensor| t.tensor().squeeze(1).unwrap().to_vec2::<f32>().unwrap();
         let (keys, values) = (values(&key), values(&value));
         let tenfold = keys.iter().map(|row| row.iter().map(|key| key * 10.0).collect());
         assert_eq!(values, tenfold.collect::<Vec<Vec<f32>>>());

@@ -6,7 +6,7 @@ use super::{
 };
 use crate::engine::{
     EngineError,
-    ops::{self, Addends, GroupNorm, Traced},
+    ops::{self, Addends, GroupNorm, TapeTensor},
 };
 
 /// A residual block's size.
@@ -57,9 +57,9 @@ impl ResnetBlock {
     /// `x: [batch, inputs, h, w]`, `activated_time: [batch, time]`, result `[batch, outputs, h, w]`.
     pub(super) fn forward(
         &self,
-        x: &Traced,
-        activated_time: Option<&Traced>,
-    ) -> candle_core::Result<Traced> {
+        x: &TapeTensor,
+        activated_time: Option<&TapeTensor>,
+    ) -> candle_core::Result<TapeTensor> {
         let shift = match (&self.time_emb_proj, activated_time) {
             (Some(projection), Some(time)) => Some(projection.forward(time)?),
             _ => None,
@@ -95,7 +95,7 @@ impl Downsample {
         Ok(Self { conv: Conv2d::new(&w.at("conv"), size)?, asymmetric })
     }
 
-    pub(super) fn forward(&self, x: &Traced) -> candle_core::Result<Traced> {
+    pub(super) fn forward(&self, x: &TapeTensor) -> candle_core::Result<TapeTensor> {
         if self.asymmetric {
             let padded = ops::pad_right_and_bottom(x)?;
             self.conv.forward(&padded)
@@ -116,7 +116,14 @@ impl Upsample {
         Ok(Self { conv: Conv2d::new(&w.at("conv"), Conv2dSize::same(channels, channels))? })
     }
 
-    pub(super) fn forward(&self, x: &Traced) -> candle_core::Result<Traced> {
-        self.conv.forward(&ops::upsample_nearest_2x(x)?)
+    /// To a height and width, each twice its own or one less; to twice its own where none is given.
+    pub(super) fn forward(
+        &self,
+        x: &TapeTensor,
+        size: Option<[usize; 2]>,
+    ) -> candle_core::Result<TapeTensor> {
+        let (_, _, height, width) = x.tensor().dims4()?;
+        let size = size.unwrap_or([2 * height, 2 * width]);
+        self.conv.forward(&ops::upsample_nearest(x, size)?)
     }
 }

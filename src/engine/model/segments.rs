@@ -10,11 +10,11 @@ use super::{
     resnet::{ResnetBlock, Upsample},
     transformer::Transformer,
 };
-use crate::engine::ops::{self, Traced};
+use crate::engine::ops::{self, TapeTensor};
 
 /// How much time a U-Net takes to save memory. No result depends on it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Thrift {
+pub struct MemoryPolicy {
     /// Segments of which nothing is kept for the backward pass, which does them again: numbered
     /// from 0 in the order in which they run, each a residual block with the transformer after it,
     /// or an upsampling.
@@ -27,7 +27,7 @@ pub struct Thrift {
 #[derive(Debug)]
 pub(super) struct Conditioning<'a> {
     /// The time embedding after its SiLU, `[batch, time]`.
-    pub(super) activated_time: &'a Traced,
+    pub(super) activated_time: &'a TapeTensor,
     pub(super) text: Text<'a>,
 }
 
@@ -57,22 +57,42 @@ impl Segment {
     /// Reads `x`, with the channels of `skip` beside its own where there is one.
     pub(super) fn forward(
         &self,
-        x: &Traced,
-        skip: Option<&Traced>,
+        x: &TapeTensor,
+        skip: Option<&TapeTensor>,
         conditioning: &mut Conditioning<'_>,
-    ) -> Result<Traced> {
+    ) -> Result<TapeTensor> {
+        self.run(x, skip, None, conditioning)
+    }
+
+    /// Reads `x`, to a height and width; to twice its own where none is given.
+    pub(super) fn enlarge(
+        &self,
+        x: &TapeTensor,
+        size: Option<[usize; 2]>,
+        conditioning: &mut Conditioning<'_>,
+    ) -> Result<TapeTensor> {
+        self.run(x, None, size, conditioning)
+    }
+
+    fn run(
+        &self,
+        x: &TapeTensor,
+        skip: Option<&TapeTensor>,
+        size: Option<[usize; 2]>,
+        conditioning: &mut Conditioning<'_>,
+    ) -> Result<TapeTensor> {
         // Projected text has no gradient, so nothing is kept of what it has a part in.
         let text = match conditioning.text {
             Text::States(text) if self.recomputed => text,
-            _ => return self.layers.forward(x, skip, conditioning),
+            _ => return self.layers.forward(x, skip, size, conditioning),
         };
         let activated_time = conditioning.activated_time;
         let layers = Arc::clone(&self.layers);
-        let inputs: Vec<&Traced> = [activated_time, text, x].into_iter().chain(skip).collect();
+        let inputs: Vec<&TapeTensor> = [activated_time, text, x].into_iter().chain(skip).collect();
         ops::checkpointed(&inputs, move |inputs| {
             let text = Text::States(&inputs[1]);
             let mut conditioning = Conditioning { activated_time: &inputs[0], text };
-            layers.forward(&inputs[2], inputs.get(3), &mut conditioning)
+            layers.forward(&inputs[2], inputs.get(3), size, &mut conditioning)
         })
     }
 
@@ -87,10 +107,11 @@ impl Segment {
 impl Layers {
     fn forward(
         &self,
-        x: &Traced,
-        skip: Option<&Traced>,
+        x: &TapeTensor,
+        skip: Option<&TapeTensor>,
+        size: Option<[usize; 2]>,
         conditioning: &mut Conditioning<'_>,
-    ) -> Result<Traced> {
+    ) -> Result<TapeTensor> {
         let joined = skip.map(|skip| ops::concatenate_channels(x, skip)).transpose()?;
         let x = joined.as_ref().unwrap_or(x);
         match self {
@@ -101,7 +122,7 @@ impl Layers {
                     None => Ok(hidden),
                 }
             }
-            Self::Upsample(upsample) => upsample.forward(x),
+            Self::Upsample(upsample) => upsample.forward(x, size),
         }
     }
 }

@@ -7,7 +7,7 @@ use super::{
 };
 use crate::engine::{
     EngineError,
-    ops::{self, Addends, GroupNorm, Traced},
+    ops::{self, Addends, GroupNorm, TapeTensor},
 };
 
 /// A transformer's size.
@@ -48,17 +48,17 @@ impl Attention {
     }
 
     /// Keys and values.
-    fn project(&self, states: &Traced) -> candle_core::Result<(Traced, Traced)> {
+    fn project(&self, states: &TapeTensor) -> candle_core::Result<(TapeTensor, TapeTensor)> {
         Ok((self.to_k.forward(states)?, self.to_v.forward(states)?))
     }
 
     /// The sum of `residual` and the result.
     fn forward_onto(
         &self,
-        residual: &Traced,
-        x: &Traced,
+        residual: &TapeTensor,
+        x: &TapeTensor,
         context: Context<'_>,
-    ) -> candle_core::Result<Traced> {
+    ) -> candle_core::Result<TapeTensor> {
         // Queries come first: the order of operations is that in which gradients are summed.
         let query = self.to_q.forward(x)?;
         let (key, value) = match context {
@@ -99,7 +99,7 @@ impl TransformerBlock {
         })
     }
 
-    fn forward(&self, x: &Traced, text: &mut Text<'_>) -> candle_core::Result<Traced> {
+    fn forward(&self, x: &TapeTensor, text: &mut Text<'_>) -> candle_core::Result<TapeTensor> {
         let normed = self.norm1.forward(x)?;
         let x = self.attn1.forward_onto(x, &normed, Context::States(&normed))?;
         let x = self.attn2.forward_onto(&x, &self.norm2.forward(&x)?, text.context()?)?;
@@ -112,8 +112,8 @@ impl TransformerBlock {
 /// the same but for the shape of the weight.
 #[derive(Debug)]
 struct Projection {
-    weight: Traced,
-    bias: Traced,
+    weight: TapeTensor,
+    bias: TapeTensor,
 }
 
 impl Projection {
@@ -153,7 +153,7 @@ impl Transformer {
     /// What each block makes of text hidden states, `[batch, tokens, cross_attention_dim]`.
     pub(super) fn project_text(
         &self,
-        text: &Traced,
+        text: &TapeTensor,
     ) -> impl Iterator<Item = candle_core::Result<KeyValue>> {
         self.blocks.iter().map(move |block| {
             let (key, value) = block.attn2.project(text)?;
@@ -163,9 +163,13 @@ impl Transformer {
 
     /// # Shapes
     /// `x: [batch, channels, h, w]`.
-    pub(super) fn forward(&self, x: &Traced, text: &mut Text<'_>) -> candle_core::Result<Traced> {
+    pub(super) fn forward(
+        &self,
+        x: &TapeTensor,
+        text: &mut Text<'_>,
+    ) -> candle_core::Result<TapeTensor> {
         let (batch, channels, height, width) = x.tensor().dims4()?;
-        let planes = |x: &Traced| ops::reshape(x, (batch, channels, height * width));
+        let planes = |x: &TapeTensor| ops::reshape(x, (batch, channels, height * width));
         let Projection { weight, bias } = &self.proj_in;
         let normed = planes(&self.norm.forward(x)?)?;
         let mut hidden = ops::linear_from_planes(&normed, weight, Addends::bias(bias))?;

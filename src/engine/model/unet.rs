@@ -8,20 +8,21 @@ use super::{
     layers::{Conv2d, Conv2dSize, GroupNormLayer, Linear},
     projected_text::{Text, distinct_rows},
     resnet::ResnetSize,
-    segments::{Conditioning, Segment, Thrift},
+    segments::{Conditioning, MemoryPolicy, Segment},
     transformer::{Transformer, TransformerSize},
     unet_blocks::{DownBlock, MidBlock, UpBlock},
 };
 use crate::engine::{
-    EngineError,
-    ops::{self, GroupNorm, Traced},
+    EngineError, finite,
+    ops::{self, GroupNorm, TapeTensor},
 };
 
 /// diffusers `UNet2DConditionModel` of Stable Diffusion 1.x and 2.x.
 #[derive(Debug)]
 pub struct Unet {
+    location: String,
     config: UnetConfig,
-    thrift: Thrift,
+    memory_policy: MemoryPolicy,
     /// What activations are held in.
     dtype: DType,
     conv_in: Conv2d,
@@ -104,6 +105,7 @@ impl Unet {
         let norm_out =
             GroupNorm { groups: config.norm_num_groups, eps: config.norm_eps, silu: true };
         let unet = Self {
+            location: w.location().to_owned(),
             conv_in: Conv2d::new(&w.at("conv_in"), Conv2dSize::same(config.in_channels, first))?,
             time_linear_1: Linear::new(&w.at("time_embedding.linear_1"), first, time)?,
             time_linear_2: Linear::new(&w.at("time_embedding.linear_2"), time, time)?,
@@ -113,26 +115,25 @@ impl Unet {
             conv_norm_out: GroupNormLayer::new(&w.at("conv_norm_out"), first, norm_out)?,
             conv_out: Conv2d::new(&w.at("conv_out"), Conv2dSize::same(first, config.out_channels))?,
             config: config.clone(),
-            thrift: Thrift::default(),
+            memory_policy: MemoryPolicy::default(),
             dtype: w.compute_type(),
         };
-        w.finish(|_| false)?;
         Ok(unet)
     }
 
     /// The same network, that saves memory at the cost of time.
     #[must_use]
-    pub fn with_thrift(mut self, thrift: Thrift) -> Self {
+    pub fn with_memory_policy(mut self, memory_policy: MemoryPolicy) -> Self {
         for (index, segment) in self.segments().enumerate() {
-            segment.recomputed = thrift.recomputed.contains(&index);
+            segment.recomputed = memory_policy.recomputed.contains(&index);
         }
-        self.thrift = thrift;
+        self.memory_policy = memory_policy;
         self
     }
 
     /// How it saves memory.
-    pub fn thrift(&self) -> &Thrift {
-        &self.thrift
+    pub fn memory_policy(&self) -> &MemoryPolicy {
+        &self.memory_policy
     }
 
     /// In the order in which they run.
@@ -172,7 +173,7 @@ impl Unet {
         timesteps: &[f64],
         text: &Tensor,
     ) -> Result<Tensor, EngineError> {
-        let sample = Traced::forgotten(sample);
+        let sample = TapeTensor::no_grad(sample);
         Ok(ops::in_pool(|| self.project_and_predict(&sample, timesteps, text))?.into_tensor())
     }
 
@@ -184,7 +185,7 @@ impl Unet {
     pub fn project_text(&self, text: &Tensor) -> Result<ProjectedText, EngineError> {
         let (distinct, rows) = distinct_rows(text)?;
         let distinct = Tensor::new(distinct, text.device())?;
-        let text = Traced::forgotten(&text.index_select(&distinct, 0)?);
+        let text = TapeTensor::no_grad(&text.index_select(&distinct, 0)?);
         let blocks = ops::in_pool(|| {
             let text = &ops::cast(&text, self.dtype)?;
             self.transformers()
@@ -195,16 +196,18 @@ impl Unet {
     }
 
     /// [`Unet::forward`] under prompts that this network has projected, with the weights that it
-    /// still has; a row a sample.
+    /// still has; a row a sample. A prediction that is not finite is an error.
     pub fn forward_projected(
         &self,
         sample: &Tensor,
         timesteps: &[f64],
         text: &ProjectedText,
     ) -> Result<Tensor, EngineError> {
-        let sample = Traced::forgotten(sample);
+        let sample = TapeTensor::no_grad(sample);
         let predict = || self.predict(&sample, timesteps, text.text()?);
-        Ok(ops::in_pool(predict)?.into_tensor())
+        let prediction = ops::in_pool(predict)?.into_tensor();
+        finite::check(&self.location, "a prediction", &prediction)?;
+        Ok(prediction)
     }
 
     /// The same prediction, from which gradients flow back to the network's variables.
@@ -213,27 +216,27 @@ impl Unet {
         sample: &Tensor,
         timesteps: &[f64],
         text: &Tensor,
-    ) -> Result<Traced, EngineError> {
-        let sample = Traced::constant(sample);
+    ) -> Result<TapeTensor, EngineError> {
+        let sample = TapeTensor::constant(sample);
         Ok(ops::in_pool(|| self.project_and_predict(&sample, timesteps, text))?)
     }
 
     fn project_and_predict(
         &self,
-        sample: &Traced,
+        sample: &TapeTensor,
         timesteps: &[f64],
         text: &Tensor,
-    ) -> candle_core::Result<Traced> {
-        let text = ops::cast(&sample.alike(text), self.dtype)?;
+    ) -> candle_core::Result<TapeTensor> {
+        let text = ops::cast(&sample.with_same_tracking(text), self.dtype)?;
         self.predict(sample, timesteps, Text::States(&text))
     }
 
     fn predict(
         &self,
-        sample: &Traced,
+        sample: &TapeTensor,
         timesteps: &[f64],
         text: Text<'_>,
-    ) -> candle_core::Result<Traced> {
+    ) -> candle_core::Result<TapeTensor> {
         let embedding = sinusoidal_embedding(
             timesteps,
             self.config.block_out_channels[0],
@@ -242,7 +245,7 @@ impl Unet {
             sample.tensor().device(),
         )?;
         // Latents and the embedding come in f32, as hidden states do, and the prediction leaves as that.
-        let embedding = ops::cast(&sample.alike(&embedding), self.dtype)?;
+        let embedding = ops::cast(&sample.with_same_tracking(&embedding), self.dtype)?;
         let sample = &ops::cast(sample, self.dtype)?;
         let time =
             self.time_linear_2.forward(&ops::silu(&self.time_linear_1.forward(&embedding)?)?)?;

@@ -6,7 +6,7 @@ use super::{
     segments::{Conditioning, Segment},
     transformer::{Transformer, TransformerSize},
 };
-use crate::engine::{EngineError, ops::Traced};
+use crate::engine::{EngineError, ops::TapeTensor};
 
 /// diffusers `CrossAttnDownBlock2D` and `DownBlock2D`.
 #[derive(Debug)]
@@ -34,10 +34,10 @@ impl DownBlock {
     /// Pushes every intermediate onto `skips`, for the way up.
     pub(super) fn forward(
         &self,
-        x: Traced,
+        x: TapeTensor,
         conditioning: &mut Conditioning<'_>,
-        skips: &mut Vec<Traced>,
-    ) -> candle_core::Result<Traced> {
+        skips: &mut Vec<TapeTensor>,
+    ) -> candle_core::Result<TapeTensor> {
         let mut x = x;
         for residual in &self.residuals {
             x = residual.forward(&x, None, conditioning)?;
@@ -76,9 +76,9 @@ impl MidBlock {
 
     pub(super) fn forward(
         &self,
-        x: Traced,
+        x: TapeTensor,
         conditioning: &mut Conditioning<'_>,
-    ) -> candle_core::Result<Traced> {
+    ) -> candle_core::Result<TapeTensor> {
         self.residuals.iter().try_fold(x, |x, residual| residual.forward(&x, None, conditioning))
     }
 
@@ -118,16 +118,22 @@ impl UpBlock {
     /// Pops what [`DownBlock::forward`] pushed.
     pub(super) fn forward(
         &self,
-        x: Traced,
+        x: TapeTensor,
         conditioning: &mut Conditioning<'_>,
-        skips: &mut Vec<Traced>,
-    ) -> candle_core::Result<Traced> {
+        skips: &mut Vec<TapeTensor>,
+    ) -> candle_core::Result<TapeTensor> {
         let mut x = x;
         for residual in &self.residuals {
             x = residual.forward(&x, skips.pop().as_ref(), conditioning)?;
         }
         match &self.upsampler {
-            Some(upsampler) => upsampler.forward(&x, None, conditioning),
+            // Up to what the level above left, since the way down halves upwards (diffusers:
+            // `upsample_size`).
+            Some(upsampler) => {
+                let above = skips.last().map(|skip| skip.tensor().dims4()).transpose()?;
+                let size = above.map(|(_, _, height, width)| [height, width]);
+                upsampler.enlarge(&x, size, conditioning)
+            }
             None => Ok(x),
         }
     }

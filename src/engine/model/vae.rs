@@ -6,10 +6,11 @@ use super::{
     VaeConfig, Weights,
     layers::{Conv2d, Conv2dSize, GroupNormLayer, Linear},
     resnet::{Downsample, ResnetBlock, ResnetSize, Upsample},
+    vae_tiles,
 };
 use crate::engine::{
-    EngineError,
-    ops::{self, GroupNorm, Traced},
+    EngineError, finite,
+    ops::{self, GroupNorm, TapeTensor},
 };
 
 const EPS: f64 = 1e-6;
@@ -17,8 +18,10 @@ const EPS: f64 = 1e-6;
 /// diffusers `AutoencoderKL`.
 #[derive(Debug)]
 pub struct Vae {
+    location: String,
     config: VaeConfig,
-    encoder: Encoder,
+    /// None where the folder holds the decoder alone, which is enough to draw from noise.
+    encoder: Option<Encoder>,
     decoder: Decoder,
     quant_conv: Option<Conv2d>,
     post_quant_conv: Option<Conv2d>,
@@ -33,15 +36,27 @@ pub struct LatentDistribution {
     pub log_variance: Tensor,
 }
 
+impl LatentDistribution {
+    /// Samples of it, from standard normal noise.
+    ///
+    /// # Shapes
+    /// `noise: [samples, latent, h, w]`, of a distribution of one picture or of as many.
+    pub fn sample(&self, noise: &Tensor) -> Result<Tensor, EngineError> {
+        let deviation = (&self.log_variance * 0.5)?.exp()?;
+        Ok(noise.broadcast_mul(&deviation)?.broadcast_add(&self.mean)?)
+    }
+}
+
 impl Vae {
-    /// Takes every tensor of the component and refuses one that is left over.
+    /// Takes every tensor of the component; those of the encoder may all be absent.
     pub fn new(w: &Weights, config: &VaeConfig) -> Result<Self, EngineError> {
         let latent = config.latent_channels;
+        let encodes = w.has_any_below("encoder");
         let vae = Self {
-            encoder: Encoder::new(&w.at("encoder"), config)?,
+            location: w.location().to_owned(),
+            encoder: encodes.then(|| Encoder::new(&w.at("encoder"), config)).transpose()?,
             decoder: Decoder::new(&w.at("decoder"), config)?,
-            quant_conv: config
-                .use_quant_conv
+            quant_conv: (encodes && config.use_quant_conv)
                 .then(|| {
                     Conv2d::new(&w.at("quant_conv"), Conv2dSize::pointwise(latent * 2, latent * 2))
                 })
@@ -54,7 +69,6 @@ impl Vae {
                 .transpose()?,
             config: config.clone(),
         };
-        w.finish(|_| false)?;
         Ok(vae)
     }
 
@@ -68,13 +82,17 @@ impl Vae {
         1 << (self.config.block_out_channels.len() - 1)
     }
 
+    /// Fails where the folder holds no encoder.
+    ///
     /// # Shapes
     /// Pictures in −1 … 1, `[batch, 3, H, W]`.
     pub fn encode(&self, pictures: &Tensor) -> Result<LatentDistribution, EngineError> {
-        let mut moments = ops::in_pool(|| self.encoder.forward(&Traced::forgotten(pictures)))?;
+        let encoder = self.encoder.as_ref().ok_or(EngineError::NoEncoder)?;
+        let mut moments = ops::in_pool(|| encoder.forward(&TapeTensor::no_grad(pictures)))?;
         if let Some(quant_conv) = &self.quant_conv {
             moments = quant_conv.forward(&moments)?;
         }
+        finite::check(&self.location, "a latent", moments.tensor())?;
         let halves = moments.tensor().chunk(2, 1)?;
         Ok(LatentDistribution {
             mean: halves[0].contiguous()?,
@@ -85,11 +103,21 @@ impl Vae {
     /// # Shapes
     /// Unscaled latents `[batch, latent, h, w]` to pictures, about −1 … 1, `[batch, 3, H, W]`.
     pub fn decode(&self, latents: &Tensor) -> Result<Tensor, EngineError> {
-        let mut latents = Traced::forgotten(latents);
+        let mut latents = TapeTensor::no_grad(latents);
         if let Some(conv) = &self.post_quant_conv {
             latents = conv.forward(&latents)?;
         }
-        Ok(ops::in_pool(|| self.decoder.forward(&latents))?.into_tensor())
+        let pictures = ops::in_pool(|| self.decoder.forward(&latents))?.into_tensor();
+        finite::check(&self.location, "a picture", &pictures)?;
+        Ok(pictures)
+    }
+}
+
+impl Vae {
+    /// [`Vae::decode`] in tiles of 512 pixels a side that overlap by a quarter: it takes no more
+    /// memory for a large picture than for a tile, and gives another picture.
+    pub fn decode_tiled(&self, latents: &Tensor) -> Result<Tensor, EngineError> {
+        vae_tiles::decode_tiled(latents, self.factor(), |tile| self.decode(tile))
     }
 }
 
@@ -130,9 +158,9 @@ impl PixelAttention {
         })
     }
 
-    fn forward(&self, x: &Traced) -> Result<Traced, EngineError> {
+    fn forward(&self, x: &TapeTensor) -> Result<TapeTensor, EngineError> {
         let (batch, channels, height, width) = x.tensor().dims4()?;
-        let planes = |x: &Traced| ops::reshape(x, (batch, channels, height * width));
+        let planes = |x: &TapeTensor| ops::reshape(x, (batch, channels, height * width));
         let sequence = ops::transpose(&planes(&self.group_norm.forward(x)?)?)?;
         let (query, key, value) = (
             self.to_q.forward(&sequence)?,
@@ -167,7 +195,7 @@ impl MidBlock {
         })
     }
 
-    fn forward(&self, x: &Traced) -> Result<Traced, EngineError> {
+    fn forward(&self, x: &TapeTensor) -> Result<TapeTensor, EngineError> {
         let mut x = self.resnet_0.forward(x, None)?;
         if let Some(attention) = &self.attention {
             x = attention.forward(&x)?;
@@ -226,7 +254,7 @@ impl Encoder {
         })
     }
 
-    fn forward(&self, pictures: &Traced) -> Result<Traced, EngineError> {
+    fn forward(&self, pictures: &TapeTensor) -> Result<TapeTensor, EngineError> {
         let mut x = self.conv_in.forward(pictures)?;
         for level in &self.levels {
             for resnet in &level.resnets {
@@ -283,14 +311,14 @@ impl Decoder {
         })
     }
 
-    fn forward(&self, latents: &Traced) -> Result<Traced, EngineError> {
+    fn forward(&self, latents: &TapeTensor) -> Result<TapeTensor, EngineError> {
         let mut x = self.mid_block.forward(&self.conv_in.forward(latents)?)?;
         for level in &self.levels {
             for resnet in &level.resnets {
                 x = resnet.forward(&x, None)?;
             }
             if let Some(upsample) = &level.resample {
-                x = upsample.forward(&x)?;
+                x = upsample.forward(&x, None)?;
             }
         }
         Ok(self.conv_out.forward(&self.conv_norm_out.forward(&x)?)?)

@@ -9,26 +9,33 @@ use std::{
 use candle_core::{DType, Tensor, Var};
 
 use crate::{
-    engine::{EngineError, checkpoint::StoredTensors, ops::Traced},
+    engine::{EngineError, checkpoint::StoredTensors, ops::TapeTensor},
     spec::Scope,
 };
 
 /// A place in a component's tensor names, such as `down_blocks.0.resnets.1`.
 ///
 /// Cloning and descending share the tensors; every name that is taken is remembered, so that
-/// [`Weights::finish`] can name what a file holds beyond the architecture.
+/// [`Weights::surplus`] can name what a file holds beyond the architecture.
 #[derive(Debug, Clone)]
 pub struct Weights<'a> {
     stored: &'a StoredTensors,
     variables: Option<&'a BTreeMap<String, Var>>,
     prefix: String,
     taken: Rc<RefCell<BTreeSet<String>>>,
+    passed_over: Rc<RefCell<BTreeSet<String>>>,
 }
 
 impl<'a> Weights<'a> {
     /// The root of a component, frozen.
     pub fn frozen(stored: &'a StoredTensors) -> Self {
-        Self { stored, variables: None, prefix: String::new(), taken: Rc::default() }
+        Self {
+            stored,
+            variables: None,
+            prefix: String::new(),
+            taken: Rc::default(),
+            passed_over: Rc::default(),
+        }
     }
 
     /// The root of a component whose tensors in `scoped` are its variables; all others are shared
@@ -53,6 +60,16 @@ impl<'a> Weights<'a> {
         self.stored.tensors.contains_key(&self.name(name))
     }
 
+    /// The shape of a tensor here, where there is one.
+    pub fn dims(&self, name: &str) -> Option<&'a [usize]> {
+        self.stored.tensors.get(&self.name(name)).map(|stored| stored.tensor.dims())
+    }
+
+    /// How messages name the component.
+    pub fn location(&self) -> &'a str {
+        &self.stored.location
+    }
+
     /// Whether any tensor lies below here.
     pub fn has_any_below(&self, name: &str) -> bool {
         let prefix = format!("{}.", self.name(name));
@@ -72,10 +89,10 @@ impl<'a> Weights<'a> {
     }
 
     /// Takes a tensor of a known shape, as a variable where it is one.
-    pub fn traced(&self, name: &str, shape: &[usize]) -> Result<Traced, EngineError> {
+    pub fn traced(&self, name: &str, shape: &[usize]) -> Result<TapeTensor, EngineError> {
         let frozen = self.take(name, shape)?;
         let variable = self.variables.and_then(|variables| variables.get(&self.name(name)));
-        Ok(variable.map_or_else(|| Traced::constant(&frozen), Traced::variable))
+        Ok(variable.map_or_else(|| TapeTensor::constant(&frozen), TapeTensor::variable))
     }
 
     /// Takes a frozen tensor of a known shape.
@@ -101,21 +118,25 @@ impl<'a> Weights<'a> {
         Ok(tensor)
     }
 
-    /// Refuses a component that holds tensors which the architecture did not take, but for names
-    /// that `ignored` accepts.
-    pub fn finish(&self, ignored: impl Fn(&str) -> bool) -> Result<(), EngineError> {
-        let taken = self.taken.borrow();
-        let mut surplus =
-            self.stored.tensors.iter().filter(|(name, _)| !taken.contains(*name) && !ignored(name));
-        match surplus.next() {
-            None => Ok(()),
-            Some((name, first)) => Err(EngineError::SurplusTensor {
-                file: first.file.clone(),
-                name: name.clone(),
-                found: first.tensor.dims().to_vec(),
-                count: 1 + surplus.count(),
-            }),
-        }
+    /// Tensors of the component whose names are accepted are known to be of no use here: they do not
+    /// count as left over.
+    pub fn pass_over(&self, accepted: impl Fn(&str) -> bool) {
+        let names = self.stored.tensors.keys().filter(|name| accepted(name)).cloned();
+        self.passed_over.borrow_mut().extend(names);
+    }
+
+    /// The names that were taken so far.
+    pub fn taken(&self) -> BTreeSet<String> {
+        self.taken.borrow().clone()
+    }
+
+    /// The component's tensors that were neither taken nor passed over, so that the architecture has
+    /// no place for them.
+    pub fn surplus(&self) -> Vec<&'a str> {
+        let (taken, passed_over) = (self.taken.borrow(), self.passed_over.borrow());
+        let names = self.stored.tensors.keys();
+        let surplus = names.filter(|name| !taken.contains(*name) && !passed_over.contains(*name));
+        surplus.map(String::as_str).collect()
     }
 
     fn name(&self, name: &str) -> String {

@@ -10,21 +10,21 @@ use candle_core::{D, Result, Shape, Tensor};
 use super::buffer::Buffer;
 use super::exponential::{normal, normal_density, sigmoid};
 use super::fresh;
-use super::traced::Traced;
+use super::tape::TapeTensor;
 use super::{cpu, cuda};
 
 /// `x · sigmoid(x)`.
-pub fn silu(x: &Traced) -> Result<Traced> {
+pub fn silu(x: &TapeTensor) -> Result<TapeTensor> {
     apply(x, Activation::Silu)
 }
 
 /// `x · Φ(x)` with the exact error function, as Stable Diffusion needs it.
-pub fn gelu_erf(x: &Traced) -> Result<Traced> {
+pub fn gelu_erf(x: &TapeTensor) -> Result<TapeTensor> {
     apply(x, Activation::GeluErf)
 }
 
 /// `x · sigmoid(1.702 x)`, CLIP's activation.
-pub fn quick_gelu(x: &Traced) -> Result<Traced> {
+pub fn quick_gelu(x: &TapeTensor) -> Result<TapeTensor> {
     apply(x, Activation::QuickGelu)
 }
 
@@ -32,35 +32,35 @@ pub fn quick_gelu(x: &Traced) -> Result<Traced> {
 ///
 /// # Shapes
 /// `[…, 2 n]` to `[…, n]`.
-pub fn geglu(x: &Traced) -> Result<Traced> {
+pub fn geglu(x: &TapeTensor) -> Result<TapeTensor> {
     if cuda::is_fast(&[x.tensor()]) {
         return cuda::geglu(x);
     }
     let half = x.tensor().dim(D::Minus1)? / 2;
     if !cpu::is_fast(&[x.tensor()]) || half * 2 != x.tensor().dim(D::Minus1)? {
-        return Traced::by_candle(&[x], |t| geglu_reference(&t[0]));
+        return TapeTensor::via_candle_autograd(&[x], |t| geglu_reference(&t[0]));
     }
     let values = x.tensor().contiguous()?;
     let mut dims = values.dims().to_vec();
     dims.pop();
     dims.push(half);
     let y = cpu::tensor(geglu_forward(cpu::values(&values).get()?, half)?, &Shape::from(dims))?;
-    Ok(Traced::result(y, &[x], move |gradient| {
+    Ok(TapeTensor::result(y, &[x], move |gradient| {
         let (x, g) = (cpu::values(&values), cpu::values(gradient));
         Ok(vec![Some(cpu::tensor(geglu_backward(x.get()?, g.get()?, half)?, values.shape())?)])
     }))
 }
 
-fn apply(x: &Traced, activation: Activation) -> Result<Traced> {
+fn apply(x: &TapeTensor, activation: Activation) -> Result<TapeTensor> {
     if cuda::is_fast(&[x.tensor()]) {
         return cuda::activation(x, activation);
     }
     if !cpu::is_fast(&[x.tensor()]) {
-        return Traced::by_candle(&[x], move |t| activation.reference(&t[0]));
+        return TapeTensor::via_candle_autograd(&[x], move |t| activation.reference(&t[0]));
     }
     let values = x.tensor().contiguous()?;
     let y = cpu::tensor(activation.forward(cpu::values(&values).get()?)?, values.shape())?;
-    Ok(Traced::result(y, &[x], move |gradient| {
+    Ok(TapeTensor::result(y, &[x], move |gradient| {
         let (x, g) = (cpu::values(&values), cpu::values(gradient));
         Ok(vec![Some(cpu::tensor(activation.backward(x.get()?, g.get()?)?, values.shape())?)])
     }))

@@ -12,39 +12,39 @@ use super::arrangement::plus;
 use super::cpu::{self, Values};
 use super::cuda;
 use super::fresh;
-use super::traced::Traced;
+use super::tape::TapeTensor;
 
 /// What is added to the result of a convolution or a linear layer.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Addends<'a> {
     /// `[out]`, to every pixel of a channel.
-    pub bias: Option<&'a Traced>,
+    pub bias: Option<&'a TapeTensor>,
     /// `[batch, out]`, to every pixel of an image's channel; convolutions only.
-    pub shift: Option<&'a Traced>,
+    pub shift: Option<&'a TapeTensor>,
     /// Of the result's shape.
-    pub residual: Option<&'a Traced>,
+    pub residual: Option<&'a TapeTensor>,
 }
 
 impl<'a> Addends<'a> {
     /// A bias alone.
-    pub fn bias(bias: &'a Traced) -> Self {
+    pub fn bias(bias: &'a TapeTensor) -> Self {
         Self { bias: Some(bias), ..Self::default() }
     }
 
     /// Those that are given, in the order of the fields.
-    pub(super) fn given(self) -> impl Iterator<Item = &'a Traced> {
+    pub(super) fn given(self) -> impl Iterator<Item = &'a TapeTensor> {
         [self.bias, self.shift, self.residual].into_iter().flatten()
     }
 
     /// Which are given, in the order of the fields; and, of those, which are followed.
     pub(super) fn followed(self) -> [Option<bool>; 3] {
-        [self.bias, self.shift, self.residual].map(|addend| addend.map(Traced::is_followed))
+        [self.bias, self.shift, self.residual].map(|addend| addend.map(TapeTensor::is_followed))
     }
 
     /// Fails where an addend does not fit a result of `shape` with so many channels; `images` where
     /// a shift can belong to one.
     fn check(self, images: Option<usize>, channels: usize, shape: &Shape) -> Result<()> {
-        let fits = |addend: Option<&Traced>, dims: &[usize]| {
+        let fits = |addend: Option<&TapeTensor>, dims: &[usize]| {
             addend.is_none_or(|addend| addend.tensor().dims() == dims)
         };
         let shift_fits = match images {
@@ -121,7 +121,7 @@ impl<'a> Addends<'a> {
     }
 
     /// Adds all but the bias to a result, in passes of their own.
-    pub(super) fn added_to(self, y: Traced) -> Result<Traced> {
+    pub(super) fn added_to(self, y: TapeTensor) -> Result<TapeTensor> {
         let y = match self.shift {
             Some(shift) => cuda::add_to_channels(&y, shift)?,
             None => y,
@@ -131,7 +131,7 @@ impl<'a> Addends<'a> {
         };
         let sum = plus(y.tensor(), residual.tensor())?;
         let followed = [y.is_followed(), residual.is_followed()];
-        Ok(Traced::result(sum, &[&y, residual], move |gradient| {
+        Ok(TapeTensor::result(sum, &[&y, residual], move |gradient| {
             Ok(followed.map(|followed| followed.then(|| gradient.clone())).into())
         }))
     }
@@ -157,7 +157,7 @@ pub(super) fn reference_of_planes(
     Ok(sum)
 }
 
-fn contiguous(addend: Option<&Traced>) -> Result<Option<Tensor>> {
+fn contiguous(addend: Option<&TapeTensor>) -> Result<Option<Tensor>> {
     addend.map(|addend| addend.tensor().contiguous()).transpose()
 }
 

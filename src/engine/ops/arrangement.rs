@@ -10,7 +10,7 @@ use rayon::prelude::*;
 
 use super::cpu::Values;
 use super::fresh;
-use super::traced::Traced;
+use super::tape::TapeTensor;
 use super::{cpu, cuda};
 
 /// `a + b` of one shape.
@@ -81,11 +81,11 @@ pub fn sums_of_squares(tensors: &[&Tensor]) -> Result<Vec<f64>> {
 }
 
 /// Joins two tensors along their second axis.
-pub fn concatenate_channels(a: &Traced, b: &Traced) -> Result<Traced> {
+pub fn concatenate_channels(a: &TapeTensor, b: &TapeTensor) -> Result<TapeTensor> {
     let y = Tensor::cat(&[a.tensor(), b.tensor()], 1)?;
     let (first, second) = (a.tensor().dim(1)?, b.tensor().dim(1)?);
     let followed = [a.is_followed(), b.is_followed()];
-    Ok(Traced::result(y, &[a, b], move |gradient| {
+    Ok(TapeTensor::result(y, &[a, b], move |gradient| {
         let part = |start, length| gradient.narrow(1, start, length)?.contiguous();
         Ok(vec![
             followed[0].then(|| part(0, first)).transpose()?,
@@ -95,28 +95,28 @@ pub fn concatenate_channels(a: &Traced, b: &Traced) -> Result<Traced> {
 }
 
 /// The same values in another shape.
-pub fn reshape(x: &Traced, shape: impl Into<Shape>) -> Result<Traced> {
+pub fn reshape(x: &TapeTensor, shape: impl Into<Shape>) -> Result<TapeTensor> {
     let before = x.tensor().shape().clone();
     let y = x.tensor().reshape(shape.into())?;
-    Ok(Traced::result(y, &[x], move |gradient| Ok(vec![Some(gradient.reshape(before)?)])))
+    Ok(TapeTensor::result(y, &[x], move |gradient| Ok(vec![Some(gradient.reshape(before)?)])))
 }
 
 /// Adds a row of zeros below and a column of zeros to the right.
 ///
 /// # Shapes
 /// `[batch, channels, h, w]` to `[batch, channels, h + 1, w + 1]`.
-pub fn pad_right_and_bottom(x: &Traced) -> Result<Traced> {
+pub fn pad_right_and_bottom(x: &TapeTensor) -> Result<TapeTensor> {
     let y = x.tensor().pad_with_zeros(2, 0, 1)?.pad_with_zeros(3, 0, 1)?;
     let (_, _, height, width) = x.tensor().dims4()?;
-    Ok(Traced::result(y, &[x], move |gradient| {
+    Ok(TapeTensor::result(y, &[x], move |gradient| {
         Ok(vec![Some(gradient.narrow(2, 0, height)?.narrow(3, 0, width)?.contiguous()?)])
     }))
 }
 
 /// Swaps the last two axes of three.
-pub fn transpose(x: &Traced) -> Result<Traced> {
+pub fn transpose(x: &TapeTensor) -> Result<TapeTensor> {
     let y = transposed(x.tensor())?;
-    Ok(Traced::result(y, &[x], |gradient| Ok(vec![Some(transposed(gradient)?)])))
+    Ok(TapeTensor::result(y, &[x], |gradient| Ok(vec![Some(transposed(gradient)?)])))
 }
 
 /// Rows and columns of a block, which stay in the fastest cache.

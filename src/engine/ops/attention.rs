@@ -17,7 +17,7 @@ use super::exponential::sum_pairs;
 use super::fresh;
 use super::product::{self, Columns, Matrices};
 use super::softmax::Level;
-use super::traced::Traced;
+use super::tape::TapeTensor;
 
 /// Multi-head attention of already projected queries, keys and values.
 ///
@@ -27,20 +27,20 @@ use super::traced::Traced;
 /// `query: [batch, queries, heads · d]`, `key` and `value: [batch, keys, heads · d]`, result
 /// `[batch, queries, heads · d]`. Scores are scaled by `d^-1/2`.
 pub fn attention(
-    query: &Traced,
-    key: &Traced,
-    value: &Traced,
+    query: &TapeTensor,
+    key: &TapeTensor,
+    value: &TapeTensor,
     heads: usize,
     mask: Option<&Tensor>,
-) -> Result<Traced> {
+) -> Result<TapeTensor> {
     let arguments = [query, key, value];
-    let tensors = arguments.map(Traced::tensor);
+    let tensors = arguments.map(TapeTensor::tensor);
     if cuda::is_fast(&tensors) {
         return cuda::attention(query, key, value, heads, mask);
     }
     let mask = mask.map(|mask| mask.detach().contiguous()).transpose()?;
     if !cpu::is_fast(&tensors) || mask.as_ref().is_some_and(|mask| !cpu::is_fast(&[mask])) {
-        return Traced::by_candle(&arguments, move |t| {
+        return TapeTensor::via_candle_autograd(&arguments, move |t| {
             attention_reference(&t[0], &t[1], &t[2], heads, mask.as_ref())
         });
     }
@@ -48,9 +48,9 @@ pub fn attention(
     let [query, key, value] = tensors.map(Tensor::contiguous);
     let operation = Attention { extents, query: query?, key: key?, value: value?, mask };
     let (y, levels) = operation.forward()?;
-    let followed = arguments.map(Traced::is_followed);
+    let followed = arguments.map(TapeTensor::is_followed);
     let kept = (!extents.is_whole()).then(|| y.clone());
-    Ok(Traced::result(y, &arguments, move |gradient| {
+    Ok(TapeTensor::result(y, &arguments, move |gradient| {
         operation.backward(gradient, (&levels, kept.as_ref()), followed)
     }))
 }
@@ -218,12 +218,12 @@ impl Extents {
     }
 
     /// The matrix `[positions, depth]` of a head.
-    fn upright(self, values: &[f32]) -> Matrices<'_> {
+    fn row_major(self, values: &[f32]) -> Matrices<'_> {
         Matrices::new(values, [0, self.channels(), 1])
     }
 
     /// The matrix `[depth, positions]` of a head.
-    fn lying(self, values: &[f32]) -> Matrices<'_> {
+    fn transposed(self, values: &[f32]) -> Matrices<'_> {
         Matrices::new(values, [0, 1, self.channels()])
     }
 }
@@ -234,7 +234,7 @@ impl Block {
         let query = extents.head(operands.query, extents.queries, self, self.queries.start);
         let key = extents.head(operands.key, extents.keys, self, keys.start);
         let sizes = (self.queries.len(), keys.len(), extents.depth);
-        let (query, key) = (extents.upright(query), extents.lying(key));
+        let (query, key) = (extents.row_major(query), extents.transposed(key));
         let mut scores = Buffer::new(sizes.0 * sizes.1);
         product::write_alone(&mut scores, sizes, query, key)?;
         if let Some(mask) = operands.mask {
@@ -286,7 +286,7 @@ impl Block {
             let sizes = (self.queries.len(), depth, keys.len());
             let weights = Matrices::new(&weights, [0, keys.len(), 1]);
             let value =
-                extents.upright(extents.head(operands.value, extents.keys, self, keys.start));
+                extents.row_major(extents.head(operands.value, extents.keys, self, keys.start));
             let columns = Columns { rows: &mut *y, length: channels, first: self.head * depth };
             if keys.start > 0 {
                 columns.add_alone(sizes, weights, value)?;
@@ -352,7 +352,7 @@ impl Block {
         let (rows, count) = (self.queries.len(), keys.len());
         let of_keys = keys.start * depth..keys.end * depth;
         let gradient = extents.head(seen.gradient, extents.queries, self, self.queries.start);
-        let gradient = extents.upright(gradient);
+        let gradient = extents.row_major(gradient);
         let mut weights = self.scores(extents, operands, keys)?;
         let scale = Self::rest_of_scale(extents, operands);
         let first = extents.queries * self.image + self.queries.start;
@@ -377,7 +377,8 @@ impl Block {
         if dquery.is_none() && dkey.is_none() {
             return Ok(());
         }
-        let value = extents.lying(extents.head(operands.value, extents.keys, self, keys.start));
+        let value =
+            extents.transposed(extents.head(operands.value, extents.keys, self, keys.start));
         let mut dscores = Buffer::new(rows * count);
         product::write_alone(&mut dscores, (rows, count, depth), gradient, value)?;
         let scale = extents.scale();
@@ -397,7 +398,7 @@ impl Block {
             },
         );
         if let Some(dquery) = dquery {
-            let key = extents.upright(extents.head(operands.key, extents.keys, self, keys.start));
+            let key = extents.row_major(extents.head(operands.key, extents.keys, self, keys.start));
             let part = &mut dquery[self.queries.start * depth..self.queries.end * depth];
             let dscores = Matrices::new(&dscores, [0, count, 1]);
             product::add_alone(part, (rows, depth, count), dscores, key)?;
@@ -405,7 +406,7 @@ impl Block {
         if let Some(dkey) = dkey {
             let query = extents.head(operands.query, extents.queries, self, self.queries.start);
             let dscores = Matrices::new(&dscores, [0, 1, count]);
-            let query = extents.upright(query);
+            let query = extents.row_major(query);
             product::add_alone(&mut dkey[of_keys], (count, depth, rows), dscores, query)?;
         }
         Ok(())
@@ -509,7 +510,7 @@ mod tests {
         ]);
         case.check_with(
             mask.as_slice(),
-            |t| attention(&t[0], &t[1], &t[2], heads, t.get(3).map(Traced::tensor)),
+            |t| attention(&t[0], &t[1], &t[2], heads, t.get(3).map(TapeTensor::tensor)),
             |t| attention_reference(&t[0], &t[1], &t[2], heads, t.get(3)),
         );
     }
@@ -550,7 +551,7 @@ mod tests {
         let (lowest, x) = (f32::NEG_INFINITY, values(&[1, 3, 4], 1));
         let mask = [0., lowest, lowest, 0., 0., lowest, 0., 0., 0.];
         let mask = Tensor::new(&mask, x.device()).unwrap().reshape((3, 3)).unwrap();
-        let traced = Traced::constant(&x);
+        let traced = TapeTensor::constant(&x);
         let y = attention(&traced, &traced, &traced, 2, Some(&mask)).unwrap().into_tensor();
         let first = |t: &Tensor| {
             t.narrow(1, 0, 1).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap()

@@ -3,7 +3,7 @@
 
 use candle_core::Result;
 
-use super::traced::Traced;
+use super::tape::TapeTensor;
 
 /// What `segment` makes of `inputs`, with nothing kept in between: its operations are done once more
 /// in the backward pass, one segment at a time.
@@ -13,10 +13,10 @@ use super::traced::Traced;
 /// through its inputs alone, but for variables, which it may hold. Where no variable has a part in
 /// the result, it is a constant.
 pub fn checkpointed(
-    inputs: &[&Traced],
-    segment: impl Fn(&[Traced]) -> Result<Traced> + Send + 'static,
-) -> Result<Traced> {
-    Traced::of_segment(inputs, segment)
+    inputs: &[&TapeTensor],
+    segment: impl Fn(&[TapeTensor]) -> Result<TapeTensor> + Send + 'static,
+) -> Result<TapeTensor> {
+    TapeTensor::of_segment(inputs, segment)
 }
 
 #[cfg(test)]
@@ -35,12 +35,16 @@ mod tests {
     use super::*;
     use crate::engine::ops::{self, Addends, Gradients, GroupNorm};
 
-    fn linear(x: &Traced, weight: &Traced) -> Result<Traced> {
+    fn linear(x: &TapeTensor, weight: &TapeTensor) -> Result<TapeTensor> {
         ops::linear(x, weight, Addends::default())
     }
 
     /// `residual + x · weightᵀ`.
-    fn linear_onto(residual: &Traced, x: &Traced, weight: &Traced) -> Result<Traced> {
+    fn linear_onto(
+        residual: &TapeTensor,
+        x: &TapeTensor,
+        weight: &TapeTensor,
+    ) -> Result<TapeTensor> {
         let addends = Addends { residual: Some(residual), ..Addends::default() };
         ops::linear(x, weight, addends)
     }
@@ -60,17 +64,17 @@ mod tests {
             }
         }
 
-        fn predict(&self, checkpointing: bool) -> Traced {
-            let [twice, norm, last] = &self.variables.each_ref().map(Traced::variable);
-            let x = Traced::constant(&values(&[4, 6], 4));
+        fn predict(&self, checkpointing: bool) -> TapeTensor {
+            let [twice, norm, last] = &self.variables.each_ref().map(TapeTensor::variable);
+            let x = TapeTensor::constant(&values(&[4, 6], 4));
             let x = linear(&x, twice).unwrap();
             let (frozen, zeros) = (
-                Traced::constant(&values(&[6, 6], 5)),
-                Traced::constant(&values(&[6], 6).zeros_like().unwrap()),
+                TapeTensor::constant(&values(&[6, 6], 5)),
+                TapeTensor::constant(&values(&[6], 6).zeros_like().unwrap()),
             );
             let (norm, weights, runs) =
                 (norm.clone(), [twice.clone(), frozen], Arc::clone(&self.runs));
-            let segment = move |inputs: &[Traced]| {
+            let segment = move |inputs: &[TapeTensor]| {
                 runs.fetch_add(1, Ordering::Relaxed);
                 let settings = GroupNorm { groups: 2, eps: 1e-5, silu: true };
                 let hidden = group_norm(&inputs[0], &norm, &zeros, settings)?;
@@ -107,19 +111,19 @@ mod tests {
     #[test]
     fn segments_may_lie_within_segments() {
         let variable = Var::from_tensor(&values(&[5, 5], 1)).unwrap();
-        let x = Traced::constant(&values(&[3, 5], 2));
-        let weight = Traced::variable(&variable);
+        let x = TapeTensor::constant(&values(&[3, 5], 2));
+        let weight = TapeTensor::variable(&variable);
         let inner = {
             let weight = weight.clone();
-            move |x: &[Traced]| linear(&linear(&x[0], &weight)?, &weight)
+            move |x: &[TapeTensor]| linear(&linear(&x[0], &weight)?, &weight)
         };
         let outer = {
             let inner = inner.clone();
-            move |x: &[Traced]| {
+            move |x: &[TapeTensor]| {
                 checkpointed(&[&checkpointed(&[&x[0]], inner.clone())?], inner.clone())
             }
         };
-        let gradient = |y: Traced| {
+        let gradient = |y: TapeTensor| {
             let mut gradients = y.backward(values(&[3, 5], 3)).unwrap();
             bytes(&gradients.take(&variable).unwrap())
         };
@@ -130,12 +134,12 @@ mod tests {
     #[test]
     fn only_what_variables_have_a_part_in_is_followed() {
         let variable = Var::from_tensor(&values(&[5, 5], 1)).unwrap();
-        let weight = Traced::variable(&variable);
+        let weight = TapeTensor::variable(&variable);
         let x = values(&[3, 5], 2);
-        let (constant, forgotten) = (Traced::constant(&x), Traced::forgotten(&x));
-        let frozen = |x: &[Traced]| ops::reshape(&x[0], (5, 3));
+        let (constant, forgotten) = (TapeTensor::constant(&x), TapeTensor::no_grad(&x));
+        let frozen = |x: &[TapeTensor]| ops::reshape(&x[0], (5, 3));
         assert!(!checkpointed(&[&constant], frozen).unwrap().is_followed());
-        let holding = move |x: &[Traced]| linear(&x[0], &weight);
+        let holding = move |x: &[TapeTensor]| linear(&x[0], &weight);
         let followed = checkpointed(&[&constant], holding.clone()).unwrap();
         assert!(followed.is_followed());
         assert!(checkpointed(&[&followed], frozen).unwrap().is_followed());
@@ -151,11 +155,11 @@ mod tests {
         let held = Arc::new(());
         let y = {
             let held = Arc::clone(&held);
-            checkpointed(&[&Traced::variable(&x)], move |inputs| {
+            checkpointed(&[&TapeTensor::variable(&x)], move |inputs| {
                 // Counts how often a graph holds it.
                 let held = Arc::clone(&held);
                 let y = (inputs[0].tensor() * 2.0)?;
-                Ok(Traced::result(y, &[&inputs[0]], move |gradient: &Tensor| {
+                Ok(TapeTensor::result(y, &[&inputs[0]], move |gradient: &Tensor| {
                     drop(held);
                     Ok(vec![Some((gradient * 2.0)?)])
                 }))

@@ -9,7 +9,7 @@ use super::cpu::{self, Values};
 use super::cuda;
 use super::linear;
 use super::product::{self, Matrices};
-use super::traced::Traced;
+use super::tape::TapeTensor;
 use super::weight::Weight;
 use super::winograd::Winograd;
 
@@ -27,12 +27,12 @@ pub struct Convolution {
 /// # Shapes
 /// `x: [batch, in, height, width]`, `weight: [out, in, kernel, kernel]`, result `[batch, out, …]`.
 pub fn conv2d(
-    x: &Traced,
-    weight: &Traced,
+    x: &TapeTensor,
+    weight: &TapeTensor,
     addends: Addends<'_>,
     geometry: Convolution,
-) -> Result<Traced> {
-    let arguments: Vec<&Traced> = [x, weight].into_iter().chain(addends.given()).collect();
+) -> Result<TapeTensor> {
+    let arguments: Vec<&TapeTensor> = [x, weight].into_iter().chain(addends.given()).collect();
     let tensors: Vec<&Tensor> = arguments.iter().map(|argument| argument.tensor()).collect();
     let added = addends.followed();
     if cuda::is_fast(&tensors) {
@@ -40,10 +40,12 @@ pub fn conv2d(
     }
     if !linear::is_fast(&tensors) {
         let given = added.map(|addend| addend.is_some());
-        return Traced::by_candle(&arguments, move |t| conv2d_reference(t, given, geometry));
+        return TapeTensor::via_candle_autograd(&arguments, move |t| {
+            conv2d_reference(t, given, geometry)
+        });
     }
     let extents = geometry.extents(x.tensor().shape(), weight.tensor().shape())?;
-    let followed = [x, weight].map(Traced::is_followed);
+    let followed = [x, weight].map(TapeTensor::is_followed);
     let (x, weight) = (x.tensor().contiguous()?, Weight::new(weight.tensor())?);
     let y = forward(extents, &x, &weight, addends)?;
     // A frozen kernel's layer does not keep its input.
@@ -53,7 +55,7 @@ pub fn conv2d(
         x: followed[1].then_some(x),
         weight: followed[0].then_some(weight),
     };
-    Ok(Traced::result(y, &arguments, move |gradient| {
+    Ok(TapeTensor::result(y, &arguments, move |gradient| {
         let mut gradients = kept.backward(gradient)?;
         gradients.extend(addends::gradients_of_planes(added, gradient)?);
         Ok(gradients)
@@ -248,7 +250,7 @@ mod tests {
     use super::*;
 
     /// All that can be added, in the order of the arguments after the weight.
-    fn all(t: &[Traced]) -> Addends<'_> {
+    fn all(t: &[TapeTensor]) -> Addends<'_> {
         Addends { bias: Some(&t[2]), shift: Some(&t[3]), residual: Some(&t[4]) }
     }
 
@@ -333,8 +335,8 @@ mod tests {
             let geometry = Convolution { stride, padding: kernel / 2 };
             let run = |weight: &Tensor| {
                 let variable = Var::from_tensor(&x).unwrap();
-                let weight = Traced::constant(weight);
-                let x = Traced::variable(&variable);
+                let weight = TapeTensor::constant(weight);
+                let x = TapeTensor::variable(&variable);
                 let y = conv2d(&x, &weight, Addends::default(), geometry).unwrap();
                 let result = y.tensor().clone();
                 let gradient = values(result.dims(), 3);
@@ -349,7 +351,7 @@ mod tests {
     #[test]
     fn what_does_not_fit_is_refused() {
         let geometry = Convolution { stride: 1, padding: 1 };
-        let traced = |shape: &[usize]| Traced::constant(&values(shape, 1));
+        let traced = |shape: &[usize]| TapeTensor::constant(&values(shape, 1));
         let (x, weight) = (traced(&[2, 4, 5, 5]), traced(&[3, 4, 3, 3]));
         let fits = |addends: Addends| conv2d(&x, &weight, addends, geometry).is_ok();
         let [bias, shift, residual] =

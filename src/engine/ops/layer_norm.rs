@@ -5,22 +5,27 @@ use rayon::prelude::*;
 
 use super::exponential::{moments, sum_pairs};
 use super::fresh;
-use super::traced::Traced;
+use super::tape::TapeTensor;
 use super::{cpu, cuda};
 
 /// Normalises the last axis, scales and shifts it.
 ///
 /// # Shapes
 /// `x: […, channels]`, `weight` and `bias: [channels]`.
-pub fn layer_norm(x: &Traced, weight: &Traced, bias: &Traced, eps: f64) -> Result<Traced> {
+pub fn layer_norm(
+    x: &TapeTensor,
+    weight: &TapeTensor,
+    bias: &TapeTensor,
+    eps: f64,
+) -> Result<TapeTensor> {
     let arguments = [x, weight, bias];
-    let tensors = arguments.map(Traced::tensor);
+    let tensors = arguments.map(TapeTensor::tensor);
     if cuda::is_fast(&tensors) {
         return cuda::layer_norm(x, weight, bias, eps);
     }
     if !cpu::is_fast(&tensors) {
         let reference = move |t: &[Tensor]| layer_norm_reference(&t[0], &t[1], &t[2], eps);
-        return Traced::by_candle(&arguments, reference);
+        return TapeTensor::via_candle_autograd(&arguments, reference);
     }
     let channels = x.tensor().dim(D::Minus1)?;
     if tensors[1..].iter().any(|affine| affine.dims() != [channels]) || channels == 0 {
@@ -29,8 +34,8 @@ pub fn layer_norm(x: &Traced, weight: &Traced, bias: &Traced, eps: f64) -> Resul
     let [x, weight, bias] = tensors.map(Tensor::contiguous);
     let operation = LayerNorm { x: x?, weight: weight? };
     let (y, statistics) = operation.forward(&bias?, eps)?;
-    let followed = arguments.map(Traced::is_followed);
-    Ok(Traced::result(y, &arguments, move |gradient| {
+    let followed = arguments.map(TapeTensor::is_followed);
+    Ok(TapeTensor::result(y, &arguments, move |gradient| {
         operation.backward(gradient, &statistics, followed)
     }))
 }

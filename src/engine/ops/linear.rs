@@ -7,7 +7,7 @@ use rayon::prelude::*;
 
 use super::addends::{self, Addends};
 use super::product::{self, Columns, Matrices};
-use super::traced::Traced;
+use super::tape::TapeTensor;
 use super::weight::Weight;
 use super::{cpu, cuda};
 
@@ -15,8 +15,8 @@ use super::{cpu, cuda};
 ///
 /// # Shapes
 /// `x: […, in]`, `weight: [out, in]`, result `[…, out]`.
-pub fn linear(x: &Traced, weight: &Traced, addends: Addends<'_>) -> Result<Traced> {
-    let arguments: Vec<&Traced> = [x, weight].into_iter().chain(addends.given()).collect();
+pub fn linear(x: &TapeTensor, weight: &TapeTensor, addends: Addends<'_>) -> Result<TapeTensor> {
+    let arguments: Vec<&TapeTensor> = [x, weight].into_iter().chain(addends.given()).collect();
     let tensors: Vec<&Tensor> = arguments.iter().map(|argument| argument.tensor()).collect();
     let added = addends.followed();
     if cuda::is_fast(&tensors) {
@@ -24,13 +24,13 @@ pub fn linear(x: &Traced, weight: &Traced, addends: Addends<'_>) -> Result<Trace
     }
     if !is_fast(&tensors) {
         let given = added.map(|addend| addend.is_some());
-        return Traced::by_candle(&arguments, move |t| linear_reference(t, given));
+        return TapeTensor::via_candle_autograd(&arguments, move |t| linear_reference(t, given));
     }
-    let followed = [x, weight].map(Traced::is_followed);
+    let followed = [x, weight].map(TapeTensor::is_followed);
     let operation = Linear { x: x.tensor().contiguous()?, weight: Weight::new(weight.tensor())? };
     let y = operation.forward(addends)?;
     let kept = operation.keep(followed);
-    Ok(Traced::result(y, &arguments, move |gradient| {
+    Ok(TapeTensor::result(y, &arguments, move |gradient| {
         let mut gradients = kept.backward(gradient)?;
         gradients.extend(addends::gradients_of_rows(added, gradient)?);
         Ok(gradients)
@@ -60,14 +60,14 @@ pub(super) fn linear_reference(t: &[Tensor], given: [bool; 3]) -> Result<Tensor>
     Ok(y)
 }
 
-/// Rows below which a product is computed lying, `weight · xᵀ`: upright, all of the weight is arranged
+/// Rows below which a product is computed transposed, `weight · xᵀ`: otherwise all of the weight is arranged
 /// for sums with so few of them that it takes longer than the sums.
 const ROWS: usize = 512;
 /// Rows and columns of a block, which stay in the fastest cache.
 const BLOCK: usize = 16;
 
-/// Adds a lying product, `[part, rows]`, to columns of rows of `outputs` values.
-fn add_upright(y: &mut [f32], lying: &[f32], outputs: usize, part: Range<usize>) {
+/// Adds a transposed product, `[part, rows]`, to columns of rows of `outputs` values.
+fn add_transposed(y: &mut [f32], transposed: &[f32], outputs: usize, part: Range<usize>) {
     let rows = y.len() / outputs;
     y.par_chunks_mut(BLOCK * outputs).enumerate().for_each(|(task, y)| {
         let first = task * BLOCK;
@@ -75,7 +75,7 @@ fn add_upright(y: &mut [f32], lying: &[f32], outputs: usize, part: Range<usize>)
             let count = BLOCK.min(part.len() - column);
             for (row, y) in y.chunks_exact_mut(outputs).enumerate() {
                 let target = &mut y[part.start + column..][..count];
-                let source = lying[column * rows + first + row..].iter().step_by(rows);
+                let source = transposed[column * rows + first + row..].iter().step_by(rows);
                 target.iter_mut().zip(source).for_each(|(y, sum)| *y += *sum);
             }
         }
@@ -125,8 +125,8 @@ impl Linear {
             self.weight.for_each_part(None, |part, weight| {
                 let weight = Matrices::new(weight, [0, inputs, 1]);
                 let sizes = (part.len(), rows, inputs);
-                let lying = product::multiply_for_a_moment(1, sizes, weight, x)?;
-                add_upright(&mut y, &lying, outputs, part);
+                let transposed = product::multiply_for_a_moment(1, sizes, weight, x)?;
+                add_transposed(&mut y, &transposed, outputs, part);
                 Ok(())
             })?;
         } else if !y.is_empty() && inputs > 0 {
@@ -237,7 +237,7 @@ mod tests {
 
     #[test]
     fn what_does_not_fit_is_refused() {
-        let traced = |shape: &[usize]| Traced::constant(&values(shape, 1));
+        let traced = |shape: &[usize]| TapeTensor::constant(&values(shape, 1));
         let (x, weight, wrong) = (traced(&[4, 6]), traced(&[3, 6]), traced(&[4]));
         assert!(linear(&x, &weight, Addends::bias(&wrong)).is_err());
         let residual = Addends { residual: Some(&x), ..Addends::default() };
@@ -256,7 +256,7 @@ mod tests {
             let half = weight.to_dtype(dtype).unwrap();
             let wide = half.to_dtype(DType::F32).unwrap();
             Case::new([x.clone(), bias.clone()]).check(
-                |t| linear(&t[0], &Traced::constant(&half), Addends::bias(&t[1])),
+                |t| linear(&t[0], &TapeTensor::constant(&half), Addends::bias(&t[1])),
                 |t| {
                     let wide = wide.to_dtype(t[0].dtype())?;
                     linear_reference(&[t[0].clone(), wide, t[1].clone()], [true, false, false])

@@ -1,7 +1,7 @@
 //! The differentiable operations that the models are made of, each with a forward, a backward and
 //! a finite-difference test.
 //!
-//! Arguments and results are [`Traced`]: tensors that know which variables had a part in them. For
+//! Arguments and results are [`TapeTensor`]: tensors that know which variables had a part in them. For
 //! `f32` in host memory, and for `f32`, `f16` and `bf16` on CUDA devices (`cuda`), each operation has
 //! a fast form, whose gradients are computed for the arguments that are followed and no others;
 //! elsewhere it is composed of tensor operations that candle differentiates, against which the fast
@@ -32,10 +32,10 @@ mod norm;
 mod planes;
 mod product;
 mod softmax;
+mod tape;
 #[cfg(test)]
 mod testing;
 mod tiles;
-mod traced;
 mod upsample;
 mod weight;
 mod winograd;
@@ -56,8 +56,8 @@ pub use layer_norm::layer_norm;
 pub use linear::linear;
 pub use norm::{GroupNorm, group_norm};
 pub use planes::{linear_from_planes, linear_to_planes};
-pub use traced::{Gradients, Traced};
-pub use upsample::upsample_nearest_2x;
+pub use tape::{Gradients, TapeTensor};
+pub use upsample::upsample_nearest;
 
 /// Runs `work` on a thread of the pool that the operations share. Each of them would otherwise be
 /// handed over to it alone, and waited for: that takes longer than a small one.

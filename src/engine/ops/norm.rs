@@ -5,7 +5,7 @@ use candle_core::{D, Result, Shape, Tensor, bail};
 use super::activation::silu_slope;
 use super::exponential::{moments, sigmoid, sum, sum_pairs};
 use super::fresh;
-use super::traced::Traced;
+use super::tape::TapeTensor;
 use super::{cpu, cuda};
 
 /// A group norm's settings.
@@ -24,19 +24,19 @@ pub struct GroupNorm {
 /// # Shapes
 /// `x: [batch, channels, …]`, `weight` and `bias: [channels]`.
 pub fn group_norm(
-    x: &Traced,
-    weight: &Traced,
-    bias: &Traced,
+    x: &TapeTensor,
+    weight: &TapeTensor,
+    bias: &TapeTensor,
     settings: GroupNorm,
-) -> Result<Traced> {
+) -> Result<TapeTensor> {
     let arguments = [x, weight, bias];
-    let tensors = arguments.map(Traced::tensor);
+    let tensors = arguments.map(TapeTensor::tensor);
     if cuda::is_fast(&tensors) {
         return cuda::group_norm(x, weight, bias, settings);
     }
     if !cpu::is_fast(&tensors) {
         let reference = move |t: &[Tensor]| group_norm_reference(&t[0], &t[1], &t[2], settings);
-        return Traced::by_candle(&arguments, reference);
+        return TapeTensor::via_candle_autograd(&arguments, reference);
     }
     let extents = Extents::new(settings.groups, x.tensor().shape())?;
     if tensors[1..].iter().any(|affine| affine.dims() != [extents.channels]) {
@@ -45,8 +45,8 @@ pub fn group_norm(
     let [x, weight, bias] = [x, weight, bias].map(|argument| argument.tensor().contiguous());
     let operation = Operation { settings, extents, x: x?, weight: weight?, bias: bias? };
     let (y, statistics) = operation.forward()?;
-    let followed = arguments.map(Traced::is_followed);
-    Ok(Traced::result(y, &arguments, move |gradient| {
+    let followed = arguments.map(TapeTensor::is_followed);
+    Ok(TapeTensor::result(y, &arguments, move |gradient| {
         operation.backward(gradient, &statistics, followed)
     }))
 }

@@ -6,7 +6,7 @@ use candle_core::{Result, Shape, Tensor, bail};
 use super::addends::{self, Addends};
 use super::linear::{self, linear_reference};
 use super::product::{self, Matrices, Sizes};
-use super::traced::Traced;
+use super::tape::TapeTensor;
 use super::weight::Weight;
 use super::{cpu, cuda};
 
@@ -23,7 +23,11 @@ enum Direction {
 ///
 /// # Shapes
 /// `x: [batch, in, pixels]`, `weight: [out, in]` or `[out, in, 1, 1]`, result `[batch, pixels, out]`.
-pub fn linear_from_planes(x: &Traced, weight: &Traced, addends: Addends<'_>) -> Result<Traced> {
+pub fn linear_from_planes(
+    x: &TapeTensor,
+    weight: &TapeTensor,
+    addends: Addends<'_>,
+) -> Result<TapeTensor> {
     Direction::FromPlanes.apply(x, weight, addends)
 }
 
@@ -31,7 +35,11 @@ pub fn linear_from_planes(x: &Traced, weight: &Traced, addends: Addends<'_>) -> 
 ///
 /// # Shapes
 /// `x: [batch, pixels, in]`, `weight: [out, in]` or `[out, in, 1, 1]`, result `[batch, out, pixels]`.
-pub fn linear_to_planes(x: &Traced, weight: &Traced, addends: Addends<'_>) -> Result<Traced> {
+pub fn linear_to_planes(
+    x: &TapeTensor,
+    weight: &TapeTensor,
+    addends: Addends<'_>,
+) -> Result<TapeTensor> {
     Direction::ToPlanes.apply(x, weight, addends)
 }
 
@@ -56,8 +64,8 @@ fn by_channel(values: &[f32], channels: usize, pixels: usize, in_planes: bool) -
 }
 
 impl Direction {
-    fn apply(self, x: &Traced, weight: &Traced, addends: Addends) -> Result<Traced> {
-        let arguments: Vec<&Traced> = [x, weight].into_iter().chain(addends.given()).collect();
+    fn apply(self, x: &TapeTensor, weight: &TapeTensor, addends: Addends) -> Result<TapeTensor> {
+        let arguments: Vec<&TapeTensor> = [x, weight].into_iter().chain(addends.given()).collect();
         let tensors: Vec<&Tensor> = arguments.iter().map(|argument| argument.tensor()).collect();
         let added = addends.followed();
         if let (true, Some(bias)) = (cuda::is_fast(&tensors), addends.bias) {
@@ -68,16 +76,16 @@ impl Direction {
         }
         if !linear::is_fast(&tensors) {
             let given = added.map(|addend| addend.is_some());
-            return Traced::by_candle(&arguments, move |t| self.reference(t, given));
+            return TapeTensor::via_candle_autograd(&arguments, move |t| self.reference(t, given));
         }
-        let followed = [x, weight].map(Traced::is_followed);
+        let followed = [x, weight].map(TapeTensor::is_followed);
         let extents = self.extents(x.tensor(), weight.tensor())?;
         let (x, weight) = (x.tensor().contiguous()?, Weight::new(weight.tensor())?);
         let y = self.forward(extents, &x, &weight, addends)?;
         let shapes = [x.shape().clone(), weight.tensor().shape().clone()];
         // A frozen weight's layer does not keep its input.
         let (x, weight) = (followed[1].then_some(x), followed[0].then_some(weight));
-        Ok(Traced::result(y, &arguments, move |gradient| {
+        Ok(TapeTensor::result(y, &arguments, move |gradient| {
             let dx = weight.map(|weight| self.input_gradient(extents, &weight, gradient));
             let dweight = x.map(|x| self.weight_gradient(extents, &x, gradient));
             let mut gradients = vec![
@@ -243,9 +251,10 @@ mod tests {
 
     #[test]
     fn what_does_not_fit_is_refused() {
-        let traced = |shape: &[usize]| Traced::constant(&values(shape, 1));
+        let traced = |shape: &[usize]| TapeTensor::constant(&values(shape, 1));
         let (x, bias) = (traced(&[2, 4, 6]), traced(&[3]));
-        let fits = |of: fn(&Traced, &Traced, Addends<'_>) -> Result<Traced>, weight: &[usize]| {
+        let fits = |of: fn(&TapeTensor, &TapeTensor, Addends<'_>) -> Result<TapeTensor>,
+                    weight: &[usize]| {
             of(&x, &traced(weight), Addends::bias(&bias)).is_ok()
         };
         assert!(!fits(linear_from_planes, &[3, 5]));

@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Device, Result, Tensor, Var};
 
-use super::traced::Traced;
+use super::tape::TapeTensor;
 
 /// Reproducible values, about uniform in -1.5 to 1.5.
 pub(super) fn values(shape: &[usize], seed: u64) -> Tensor {
@@ -31,7 +31,7 @@ impl Case {
     /// As [`Self::check_with`], without constants.
     pub(super) fn check(
         &self,
-        fast: impl Fn(&[Traced]) -> Result<Traced> + Sync,
+        fast: impl Fn(&[TapeTensor]) -> Result<TapeTensor> + Sync,
         reference: impl Fn(&[Tensor]) -> Result<Tensor>,
     ) {
         self.check_with(&[], fast, reference);
@@ -45,11 +45,11 @@ impl Case {
     pub(super) fn check_with(
         &self,
         constants: &[Tensor],
-        fast: impl Fn(&[Traced]) -> Result<Traced> + Sync,
+        fast: impl Fn(&[TapeTensor]) -> Result<TapeTensor> + Sync,
         reference: impl Fn(&[Tensor]) -> Result<Tensor>,
     ) {
         let all: Vec<bool> = vec![true; self.arguments.len()];
-        let expected = self.by_candle(constants, &reference);
+        let expected = self.via_candle_autograd(constants, &reference);
         let got = self.run(constants, &all, &fast);
         for (got, expected) in got.iter().zip(&expected) {
             let (got, expected) = (got.as_ref().unwrap(), expected.as_ref().unwrap());
@@ -75,8 +75,8 @@ impl Case {
             let (alone, together) = (alone[index + 1].as_ref(), got[index + 1].as_ref());
             assert_eq!(bytes(alone.unwrap()), bytes(together.unwrap()));
         }
-        let inputs: Vec<Traced> =
-            self.arguments.iter().chain(constants).map(Traced::constant).collect();
+        let inputs: Vec<TapeTensor> =
+            self.arguments.iter().chain(constants).map(TapeTensor::constant).collect();
         assert!(!fast(&inputs).unwrap().is_followed(), "a graph is kept though nothing tracks");
     }
 
@@ -85,19 +85,19 @@ impl Case {
         &self,
         constants: &[Tensor],
         tracks: &[bool],
-        operation: impl Fn(&[Traced]) -> Result<Traced>,
+        operation: impl Fn(&[TapeTensor]) -> Result<TapeTensor>,
     ) -> Vec<Option<Tensor>> {
         let (mut inputs, mut variables) = (Vec::new(), Vec::new());
         for (argument, &tracks) in self.arguments.iter().zip(tracks) {
             let variable = Var::from_tensor(argument).unwrap();
             inputs.push(if tracks {
-                Traced::variable(&variable)
+                TapeTensor::variable(&variable)
             } else {
-                Traced::constant(argument)
+                TapeTensor::constant(argument)
             });
             variables.push(variable);
         }
-        inputs.extend(constants.iter().map(Traced::constant));
+        inputs.extend(constants.iter().map(TapeTensor::constant));
         let y = operation(&inputs).unwrap();
         let result = y.tensor().clone();
         let mut gradients = y.backward(weighting(&result)).unwrap();
@@ -106,7 +106,7 @@ impl Case {
     }
 
     /// The same by candle's own graph.
-    fn by_candle(
+    fn via_candle_autograd(
         &self,
         constants: &[Tensor],
         operation: impl Fn(&[Tensor]) -> Result<Tensor>,
@@ -167,10 +167,10 @@ impl Case {
 
 /// Another view of the same values.
 pub(super) fn view(
-    x: &Traced,
+    x: &TapeTensor,
     of: impl Fn(&Tensor) -> Result<Tensor> + Send + 'static,
-) -> Result<Traced> {
-    Traced::by_candle(&[x], move |t| of(&t[0]))
+) -> Result<TapeTensor> {
+    TapeTensor::via_candle_autograd(&[x], move |t| of(&t[0]))
 }
 
 /// The loss's weights of an operation's result, so that its gradient is of no special form.

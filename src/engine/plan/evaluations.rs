@@ -6,7 +6,8 @@ use crate::{
         EngineError,
         schedule::NoiseSource,
         unlearn::{
-            KeyStep, PROBE_STEPS, PROBE_TRAJECTORIES, key_step_table, looks_after, steps_inside,
+            KeyStep, PROBE_STEPS, PROBE_TRAJECTORIES, drawn_step, key_step_table, looks_after,
+            steps_inside,
         },
     },
     spec::{LogSnrWindow, StepIndex},
@@ -46,7 +47,7 @@ impl Walked {
 
     /// Numbers that are kept of it: at each step the latents and every prediction, which lie in one
     /// piece; and the prompts.
-    fn kept(self, sizes: &Sizes, steps: usize) -> u64 {
+    pub(super) fn kept(self, sizes: &Sizes, steps: usize) -> u64 {
         let (count, prompts) = (self.trajectories as u64, self.prompts as u64);
         count * steps as u64 * (1 + prompts) * sizes.latent() + count * sizes.text()
     }
@@ -66,13 +67,13 @@ pub(super) fn count(sizes: &Sizes, spec: &UnlearnSpec) -> Result<Costs, EngineEr
     let mut looks = 1;
     match &spec.method {
         Method::Esd(settings) => {
-            let schedule = sizes.scheduler.schedule(settings.schedule_steps)?;
+            let schedule = sizes.scheduler.schedule_with_signal(settings.schedule_steps)?;
             let a_step = if settings.guidance_scale <= 1.0 { 1 } else { 2 };
             // The run's own draws, in its own order.
             let mut noise = NoiseSource::new(spec.seed);
             for _ in 0..settings.updates {
                 let concept = noise.index(spec.concepts.len());
-                let step = noise.index(schedule.len()) as u64;
+                let step = drawn_step(&schedule, &mut noise).0 as u64;
                 noise.randn(sizes.latent() as usize);
                 let replacing = u64::from(spec.concepts[concept].replacement.is_some());
                 costs.method += a_step * step + 2 + replacing + 1;
@@ -83,7 +84,9 @@ pub(super) fn count(sizes: &Sizes, spec: &UnlearnSpec) -> Result<Costs, EngineEr
         Method::Kscu(settings) => {
             let a_step = if settings.guidance_scale <= 1.0 { 1 } else { 2 };
             let mut last = None;
-            for entry in key_step_table(settings, spec.concepts.len()) {
+            let schedule = sizes.scheduler.schedule_with_signal(settings.schedule_steps)?;
+            let without_signal = schedule.steps_without_signal();
+            for entry in key_step_table(settings, without_signal, spec.concepts.len()) {
                 let moves_on = last.is_some_and(|last: KeyStep| last.leads_to(entry));
                 let walked = if moves_on { 1 } else { entry.step.0 as u64 };
                 costs.method += a_step * walked + 2 + 2;
@@ -92,7 +95,7 @@ pub(super) fn count(sizes: &Sizes, spec: &UnlearnSpec) -> Result<Costs, EngineEr
             costs.projected = 1 + spec.concepts.len();
         }
         Method::Keystep(settings) => {
-            let schedule = sizes.scheduler.schedule(settings.schedule_steps)?;
+            let schedule = sizes.scheduler.schedule_with_signal(settings.schedule_steps)?;
             let everywhere = LogSnrWindow { low: f64::NEG_INFINITY, high: f64::INFINITY };
             let inside = match settings.key_steps {
                 KeySteps::Window(given) => given,
@@ -127,7 +130,7 @@ pub(super) fn count(sizes: &Sizes, spec: &UnlearnSpec) -> Result<Costs, EngineEr
         }
     }
 
-    let probe = sizes.scheduler.schedule(PROBE_STEPS)?;
+    let probe = sizes.scheduler.schedule_with_signal(PROBE_STEPS)?;
     let concepts = Walked::by_concept(PROBE_TRAJECTORIES.max(spec.concepts.len()));
     let neighbours = Walked::by_neighbour(PROBE_TRAJECTORIES);
     for walk in [concepts, neighbours] {
@@ -135,11 +138,12 @@ pub(super) fn count(sizes: &Sizes, spec: &UnlearnSpec) -> Result<Costs, EngineEr
         costs.bank += walk.kept(sizes, PROBE_STEPS);
         costs.walks.push(walk);
     }
+    let compared = probe.steps_with_signal().len();
     let inside = window.map_or(0, |window: LogSnrWindow| {
-        probe.steps().filter(|step| window.contains(probe.log_snr(*step))).count()
+        probe.steps_with_signal().filter(|step| window.contains(probe.log_snr(*step))).count()
     });
-    let seen = if inside == 0 { probe.len() } else { inside };
-    let look = seen * concepts.trajectories + probe.len() * neighbours.trajectories;
+    let seen = if inside == 0 { compared } else { inside };
+    let look = seen * concepts.trajectories + compared * neighbours.trajectories;
     costs.checks += looks * look as u64;
     Ok(costs)
 }

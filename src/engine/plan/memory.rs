@@ -5,12 +5,15 @@ use std::{
     num::NonZeroUsize,
 };
 
-use super::network::{Pass, Rehearsed};
+use super::{
+    network::{MemoryEstimate, Pass},
+    work::margin,
+};
 use crate::{
     engine::{
         EngineError,
         denoise::samples_a_pass,
-        model::{Thrift, UnetConfig},
+        model::{MemoryPolicy, UnetConfig},
         unlearn::PROBE_SAMPLES,
     },
     outcome::MemoryPlan,
@@ -26,6 +29,12 @@ const PROGRAM_BYTES: u64 = 60 << 20;
 /// that it may keep (`src/engine/ops/buffer.rs`), no network fills all.
 const BUFFERS: u64 = 8;
 const LARGEST_BUFFER: u64 = 1 << 22;
+
+/// What a process holds whatever it works on, with the buffers that so many threads keep at hand.
+pub(super) fn program(threads: usize, largest_buffer: u64) -> u64 {
+    let buffers = BUFFERS * largest_buffer.min(LARGEST_BUFFER);
+    PROGRAM_BYTES + (threads as u64).saturating_mul(buffers.saturating_mul(NUMBER))
+}
 
 /// Trajectories that are walked side by side, and the prompts of each, the empty one among them.
 #[derive(Debug, Clone, Copy)]
@@ -49,6 +58,8 @@ impl Walked {
 #[derive(Debug)]
 pub(super) struct Demand<'a> {
     pub(super) config: &'a UnetConfig,
+    /// Height and width of a latent.
+    pub(super) size: [usize; 2],
     /// Of a prompt.
     pub(super) tokens: usize,
     /// Numbers of each tensor in scope, by name.
@@ -69,7 +80,7 @@ pub(super) struct Demand<'a> {
 /// A way to run the erasure, and what it holds then.
 #[derive(Debug, Clone)]
 pub(super) struct Arrangement {
-    pub(super) thrift: Thrift,
+    pub(super) memory_policy: MemoryPolicy,
     pub(super) memory: MemoryPlan,
     /// Segments in all.
     pub(super) segments: usize,
@@ -99,13 +110,18 @@ impl Demand<'_> {
                 leanest = leanest.min(arrangement.memory.total);
             }
         }
-        Err(EngineError::MemoryLimit { need: leanest, limit })
+        Err(EngineError::MemoryLimit {
+            work: "the erasure",
+            need: leanest,
+            limit,
+            remedy: "choose a narrower scope or a smaller batch, or compute with fewer threads",
+        })
     }
 
     /// Segments that save memory, the most for their work first.
     fn order(&self) -> Vec<usize> {
         let pass = self.pass();
-        let Rehearsed { kept, segments, .. } = pass.train(&BTreeSet::new());
+        let MemoryEstimate { kept, segments, .. } = pass.train(&BTreeSet::new());
         let mut savings: Vec<(usize, f64)> = segments
             .iter()
             .enumerate()
@@ -122,11 +138,17 @@ impl Demand<'_> {
     /// A pass of as many samples as the largest has.
     fn pass(&self) -> Pass<'_> {
         let samples = self.samples_of(self.batch);
-        Pass { config: self.config, tokens: self.tokens, trained: self.trained, samples }
+        Pass {
+            config: self.config,
+            size: self.size,
+            tokens: self.tokens,
+            trained: self.trained,
+            samples,
+        }
     }
 
     fn samples_of(&self, batch: usize) -> usize {
-        samples_a_pass(batch, self.config.sample_size.pow(2))
+        samples_a_pass(batch, self.size.iter().product())
     }
 
     /// Passes of a batch that run side by side, of those that may, with the samples of each.
@@ -164,11 +186,12 @@ impl Demand<'_> {
         let activations = trained.max(predicted.max(walked).saturating_sub(gradients));
 
         let bytes = |numbers: u64| numbers.saturating_mul(NUMBER);
-        let buffers = BUFFERS * rehearsed.buffer.min(LARGEST_BUFFER);
-        let program = PROGRAM_BYTES + self.threads as u64 * bytes(buffers);
+        let program = program(self.threads, rehearsed.buffer);
         let weights = self.weights;
         let parts = [parameters, 2 * parameters, gradients, activations, self.bank].map(bytes);
         let [trainable, optimiser, gradients, activations, bank] = parts;
+        let needed = parts.into_iter().fold(program, u64::saturating_add);
+        let margin = margin(needed);
         let memory = MemoryPlan {
             program,
             weights,
@@ -177,12 +200,13 @@ impl Demand<'_> {
             gradients,
             activations,
             bank,
-            total: parts.into_iter().fold(program.saturating_add(weights), u64::saturating_add),
+            margin,
+            total: needed.saturating_add(margin).saturating_add(weights),
         };
         let all: u64 = rehearsed.segments.iter().sum();
         let again: u64 = recomputed.iter().filter_map(|index| rehearsed.segments.get(*index)).sum();
         Arrangement {
-            thrift: Thrift {
+            memory_policy: MemoryPolicy {
                 recomputed: recomputed.clone(),
                 passes: passes.filter(|_| at_once < self.threads),
             },

@@ -6,8 +6,8 @@ use std::{
 };
 
 use super::{
+    dry_run::{Memory, Meter, Peak, SizedTensor},
     operations::{self as ops, Attention, Convolution, Features, Trained, activation, gated, norm},
-    rehearsal::{Memory, Meter, Peak, Shadow},
 };
 use crate::engine::model::{
     UnetConfig,
@@ -18,6 +18,8 @@ use crate::engine::model::{
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Pass<'a> {
     pub(super) config: &'a UnetConfig,
+    /// Height and width of a latent.
+    pub(super) size: [usize; 2],
     /// Of a prompt.
     pub(super) tokens: usize,
     /// Numbers of each trained tensor, by name.
@@ -27,7 +29,7 @@ pub(super) struct Pass<'a> {
 
 /// What a pass holds and does.
 #[derive(Debug, Clone)]
-pub(super) struct Rehearsed {
+pub(super) struct MemoryEstimate {
     /// Numbers that are kept between forward and backward pass.
     pub(super) kept: u64,
     pub(super) peak: Peak,
@@ -39,13 +41,13 @@ pub(super) struct Rehearsed {
 
 impl Pass<'_> {
     /// Forward and backward, with these segments done again in the backward pass.
-    pub(super) fn train(self, recomputed: &BTreeSet<usize>) -> Rehearsed {
+    pub(super) fn train(self, recomputed: &BTreeSet<usize>) -> MemoryEstimate {
         let meter = Rc::<Meter>::default();
         let network = Rc::new(Network::new(self));
         let latent = network.latent();
         let mut segments = Vec::new();
         let prediction = {
-            let sample = Shadow::constant(&meter, latent);
+            let sample = SizedTensor::constant(&meter, latent);
             network.predict(&sample, recomputed, &mut segments)
         };
         let kept = meter.held();
@@ -54,16 +56,25 @@ impl Pass<'_> {
         let gradient = Memory::new(&meter, latent);
         let gradients = prediction.backward(gradient);
         drop((errors, gradients));
-        Rehearsed { kept, peak: meter.peak(), segments, buffer: meter.buffer() }
+        MemoryEstimate { kept, peak: meter.peak(), segments, buffer: meter.buffer() }
     }
 
     /// The most numbers that a forward pass alone holds.
     pub(super) fn predict(self) -> u64 {
+        self.forward().peak().total()
+    }
+
+    /// Numbers of the largest buffer that a forward pass holds for a moment.
+    pub(super) fn buffer(self) -> u64 {
+        self.forward().buffer()
+    }
+
+    fn forward(self) -> Rc<Meter> {
         let meter = Rc::<Meter>::default();
         let network = Rc::new(Network::new(self));
-        let sample = Shadow::forgotten(&meter, network.latent());
+        let sample = SizedTensor::no_grad(&meter, network.latent());
         drop(network.predict(&sample, &BTreeSet::new(), &mut Vec::new()));
-        meter.peak().total()
+        meter
     }
 
     /// Numbers of the keys and values that a prompt is projected to.
@@ -95,6 +106,7 @@ struct Place {
 #[derive(Debug)]
 struct Network {
     config: UnetConfig,
+    size: [usize; 2],
     trained: BTreeMap<String, u64>,
     samples: u64,
     tokens: u64,
@@ -117,7 +129,7 @@ impl Level {
         self,
         features: Features,
         strided: bool,
-        addend: Option<&Shadow>,
+        addend: Option<&SizedTensor>,
     ) -> Convolution<'_> {
         Convolution { features, pixels: self.pixels, strided, addend }
     }
@@ -126,14 +138,15 @@ impl Level {
 /// What every level reads beside its input.
 #[derive(Debug, Clone)]
 struct Conditioning {
-    activated_time: Shadow,
-    text: Shadow,
+    activated_time: SizedTensor,
+    text: SizedTensor,
 }
 
 impl Network {
     fn new(pass: Pass<'_>) -> Self {
         Self {
             config: pass.config.clone(),
+            size: pass.size,
             trained: pass.trained.clone(),
             samples: pass.samples as u64,
             tokens: pass.tokens as u64,
@@ -141,11 +154,16 @@ impl Network {
     }
 
     fn latent(&self) -> u64 {
-        self.samples * (self.config.in_channels * self.config.sample_size.pow(2)) as u64
+        self.samples * self.config.in_channels as u64 * self.plane(0)
+    }
+
+    /// Pixels of a sample's plane at a level: each halves upwards.
+    fn plane(&self, level: usize) -> u64 {
+        self.size.map(|side| side.div_ceil(1 << level) as u64).into_iter().product()
     }
 
     fn level(&self, index: usize) -> Level {
-        let plane = (self.config.sample_size >> index).pow(2) as u64;
+        let plane = self.plane(index);
         Level {
             channels: self.config.block_out_channels[index] as u64,
             pixels: self.samples * plane,
@@ -157,10 +175,10 @@ impl Network {
 
     fn predict(
         self: &Rc<Self>,
-        sample: &Shadow,
+        sample: &SizedTensor,
         recomputed: &BTreeSet<usize>,
         segments: &mut Vec<u64>,
-    ) -> Shadow {
+    ) -> SizedTensor {
         let config = &self.config;
         let at = Place { network: Rc::clone(self), name: String::new() };
         let levels = config.block_out_channels.len();
@@ -168,8 +186,9 @@ impl Network {
         let [first, last] = [0, lowest].map(|level| self.level(level));
         let time = 4 * first.channels;
 
-        let embedding = sample.alike(self.samples * first.channels);
-        let text = sample.alike(self.samples * self.tokens * config.cross_attention_dim as u64);
+        let embedding = sample.with_same_tracking(self.samples * first.channels);
+        let text = sample
+            .with_same_tracking(self.samples * self.tokens * config.cross_attention_dim as u64);
         let embedded = {
             let hidden = at.at("time_embedding.linear_1").linear(&embedding, first.channels, time);
             at.at("time_embedding.linear_2").linear(&activation(&hidden), time, time)
@@ -209,7 +228,8 @@ impl Network {
                 let above = Level { channels: level.channels, ..self.level(height - 1) };
                 let at = at.at("upsamplers.0.conv");
                 x = run.segment([&x].to_vec(), move |_, x| {
-                    at.convolution(&ops::upsample(&x[0]), above.channels, above, false)
+                    let large = ops::upsample(&x[0], above.channels * above.pixels);
+                    at.convolution(&large, above.channels, above, false)
                 });
             }
         }
@@ -229,22 +249,22 @@ struct Run<'a> {
 impl Run<'_> {
     fn segment(
         &mut self,
-        x: Vec<&Shadow>,
-        layers: impl Fn(&Conditioning, &[Shadow]) -> Shadow + 'static,
-    ) -> Shadow {
+        x: Vec<&SizedTensor>,
+        layers: impl Fn(&Conditioning, &[SizedTensor]) -> SizedTensor + 'static,
+    ) -> SizedTensor {
         let index = self.segments.len();
         let meter = Rc::clone(x[0].meter());
         let before = meter.work();
         let result = if self.recomputed.contains(&index) {
             let Conditioning { activated_time, text } = &self.conditioning;
             let inputs: Vec<_> = [activated_time, text].into_iter().chain(x).collect();
-            Shadow::of_segment(&inputs, move |inputs| {
+            SizedTensor::of_segment(&inputs, move |inputs| {
                 let conditioning =
                     Conditioning { activated_time: inputs[0].clone(), text: inputs[1].clone() };
                 layers(&conditioning, &inputs[2..])
             })
         } else {
-            let x: Vec<Shadow> = x.into_iter().cloned().collect();
+            let x: Vec<SizedTensor> = x.into_iter().cloned().collect();
             layers(&self.conditioning, &x)
         };
         self.segments.push(meter.work() - before);
@@ -257,8 +277,8 @@ impl Run<'_> {
         layer: usize,
         level: Level,
         transformer: bool,
-        x: Vec<&Shadow>,
-    ) -> Shadow {
+        x: Vec<&SizedTensor>,
+    ) -> SizedTensor {
         let resnet = at.at("resnets").at(layer);
         let transformer = transformer.then(|| at.at("attentions").at(layer));
         self.segment(x, move |conditioning, x| {
@@ -288,36 +308,48 @@ impl Place {
         Trained { weight: numbers("weight"), bias: numbers("bias") }
     }
 
-    fn linear(&self, x: &Shadow, inputs: u64, outputs: u64) -> Shadow {
+    fn linear(&self, x: &SizedTensor, inputs: u64, outputs: u64) -> SizedTensor {
         ops::linear(x, None, Features { inputs, outputs, trained: self.trained() })
     }
 
-    fn linear_onto(&self, residual: &Shadow, x: &Shadow, inputs: u64, outputs: u64) -> Shadow {
+    fn linear_onto(
+        &self,
+        residual: &SizedTensor,
+        x: &SizedTensor,
+        inputs: u64,
+        outputs: u64,
+    ) -> SizedTensor {
         ops::linear(x, Some(residual), Features { inputs, outputs, trained: self.trained() })
     }
 
     /// To the size and channels of a level.
-    fn convolution(&self, x: &Shadow, inputs: u64, to: Level, strided: bool) -> Shadow {
+    fn convolution(&self, x: &SizedTensor, inputs: u64, to: Level, strided: bool) -> SizedTensor {
         let features = Features { inputs, outputs: to.channels, trained: self.trained() };
         ops::convolution(x, to.convolution(features, strided, None))
     }
 
     /// The same, added to what keeps height and width.
-    fn convolution_onto(&self, addend: &Shadow, x: &Shadow, inputs: u64, to: Level) -> Shadow {
+    fn convolution_onto(
+        &self,
+        addend: &SizedTensor,
+        x: &SizedTensor,
+        inputs: u64,
+        to: Level,
+    ) -> SizedTensor {
         let features = Features { inputs, outputs: to.channels, trained: self.trained() };
         ops::convolution(x, to.convolution(features, false, Some(addend)))
     }
 
-    fn group_norm(&self, x: &Shadow) -> Shadow {
+    fn group_norm(&self, x: &SizedTensor) -> SizedTensor {
         let groups = self.network.config.norm_num_groups as u64;
         norm(x, self.network.samples * groups, self.trained())
     }
 
-    fn layer_norm(&self, x: &Shadow, channels: u64) -> Shadow {
+    fn layer_norm(&self, x: &SizedTensor, channels: u64) -> SizedTensor {
         norm(x, x.numbers() / channels, self.trained())
     }
 
-    fn resnet(&self, x: &Shadow, level: Level, activated_time: &Shadow) -> Shadow {
+    fn resnet(&self, x: &SizedTensor, level: Level, activated_time: &SizedTensor) -> SizedTensor {
         let inputs = x.numbers() / level.pixels;
         let time = activated_time.numbers() / self.network.samples;
         let shift = self.at("time_emb_proj").linear(activated_time, time, level.channels);
@@ -334,7 +366,7 @@ impl Place {
         self.at("conv2").convolution_onto(&shortcut, &normed, level.channels, level)
     }
 
-    fn transformer(&self, x: &Shadow, level: Level, text: &Shadow) -> Shadow {
+    fn transformer(&self, x: &SizedTensor, level: Level, text: &SizedTensor) -> SizedTensor {
         let channels = level.channels;
         let planes = self.at("norm").group_norm(x);
         let mut hidden = self.at("proj_in").linear(&planes, channels, channels);
@@ -344,7 +376,7 @@ impl Place {
         self.at("proj_out").linear_onto(x, &hidden, channels, channels)
     }
 
-    fn block(&self, x: &Shadow, level: Level, text: &Shadow) -> Shadow {
+    fn block(&self, x: &SizedTensor, level: Level, text: &SizedTensor) -> SizedTensor {
         let channels = level.channels;
         let normed = self.at("norm1").layer_norm(x, channels);
         let x = self.at("attn1").attention_onto(x, [&normed, &normed], level, level.plane);
@@ -361,11 +393,11 @@ impl Place {
 
     fn attention_onto(
         &self,
-        residual: &Shadow,
-        [x, context]: [&Shadow; 2],
+        residual: &SizedTensor,
+        [x, context]: [&SizedTensor; 2],
         level: Level,
         keys: u64,
-    ) -> Shadow {
+    ) -> SizedTensor {
         let Level { channels, pixels, heads, .. } = level;
         let width = context.numbers() / (self.network.samples * keys);
         let query = self.at("to_q").linear(x, channels, channels);
@@ -386,7 +418,8 @@ mod tests {
         UnetConfig {
             in_channels: 4,
             out_channels: 4,
-            sample_size: 64,
+            sample_size: Some([64; 2]),
+            mended_sample_size: None,
             block_out_channels: vec![320, 640, 1280, 1280],
             down_blocks: [vec![DownBlockKind::CrossAttention; 3], vec![DownBlockKind::Plain]]
                 .concat(),
@@ -428,7 +461,8 @@ mod tests {
     #[test]
     fn stable_diffusion_takes_what_was_measured() {
         let (config, trained) = (config(), keys_and_values());
-        let pass = Pass { config: &config, tokens: 77, trained: &trained, samples: 1 };
+        let pass =
+            Pass { config: &config, size: [64; 2], tokens: 77, trained: &trained, samples: 1 };
         let plain = pass.train(&BTreeSet::new());
         let parameters: u64 = trained.values().sum();
         assert_eq!(parameters, 19_169_280);
@@ -454,12 +488,26 @@ mod tests {
         let config = config();
         let of = |name: &str| {
             let trained = BTreeMap::from([(name.to_owned(), 4)]);
-            let pass = Pass { config: &config, tokens: 77, trained: &trained, samples: 1 };
+            let pass =
+                Pass { config: &config, size: [64; 2], tokens: 77, trained: &trained, samples: 1 };
             pass.train(&BTreeSet::new()).kept
         };
         let (last, first) = (of("conv_out.bias"), of("conv_in.bias"));
         // The prediction, and no more.
         assert!(last < 4 * 4 * 64 * 64, "{last}");
         assert!(first > 100 * last, "{first}");
+    }
+
+    #[test]
+    fn sides_halve_upwards() {
+        let (config, trained) = (config(), BTreeMap::new());
+        let of = |size| Pass { config: &config, size, tokens: 77, trained: &trained, samples: 1 };
+        let planes = |size| [0, 1, 2, 3].map(|level| Network::new(of(size)).plane(level));
+        assert_eq!(planes([64, 64]), [4_096, 1_024, 256, 64]);
+        assert_eq!(planes([18, 9]), [18 * 9, 9 * 5, 5 * 3, 3 * 2]);
+        // Larger than of the next size that halves evenly below, smaller than of the one above.
+        let [below, odd, above] = [56, 57, 64].map(|side| of([side; 2]).predict());
+        assert!(below < odd && odd < above, "{below} {odd} {above}");
+        assert!(of([57, 64]).predict() > odd);
     }
 }

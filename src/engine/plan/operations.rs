@@ -3,7 +3,7 @@
 
 use std::rc::Rc;
 
-use super::rehearsal::{Kept, Memory, Shadow};
+use super::dry_run::{Kept, Memory, SizedTensor};
 
 /// Numbers of a layer's weights, those alone that are in scope.
 #[derive(Debug, Clone, Copy, Default)]
@@ -34,19 +34,23 @@ const LARGE_TILE: u64 = 36;
 const LARGE_RESULT: u64 = 16 * 16;
 /// Transformed elements of kernels, or of their gradients, that are held at a time.
 const KERNELS: u64 = 1 << 23;
-/// Rows below which a linear layer's product is held lying for a moment.
+/// Rows below which a linear layer's product is held transposed for a moment.
 const ROWS: u64 = 512;
 /// Queries and keys of a block of attention.
 const QUERIES: u64 = 128;
 const KEYS: u64 = 512;
 
-fn fresh(like: &Shadow, numbers: u64) -> Rc<Memory> {
+fn fresh(like: &SizedTensor, numbers: u64) -> Rc<Memory> {
     Rc::new(Memory::new(like.meter(), numbers))
 }
 
 /// `linear`, `linear_from_planes`, `linear_to_planes`, and convolutions with kernels of one pixel: a
 /// frozen layer does not keep its input.
-pub(super) fn linear(x: &Shadow, addend: Option<&Shadow>, features: Features) -> Shadow {
+pub(super) fn linear(
+    x: &SizedTensor,
+    addend: Option<&SizedTensor>,
+    features: Features,
+) -> SizedTensor {
     let Features { inputs, outputs, trained } = features;
     let rows = x.numbers() / inputs.max(1);
     x.meter().worked(rows * inputs * outputs);
@@ -59,8 +63,8 @@ pub(super) fn linear(x: &Shadow, addend: Option<&Shadow>, features: Features) ->
         passes_on: true,
         ..Kept::default()
     };
-    let arguments: Vec<&Shadow> = [x].into_iter().chain(addend).collect();
-    Shadow::result(fresh(x, rows * outputs), &arguments, kept)
+    let arguments: Vec<&SizedTensor> = [x].into_iter().chain(addend).collect();
+    SizedTensor::result(fresh(x, rows * outputs), &arguments, kept)
 }
 
 /// A convolution of 3 × 3, and what is added to it beside the bias.
@@ -71,11 +75,11 @@ pub(super) struct Convolution<'a> {
     pub(super) pixels: u64,
     pub(super) strided: bool,
     /// A shift or a residual.
-    pub(super) addend: Option<&'a Shadow>,
+    pub(super) addend: Option<&'a SizedTensor>,
 }
 
 /// `conv2d`.
-pub(super) fn convolution(x: &Shadow, convolution: Convolution<'_>) -> Shadow {
+pub(super) fn convolution(x: &SizedTensor, convolution: Convolution<'_>) -> SizedTensor {
     let Convolution { features, pixels, strided, addend } = convolution;
     let Features { inputs, outputs, trained } = features;
     x.meter().worked(KERNEL * pixels * inputs * outputs);
@@ -96,31 +100,31 @@ pub(super) fn convolution(x: &Shadow, convolution: Convolution<'_>) -> Shadow {
         passes_on: true,
         ..Kept::default()
     };
-    let arguments: Vec<&Shadow> = [x].into_iter().chain(addend).collect();
-    Shadow::result(result, &arguments, kept)
+    let arguments: Vec<&SizedTensor> = [x].into_iter().chain(addend).collect();
+    SizedTensor::result(result, &arguments, kept)
 }
 
 /// A norm of groups or of the last axis, which makes `statistics` means and as many rates.
-pub(super) fn norm(x: &Shadow, statistics: u64, trained: Trained) -> Shadow {
+pub(super) fn norm(x: &SizedTensor, statistics: u64, trained: Trained) -> SizedTensor {
     let kept = Kept {
         arguments: vec![Rc::clone(&x.memory)],
         own: 2 * statistics,
         weights: trained.numbers(),
         ..Kept::default()
     };
-    Shadow::result(fresh(x, x.numbers()), &[x], kept)
+    SizedTensor::result(fresh(x, x.numbers()), &[x], kept)
 }
 
 /// `silu`.
-pub(super) fn activation(x: &Shadow) -> Shadow {
+pub(super) fn activation(x: &SizedTensor) -> SizedTensor {
     let kept = Kept { arguments: vec![Rc::clone(&x.memory)], ..Kept::default() };
-    Shadow::result(fresh(x, x.numbers()), &[x], kept)
+    SizedTensor::result(fresh(x, x.numbers()), &[x], kept)
 }
 
 /// `geglu`, which halves the last axis.
-pub(super) fn gated(x: &Shadow) -> Shadow {
+pub(super) fn gated(x: &SizedTensor) -> SizedTensor {
     let kept = Kept { arguments: vec![Rc::clone(&x.memory)], ..Kept::default() };
-    Shadow::result(fresh(x, x.numbers() / 2), &[x], kept)
+    SizedTensor::result(fresh(x, x.numbers() / 2), &[x], kept)
 }
 
 /// How much attends to how much.
@@ -135,7 +139,7 @@ pub(super) struct Attention {
 }
 
 /// `attention`.
-pub(super) fn attention([query, key, value]: [&Shadow; 3], sizes: Attention) -> Shadow {
+pub(super) fn attention([query, key, value]: [&SizedTensor; 3], sizes: Attention) -> SizedTensor {
     let Attention { queries, keys, depth } = sizes;
     query.meter().worked(2 * queries * keys * depth);
     let arguments = [query, key, value];
@@ -157,15 +161,15 @@ pub(super) fn attention([query, key, value]: [&Shadow; 3], sizes: Attention) -> 
         scratch: 2 * held + heads,
         ..Kept::default()
     };
-    Shadow::result(result, &arguments, kept)
+    SizedTensor::result(result, &arguments, kept)
 }
 
 /// `concatenate_channels`.
-pub(super) fn concatenate(a: &Shadow, b: &Shadow) -> Shadow {
-    Shadow::result(fresh(a, a.numbers() + b.numbers()), &[a, b], Kept::default())
+pub(super) fn concatenate(a: &SizedTensor, b: &SizedTensor) -> SizedTensor {
+    SizedTensor::result(fresh(a, a.numbers() + b.numbers()), &[a, b], Kept::default())
 }
 
-/// `upsample_nearest_2x`.
-pub(super) fn upsample(x: &Shadow) -> Shadow {
-    Shadow::result(fresh(x, 4 * x.numbers()), &[x], Kept::default())
+/// `upsample_nearest`, to so many numbers.
+pub(super) fn upsample(x: &SizedTensor, numbers: u64) -> SizedTensor {
+    SizedTensor::result(fresh(x, numbers), &[x], Kept::default())
 }

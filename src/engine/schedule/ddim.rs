@@ -20,6 +20,9 @@ pub struct Ddim {
     settings: Settings,
     /// By training timestep; the f32 values of torch, widened.
     alpha_bars: Vec<f64>,
+    /// Those of the betas as the config gives them, where `alpha_bars` are of rescaled ones.
+    unscaled_alpha_bars: Option<Vec<f64>>,
+    repairs: Vec<String>,
     file: String,
 }
 
@@ -32,8 +35,25 @@ impl Ddim {
     /// `file` names the config in messages.
     pub fn from_config(json: &str, file: &str) -> Result<Self, EngineError> {
         let settings = Settings::parse(json, file)?;
-        let alpha_bars = settings.alpha_bars(file)?;
-        Ok(Self { settings, alpha_bars, file: file.to_owned() })
+        let alpha_bars = settings.alpha_bars(settings.zero_snr, file)?;
+        let unscaled_alpha_bars =
+            settings.zero_snr.then(|| settings.alpha_bars(false, file)).transpose()?;
+        let repairs = Vec::new();
+        Ok(Self { settings, alpha_bars, unscaled_alpha_bars, repairs, file: file.to_owned() })
+    }
+
+    /// The sampler that a pipeline draws with: diffusers' `StableDiffusionPipeline` repairs the
+    /// config that it is given, whatever class wrote it, so that nothing is clipped and timesteps
+    /// are offset by one.
+    pub fn for_pipeline(json: &str, file: &str) -> Result<Self, EngineError> {
+        let mut ddim = Self::from_config(json, file)?;
+        ddim.repairs = ddim.settings.repair(file);
+        Ok(ddim)
+    }
+
+    /// What [`Ddim::for_pipeline`] reads otherwise than it stands in the file, in words.
+    pub(in crate::engine) fn repairs(&self) -> &[String] {
+        &self.repairs
     }
 
     /// What the network predicts.
@@ -60,6 +80,32 @@ impl Ddim {
             )
             .into()
         })
+    }
+
+    /// `alphas_cumprod` by timestep.
+    pub(in crate::engine) fn alpha_bars(&self) -> &[f64] {
+        &self.alpha_bars
+    }
+
+    /// The same, for a sampler that does not know `rescale_betas_zero_snr`.
+    pub(in crate::engine) fn unscaled_alpha_bars(&self) -> &[f64] {
+        self.unscaled_alpha_bars.as_ref().unwrap_or(&self.alpha_bars)
+    }
+
+    /// [`Self::schedule`], of which a step at least has signal: what scores and training walk.
+    pub(in crate::engine) fn schedule_with_signal(
+        &self,
+        steps: usize,
+    ) -> Result<Schedule, EngineError> {
+        let schedule = self.schedule(steps)?;
+        if schedule.steps_with_signal().len() == 0 {
+            let message = format!(
+                "{steps} of {} is a step without any signal, by its rescale_betas_zero_snr; ask for 2 steps or more",
+                self.file
+            );
+            return Err(SpecError::one("steps", message).into());
+        }
+        Ok(schedule)
     }
 
     /// The timesteps of a run of `steps` denoising steps (`DDIMScheduler.set_timesteps`).

@@ -10,20 +10,18 @@ use crate::{
     engine::{
         EngineError, Pipeline, RunContext,
         denoise::EvaluationCounter,
+        loss::{Sample, loss_and_gradients},
         model::{Scoped, Unet, Weights},
         ops,
         schedule::Schedule,
-        unlearn::{
-            bank::Footprint,
-            trainer::{Sample, loss_and_gradients},
-        },
+        trajectory::Footprint,
     },
     outcome::Phase,
-    spec::ScoreSpec,
+    spec::{ScoreSpec, StepIndex},
 };
 
 /// Trajectories whose gradients are taken; gradients are dear and vary little.
-const TRAJECTORIES: usize = 4;
+pub(super) const TRAJECTORIES: usize = 4;
 
 /// At the frozen weights the preserve loss and its gradient are nil; they are taken after a step of
 /// this share of the weights' norm along the erase loss's gradient.
@@ -36,7 +34,7 @@ pub(super) struct Paths<'a> {
     pub(super) neighbour: (&'a [Footprint], &'a Tensor),
 }
 
-/// For each step, a ratio of gradient norms a trajectory.
+/// For each step, a ratio of gradient norms a trajectory; none for a step without signal.
 pub(super) fn measure(
     pipeline: &Pipeline,
     spec: &ScoreSpec,
@@ -58,6 +56,10 @@ pub(super) fn measure(
     let mut shares = Vec::with_capacity(steps);
     for index in 0..steps {
         context.advance(Phase::Score, index, steps)?;
+        if !paths.schedule.has_signal(StepIndex(index)) {
+            shares.push(Vec::new());
+            continue;
+        }
         evaluations.add(2 * rows);
         let of_step = trials
             .par_iter()

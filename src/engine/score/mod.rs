@@ -9,18 +9,22 @@ use candle_core::Tensor;
 use super::{
     EngineError, Pipeline, RunContext,
     denoise::{Denoiser, EvaluationCounter, initial_latents},
+    finite,
     schedule::{NoiseSource, Schedule},
-    unlearn::{
-        bank::{Footprint, Walk, walk},
-        contexts::Contexts,
-    },
+    trajectory::{Contexts, Footprint, Walk, walk},
+    wording::names_one_of,
 };
 use crate::{
     outcome::{Estimate, StepScore, TimestepScores},
     spec::{LogSnrWindow, ScoreSpec, StepIndex},
 };
 
-/// Scores every step of the schedule on trajectories of the frozen model under the concept's
+/// Trajectories whose gradients are compared.
+pub(super) const GRADIENT_TRAJECTORIES: usize = gradient_share::TRAJECTORIES;
+/// Paths of the switch curve that one prompt moves, beside its trunk's.
+pub(super) const MOST_BRANCHES: usize = switch_curve::SEEDS * (switch_curve::POINTS + 1);
+
+/// Scores every step of the schedule that has signal on trajectories of the frozen model under the concept's
 /// prompts, each in another context.
 pub(super) fn score_timesteps(
     pipeline: &Pipeline,
@@ -28,13 +32,19 @@ pub(super) fn score_timesteps(
     context: &mut RunContext<'_>,
 ) -> Result<TimestepScores, EngineError> {
     spec.validate()?;
-    let schedule = pipeline.scheduler.schedule(spec.steps)?;
+    pipeline.reader().check_score(spec)?;
+    let schedule = pipeline.scheduler.schedule_with_signal(spec.steps)?;
     let evaluations = EvaluationCounter::default();
-    let denoiser =
-        Denoiser { unet: &pipeline.unet, schedule: &schedule, evaluations: &evaluations };
+    let cancel = context.cancel.clone();
+    let denoiser = Denoiser {
+        unet: &pipeline.unet,
+        schedule: &schedule,
+        evaluations: &evaluations,
+        resting: Some(&cancel),
+    };
     let mut noise = NoiseSource::new(spec.seed);
-    let concepts = std::slice::from_ref(&spec.concept);
-    let mut contexts = Contexts::new(&spec.vocabulary, concepts, &[]);
+    let scored = names_one_of(&pipeline.tokenizer, std::slice::from_ref(&spec.concept));
+    let mut contexts = Contexts::new(&spec.vocabulary, scored, &[]);
     // One trajectory in four speaks of the concept alone.
     let bare = spec.trajectories.div_ceil(4);
     let prompts = contexts.concept(&spec.concept, spec.trajectories, bare, &mut noise);
@@ -77,10 +87,17 @@ pub(super) fn score_timesteps(
         None
     };
 
+    let location = &pipeline.unet_tensors.location;
+    if let Some(shares) = &shares {
+        let values = shares.iter().flatten().copied();
+        finite::check_all(location, "a share of gradients", values)?;
+    }
     let mut steps = Vec::with_capacity(schedule.len());
-    for footprint in &concept_path {
+    for footprint in concept_path.iter().filter(|footprint| schedule.has_signal(footprint.step)) {
         let step = footprint.step;
         let (energy, effect) = guidance(footprint, &schedule, spec.guidance_scale)?;
+        let of_guidance = energy.iter().chain(&effect).copied();
+        finite::check_all(location, "the guidance of a step", of_guidance)?;
         let curve = curves.as_ref().and_then(|curves| curves.get(&step));
         steps.push(StepScore {
             step,
@@ -114,9 +131,9 @@ fn guidance(
     let anchor = footprint.counterpart.as_ref().unwrap_or(&footprint.empty);
     let direction = root_mean_squares(&(&footprint.lead - anchor)?)?;
     let unconditional = root_mean_squares(&footprint.empty)?;
-    let fall = schedule.noise_fall(footprint.step);
+    let moved = schedule.effect_on_picture(footprint.step);
     let energy = direction.iter().zip(unconditional).map(|(d, u)| d / u).collect();
-    let effect = direction.iter().map(|d| d * scale * fall).collect();
+    let effect = direction.iter().map(|d| d * scale * moved).collect();
     Ok((energy, effect))
 }
 

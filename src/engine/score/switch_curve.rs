@@ -10,15 +10,16 @@ use crate::{
         denoise::{Denoiser, Guidance, initial_latents},
         generate::decode,
         judge::Domain,
+        wording::names_one_of,
     },
     outcome::Phase,
     spec::{ConceptKind, Prompt, ScoreSpec, StepIndex},
 };
 
 /// Trajectories of the curve; each branches at every point.
-const SEEDS: usize = 4;
+pub(super) const SEEDS: usize = 4;
 /// Points along the path at most.
-const POINTS: usize = 10;
+pub(super) const POINTS: usize = 10;
 
 /// Probabilities a seed: of the concept named until a step, and from it on.
 type Curve = (Vec<f64>, Vec<f64>);
@@ -45,8 +46,9 @@ pub(super) fn sample(
         _ => Domain::Objects,
     };
     let words = domain.words(&spec.vocabulary);
+    let scored = names_one_of(&pipeline.tokenizer, std::slice::from_ref(&spec.concept));
     let (Some(judge), Some(class)) =
-        (pipeline.judges.sharpest(), words.iter().position(|word| *word == spec.concept.text))
+        (pipeline.judges.sharpest(), words.iter().position(|word| scored(word)))
     else {
         // The judge does not know this concept; the other scores stand without the curve.
         return Ok(ByStep::new());

@@ -11,11 +11,10 @@ use safetensors::Dtype;
 use serde::{Serialize, de::DeserializeOwned};
 use sha2::{Digest, Sha256};
 
-use super::{StateError, StatePart};
 use crate::{
     engine::{
-        EngineError, Pipeline,
-        checkpoint::{SavedFile, hexadecimal, write_safetensors},
+        EngineError, Pipeline, StateError, StatePart,
+        checkpoint::{SavedFile, write_safetensors},
     },
     spec::{ReadSeek, UnlearnSpec},
 };
@@ -50,7 +49,7 @@ impl Identity {
             ("keystep.format", FORMAT.to_owned()),
             // Another version may draw or sum in another order.
             ("keystep.version", env!("CARGO_PKG_VERSION").to_owned()),
-            ("keystep.spec", hexadecimal(&Sha256::digest(spec))),
+            ("keystep.spec", hex::encode(Sha256::digest(spec))),
             ("keystep.model", pipeline.unet_tensors.digest()?),
             ("keystep.device", device.to_owned()),
             ("keystep.compute_type", pipeline.unet_dtype.as_str().to_owned()),

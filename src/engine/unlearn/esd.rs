@@ -5,21 +5,22 @@ use candle_core::Tensor;
 use super::{
     Run,
     objective::{erase_target, replacing_target},
-    trainer::{Position, Rate, Sample, Trainer},
+    trainer::{Position, Rate, Trainer},
     training::{Recipe, train},
 };
 use crate::{
     engine::{
         EngineError, RunContext,
         denoise::{Denoiser, Guidance},
+        loss::Sample,
         model::ProjectedText,
         ops::AdamSettings,
-        schedule::Schedule,
+        schedule::{NoiseSource, Schedule},
     },
     spec::{EsdSettings, StepIndex},
 };
 
-/// Trains at uniformly drawn steps, on latents that the edited model denoises afresh each time.
+/// Trains at uniformly drawn steps that have signal, on latents that the edited model denoises afresh each time.
 pub(super) fn erase(
     run: &mut Run<'_>,
     settings: &EsdSettings,
@@ -32,7 +33,7 @@ pub(super) fn erase(
     let all: Vec<&Tensor> = [&empty].into_iter().chain(&texts).chain(replacements).collect();
     let mut recipe = Esd {
         settings,
-        schedule: run.pipeline.scheduler.schedule(settings.schedule_steps)?,
+        schedule: run.pipeline.scheduler.schedule_with_signal(settings.schedule_steps)?,
         projected: run.pipeline.unet.project_text(&Tensor::cat(&all, 0)?)?,
         texts,
         empty,
@@ -60,17 +61,24 @@ impl Recipe for Esd<'_> {
         context: &mut RunContext<'_>,
     ) -> Result<bool, EngineError> {
         let Self { settings, schedule, texts, empty, projected } = self;
-        let frozen = Denoiser { unet: &run.pipeline.unet, schedule, evaluations: run.evaluations };
+        let frozen = Denoiser {
+            unet: &run.pipeline.unet,
+            schedule,
+            evaluations: run.evaluations,
+            resting: None,
+        };
         let concept_index = run.noise.index(texts.len());
         let text = &texts[concept_index];
-        let step = StepIndex(run.noise.index(schedule.len()));
+        let step = drawn_step(schedule, &mut run.noise);
         let mut z = run.fresh_latents(1)?;
         if step.0 > 0 {
             let edited = Denoiser { unet: &trainer.unet, ..frozen };
             let guidance = Guidance::new(edited.unet, text, empty, settings.guidance_scale)?;
             for earlier in 0..step.0 {
                 context.check()?;
-                z = edited.guided_step(&z, StepIndex(earlier), &guidance)?;
+                z = edited
+                    .guided_step(&z, StepIndex(earlier), &guidance)
+                    .map_err(|error| error.in_update(update))?;
             }
         }
         let pair = projected.select(&[1 + concept_index, 0])?;
@@ -96,6 +104,12 @@ impl Recipe for Esd<'_> {
         trainer.update(&[sample], rate, position, run.evaluations, context)?;
         Ok(false)
     }
+}
+
+/// Any of the steps with signal, all as likely.
+pub(in crate::engine) fn drawn_step(schedule: &Schedule, noise: &mut NoiseSource) -> StepIndex {
+    let first = schedule.steps_without_signal();
+    StepIndex(first + noise.index(schedule.len() - first))
 }
 
 /// The only row of a batch of one.

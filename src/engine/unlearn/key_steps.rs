@@ -19,13 +19,15 @@ impl KeyStep {
 }
 
 /// The table as an iterator of `settings.updates` entries: whole traversals of `S..E`, for each
-/// concept in turn; after `loop_n` of them `S` moves up by one, as long as it stays below 0.9 `E`.
+/// concept in turn; after `loop_n` of them `S` moves up by one, as long as it stays below 0.9 `E`. Steps `without_signal`,
+/// the first of the schedule, are left out.
 pub(in crate::engine) fn key_step_table(
     settings: &KscuSettings,
+    without_signal: usize,
     concepts: usize,
 ) -> impl Iterator<Item = KeyStep> + use<> {
     let (loop_n, end) = (settings.loop_n, settings.schedule_steps);
-    let first = settings.first_key_step;
+    let first = settings.first_key_step.max(without_signal);
     (0..)
         .flat_map(move |shift| {
             // 0.9 E in whole numbers: S stays below it.
@@ -50,12 +52,24 @@ mod tests {
     #[test]
     fn the_object_preset_walks_14_to_49_eight_times_before_it_shifts() {
         let (settings, _) = KscuSettings::preset(ConceptKind::Object, false);
-        let table: Vec<_> = key_step_table(&settings, 1).collect();
+        let table: Vec<_> = key_step_table(&settings, 0, 1).collect();
         assert_eq!(table.len(), 750);
         assert_eq!(table[0].step, StepIndex(14));
         assert_eq!(table[35].step, StepIndex(49));
         assert_eq!(table[36].step, StepIndex(14));
         assert_eq!(table[36 * 8].step, StepIndex(15));
+    }
+
+    #[test]
+    fn a_step_without_signal_is_left_out() {
+        let (preset, _) = KscuSettings::preset(ConceptKind::Object, false);
+        let settings =
+            KscuSettings { first_key_step: 0, schedule_steps: 4, loop_n: 1, updates: 6, ..preset };
+        let steps = |without_signal| -> Vec<usize> {
+            key_step_table(&settings, without_signal, 1).map(|entry| entry.step.0).collect()
+        };
+        assert_eq!(steps(0), [0, 1, 2, 3, 1, 2]);
+        assert_eq!(steps(1), [1, 2, 3, 2, 3, 3]);
     }
 
     proptest! {
@@ -69,7 +83,7 @@ mod tests {
             let settings = KscuSettings {
                 schedule_steps: end, first_key_step: first, loop_n, updates, ..preset
             };
-            let table: Vec<_> = key_step_table(&settings, concepts).collect();
+            let table: Vec<_> = key_step_table(&settings, 0, concepts).collect();
             prop_assert_eq!(table.len(), updates);
             let mut start = first;
             for pair in table.windows(2) {

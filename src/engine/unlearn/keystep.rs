@@ -9,18 +9,19 @@ use candle_core::Tensor;
 
 use super::{
     Run,
-    bank::Entry,
     objective::erase_target,
     probe::Probe,
-    stock::{Stock, Walking},
-    trainer::{Position, Rate, Sample, Trainer},
+    trainer::{Position, Rate, Trainer},
     training::{Place, Recipe, Trained, train},
+    trajectory_bank::{TrajectoryBank, Walking},
 };
 use crate::{
     engine::{
         EngineError, RunContext,
+        loss::Sample,
         ops::AdamSettings,
         schedule::{NoiseSource, Schedule},
+        trajectory::Entry,
     },
     spec::{KeystepSettings, LogSnrWindow, StepIndex},
 };
@@ -44,13 +45,13 @@ pub(super) fn erase(
     probe: &Probe<'_>,
     context: &mut RunContext<'_>,
 ) -> Result<Finished, EngineError> {
-    let schedule = run.pipeline.scheduler.schedule(settings.schedule_steps)?;
+    let schedule = run.pipeline.scheduler.schedule_with_signal(settings.schedule_steps)?;
     let key_steps = steps_inside(&schedule, window);
     let empty = run.pipeline.encode_prompts(&[""])?;
     let walking = Walking { settings, schedule: &schedule, key_steps: &key_steps, empty: &empty };
-    let stock = Stock::get(run, walking, context)?;
-    let bank = Bank::new(&stock, walking)?;
-    drop(stock);
+    let trajectories = TrajectoryBank::get(run, walking, context)?;
+    let bank = Bank::new(&trajectories, walking)?;
+    drop(trajectories);
     let mut recipe = Keystep { settings, schedule, window, probe, bank };
     let adam = AdamSettings { square_decay: 0.99, ..AdamSettings::default() };
     let Trained { trainer, stopped_early } =
@@ -101,19 +102,19 @@ impl Recipe for Keystep<'_> {
     }
 
     fn place(&self) -> Place {
-        let piles = self.bank.piles();
-        Place { piles: piles.map(|pile| pile.order.clone()).to_vec(), latent: None }
+        let queues = self.bank.queues();
+        Place { queues: queues.map(|queue| queue.order.clone()).to_vec(), latent: None }
     }
 
     fn resume(&mut self, place: Place) -> Result<(), String> {
-        let Ok(orders) = <[Vec<usize>; 3]>::try_from(place.piles) else {
-            return Err("it does not hold three piles".to_owned());
+        let Ok(orders) = <[Vec<usize>; 3]>::try_from(place.queues) else {
+            return Err("it does not hold three queues".to_owned());
         };
-        let fits = |(pile, order): (&Pile, &Vec<usize>)| {
-            order.iter().all(|index| *index < pile.entries.len())
+        let fits = |(queue, order): (&ShuffledQueue, &Vec<usize>)| {
+            order.iter().all(|index| *index < queue.entries.len())
         };
-        if place.latent.is_some() || !self.bank.piles().into_iter().zip(&orders).all(fits) {
-            return Err("its piles are not those of this bank".to_owned());
+        if place.latent.is_some() || !self.bank.queues().into_iter().zip(&orders).all(fits) {
+            return Err("its queues are not those of this bank".to_owned());
         }
         let [erase, inside, outside] = orders;
         self.bank.erase.order = erase;
@@ -130,9 +131,9 @@ fn rate_at(update: usize, updates: usize) -> f64 {
     warm * 0.5 * (1.0 + (std::f64::consts::PI * progress).cos())
 }
 
-/// The steps whose noise level lies in a window; the nearest one when none does.
+/// The steps with signal whose noise level lies in a window; the nearest one when none does.
 pub(in crate::engine) fn steps_inside(schedule: &Schedule, window: LogSnrWindow) -> Vec<StepIndex> {
-    let steps = || (0..schedule.len()).map(StepIndex);
+    let steps = || schedule.steps_with_signal();
     let inside: Vec<_> = steps().filter(|step| window.contains(schedule.log_snr(*step))).collect();
     if !inside.is_empty() {
         return inside;
@@ -145,9 +146,9 @@ pub(in crate::engine) fn steps_inside(schedule: &Schedule, window: LogSnrWindow)
 /// Entries by their use, each drawn without replacement.
 #[derive(Debug)]
 struct Bank {
-    erase: Pile,
-    preserve_inside: Pile,
-    preserve_outside: Pile,
+    erase: ShuffledQueue,
+    preserve_inside: ShuffledQueue,
+    preserve_outside: ShuffledQueue,
     empty: Tensor,
     /// One over the mean square of the neighbours' guidance at each step, a unit that makes errors at
     /// all steps comparable; leaning towards the steps that move the picture most.
@@ -161,26 +162,27 @@ struct Drawn {
 }
 
 impl Bank {
-    fn new(stock: &Stock, walking: Walking<'_>) -> Result<Self, EngineError> {
+    fn new(trajectories: &TrajectoryBank, walking: Walking<'_>) -> Result<Self, EngineError> {
         let Walking { settings, schedule, key_steps, empty } = walking;
         let mut erase = Vec::new();
-        for track in &stock.erase {
-            erase.extend(track.entries()?);
+        for trajectory in &trajectories.erase {
+            erase.extend(trajectory.entries()?);
         }
-        let preserve = stock.preserve.entries()?;
+        let mut preserve = trajectories.preserve.entries()?;
+        preserve.retain(|entry| schedule.has_signal(entry.step));
         let step_weights = step_weights(&preserve, schedule, settings.effect_exponent)?;
         let (inside, outside) =
             preserve.into_iter().partition(|entry| key_steps.contains(&entry.step));
         Ok(Self {
-            erase: Pile::new(erase),
-            preserve_inside: Pile::new(inside),
-            preserve_outside: Pile::new(outside),
+            erase: ShuffledQueue::new(erase),
+            preserve_inside: ShuffledQueue::new(inside),
+            preserve_outside: ShuffledQueue::new(outside),
             empty: empty.squeeze(0)?,
             step_weights,
         })
     }
 
-    fn piles(&self) -> [&Pile; 3] {
+    fn queues(&self) -> [&ShuffledQueue; 3] {
         [&self.erase, &self.preserve_inside, &self.preserve_outside]
     }
 
@@ -255,9 +257,10 @@ fn step_weights(
     let effects: Vec<f64> = energies
         .iter()
         .zip(schedule.steps())
-        .map(|(energy, step)| energy.sqrt() * schedule.noise_fall(step))
+        .map(|(energy, step)| energy.sqrt() * schedule.effect_on_picture(step))
         .collect();
-    let mean = effects.iter().sum::<f64>() / effects.len() as f64;
+    // What has no signal has no entries, and so no effect.
+    let mean = effects.iter().sum::<f64>() / schedule.steps_with_signal().len() as f64;
     let weight = |(energy, effect): (&f64, &f64)| (effect / mean).powf(exponent) / energy;
     // Without guidance (all neighbours empty) every step weighs the same.
     let weight = |pair| Some(weight(pair)).filter(|weight| weight.is_finite()).unwrap_or(1.0);
@@ -265,12 +268,12 @@ fn step_weights(
 }
 
 #[derive(Debug)]
-struct Pile {
+struct ShuffledQueue {
     entries: Vec<Entry>,
     order: Vec<usize>,
 }
 
-impl Pile {
+impl ShuffledQueue {
     fn new(entries: Vec<Entry>) -> Self {
         Self { entries, order: Vec::new() }
     }
@@ -287,6 +290,23 @@ impl Pile {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::schedule::Ddim;
+
+    #[test]
+    fn no_window_holds_a_step_without_signal() {
+        let json = r#"{"rescale_betas_zero_snr": true, "prediction_type": "v_prediction",
+            "timestep_spacing": "trailing"}"#;
+        let trained = Ddim::for_pipeline(json, "file").unwrap();
+        let schedule = trained.schedule_with_signal(3).unwrap();
+        let everywhere = LogSnrWindow { low: f64::NEG_INFINITY, high: f64::INFINITY };
+        assert_eq!(steps_inside(&schedule, everywhere), [StepIndex(1), StepIndex(2)]);
+        let below = LogSnrWindow { low: -1e9, high: -1e8 };
+        assert_eq!(steps_inside(&schedule, below), [StepIndex(1)]);
+        let refused = trained.schedule_with_signal(1).unwrap_err().to_string();
+        for part in ["steps: 1", "rescale_betas_zero_snr", "2 steps or more"] {
+            assert!(refused.contains(part), "{refused}");
+        }
+    }
 
     #[test]
     fn the_rate_warms_up_and_falls_to_nothing() {

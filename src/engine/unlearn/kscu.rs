@@ -8,13 +8,14 @@ use super::{
     esd::row,
     key_steps::{KeyStep, key_step_table},
     objective::{erase_target, unconditional_strength},
-    trainer::{Position, Rate, Sample, Trainer},
+    trainer::{Position, Rate, Trainer},
     training::{Place, Recipe, train},
 };
 use crate::{
     engine::{
         EngineError, RunContext,
         denoise::{Denoiser, Guidance},
+        loss::Sample,
         model::ProjectedText,
         ops::AdamSettings,
         schedule::Schedule,
@@ -31,10 +32,11 @@ pub(super) fn erase(
     let texts = run.concept_texts()?;
     let empty = run.pipeline.encode_prompts(&[""])?;
     let all: Vec<&Tensor> = [&empty].into_iter().chain(&texts).collect();
+    let schedule = run.pipeline.scheduler.schedule_with_signal(settings.schedule_steps)?;
     let mut recipe = Kscu {
         settings,
-        schedule: run.pipeline.scheduler.schedule(settings.schedule_steps)?,
-        table: key_step_table(settings, texts.len()).collect(),
+        table: key_step_table(settings, schedule.steps_without_signal(), texts.len()).collect(),
+        schedule,
         projected: run.pipeline.unet.project_text(&Tensor::cat(&all, 0)?)?,
         texts,
         empty,
@@ -67,7 +69,12 @@ impl Recipe for Kscu<'_> {
     ) -> Result<bool, EngineError> {
         let Self { settings, schedule, table, texts, empty, projected, latent } = self;
         let Some(&entry) = table.get(update) else { return Ok(true) };
-        let frozen = Denoiser { unet: &run.pipeline.unet, schedule, evaluations: run.evaluations };
+        let frozen = Denoiser {
+            unet: &run.pipeline.unet,
+            schedule,
+            evaluations: run.evaluations,
+            resting: None,
+        };
         let text = &texts[entry.concept];
         let (mut z, from) = match latent.take() {
             Some((at, z)) if at.leads_to(entry) => (z, at.step.0),
@@ -78,7 +85,9 @@ impl Recipe for Kscu<'_> {
             let guidance = Guidance::new(edited.unet, text, empty, settings.guidance_scale)?;
             for step in from..entry.step.0 {
                 context.check()?;
-                z = edited.guided_step(&z, StepIndex(step), &guidance)?;
+                z = edited
+                    .guided_step(&z, StepIndex(step), &guidance)
+                    .map_err(|error| error.in_update(update))?;
             }
         }
 
@@ -113,12 +122,12 @@ impl Recipe for Kscu<'_> {
     }
 
     fn place(&self) -> Place {
-        Place { piles: Vec::new(), latent: self.latent.clone() }
+        Place { queues: Vec::new(), latent: self.latent.clone() }
     }
 
     fn resume(&mut self, place: Place) -> Result<(), String> {
-        if !place.piles.is_empty() {
-            return Err("it holds piles, which kscu has none of".to_owned());
+        if !place.queues.is_empty() {
+            return Err("it holds queues, which kscu has none of".to_owned());
         }
         self.latent = place.latent;
         Ok(())

@@ -2,12 +2,13 @@
 
 use candle_core::Tensor;
 
-use super::trainer::{Position, Rate, Sample, Trainer};
+use super::trainer::{Position, Rate, Trainer};
 use crate::{
     engine::{
         CancelFlag, EngineError, RunContext,
         checkpoint::StoredTensors,
         denoise::EvaluationCounter,
+        loss::Sample,
         model::{Origin, UnetConfig},
         ops::{self, AdamSettings},
     },

@@ -1,8 +1,6 @@
 //! Erasing concepts: the published methods exactly, and our own.
 
 mod augmentation;
-pub(super) mod bank;
-pub(super) mod contexts;
 mod erased;
 mod esd;
 mod key_steps;
@@ -11,9 +9,10 @@ mod kscu;
 mod lone_steps;
 mod objective;
 mod probe;
-mod stock;
 pub(super) mod trainer;
 mod training;
+mod trajectory_bank;
+mod walked;
 
 use std::collections::BTreeMap;
 
@@ -22,21 +21,21 @@ use candle_core::Tensor;
 pub use erased::ErasedCheckpoint;
 pub use lone_steps::{Batch, LoneSteps};
 // What decides a run's cost, for a plan of it.
+pub(super) use esd::drawn_step;
 pub(super) use key_steps::{KeyStep, key_step_table};
 pub(super) use keystep::{looks_after, steps_inside};
 pub(super) use probe::{
     SAMPLES as PROBE_SAMPLES, STEPS as PROBE_STEPS, TRAJECTORIES as PROBE_TRAJECTORIES,
 };
-pub(super) use stock::concept_walks;
+pub(super) use trajectory_bank::concept_walks;
 
 use super::{
-    EngineError, Pipeline, RunContext, StatePart,
+    EngineError, Pipeline, RunContext, SavePoint, StatePart,
     denoise::EvaluationCounter,
     model::Scoped,
-    ops, plan,
     schedule::NoiseSource,
     score::score_timesteps,
-    state::{Contents, Identity, Keeper, ignore},
+    state::{Checkpointer, Contents, Identity, ignore},
 };
 use crate::{
     outcome::{TimestepScores, TrainingLog},
@@ -59,7 +58,7 @@ struct Run<'a> {
     /// Evaluations of the probe.
     checks: &'a EvaluationCounter,
     /// Where the run's state goes.
-    keeper: Keeper,
+    keeper: Checkpointer,
 }
 
 impl Run<'_> {
@@ -93,23 +92,13 @@ impl Run<'_> {
     }
 }
 
-/// Erases the spec's concepts from the pipeline's U-Net; the pipeline itself stays as it is. Takes
-/// no more memory than the limit, where there is one.
+/// Erases the spec's concepts from the pipeline's U-Net; the pipeline itself stays as it is.
 pub(super) fn unlearn(
     pipeline: &Pipeline,
     spec: &UnlearnSpec,
-    memory_limit: Option<u64>,
     context: &mut RunContext<'_>,
 ) -> Result<ErasedCheckpoint, EngineError> {
-    spec.validate()?;
-    check_against(pipeline, spec)?;
-    let saving = memory_limit
-        .map(|limit| pipeline.with_thrift(plan::thrift(pipeline, spec, limit)?))
-        .transpose()?;
-    let pipeline = saving.as_ref().unwrap_or(pipeline);
-    if memory_limit.is_some() {
-        ops::give_freed_memory_back();
-    }
+    check(pipeline, spec)?;
     let (evaluations, checks) = (EvaluationCounter::default(), EvaluationCounter::default());
     let mut run = Run {
         pipeline,
@@ -117,7 +106,7 @@ pub(super) fn unlearn(
         noise: NoiseSource::new(spec.seed),
         evaluations: &evaluations,
         checks: &checks,
-        keeper: Keeper::new(context, || Identity::of(pipeline, spec))?,
+        keeper: Checkpointer::new(context, || Identity::of(pipeline, spec))?,
     };
     let probe = Probe::new(&run, context)?;
     let mut scores = Vec::new();
@@ -166,34 +155,28 @@ pub(super) fn unlearn(
         window,
         updates: trainer.records,
     };
-    check(&log)?;
+    check_outcome(&log)?;
     context.check_cancelled()?;
     Ok(ErasedCheckpoint { log, scores, ..erased })
 }
 
 /// What only the model can tell of a request, before any work: a slip must not cost the hour in
 /// which its turn would come.
-fn check_against(pipeline: &Pipeline, spec: &UnlearnSpec) -> Result<(), EngineError> {
+pub(super) fn check(pipeline: &Pipeline, spec: &UnlearnSpec) -> Result<(), EngineError> {
+    spec.validate()?;
     Scoped::check(&pipeline.unet_tensors, &spec.scope)?;
-    for concept in &spec.concepts {
-        pipeline.tokenizer.encode(&concept.text)?;
-        if let Some(replacement) = &concept.replacement {
-            pipeline.tokenizer.encode(replacement)?;
-        }
-        if let Method::Kscu(_) = &spec.method {
-            for prompt in augmentation::longest(concept) {
-                pipeline.tokenizer.encode(&prompt)?;
-            }
-        }
-    }
-    for prompt in &spec.preserve {
-        pipeline.tokenizer.encode(prompt)?;
-    }
-    Ok(())
+    pipeline.reader().check_unlearn(spec)
 }
 
 /// A run that did nothing, or too much, has failed.
-fn check(log: &TrainingLog) -> Result<(), EngineError> {
+fn check_outcome(log: &TrainingLog) -> Result<(), EngineError> {
+    for (what, value) in
+        [("the erase measure", log.erase_measure), ("the weights' change", log.weight_change)]
+    {
+        if !value.is_finite() {
+            return Err(EngineError::NotFinite { what, value, update: log.updates.len() });
+        }
+    }
     if log.weight_change < LEAST_WEIGHT_CHANGE {
         return Err(EngineError::NoOp {
             measure: "the weights' relative change",
@@ -240,7 +223,8 @@ fn measure(
     }
     for spec in &wanted[scores.len()..] {
         scores.push(score_timesteps(run.pipeline, spec, context)?);
-        run.keeper.save(StatePart::Scores, false, &Contents::new(&scores, []), context)?;
+        let point = SavePoint { part: StatePart::Scores, done: scores.len() as u64 };
+        run.keeper.save(point, false, &Contents::new(&scores, []), context)?;
     }
     Ok(scores)
 }

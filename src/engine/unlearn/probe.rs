@@ -2,17 +2,15 @@
 
 use candle_core::Tensor;
 
-use super::{
-    Run,
-    bank::{Entry, Pairing, Track, Walk, walk},
-    contexts::Contexts,
-};
+use super::Run;
 use crate::{
     engine::{
         EngineError, RunContext,
         denoise::{Denoiser, EvaluationCounter, cells, samples_a_pass, side_by_side},
         model::Unet,
         schedule::{NoiseSource, Schedule},
+        trajectory::{Contexts, Entry, Pairing, Trajectory, Walk, walk},
+        wording::names_one_of,
     },
     spec::LogSnrWindow,
 };
@@ -58,11 +56,11 @@ impl<'a> Probe<'a> {
     /// the run's draws alone.
     pub(super) fn new(run: &Run<'a>, context: &mut RunContext<'_>) -> Result<Self, EngineError> {
         let pipeline = run.pipeline;
-        let schedule = pipeline.scheduler.schedule(STEPS)?;
+        let schedule = pipeline.scheduler.schedule_with_signal(STEPS)?;
         let evaluations = run.checks;
         let mut noise = NoiseSource::new(run.spec.seed ^ 0x5eed_0b5e);
-        let mut contexts =
-            Contexts::new(&run.spec.vocabulary, &run.spec.concepts, &run.spec.preserve);
+        let erased = names_one_of(&pipeline.tokenizer, &run.spec.concepts);
+        let mut contexts = Contexts::new(&run.spec.vocabulary, erased, &run.spec.preserve);
         let prompts: Vec<_> = (0..TRAJECTORIES.max(run.spec.concepts.len()))
             .flat_map(|index| {
                 let concept = &run.spec.concepts[index % run.spec.concepts.len()];
@@ -75,7 +73,8 @@ impl<'a> Probe<'a> {
         let empty = pipeline.encode_prompts(&[""])?;
         let shape = pipeline.latent_shape(None)?;
         let (erase, preserve) = {
-            let denoiser = Denoiser { unet: &pipeline.unet, schedule: &schedule, evaluations };
+            let denoiser =
+                Denoiser { unet: &pipeline.unet, schedule: &schedule, evaluations, resting: None };
             let mut probe = |lead: &Tensor, counterpart: Option<&Tensor>, pairing| {
                 let [channels, height, width] = shape;
                 let latents = noise
@@ -92,7 +91,9 @@ impl<'a> Probe<'a> {
                     },
                     context,
                 )?;
-                Track::new(footprints, lead.clone(), pairing).entries()
+                let mut entries = Trajectory::new(footprints, lead.clone(), pairing).entries()?;
+                entries.retain(|entry| schedule.has_signal(entry.step));
+                Ok::<_, EngineError>(entries)
             };
             let (named, anchors) =
                 (pipeline.encode_prompts(&named)?, pipeline.encode_prompts(&anchors)?);

@@ -2,33 +2,19 @@
 
 use std::collections::BTreeMap;
 
-use candle_core::{Tensor, Var};
-use rayon::prelude::*;
+use candle_core::Tensor;
 
 use crate::{
     engine::{
         EngineError, RunContext,
-        denoise::{EvaluationCounter, cells, samples_a_pass, side_by_side},
-        model::{Origin, Scoped, Thrift, Unet, UnetConfig, Weights},
+        denoise::EvaluationCounter,
+        loss::{Gradients, Sample, loss_and_gradients},
+        model::{MemoryPolicy, Origin, Scoped, Unet, UnetConfig, Weights},
         ops::{self, Adam, AdamSettings, Moments},
     },
     outcome::{Phase, Progress, UpdateRecord},
     spec::{Scope, StepIndex, Timestep},
 };
-
-/// One prediction to train, and what it shall become.
-#[derive(Debug, Clone)]
-pub(in crate::engine) struct Sample {
-    /// `[channels, h, w]`.
-    pub(in crate::engine) z: Tensor,
-    pub(in crate::engine) timestep: f64,
-    /// `[tokens, channels]`.
-    pub(in crate::engine) text: Tensor,
-    /// `[channels, h, w]`.
-    pub(in crate::engine) target: Tensor,
-    /// The loss is the sum over samples of weight times mean squared error.
-    pub(in crate::engine) weight: f64,
-}
 
 /// A tensor that starts at zero must still be able to move.
 const LEAST_SCALE: f64 = 1e-3;
@@ -82,8 +68,8 @@ impl Trainer {
     }
 
     /// The same trainer, that saves memory at the cost of time.
-    pub(super) fn with_thrift(self, thrift: Thrift) -> Self {
-        Self { unet: self.unet.with_thrift(thrift), ..self }
+    pub(super) fn with_memory_policy(self, memory_policy: MemoryPolicy) -> Self {
+        Self { unet: self.unet.with_memory_policy(memory_policy), ..self }
     }
 
     /// Takes one optimiser step on the samples and reports it.
@@ -187,65 +173,6 @@ fn mean_name(variable: &str) -> String {
 
 fn square_name(variable: &str) -> String {
     format!("square/{variable}")
-}
-
-/// The loss and its gradient for every variable. Passes of a few samples each run side by side;
-/// their gradients are summed in a fixed order.
-pub(in crate::engine) fn loss_and_gradients(
-    unet: &Unet,
-    variables: &BTreeMap<String, Var>,
-    samples: &[Sample],
-    update: usize,
-) -> Result<(f64, BTreeMap<String, Tensor>), EngineError> {
-    let cells = samples.first().map_or(Ok(0), |sample| cells(&sample.z))?;
-    let passes: Vec<_> = samples.chunks(samples_a_pass(samples.len(), cells)).collect();
-    let passes = side_by_side(unet, &passes, |samples| pass(unet, variables, samples))?;
-    let mut loss = 0.0;
-    let mut parts: BTreeMap<String, Vec<Tensor>> = BTreeMap::new();
-    for (part, gradients) in passes {
-        loss += part;
-        for (name, gradient) in gradients {
-            parts.entry(name).or_default().push(gradient);
-        }
-    }
-    if let Some(name) = variables.keys().find(|name| !parts.contains_key(*name)) {
-        return Err(EngineError::MissingGradient { name: name.clone(), update });
-    }
-    let sums = parts.into_par_iter().map(|(name, parts)| Ok((name, ops::total(&parts)?)));
-    Ok((loss, sums.collect::<Result<_, EngineError>>()?))
-}
-
-type Gradients = BTreeMap<String, Tensor>;
-
-fn pass(
-    unet: &Unet,
-    variables: &BTreeMap<String, Var>,
-    samples: &[Sample],
-) -> Result<(f64, Gradients), EngineError> {
-    let stack = |part: fn(&Sample) -> &Tensor| {
-        Tensor::stack(&samples.iter().map(part).collect::<Vec<_>>(), 0)
-    };
-    let timesteps: Vec<f64> = samples.iter().map(|sample| sample.timestep).collect();
-    let prediction = unet.trace(&stack(|s| &s.z)?, &timesteps, &stack(|s| &s.text)?)?;
-    let errors = (prediction.tensor() - stack(|s| &s.target)?)?;
-    let squares = errors.sqr()?.flatten_from(1)?.mean(1)?.to_vec1::<f32>()?;
-    let weighted = squares.iter().zip(samples);
-    let loss = weighted.map(|(square, sample)| f64::from(*square) * sample.weight).sum();
-    let elements = errors.elem_count() / samples.len().max(1);
-    let scale = unet.gradient_scale();
-    let slopes =
-        samples.iter().map(|sample| (2.0 * sample.weight * scale / elements as f64) as f32);
-    let slopes = Tensor::from_vec(slopes.collect::<Vec<_>>(), samples.len(), errors.device())?;
-    let gradient = errors.broadcast_mul(&slopes.reshape(((), 1, 1, 1))?)?;
-    let mut gradients = prediction.backward(gradient)?;
-    let mut of_variables = Gradients::new();
-    for (name, variable) in variables {
-        if let Some(gradient) = gradients.take(variable) {
-            let gradient = if scale > 1.0 { (gradient / scale)? } else { gradient };
-            of_variables.insert(name.clone(), gradient);
-        }
-    }
-    Ok((loss, of_variables))
 }
 
 /// The global 2-norm; refuses a gradient that is all zeros.

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::{Run, key_steps::KeyStep, trainer::Trainer};
 use crate::{
     engine::{
-        EngineError, RunContext, StatePart,
+        EngineError, RunContext, SavePoint, StatePart,
         ops::AdamSettings,
         schedule::{NoiseSource, NoiseState},
         state::{Contents, SavedPart, ignore, tell},
@@ -36,11 +36,11 @@ pub(super) trait Recipe {
 
     /// Takes up a place that was saved, or says why it cannot be one of this recipe's.
     fn resume(&mut self, place: Place) -> Result<(), String> {
-        let Place { piles, latent } = place;
-        if piles.is_empty() && latent.is_none() {
+        let Place { queues, latent } = place;
+        if queues.is_empty() && latent.is_none() {
             Ok(())
         } else {
-            Err("it holds piles or a latent, which this method has none of".to_owned())
+            Err("it holds queues or a latent, which this method has none of".to_owned())
         }
     }
 }
@@ -48,8 +48,8 @@ pub(super) trait Recipe {
 /// What a recipe carries from one update to the next.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Place {
-    /// What is left of each pile of samples, in the order of drawing.
-    pub(super) piles: Vec<Vec<usize>>,
+    /// What is left of each queue of samples, in the order of drawing.
+    pub(super) queues: Vec<Vec<usize>>,
     /// A latent on its way down, and the key step that it was trained at last.
     pub(super) latent: Option<(KeyStep, Tensor)>,
 }
@@ -83,7 +83,7 @@ struct Body {
     checks: u64,
     stopped_early: bool,
     optimiser_steps: u32,
-    piles: Vec<Vec<usize>>,
+    queues: Vec<Vec<usize>>,
     latent: Option<KeyStep>,
     records: Vec<UpdateRecord>,
 }
@@ -103,7 +103,7 @@ pub(super) fn train(
     let untrained = || {
         let (origin, config) = (pipeline.unet_origin(), pipeline.unet.config());
         let trainer = Trainer::new(origin, config, &run.spec.scope, adam)?;
-        Ok::<_, EngineError>(trainer.with_thrift(pipeline.unet.thrift().clone()))
+        Ok::<_, EngineError>(trainer.with_memory_policy(pipeline.unet.memory_policy().clone()))
     };
     let mut trainer = untrained()?;
     let mut stopped_early = false;
@@ -173,8 +173,10 @@ fn save(
     saved_at: &mut usize,
     context: &mut RunContext<'_>,
 ) -> Result<(), EngineError> {
-    let every = context.saving.as_ref().map_or(0, |saving| saving.every);
-    let is_due = every > 0 && standing.next.is_multiple_of(every);
+    let is_due = context.saving.as_mut().is_some_and(|saving| {
+        let is_counted = saving.every > 0 && standing.next.is_multiple_of(saving.every);
+        is_counted || (saving.due)()
+    });
     let paused = context.is_paused();
     if standing.next == *saved_at || context.cancel.is_cancelled() || !(is_due || paused) {
         return Ok(());
@@ -187,13 +189,14 @@ fn save(
         checks: standing.checks,
         stopped_early: standing.stopped_early,
         optimiser_steps: trainer.optimiser_steps(),
-        piles: standing.place.piles.clone(),
+        queues: standing.place.queues.clone(),
         latent: latent_at,
         records: trainer.records.clone(),
     };
     let latent = latent.map(|latent| (LATENT.to_owned(), latent));
     let contents = Contents::new(&body, trainer.tensors().chain(latent));
-    if run.keeper.save(StatePart::Training, paused, &contents, context)? {
+    let point = SavePoint { part: StatePart::Training, done: standing.next as u64 };
+    if run.keeper.save(point, paused, &contents, context)? {
         *saved_at = standing.next;
     }
     Ok(())
@@ -233,7 +236,7 @@ fn restore(
         Some(at) => Some((at, saved.tensor(LATENT, device)?)),
     };
     trainer.restore(adam, body.optimiser_steps, body.records, |name| saved.tensor(name, device))?;
-    let place = Place { piles: body.piles, latent };
+    let place = Place { queues: body.queues, latent };
     recipe.resume(place.clone())?;
     run.noise = noise.clone();
     run.evaluations.set(body.evaluations);

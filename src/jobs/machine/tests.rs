@@ -5,8 +5,8 @@ use proptest::prelude::*;
 use crate::{
     jobs::{
         EvaluateWork, Evaluated, EventBody, Failure, FailureReason, Fence, Job, JobId, JobOptions,
-        JobState, Outcome, Principal, RequestId, Sequence, StateName, Timestamp, Transition, Work,
-        WorkerId,
+        JobState, Milestone, Outcome, Principal, RequestId, Sequence, StateName, Timestamp,
+        Transition, Work, WorkerId,
     },
     spec::{Concept, ConceptKind, JudgeSpec, Vocabulary},
 };
@@ -30,6 +30,9 @@ fn job(max_attempts: u32) -> Job {
         state: JobState::Queued,
         attempt: 0,
         max_attempts,
+        losses: 0,
+        milestone: Milestone(0),
+        advanced: false,
         fence: Fence(0),
         lease: None,
         not_before: None,
@@ -140,8 +143,31 @@ fn a_claim_needs_the_next_fence_and_an_attempt() {
     assert!(used_up.apply(&wrong(1), Timestamp(0)).is_err());
 }
 
+#[test]
+fn a_result_that_is_kept_leads_from_failure_to_publishing() {
+    let job = after(&running(1), &[Transition::EngineDone]);
+    let failure = Failure::new(FailureReason::StorageUnavailable, "away");
+    let unpublished = Transition::Unpublished { failure };
+    let mut failed = after(&job, std::slice::from_ref(&unpublished));
+    assert!(failed.apply(&Transition::PublishAgain, Timestamp(5)).is_err(), "nothing is kept");
+    let JobState::Failed(failure) = &mut failed.state else { panic!("{:?}", failed.state) };
+    failure.result_kept_until = Some(Timestamp(10));
+    failed.options.deadline = Some(Timestamp(4));
+    assert!(failed.apply(&Transition::PublishAgain, Timestamp(10)).is_err(), "its time is up");
+    let again = after(&failed, &[Transition::PublishAgain]);
+    assert_eq!((again.state.name(), &again.lease), (StateName::Publishing, &None));
+    assert_eq!(again.options.deadline, None);
+    assert!(again.apply(&Transition::LeaseExpired, Timestamp(5)).is_err(), "nobody holds it");
+    assert!(again.apply(&Transition::Published(outcome()), Timestamp(5)).is_err());
+    let held = after(&again, &[claimed(&again)]);
+    assert_eq!((held.state.name(), held.attempt), (StateName::Publishing, 1));
+    after(&held, &[Transition::Published(outcome())]);
+    after(&held, &[unpublished]);
+    assert!(running(1).apply(&Transition::PublishAgain, Timestamp(5)).is_err());
+}
+
 fn transitions() -> impl Strategy<Value = Vec<(u8, usize)>> {
-    proptest::collection::vec((0..11_u8, 0..FailureReason::ALL.len()), 0..60)
+    proptest::collection::vec((0..13_u8, 0..FailureReason::ALL.len()), 0..60)
 }
 
 fn chosen(choice: u8, reason: usize, job: &Job) -> Transition {
@@ -155,6 +181,11 @@ fn chosen(choice: u8, reason: usize, job: &Job) -> Transition {
         6 => Transition::LeaseExpired,
         7 => Transition::Released,
         8 if reason == 0 => Transition::DeadlinePassed,
+        11 => {
+            let failure = Failure::new(FailureReason::StorageUnavailable, "away");
+            Transition::Unpublished { failure }
+        }
+        12 => Transition::PublishAgain,
         _ => Transition::Claimed {
             worker: WorkerId("stranger".to_owned()),
             fence: job.fence,
@@ -174,15 +205,27 @@ proptest! {
             job.cancel_requested |= index == wish;
             let transition = chosen(choice, reason, &job);
             let Ok(next) = job.apply(&transition, Timestamp(i64::try_from(index).unwrap())) else { continue };
-            prop_assert!(!job.state.name().is_terminal(), "{:?} was left", job.state);
+            let is_kept = job.result_kept_until().is_some();
+            let leads_on = is_kept && next.state.name() == StateName::Publishing;
+            prop_assert!(!job.state.name().is_terminal() || leads_on, "{:?} was left", job.state);
             prop_assert!(next.fence >= job.fence);
             prop_assert!(next.attempt <= next.max_attempts);
             prop_assert_eq!(next.last_sequence.0, job.last_sequence.0 + 1);
             let in_work = !matches!(next.state.name(), StateName::Queued)
                 && !next.state.name().is_terminal();
-            prop_assert_eq!(next.lease.is_some(), in_work);
+            prop_assert_eq!(next.lease.is_some(), in_work && !next.waits_for_publication());
+            prop_assert!(!next.waits_for_publication() || leads_on || job.waits_for_publication());
             log.push(next.state_event(&transition));
+            let was_publishing = job.state.name() == StateName::Publishing;
             job = next;
+            // As a store does it.
+            if let JobState::Failed(failure) = &mut job.state
+                && was_publishing
+            {
+                failure.result_kept_until = Some(Timestamp(1_000));
+                log.pop();
+                log.push(job.state_event(&transition));
+            }
         }
         let Some(EventBody::StateChanged { state, attempt, failure }) = log.last() else {
             panic!("no state event");

@@ -1,29 +1,65 @@
 //! Pages of jobs, newest first. Each branch of the query walks one index in the order of the page
-//! and stops when the page is full, so that a page costs the same however many jobs there are.
+//! and stops when the page is full, so that a page costs the same however many jobs there are. No
+//! request is read for it, however long.
 
+use futures::TryStreamExt;
 use sqlx::{QueryBuilder, Sqlite, SqliteConnection};
 
 use super::rows;
-use crate::jobs::{ListQuery, Page, StateName, StoreError};
+use crate::jobs::{ListQuery, Page, StateName, StoreError, step::PageInTheMaking};
 
+/// What SQLite answers where the statement was stopped by its progress handler.
+const INTERRUPTED: &str = "9";
+
+/// Whether a statement was stopped because it took too long.
+pub(super) fn is_interrupted(error: &sqlx::Error) -> bool {
+    matches!(error, sqlx::Error::Database(error) if error.code().is_some_and(|code| code == INTERRUPTED))
+}
+
+/// Fails with [`sqlx::Error`] as it comes, so that the caller can tell what was interrupted.
 pub(super) async fn page(
     connection: &mut SqliteConnection,
     query: &ListQuery,
-) -> Result<Page, StoreError> {
-    let size = query.page_size() as usize;
-    let found = statement(query).build().fetch_all(connection).await?;
-    let more = found.len() > size;
-    let jobs: Vec<_> = found.iter().take(size).map(rows::job).collect::<Result<_, _>>()?;
-    let next = jobs.last().filter(|_| more).map(|job| job.id);
-    Ok(Page { jobs, next })
+) -> Result<Result<Page, StoreError>, sqlx::Error> {
+    let mut page = PageInTheMaking::of(query);
+    let mut statement = statement(query);
+    let mut found = statement.build().fetch(connection);
+    // Row by row, so that what is too much for one page is never in memory.
+    while let Some(row) = found.try_next().await? {
+        let job = match rows::job(&row) {
+            Ok(job) => job,
+            Err(damaged) => return Ok(Err(damaged)),
+        };
+        page = match page.take(job) {
+            Ok(page) => page,
+            Err(full) => return Ok(Ok(full)),
+        };
+    }
+    Ok(Ok(page.finish()))
 }
 
 /// The page and one job more, which tells whether there is a next page.
 pub(super) fn statement(query: &ListQuery) -> QueryBuilder<Sqlite> {
-    let mut sql =
-        QueryBuilder::new("SELECT jobs.*, works.work, works.options FROM (SELECT id FROM (");
+    let mut sql = QueryBuilder::new(
+        "SELECT jobs.*, summaries.summary, summaries.options FROM (SELECT id FROM (",
+    );
+    if query.labels.is_empty() {
+        branches(&mut sql, query);
+    } else {
+        labelled(&mut sql, query);
+    }
+    sql.push(") ORDER BY id DESC LIMIT ").push_bind(i64::from(query.page_size()) + 1);
+    sql.push(
+        ") AS chosen CROSS JOIN jobs ON jobs.id = chosen.id \
+         CROSS JOIN summaries ON summaries.job_id = jobs.id ORDER BY jobs.id DESC",
+    );
+    sql
+}
+
+/// One branch for each state, each along an index.
+fn branches(sql: &mut QueryBuilder<Sqlite>, query: &ListQuery) {
     if query.states.is_empty() {
-        branch(&mut sql, query, None);
+        branch(sql, query, None);
     }
     for (index, state) in query.states.iter().enumerate() {
         // A state named twice would give its jobs twice.
@@ -33,39 +69,59 @@ pub(super) fn statement(query: &ListQuery) -> QueryBuilder<Sqlite> {
         if index > 0 {
             sql.push(" UNION ALL ");
         }
-        branch(&mut sql, query, Some(*state));
+        branch(sql, query, Some(*state));
     }
-    sql.push(") ORDER BY id DESC LIMIT ").push_bind(i64::from(query.page_size()) + 1);
-    sql.push(
-        ") AS chosen CROSS JOIN jobs ON jobs.id = chosen.id \
-         CROSS JOIN works ON works.job_id = jobs.id ORDER BY jobs.id DESC",
-    );
-    sql
 }
 
 /// The newest jobs of one state, or of all.
 fn branch(sql: &mut QueryBuilder<Sqlite>, query: &ListQuery, state: Option<StateName>) {
-    // The column that is walked: of the labels where one is asked for, as it chooses most.
-    let mut labels = query.labels.iter();
-    let walked = if let Some((name, value)) = labels.next() {
-        sql.push(
-            "SELECT * FROM (SELECT labels.job_id AS id FROM labels \
-             CROSS JOIN jobs ON jobs.id = labels.job_id WHERE labels.name = ",
-        );
-        sql.push_bind(name.clone()).push(" AND labels.value = ").push_bind(value.clone());
-        "labels.job_id"
-    } else {
-        sql.push("SELECT * FROM (SELECT jobs.id AS id FROM jobs WHERE TRUE");
-        "jobs.id"
-    };
-    for (name, value) in labels {
-        sql.push(" AND EXISTS (SELECT 1 FROM labels AS other WHERE other.name = ");
-        sql.push_bind(name.clone()).push(" AND other.value = ").push_bind(value.clone());
-        sql.push(" AND other.job_id = jobs.id)");
+    sql.push("SELECT * FROM (SELECT jobs.id AS id FROM jobs WHERE TRUE");
+    narrow(sql, query, "jobs.id");
+    if let Some(state) = state {
+        sql.push(" AND jobs.state = ").push_bind(state.name());
     }
+    sql.push(" ORDER BY jobs.id DESC LIMIT ");
+    sql.push_bind(i64::from(query.page_size()) + 1).push(")");
+}
+
+/// The newest jobs with the labels. The first label is walked, as it chooses most; of each job that
+/// has it the others are counted, in one look at the job's own labels.
+fn labelled(sql: &mut QueryBuilder<Sqlite>, query: &ListQuery) {
+    let mut labels = query.labels.iter();
+    let Some((name, value)) = labels.next() else { return };
+    sql.push(
+        "SELECT walked.job_id AS id FROM labels AS walked \
+         CROSS JOIN jobs ON jobs.id = walked.job_id WHERE walked.name = ",
+    );
+    sql.push_bind(name.clone()).push(" AND walked.value = ").push_bind(value.clone());
+    narrow(sql, query, "walked.job_id");
+    for (index, state) in query.states.iter().enumerate() {
+        sql.push(if index == 0 { " AND jobs.state IN (" } else { ", " }).push_bind(state.name());
+    }
+    if !query.states.is_empty() {
+        sql.push(")");
+    }
+    let others = i64::try_from(labels.len()).unwrap_or(i64::MAX);
+    for (index, (name, value)) in labels.enumerate() {
+        sql.push(if index == 0 {
+            " AND (SELECT COUNT(*) FROM labels AS other INDEXED BY labels_by_job \
+             WHERE other.job_id = walked.job_id AND (other.name, other.value) IN (VALUES ("
+        } else {
+            "), ("
+        });
+        sql.push_bind(name.clone()).push(", ").push_bind(value.clone());
+    }
+    if others > 0 {
+        sql.push("))) = ").push_bind(others);
+    }
+    sql.push(" ORDER BY walked.job_id DESC LIMIT ");
+    sql.push_bind(i64::from(query.page_size()) + 1);
+}
+
+/// What a query asks of every job; `walked` is the column whose order is the page's.
+fn narrow(sql: &mut QueryBuilder<Sqlite>, query: &ListQuery, walked: &str) {
     let columns = [
         ("principal", query.principal.as_ref().map(|principal| principal.0.clone())),
-        ("state", state.map(|state| state.name().to_owned())),
         ("kind", query.kind.clone()),
         ("base_model", query.base_model.clone()),
     ];
@@ -77,6 +133,4 @@ fn branch(sql: &mut QueryBuilder<Sqlite>, query: &ListQuery, state: Option<State
     if let Some(before) = query.before {
         sql.push(format_args!(" AND {walked} < ")).push_bind(before.to_string());
     }
-    sql.push(format_args!(" ORDER BY {walked} DESC LIMIT "));
-    sql.push_bind(i64::from(query.page_size()) + 1).push(")");
 }

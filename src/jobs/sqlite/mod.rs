@@ -1,6 +1,7 @@
 //! Jobs in one SQLite file: write-ahead log, every commit on disk before it is answered, one writer
 //! and a few readers that never wait for it.
 
+mod checkpoints;
 mod list;
 mod open;
 mod rows;
@@ -10,12 +11,16 @@ use std::{collections::BTreeMap, time::Duration};
 use sqlx::{Row, Sqlite, SqliteConnection, SqlitePool, Transaction};
 use tokio::sync::watch;
 
-use self::rows::{keep, load, select};
+use self::{
+    checkpoints::Checkpoints,
+    rows::{Texts, keep, load, select},
+};
 use super::{
-    Fence, Inserted, Job, JobEvent, JobId, JobStore, LeaseStatus, ListQuery, NewEvent, NewJob,
-    Page, Principal, QueueLimits, RequestId, Sequence, StateName, StoreError, StoreSettings, Swept,
-    Transition, WorkerId,
-    step::{self, Cause, Claimant, Moment},
+    Fence, Inserted, Job, JobEvent, JobId, JobStore, JobSummary, LeaseStatus, ListQuery, Milestone,
+    NewEvent, NewJob, Page, Principal, QueueLimits, RequestId, ScoresJson, Sequence, StateName,
+    StoreError, StoreSettings, Swept, Timestamp, Transition, WorkerId, WorkerLoss,
+    clock::AgreedTime,
+    step::{self, Cause, Claimant, Moment, Occupancy},
 };
 
 /// Most jobs that one transaction of a sweep or a claim touches, so that no writer waits long.
@@ -25,8 +30,16 @@ const JOBS_A_TRANSACTION: i64 = 256;
 #[derive(Debug)]
 pub struct SqliteStore {
     settings: StoreSettings,
+    /// By which things are forgotten.
+    agreed: AgreedTime,
+    checkpoints: Checkpoints,
+    is_new: bool,
     writer: SqlitePool,
     readers: SqlitePool,
+    /// What a client's filter keeps busy is none of the other readers.
+    listers: SqlitePool,
+    /// Whether the store works is found out without waiting for anybody's calls.
+    prober: SqlitePool,
     wake: watch::Sender<u64>,
 }
 
@@ -34,7 +47,14 @@ impl SqliteStore {
     /// Waits for what is under way and closes the file; later calls fail.
     pub async fn close(&self) {
         self.readers.close().await;
+        self.listers.close().await;
+        self.prober.close().await;
         self.writer.close().await;
+    }
+
+    /// Whether there was no store before this one was opened.
+    pub fn is_new(&self) -> bool {
+        self.is_new
     }
 
     /// A transaction that writes. Takes the write lock at once: one that began by reading could
@@ -53,7 +73,7 @@ impl SqliteStore {
     async fn sweep_due(
         &self,
         candidates: &'static str,
-        at: Moment,
+        (at, alive): (Moment, Option<&WorkerId>),
         swept: &mut Swept,
     ) -> Result<(), StoreError> {
         loop {
@@ -66,7 +86,7 @@ impl SqliteStore {
             let mut changed = false;
             for row in &rows {
                 // A candidate that is none would come back for ever.
-                let Some((step, cause)) = rows::job(row)?.step_of_time(at) else { continue };
+                let Some((step, cause)) = rows::job(row)?.step_of_time(at, alive) else { continue };
                 let id = keep(&mut transaction, step).await?.id;
                 changed = true;
                 match cause {
@@ -82,7 +102,7 @@ impl SqliteStore {
     }
 
     /// Jobs and scores whose retention ended.
-    async fn forget_old(&self, at: Moment, swept: &mut Swept) -> Result<(), StoreError> {
+    async fn forget_old(&self, now: Timestamp, swept: &mut Swept) -> Result<(), StoreError> {
         loop {
             let mut transaction = self.begin().await?;
             let rows = sqlx::query(
@@ -90,12 +110,12 @@ impl SqliteStore {
                  (SELECT id FROM jobs WHERE expires_at <= ? ORDER BY expires_at LIMIT ?) \
                  RETURNING id",
             )
-            .bind(at.now.0)
+            .bind(now.0)
             .bind(JOBS_A_TRANSACTION)
             .fetch_all(&mut *transaction)
             .await?;
             let scores = sqlx::query("DELETE FROM scores WHERE stored_at <= ?")
-                .bind(at.oldest_kept().0)
+                .bind(self.settings.oldest_kept(now).0)
                 .execute(&mut *transaction)
                 .await?;
             if rows.is_empty() && scores.rows_affected() == 0 {
@@ -109,20 +129,25 @@ impl SqliteStore {
     }
 }
 
-/// Jobs that wait: everybody's and one principal's.
-async fn queued(
+/// What is there when one of the principal's jobs asks to be stored.
+async fn occupancy(
     connection: &mut SqliteConnection,
     principal: &Principal,
-) -> Result<(u64, u64), StoreError> {
+) -> Result<Occupancy, StoreError> {
     let row = sqlx::query(
         "SELECT COALESCE(SUM(jobs), 0) AS total, \
-         COALESCE(SUM(CASE WHEN principal = ? THEN jobs END), 0) AS own \
+         COALESCE(SUM(CASE WHEN principal = ?1 THEN jobs END), 0) AS own, \
+         COALESCE((SELECT bytes FROM stored WHERE principal = ?1), 0) AS bytes \
          FROM tallies WHERE state = 'queued'",
     )
     .bind(&principal.0)
     .fetch_one(connection)
     .await?;
-    Ok((rows::count(&row, "total")?, rows::count(&row, "own")?))
+    Ok(Occupancy {
+        queued: rows::count(&row, "total")?,
+        own_queued: rows::count(&row, "own")?,
+        own_bytes: rows::count(&row, "bytes")?,
+    })
 }
 
 impl JobStore for SqliteStore {
@@ -137,18 +162,23 @@ impl JobStore for SqliteStore {
             let job = step::same_request(&new, rows::job(&row)?)?;
             return Ok(Inserted::Existing(Box::new(job)));
         }
-        let (total, own) = queued(&mut transaction, &new.principal).await?;
-        step::admit(limits, total, own)?;
+        let newest = sqlx::query("SELECT id FROM jobs ORDER BY id DESC LIMIT 1")
+            .fetch_optional(&mut *transaction)
+            .await?;
+        let newest = newest.as_ref().map(rows::id).transpose()?;
         // Drawn under the write lock, so that the order of names is that of commits.
-        let id = self.settings.identifiers.job();
-        let first = step::first_step(new, id, self.settings.clock.now());
-        rows::insert(&mut transaction, &first.job).await?;
+        let id = self.settings.identifiers.job_after(newest);
+        let first = step::first_step(&new, id, self.settings.clock.now());
+        let texts = Texts::of(&first.job, &new.work)?;
+        let found = occupancy(&mut transaction, &new.principal).await?;
+        step::admit(limits, found, texts.bytes())?;
+        rows::insert(&mut transaction, &first.job, &texts).await?;
         rows::append(&mut transaction, id, &first.event).await?;
         self.commit(transaction).await?;
         Ok(Inserted::Created(Box::new(first.job)))
     }
 
-    async fn get(&self, id: JobId) -> Result<Option<Job>, StoreError> {
+    async fn get(&self, id: JobId) -> Result<Option<JobSummary>, StoreError> {
         let mut reader = self.readers.acquire().await?;
         match load(&mut reader, id).await {
             Ok(job) => Ok(Some(job)),
@@ -157,11 +187,17 @@ impl JobStore for SqliteStore {
         }
     }
 
+    async fn get_whole(&self, id: JobId) -> Result<Option<Job>, StoreError> {
+        let Some(job) = self.get(id).await? else { return Ok(None) };
+        let mut reader = self.readers.acquire().await?;
+        rows::with_work(&mut reader, job).await
+    }
+
     async fn find_request(
         &self,
         principal: &Principal,
         request_id: RequestId,
-    ) -> Result<Option<Job>, StoreError> {
+    ) -> Result<Option<JobSummary>, StoreError> {
         let row = sqlx::query(select!("WHERE principal = ? AND request_id = ?"))
             .bind(&principal.0)
             .bind(request_id.0.hyphenated().to_string())
@@ -171,15 +207,23 @@ impl JobStore for SqliteStore {
     }
 
     async fn list(&self, query: &ListQuery) -> Result<Page, StoreError> {
-        let mut reader = self.readers.acquire().await?;
-        list::page(&mut reader, query).await
+        let mut lister = self.listers.acquire().await?;
+        match list::page(&mut lister, query).await {
+            Ok(page) => page,
+            Err(error) if list::is_interrupted(&error) => {
+                let limit = self.settings.query_limit;
+                tracing::warn!(?limit, labels = query.labels.len(), "a list took too long");
+                Err(StoreError::QueryTooLong { limit })
+            }
+            Err(error) => Err(error.into()),
+        }
     }
 
     async fn find_finished(
         &self,
         principal: &Principal,
         work_digest: &str,
-    ) -> Result<Option<Job>, StoreError> {
+    ) -> Result<Option<JobSummary>, StoreError> {
         let row = sqlx::query(select!(
             "WHERE state = 'succeeded' AND principal = ? AND work_digest = ? ORDER BY id DESC LIMIT 1"
         ))
@@ -196,10 +240,14 @@ impl JobStore for SqliteStore {
             let mut transaction = self.begin().await?;
             let mut changed = false;
             for _ in 0..JOBS_A_TRANSACTION {
-                let row = sqlx::query(rows::NEXT_IN_TURN)
-                    .bind(at.now.0)
-                    .fetch_optional(&mut *transaction)
-                    .await?;
+                let mut row =
+                    sqlx::query(rows::NEXT_TO_PUBLISH).fetch_optional(&mut *transaction).await?;
+                if row.is_none() {
+                    row = sqlx::query(rows::NEXT_IN_TURN)
+                        .bind(at.now.0)
+                        .fetch_optional(&mut *transaction)
+                        .await?;
+                }
                 let Some(row) = row else {
                     if changed {
                         self.commit(transaction).await?;
@@ -209,9 +257,18 @@ impl JobStore for SqliteStore {
                 let step = rows::job(&row)?.step_of_claim(Claimant { worker, lease }, at)?;
                 let job = keep(&mut transaction, step).await?;
                 changed = true;
-                if job.state.name() == StateName::Preparing {
+                if job.lease.is_some() {
+                    let id = job.id;
+                    if job.state.name() == StateName::Preparing {
+                        sqlx::query(rows::SERVED)
+                            .bind(&job.principal.0)
+                            .execute(&mut *transaction)
+                            .await?;
+                    }
+                    let whole = rows::with_work(&mut transaction, job).await?;
+                    let whole = whole.ok_or(StoreError::NotFound(id))?;
                     self.commit(transaction).await?;
-                    return Ok(Some(job));
+                    return Ok(Some(whole));
                 }
             }
             self.commit(transaction).await?;
@@ -235,13 +292,34 @@ impl JobStore for SqliteStore {
         Ok(LeaseStatus { cancel_requested: job.cancel_requested, deadline: job.options.deadline })
     }
 
-    async fn record(&self, id: JobId, fence: Fence, event: NewEvent) -> Result<Job, StoreError> {
+    async fn record(
+        &self,
+        id: JobId,
+        fence: Fence,
+        event: NewEvent,
+    ) -> Result<JobSummary, StoreError> {
         let mut transaction = self.begin().await?;
         let at = self.settings.moment();
         let step = load(&mut transaction, id).await?.step_of_record(fence, event, at)?;
         let job = keep(&mut transaction, step).await?;
         self.commit(transaction).await?;
         Ok(job)
+    }
+
+    async fn note_saved(
+        &self,
+        id: JobId,
+        fence: Fence,
+        milestone: Milestone,
+    ) -> Result<(), StoreError> {
+        let mut transaction = self.begin().await?;
+        let next = load(&mut transaction, id).await?.step_of_milestone(fence, milestone)?;
+        if let Some(job) = next {
+            rows::update(&mut transaction, &job).await?;
+            // Nobody waits for this: it wakes no one.
+            transaction.commit().await?;
+        }
+        Ok(())
     }
 
     async fn events_after(
@@ -266,7 +344,7 @@ impl JobStore for SqliteStore {
         found.iter().map(rows::event).collect()
     }
 
-    async fn request_cancel(&self, id: JobId) -> Result<Job, StoreError> {
+    async fn request_cancel(&self, id: JobId) -> Result<JobSummary, StoreError> {
         let mut transaction = self.begin().await?;
         let mut job = load(&mut transaction, id).await?;
         let at = self.settings.moment();
@@ -286,6 +364,16 @@ impl JobStore for SqliteStore {
         Ok(job)
     }
 
+    async fn publish_again(&self, id: JobId) -> Result<JobSummary, StoreError> {
+        let mut transaction = self.begin().await?;
+        let job = load(&mut transaction, id).await?;
+        let Some(step) = job.step_of_publication(self.settings.moment())? else { return Ok(job) };
+        let job = keep(&mut transaction, step).await?;
+        rows::update_options(&mut transaction, &job).await?;
+        self.commit(transaction).await?;
+        Ok(job)
+    }
+
     async fn delete(&self, id: JobId) -> Result<(), StoreError> {
         let mut transaction = self.begin().await?;
         load(&mut transaction, id).await?.check_done()?;
@@ -296,16 +384,21 @@ impl JobStore for SqliteStore {
         self.commit(transaction).await
     }
 
-    async fn sweep(&self) -> Result<Swept, StoreError> {
-        let at = self.settings.moment();
+    async fn sweep(&self, alive: Option<&WorkerId>) -> Result<Swept, StoreError> {
+        let by = (self.settings.moment(), alive);
         let mut swept = Swept::default();
-        self.sweep_due(rows::PAST_DEADLINE, at, &mut swept).await?;
-        self.sweep_due(rows::PAST_LEASE, at, &mut swept).await?;
-        self.forget_old(at, &mut swept).await?;
+        self.sweep_due(rows::PAST_DEADLINE, by, &mut swept).await?;
+        self.sweep_due(rows::PAST_LEASE, by, &mut swept).await?;
+        self.forget_old(self.agreed.now(), &mut swept).await?;
+        self.checkpoint_if_due().await?;
         Ok(swept)
     }
 
-    async fn expire_worker(&self, worker: &WorkerId) -> Result<Vec<JobId>, StoreError> {
+    async fn expire_worker(
+        &self,
+        worker: &WorkerId,
+        loss: WorkerLoss,
+    ) -> Result<Vec<JobId>, StoreError> {
         let at = self.settings.moment();
         let mut expired = Vec::new();
         loop {
@@ -318,7 +411,7 @@ impl JobStore for SqliteStore {
             let before = expired.len();
             for row in &rows {
                 // A candidate that is none would come back for ever.
-                let Some(step) = rows::job(row)?.step_of_loss(worker, at) else { continue };
+                let Some(step) = rows::job(row)?.step_of_loss(worker, loss, at) else { continue };
                 expired.push(keep(&mut transaction, step).await?.id);
             }
             if expired.len() == before {
@@ -364,18 +457,29 @@ impl JobStore for SqliteStore {
     async fn put_scores(
         &self,
         principal: &Principal,
-        digest: &str,
-        scores_json: &str,
+        scores: ScoresJson<'_>,
+        most_bytes: u64,
     ) -> Result<(), StoreError> {
         let mut transaction = self.begin().await?;
+        let before = sqlx::query(
+            "SELECT COALESCE(SUM(length(CAST(scores AS BLOB))), 0) AS bytes FROM scores \
+             WHERE principal = ? AND digest = ?",
+        )
+        .bind(&principal.0)
+        .bind(scores.digest)
+        .fetch_one(&mut *transaction)
+        .await?;
+        let stored = occupancy(&mut transaction, principal).await?.own_bytes;
+        let stored = stored.saturating_sub(rows::count(&before, "bytes")?);
+        step::check_room(stored, scores.json.len() as u64, most_bytes)?;
         sqlx::query(
             "INSERT INTO scores (principal, digest, scores, stored_at) VALUES (?, ?, ?, ?) \
              ON CONFLICT (principal, digest) \
              DO UPDATE SET scores = excluded.scores, stored_at = excluded.stored_at",
         )
         .bind(&principal.0)
-        .bind(digest)
-        .bind(scores_json)
+        .bind(scores.digest)
+        .bind(scores.json)
         .bind(self.settings.clock.now().0)
         .execute(&mut *transaction)
         .await?;
@@ -397,9 +501,9 @@ impl JobStore for SqliteStore {
 
     async fn probe(&self) -> Result<(), StoreError> {
         let written = sqlx::query("UPDATE probe SET value = value + 1 RETURNING value")
-            .fetch_one(&self.writer)
+            .fetch_one(&self.prober)
             .await?;
-        let read = sqlx::query("SELECT value FROM probe").fetch_one(&self.readers).await?;
+        let read = sqlx::query("SELECT value FROM probe").fetch_one(&self.prober).await?;
         let (written, read) = (rows::count(&written, "value")?, rows::count(&read, "value")?);
         // Another probe may have come between.
         if read < written {

@@ -1,11 +1,15 @@
 //! What only this store has: plans, versions, damage.
 
+mod growth;
+
 use std::{fs, path::Path};
 
 use sqlx::{Row, SqlitePool};
 
 use super::{SqliteStore, list, rows};
-use crate::jobs::{JobId, JobStore, ListQuery, Principal, StateName, StoreError, StoreSettings};
+use crate::jobs::{
+    JobId, JobStore, ListQuery, Principal, ScoresJson, StateName, StoreError, StoreSettings,
+};
 
 async fn open(path: &Path) -> Result<SqliteStore, StoreError> {
     SqliteStore::open(path, StoreSettings::default()).await
@@ -22,9 +26,10 @@ async fn every_frequent_query_walks_an_index() {
     let folder = tempfile::tempdir().unwrap();
     let store = open(&folder.path().join("jobs.db")).await.unwrap();
     for (sql, index, sorts) in [
-        (rows::NEXT_IN_TURN, "jobs_by_turn", false),
+        // Sorted are the principals, or what waits: never all jobs.
+        (rows::NEXT_IN_TURN, "jobs_by_turn", true),
         (rows::AHEAD_IN_TURN, "jobs_by_turn", false),
-        (rows::ALL_AHEAD_IN_TURN, "jobs_by_turn", false),
+        (rows::ALL_AHEAD_IN_TURN, "jobs_by_turn", true),
         (rows::PAST_DEADLINE, "jobs_by_deadline", false),
         (rows::PAST_LEASE, "jobs_by_lease", false),
         (rows::HELD_BY, "jobs_by_lease", false),
@@ -61,7 +66,7 @@ async fn every_list_walks_an_index_in_order() {
             ListQuery { base_model: Some("a".to_owned()), ..own.clone() },
             "jobs_by_principal_and_model",
         ),
-        (ListQuery { labels: label, ..own }, "SEARCH labels USING PRIMARY KEY"),
+        (ListQuery { labels: label, ..own }, "SEARCH walked USING PRIMARY KEY"),
     ] {
         let before = Some(JobId(uuid::Uuid::from_u128(9)));
         for query in [query.clone(), ListQuery { before, ..query }] {
@@ -80,9 +85,10 @@ async fn a_transaction_that_sqlite_ended_itself_is_no_end_of_the_store() {
     let mut transaction = store.begin().await.unwrap();
     sqlx::raw_sql("ROLLBACK").execute(&mut *transaction).await.unwrap();
     assert!(transaction.commit().await.is_err());
-    store.sweep().await.unwrap();
+    store.sweep(None).await.unwrap();
     store.probe().await.unwrap();
-    let scores = store.put_scores(&Principal("ada".to_owned()), "digest", "{}").await;
+    let ada = Principal("ada".to_owned());
+    let scores = store.put_scores(&ada, ScoresJson { digest: "digest", json: "{}" }, 99).await;
     assert!(scores.is_ok(), "{scores:?}");
 }
 
@@ -115,7 +121,7 @@ async fn a_damaged_row_is_an_error_that_names_the_column() {
     let store = open(&folder.path().join("jobs.db")).await.unwrap();
     let id = "00000000-0000-0000-0000-000000000001";
     for (column, value) in [
-        ("work", "'{\"kind\":'"),
+        ("summary", "'{\"kind\":'"),
         ("state", "'asleep'"),
         ("state", "'succeeded'"),
         ("fence", "-1"),
@@ -124,7 +130,7 @@ async fn a_damaged_row_is_an_error_that_names_the_column() {
         ("progress", "'[]'"),
     ] {
         let defaults = [
-            ("work", "'{}'"),
+            ("summary", "'{}'"),
             ("state", "'queued'"),
             ("fence", "0"),
             ("attempt", "0"),
@@ -142,13 +148,13 @@ async fn a_damaged_row_is_an_error_that_names_the_column() {
              work_digest, kind, base_model, priority, state, attempt, max_attempts, fence, \
              cancel_requested, last_sequence, created_at, updated_at, progress) VALUES \
              ('{id}', 'a', {}, '', '', 'unlearn', 'm', 0, {}, {}, 1, {}, 0, 1, 0, 0, {}); \
-             INSERT INTO works VALUES ('{id}', {}, '{{\"labels\":{{}},\"priority\":0}}');",
+             INSERT INTO summaries VALUES ('{id}', {}, '{{\"labels\":{{}},\"priority\":0}}');",
             value_of("request_id"),
             value_of("state"),
             value_of("attempt"),
             value_of("fence"),
             value_of("progress"),
-            value_of("work"),
+            value_of("summary"),
         );
         sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).execute(&store.writer).await.unwrap();
         let error = store.get(id.parse().unwrap()).await.unwrap_err();
@@ -180,7 +186,15 @@ async fn a_torn_file_is_an_error() {
         let results = [
             store.counts().await.map(drop),
             store.probe().await,
-            store.sweep().await.map(drop),
+            store.sweep(None).await.map(drop),
+            store.queue_positions(&[JobId(uuid::Uuid::from_u128(1))]).await.map(drop),
+            store
+                .put_scores(
+                    &Principal("ada".to_owned()),
+                    ScoresJson { digest: "digest", json: "{}" },
+                    99,
+                )
+                .await,
             store.list(&ListQuery::default()).await.map(drop),
         ];
         assert!(

@@ -1,8 +1,16 @@
 //! Limits on connections and messages, and going away.
 
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
+use tonic_types::StatusExt;
 
 use super::*;
+
+async fn check(channel: &Channel) -> Result<(), Status> {
+    let request = HealthCheckRequest { service: String::new() };
+    HealthClient::new(channel.clone()).check(request).await.map(|_| ())
+}
 
 #[tokio::test]
 async fn a_long_message_is_refused_and_a_short_one_is_not() {
@@ -11,31 +19,136 @@ async fn a_long_message_is_refused_and_a_short_one_is_not() {
     let channel = server.channel().await;
     get(&channel, asking(&"a".repeat(1000), &[])).await.unwrap();
     let error = get(&channel, asking(&"a".repeat(2000), &[])).await.unwrap_err();
-    assert_eq!(error.code(), Code::OutOfRange, "{error:?}");
+    assert_eq!(error.code(), Code::ResourceExhausted, "{error:?}");
+    let told = error.get_details_error_info().unwrap();
+    assert_eq!(
+        (told.reason.as_str(), told.metadata["limit"].as_str()),
+        ("REQUEST_TOO_LONG", "1024")
+    );
+}
+
+/// A connection that greets, and answers pings as long as it is held.
+async fn held(server: &Running) -> hyper::client::conn::http2::SendRequest<tonic::body::Body> {
+    let stream = tokio::net::TcpStream::connect(server.address).await.unwrap();
+    let (sender, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
+            .await
+            .unwrap();
+    tokio::spawn(connection);
+    sender
 }
 
 #[tokio::test]
-async fn one_connection_too_many_is_closed_until_there_is_room() {
-    let settings = ServerSettings { max_connections: 1, ..ServerSettings::default() };
+async fn those_who_only_hold_connections_keep_nobody_out() {
+    let settings = ServerSettings {
+        max_connections: 8,
+        max_connections_of_address: 8,
+        ..ServerSettings::default()
+    };
     let server = Running::start(settings, Authenticator::none()).await;
-    let first = server.channel().await;
-    get(&first, asking("a", &[])).await.unwrap();
-    let mut second = tokio::net::TcpStream::connect(server.address).await.unwrap();
-    let mut byte = [0];
-    let read = tokio::time::timeout(PATIENCE, second.read(&mut byte)).await.unwrap();
-    assert!(matches!(read, Ok(0) | Err(_)), "{read:?}");
-    get(&first, asking("a", &[])).await.unwrap();
-    drop(first);
+    let caller = server.channel().await;
+    let mut stream = watch(&caller).await;
+    let mut holding = Vec::new();
+    for _ in 0..40 {
+        holding.push(held(&server).await);
+        let other = server.channel().await;
+        get(&other, asking("a", &[])).await.unwrap();
+        check(&server.channel().await).await.unwrap();
+    }
+    // Whose call is under way stays.
+    server.release.notify_one();
+    stream.message().await.unwrap().unwrap();
+    get(&caller, asking("a", &[])).await.unwrap();
+    let closed = async {
+        while holding.iter().filter(|sender| sender.is_closed()).count() < 32 {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, closed).await.unwrap();
+}
+
+#[tokio::test]
+async fn where_all_connections_are_in_use_health_still_answers() {
+    let settings = ServerSettings { max_connections: 2, ..ServerSettings::default() };
+    let server = Running::start(settings, Authenticator::none()).await;
+    let callers = [server.channel().await, server.channel().await];
+    let mut streams = [watch(&callers[0]).await, watch(&callers[1]).await];
+    for _ in 0..20 {
+        let third = server.channel().await;
+        check(&third).await.unwrap();
+        let error = get(&third, asking("a", &[])).await.unwrap_err();
+        assert_eq!(error.code(), Code::ResourceExhausted);
+        assert_eq!(error.get_details_error_info().unwrap().reason, "CONNECTIONS_FULL");
+    }
+    // Calls over the connections that there are go on, and a place that is free is taken again.
+    get(&callers[0], asking("a", &[])).await.unwrap();
+    server.release.notify_one();
+    server.release.notify_one();
+    let ended = async {
+        let [first, second] = &mut streams;
+        tokio::select! {
+            message = first.message() => message,
+            message = second.message() => message,
+        }
+    };
+    ended.await.unwrap().unwrap();
+    drop((streams, callers));
     let room = async {
         loop {
-            if let Ok(third) = server.endpoint().connect().await
-                && get(&third, asking("a", &[])).await.is_ok()
-            {
+            let third = server.channel().await;
+            if get(&third, asking("a", &[])).await.is_ok() {
                 return;
             }
         }
     };
     tokio::time::timeout(PATIENCE, room).await.unwrap();
+}
+
+#[tokio::test]
+async fn an_idle_connection_is_told_to_go_and_one_with_a_call_is_not() {
+    let settings = ServerSettings {
+        max_connection_idle: Duration::from_millis(50),
+        ..ServerSettings::default()
+    };
+    let server = Running::start(settings, Authenticator::none()).await;
+    let caller = server.channel().await;
+    let mut stream = watch(&caller).await;
+    let idle = held(&server).await;
+    let closed = async {
+        while !idle.is_closed() {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, closed).await.unwrap();
+    server.release.notify_one();
+    stream.message().await.unwrap().unwrap();
+    // The client makes a new connection by itself.
+    get(&caller, asking("a", &[])).await.unwrap();
+}
+
+#[tokio::test]
+async fn an_old_connection_ends_its_calls_and_takes_no_new_ones() {
+    let settings = ServerSettings {
+        max_connection_age: Duration::from_millis(50),
+        ..ServerSettings::default()
+    };
+    let server = Running::start(settings, Authenticator::none()).await;
+    let caller = server.channel().await;
+    let mut stream = watch(&caller).await;
+    let old = held(&server).await;
+    let closed = async {
+        while !old.is_closed() {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, closed).await.unwrap();
+    // It was opened before the other, so it is old too; its stream goes on. The client notices with
+    // the first call that it needs a new connection.
+    let again = async { while get(&caller, asking("a", &[])).await.is_err() {} };
+    tokio::time::timeout(PATIENCE, again).await.unwrap();
+    server.release.notify_one();
+    stream.message().await.unwrap().unwrap();
+    assert!(stream.message().await.unwrap().is_none());
 }
 
 #[tokio::test]

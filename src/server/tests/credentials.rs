@@ -11,6 +11,7 @@ fn new_token(principal: &str, roles: &[Role], requests_per_second: Option<f64>) 
         principal: principal.to_owned(),
         roles: roles.iter().copied().collect::<BTreeSet<_>>(),
         queued_jobs: None,
+        highest_priority: None,
         requests_per_second,
     })
     .unwrap()
@@ -100,4 +101,53 @@ async fn tokens_change_without_a_restart() {
     };
     tokio::time::timeout(PATIENCE, changed).await.unwrap();
     get(&channel, asking("a", &as_new)).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_stream_ends_with_its_token_or_its_role() {
+    for (replaced, wanted, reason) in [
+        (None, Code::Unauthenticated, "CALLER_UNKNOWN"),
+        (Some("[\"generate\"]"), Code::PermissionDenied, "ROLE_MISSING"),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("tokens.toml");
+        let (token, other) =
+            (new_token("ci", &[Role::Read], None), new_token("other", &[Role::Read], None));
+        std::fs::write(&path, format!("{}{}", token.entry, other.entry)).unwrap();
+        let authenticator = Authenticator::from_file(&path, Clock::System).await.unwrap();
+        let settings =
+            ServerSettings { reload_every: Duration::from_millis(5), ..ServerSettings::default() };
+        let server = Running::start(settings, authenticator).await;
+        let channel = server.channel().await;
+        let watched = |token: &NewToken| {
+            let request = WatchOperationRequest { name: "wait".to_owned(), ..Default::default() };
+            let mut request = Request::new(request);
+            request.metadata_mut().insert("authorization", bearer(token).parse().unwrap());
+            let mut client = UnlearningServiceClient::new(channel.clone());
+            async move {
+                let mut stream = client.watch_operation(request).await.unwrap().into_inner();
+                stream.message().await.unwrap().unwrap();
+                stream
+            }
+        };
+        let mut ending = watched(&token).await;
+        let mut staying = watched(&other).await;
+        let authorization = bearer(&token);
+        let metadata = [("authorization", authorization.as_str())];
+        let waiting = get(&channel, asking("slow", &metadata));
+        let changed =
+            replaced.map_or(String::new(), |roles| token.entry.replace("[\"read\"]", roles));
+        let change = async {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            std::fs::write(&path, format!("{changed}{}", other.entry)).unwrap();
+        };
+        let ended = async { tokio::join!(ending.message(), waiting, change) };
+        let (ended, waited, ()) = tokio::time::timeout(PATIENCE, ended).await.unwrap();
+        for error in [ended.unwrap_err(), waited.unwrap_err()] {
+            assert_eq!(error.code(), wanted);
+            assert_eq!(error.get_details_error_info().unwrap().reason, reason);
+        }
+        server.release.notify_one();
+        assert!(staying.message().await.unwrap().is_some(), "the other's goes on");
+    }
 }

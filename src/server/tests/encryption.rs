@@ -141,6 +141,29 @@ async fn a_client_certificate_is_asked_for_and_names_the_caller() {
 }
 
 #[tokio::test]
+async fn without_a_token_file_each_certificate_is_its_own_principal() {
+    let folder = tempfile::tempdir().unwrap();
+    let ours = Authority::new("ours");
+    let tls = ours.sign("server", &["localhost"]).write(folder.path());
+    let client_ca = Some(write(folder.path(), "clients.pem", &ours.0.pem()));
+    let settings =
+        ServerSettings { tls: Some(TlsSettings { client_ca, ..tls }), ..ServerSettings::default() };
+    let authenticator = Authenticator::from_certificates([Role::Read].into());
+    let server = Running::start(settings, authenticator).await;
+    let metadata = [("x-request-id", "1")];
+    for (common, names, principal) in
+        [("ann", &[][..], "ann 1"), ("ben", &[], "ben 1"), ("x", &["c.example"], "c.example 1")]
+    {
+        let pair = ours.sign(common, names);
+        let channel = connect(&server, &ours, Some(&pair)).await.unwrap();
+        let answer = get(&channel, asking("a", &metadata)).await.unwrap();
+        assert_eq!(answer.into_inner().name, principal);
+        let error = get(&channel, asking("submit", &metadata)).await.unwrap_err();
+        assert_eq!(error.code(), Code::PermissionDenied, "nobody is an admin unless that is said");
+    }
+}
+
+#[tokio::test]
 async fn unusable_files_are_named() {
     let folder = tempfile::tempdir().unwrap();
     let authority = Authority::new("ours");

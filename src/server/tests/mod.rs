@@ -6,6 +6,7 @@ mod encryption;
 mod observed;
 mod serving;
 mod small_services;
+mod wire;
 
 use std::{
     net::SocketAddr,

@@ -68,11 +68,6 @@ async fn the_observer_is_told_how_each_call_ended() {
     while stream.message().await.unwrap().is_some() {}
     server.notes.wait_for(WATCH, Code::Ok).await;
 
-    let mut slow = asking("slow", &[]);
-    slow.set_timeout(Duration::from_millis(20));
-    get(&channel, slow).await.unwrap_err();
-    server.notes.wait_for(GET, Code::DeadlineExceeded).await;
-
     let mut client = tonic::client::Grpc::new(channel);
     client.ready().await.unwrap();
     let codec = tonic_prost::ProstCodec::<Operation, Operation>::default();

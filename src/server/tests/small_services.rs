@@ -14,8 +14,8 @@ use crate::{
         },
         keystep::v1::{
             EvaluateErasureRequest, GenerateRequest, GenerateResponse, GetModelRequest,
-            GetModelResponse, ListModelsRequest, ListModelsResponse, ScoreTimestepsRequest,
-            ScoreTimestepsResponse, UnlearnConceptRequest,
+            GetModelResponse, ListModelsRequest, ListModelsResponse, PublishResultRequest,
+            ScoreTimestepsRequest, ScoreTimestepsResponse, UnlearnConceptRequest,
             unlearning_service_server::UnlearningService,
         },
     },
@@ -118,6 +118,10 @@ impl UnlearningService for SmallUnlearning {
     }
 
     async fn generate(&self, _: Request<GenerateRequest>) -> Answer<Self::GenerateStream> {
+        none()
+    }
+
+    async fn publish_result(&self, _: Request<PublishResultRequest>) -> Answer<Operation> {
         none()
     }
 

@@ -7,24 +7,33 @@ use std::{
     num::NonZeroUsize,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicI64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
 
+use candle_core::{DType, Device, Tensor};
+use safetensors::Dtype;
+
 use crate::{
-    engine::{CancelFlag, Drawn, EngineError, RunContext, StatePart},
+    engine::{
+        CancelFlag, Drawn, EngineError, RunContext, SavePoint, StatePart, WorkMemory,
+        checkpoint::{StoredTensor, StoredTensors, read_edited, write_safetensors},
+        evaluate::{KeptPictures, PictureStore},
+    },
     outcome::{
-        Estimate, Figures, JudgeReport, JudgedPicture, Notice, Phase, Picture, Progress, StepScore,
-        TimestepScores, TrainingLog, UpdateRecord, Verdict,
+        DeviceKind, ErasureRecord, Estimate, Figures, JudgeReport, JudgedPicture, Notice, Phase,
+        Picture, Progress, StepScore, TimestepScores, TrainingLog, UpdateRecord, Verdict,
     },
     spec::{
-        GenerateSpec, JudgeSpec, LogSnrWindow, ModelFiles, Prompt, ReadSeek, ScoreSpec, StepIndex,
-        Timestep, UnlearnSpec, Vocabulary,
+        GenerateSpec, JudgeSpec, LogSnrWindow, ModelFiles, Prompt, ReadSeek, SamplerKind,
+        ScoreSpec, SpecError, StepIndex, Timestep, UnlearnSpec, Vocabulary,
     },
-    worker::{DeviceEngine, EngineSource, PlanEstimate},
+    worker::{DeviceEngine, EditedBytes, EngineSource, PlanEstimate, Undertaking},
 };
 
+/// The one tensor that it trains.
+const WEIGHTS: &str = "weights";
 /// U-Net evaluations that a made-up update takes.
 const EVALUATIONS_AN_UPDATE: u64 = 8;
 
@@ -39,12 +48,56 @@ pub struct FakeScript {
     pub load_delay: Duration,
     /// Whether there is a judge, for the words "cat", "dog" and "neon".
     pub can_judge: bool,
+    /// Whether the sampler that the folder names cannot draw, so that one must be asked for.
+    pub own_sampler_fails: bool,
+    /// What it says that it computes on.
+    pub device: DeviceKind,
+    /// What the edited U-Net is said to take before it is there, and its delta too.
+    pub edited_bytes: u64,
+    /// Whether the disk is full when the edited U-Net is written.
+    pub disk_is_full: bool,
+    /// What is odd about its models.
+    pub warnings: Vec<String>,
     /// What goes wrong.
     pub fault: Mutex<Option<Fault>>,
     /// Updates made so far, over all runs: tells what was done twice.
     pub updates_made: AtomicUsize,
     /// Models loaded so far.
     pub loads: AtomicUsize,
+    /// Grids that base models drew so far to be judged by.
+    pub base_grids: AtomicUsize,
+    /// What it is said to hold.
+    pub bytes: FakeBytes,
+    /// A clock (microseconds) that every unit of work moves on by a second.
+    pub clock: Option<Arc<AtomicI64>>,
+    /// The units of work so far, over all runs and calls.
+    pub units: Mutex<Vec<FakeUnit>>,
+}
+
+/// What a fake engine is said to hold, in bytes.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct FakeBytes {
+    /// A model.
+    pub model: u64,
+    /// A job.
+    pub job: u64,
+    /// A call.
+    pub call: u64,
+    /// What all of it may come to.
+    pub limit: Option<u64>,
+}
+
+/// A unit of a fake engine's work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FakeUnit {
+    /// Of an erasure.
+    Update,
+    /// Of a drawing.
+    Step,
+    /// Of a measurement.
+    Score,
+    /// Of a judgement.
+    Judge,
 }
 
 /// Something that goes wrong before an update.
@@ -149,6 +202,14 @@ impl EngineSource for FakeSource {
         })
     }
 
+    fn weight_bytes(&mut self, _: &dyn ModelFiles) -> Result<u64, EngineError> {
+        Ok(self.0.bytes.model)
+    }
+
+    fn memory_limit(&self) -> Option<u64> {
+        self.0.bytes.limit
+    }
+
     fn check(&mut self) -> Result<(), EngineError> {
         Ok(())
     }
@@ -168,6 +229,7 @@ pub struct FakeEngine {
 pub struct FakeErased {
     log: TrainingLog,
     bytes: Vec<u8>,
+    disk_is_full: bool,
 }
 
 impl FakeEngine {
@@ -176,8 +238,34 @@ impl FakeEngine {
         Picture { width: 8, height: 8, rgb: vec![self.shade.wrapping_add(low); 192] }
     }
 
-    fn unit(&self) {
+    fn unit(&self, unit: FakeUnit) {
         std::thread::sleep(self.script.delay);
+        if let Some(clock) = &self.script.clock {
+            clock.fetch_add(1_000_000, Ordering::SeqCst);
+        }
+        self.script.units.lock().unwrap_or_else(PoisonError::into_inner).push(unit);
+    }
+
+    /// An erasure that was made before, as it was written; of its own weights alone.
+    pub fn restored(
+        &self,
+        record: ErasureRecord,
+        file: &str,
+        reader: Box<dyn ReadSeek>,
+        length: u64,
+    ) -> Result<FakeErased, EngineError> {
+        let tensor = Tensor::zeros(8, DType::F32, &Device::Cpu)?;
+        let stored = StoredTensor { tensor, file: String::new(), dtype: Dtype::F32 };
+        let mut base = StoredTensors::default();
+        base.tensors.insert(WEIGHTS.to_owned(), stored);
+        let read = read_edited(file, reader, length, &base, &Device::Cpu)?;
+        let numbers = read.tensors.values().map(|stored| stored.tensor.to_vec1::<f32>());
+        let numbers = numbers.collect::<candle_core::Result<Vec<_>>>()?.concat();
+        Ok(FakeErased {
+            log: record.log,
+            bytes: numbers.into_iter().map(|number| number as u8).collect(),
+            disk_is_full: self.script.disk_is_full,
+        })
     }
 }
 
@@ -214,7 +302,8 @@ fn restore(context: &mut RunContext<'_>) -> Option<(usize, u64)> {
 
 fn save(context: &mut RunContext<'_>, next: usize, weights: u64) -> Result<(), EngineError> {
     if let Some(saving) = &mut context.saving {
-        saving.store.save(StatePart::Training, &mut |out| {
+        let point = SavePoint { part: StatePart::Training, done: next as u64 };
+        saving.store.save(point, &mut |out| {
             out.write_all(&(next as u64).to_le_bytes())?;
             out.write_all(&weights.to_le_bytes())
         })?;
@@ -229,8 +318,32 @@ impl DeviceEngine for FakeEngine {
         &self.vocabulary
     }
 
+    fn device_kind(&self) -> DeviceKind {
+        self.script.device
+    }
+
+    fn own_bytes(&self) -> u64 {
+        self.script.bytes.model
+    }
+
+    fn memory(&self, work: Undertaking<'_>) -> Result<WorkMemory, EngineError> {
+        let work = match work {
+            Undertaking::Unlearn(_) | Undertaking::Judge(_) => self.script.bytes.job,
+            Undertaking::Generate(_) | Undertaking::Score(_) => self.script.bytes.call,
+        };
+        Ok(WorkMemory { program: 0, work })
+    }
+
+    fn own_size(&self) -> Result<(usize, usize), EngineError> {
+        Ok((8, 8))
+    }
+
     fn can_judge(&self) -> bool {
         self.script.can_judge
+    }
+
+    fn warnings(&self) -> &[String] {
+        &self.script.warnings
     }
 
     fn with_edited(&self, _: &str, _: Box<dyn ReadSeek>, _: u64) -> Result<Self, EngineError> {
@@ -250,7 +363,7 @@ impl DeviceEngine for FakeEngine {
         let estimate = Estimate { mean: 0.5, standard_error: 0.1 };
         let mut steps = Vec::new();
         for step in 0..spec.steps {
-            self.unit();
+            self.unit(FakeUnit::Score);
             context.advance(Phase::Score, step + 1, spec.steps)?;
             steps.push(StepScore {
                 step: StepIndex(step),
@@ -274,6 +387,11 @@ impl DeviceEngine for FakeEngine {
         })
     }
 
+    fn edited_bytes(&self, _: &UnlearnSpec) -> EditedBytes {
+        let bytes = self.script.edited_bytes;
+        EditedBytes { unet: bytes, delta: bytes }
+    }
+
     fn unlearn(
         &self,
         spec: &UnlearnSpec,
@@ -283,11 +401,12 @@ impl DeviceEngine for FakeEngine {
         let total = self.script.updates;
         let (mut next, mut weights) = restore(context).unwrap_or((0, spec.seed));
         loop {
-            let (every, paused) = context
-                .saving
-                .as_ref()
-                .map_or((0, false), |saving| (saving.every, saving.pause.is_paused()));
-            if paused || (every > 0 && next > 0 && next.is_multiple_of(every)) {
+            let is_time = context.saving.as_mut().is_some_and(|saving| {
+                let is_due =
+                    saving.every > 0 && next.is_multiple_of(saving.every) || (saving.due)();
+                saving.pause.is_paused() || (is_due && next > 0)
+            });
+            if is_time {
                 save(context, next, weights)?;
             }
             context.check()?;
@@ -295,7 +414,7 @@ impl DeviceEngine for FakeEngine {
                 break;
             }
             self.script.strike(next, &context.cancel)?;
-            self.unit();
+            self.unit(FakeUnit::Update);
             weights = step(weights, next);
             self.script.updates_made.fetch_add(1, Ordering::SeqCst);
             let update = Some(record(next));
@@ -314,7 +433,8 @@ impl DeviceEngine for FakeEngine {
             weight_change: 0.02,
             learning_rate: 1e-4,
         };
-        Ok(FakeErased { log, bytes: weights.to_le_bytes().to_vec() })
+        let disk_is_full = self.script.disk_is_full;
+        Ok(FakeErased { log, bytes: weights.to_le_bytes().to_vec(), disk_is_full })
     }
 
     fn generate(
@@ -328,7 +448,7 @@ impl DeviceEngine for FakeEngine {
         let total = spec.pictures.len() * spec.steps;
         for (index, (_, seed)) in spec.pictures.iter().enumerate() {
             for step in 1..=spec.steps {
-                self.unit();
+                self.unit(FakeUnit::Step);
                 if preview_every.is_some_and(|every| step.is_multiple_of(every.get())) {
                     hand_over(Drawn::Preview { index, picture: self.picture(*seed) });
                 }
@@ -339,22 +459,47 @@ impl DeviceEngine for FakeEngine {
         Ok(())
     }
 
+    fn judge_sampler(&self, spec: &JudgeSpec) -> Result<SamplerKind, EngineError> {
+        match spec.sampler {
+            None if self.script.own_sampler_fails => {
+                Err(SpecError::one("steps", "is too many for its own sampler").into())
+            }
+            sampler => Ok(sampler.unwrap_or_default()),
+        }
+    }
+
     fn judge(
         &self,
         spec: &JudgeSpec,
         edited: &Self,
+        store: &mut dyn PictureStore,
         context: &mut RunContext<'_>,
     ) -> Result<JudgeReport, EngineError> {
         spec.validate()?;
-        self.unit();
+        self.unit(FakeUnit::Judge);
+        let drawing = format!("{:?} {}", spec.sampler, spec.seed);
+        let found = store.load(&drawing);
+        let kept_evaluations = found.as_ref().map_or(0, |kept| kept.unet_evaluations);
+        let kept = found.unwrap_or_else(|| {
+            self.script.base_grids.fetch_add(1, Ordering::SeqCst);
+            let pictures = vec![self.picture(0)];
+            let drawn = KeptPictures { pictures, unet_evaluations: 250 };
+            store.save(&drawing, &drawn);
+            drawn
+        });
         context.advance(Phase::Judge, 1, 1)?;
         let figures = |ua| Figures { ua, ira: 0.9, cra: 0.95 };
-        let verdict = Verdict { judge: "cnn".to_owned(), edited: figures(1.0), base: figures(0.0) };
+        let verdict = Verdict {
+            judge: "cnn".to_owned(),
+            sampler: self.judge_sampler(spec)?,
+            edited: figures(1.0),
+            base: figures(0.0),
+        };
         let judged = JudgedPicture {
             prompt: Prompt::of(&spec.concept.text, spec.concept.kind),
             seed: spec.seed,
             is_target: true,
-            before: self.picture(0),
+            before: kept.pictures.into_iter().next().unwrap_or_else(|| self.picture(0)),
             after: edited.picture(0),
         };
         Ok(JudgeReport {
@@ -362,6 +507,7 @@ impl DeviceEngine for FakeEngine {
             verdicts: vec![verdict],
             pictures: vec![judged],
             unet_evaluations: 500,
+            kept_evaluations,
         })
     }
 
@@ -373,7 +519,14 @@ impl DeviceEngine for FakeEngine {
         &[]
     }
 
+    fn erased_stretches(_: &FakeErased) -> Result<Vec<Vec<u8>>, EngineError> {
+        Ok(Vec::new())
+    }
+
     fn write_unet(erased: &FakeErased, out: &mut dyn Write) -> io::Result<()> {
+        if erased.disk_is_full {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
         out.write_all(&erased.bytes)
     }
 
@@ -382,7 +535,10 @@ impl DeviceEngine for FakeEngine {
         metadata: &BTreeMap<String, String>,
         out: &mut dyn Write,
     ) -> io::Result<()> {
-        write!(out, "{metadata:?}")?;
-        out.write_all(&erased.bytes)
+        let tensor =
+            Tensor::from_iter(erased.bytes.iter().map(|&byte| f32::from(byte)), &Device::Cpu)
+                .map_err(io::Error::other)?;
+        let tensors = BTreeMap::from([(WEIGHTS.to_owned(), (tensor, Dtype::F32))]);
+        Ok(write_safetensors(&tensors, metadata, out)?)
     }
 }

@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use crate::{
     artifacts::digest::digest_bytes,
     jobs::{Failure, FailureReason, Job, PublishedFile},
-    worker::{PublishRequest, Published, Publisher},
+    worker::{Leavings, PublishRequest, Published, Publisher},
 };
 
 /// Copies a result below a folder, file by file, and writes `JOB/manifest.json` last.
@@ -53,7 +53,6 @@ impl FolderPublisher {
     }
 
     async fn publish_files(&self, request: PublishRequest) -> Result<Published, Failure> {
-        let away = || Failure::new(FailureReason::StorageUnavailable, "the storage is away");
         let left = self.failures.load(Ordering::SeqCst);
         if left > 0 {
             self.failures.store(left - 1, Ordering::SeqCst);
@@ -93,6 +92,10 @@ impl FolderPublisher {
     }
 }
 
+fn away() -> Failure {
+    Failure::new(FailureReason::StorageUnavailable, "the storage is away")
+}
+
 fn copy(from: &Path, to: &Path) -> io::Result<()> {
     if let Some(folder) = to.parent() {
         fs::create_dir_all(folder)?;
@@ -116,8 +119,22 @@ impl Publisher for FolderPublisher {
         Box::pin(self.publish_files(request))
     }
 
-    fn abandon<'a>(&'a self, _: &'a Path) -> BoxFuture<'a, ()> {
-        Box::pin(std::future::ready(()))
+    fn check(&self, _: &str) -> Result<(), Failure> {
+        Ok(())
+    }
+
+    fn abandon<'a>(&'a self, leavings: Leavings<'a>) -> BoxFuture<'a, Result<(), Failure>> {
+        Box::pin(async move {
+            let id = leavings.folder.parent().and_then(Path::file_name).unwrap_or_default();
+            let target = self.root.join(id);
+            if self.failures.load(Ordering::SeqCst) > 0 {
+                return Err(away());
+            }
+            if !target.join("manifest.json").exists() && target.exists() {
+                fs::remove_dir_all(&target).map_err(|_| away())?;
+            }
+            Ok(())
+        })
     }
 
     fn retract<'a>(&'a self, job: &'a Job) -> BoxFuture<'a, Result<(), Failure>> {

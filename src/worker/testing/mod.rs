@@ -5,6 +5,8 @@ mod engine;
 mod folder_publisher;
 mod models;
 
-pub use engine::{FakeEngine, FakeErased, FakeScript, FakeSource, Fault, FaultKind};
+pub use engine::{
+    FakeBytes, FakeEngine, FakeErased, FakeScript, FakeSource, FakeUnit, Fault, FaultKind,
+};
 pub use folder_publisher::FolderPublisher;
 pub use models::FixedModels;

@@ -19,7 +19,7 @@ use keystep::{
         schedule::NoiseSource,
     },
     outcome::Picture,
-    spec::{FileError, GenerateSpec, ModelFiles, ReadSeek, Scope},
+    spec::{FileError, GenerateSpec, ModelFiles, ReadSeek, SamplerKind, Scope},
 };
 
 use super::{Golden, Tolerance, assert_close, on_each_device, path};
@@ -319,6 +319,8 @@ impl Canvas {
             steps: self.inputs["steps"].as_u64().unwrap() as usize,
             guidance_scale: self.inputs["guidance_scale"].as_f64().unwrap(),
             size: None,
+            sampler: Some(SamplerKind::Ddim),
+            init_image: None,
         }
     }
 

@@ -19,10 +19,10 @@ use keystep::proto::{
     keystep::v1::{
         Estimate, EvaluateErasureRequest, EvaluateErasureResponse, Figures, GenerateRequest,
         GenerateResponse, GetModelRequest, GetModelResponse, JobEvent, JobState, ListModelsRequest,
-        ListModelsResponse, LogSnrWindow, Model, ModelKind, Plan, Progress, ScoreSummary,
-        ScoreTimestepsRequest, ScoreTimestepsResponse, StateChanged, UnlearnConceptMetadata,
-        UnlearnConceptRequest, UnlearnConceptResponse, Verdict, WatchOperationRequest,
-        WatchOperationResponse, WorkPhase, generate_response,
+        ListModelsResponse, LogSnrWindow, Model, ModelKind, Plan, Progress, PublishResultRequest,
+        Sampler, ScoreSummary, ScoreTimestepsRequest, ScoreTimestepsResponse, StateChanged,
+        UnlearnConceptMetadata, UnlearnConceptRequest, UnlearnConceptResponse, Verdict,
+        WatchOperationRequest, WatchOperationResponse, WorkPhase, generate_response,
         job_event::Event,
         score_timesteps_response,
         unlearning_service_server::{UnlearningService, UnlearningServiceServer},
@@ -157,6 +157,7 @@ fn verdict() -> Verdict {
         edited: figures(0.875),
         base: figures(0.125),
         concept: "cat".to_owned(),
+        sampler: Sampler::Euler.into(),
     }
 }
 
@@ -377,6 +378,15 @@ impl UnlearningService for FakeServer {
             let _ = sender.send(Ok(last)).await;
         });
         Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+    }
+
+    async fn publish_result(
+        &self,
+        request: Request<PublishResultRequest>,
+    ) -> Result<Response<Operation>, Status> {
+        self.called("publish", &request)?;
+        assert_eq!(request.into_inner().name, NAME);
+        Ok(Response::new(queued()))
     }
 
     async fn list_models(

@@ -13,8 +13,8 @@ use keystep::{
     publishing::{ObjectPublisher, PublisherSettings},
     storage::{StorageSettings, Storages, testing::Flaky},
     worker::{
-        CandleSource, Device, DeviceSettings, EngineSource, Worker, WorkerParts, WorkerSettings,
-        WorkerSignals,
+        CandleSource, Device, DeviceSettings, EngineSource, OutputHealth, Worker, WorkerParts,
+        WorkerSettings, WorkerSignals,
         testing::{FakeScript, FakeSource, FixedModels},
     },
 };
@@ -137,6 +137,7 @@ async fn work<E: EngineSource>(place: &Path, source: E) {
         device: device.clone(),
         models,
         publisher: Arc::new(ObjectPublisher::new(storages, settings)),
+        outputs: OutputHealth::default(),
         tracker: tracker.clone(),
         signals: signals.clone(),
     };

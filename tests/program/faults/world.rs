@@ -10,9 +10,9 @@ use std::{
 use keystep::{
     artifacts::digest::digest_bytes,
     jobs::{
-        Evaluation, EventBody, Inserted, Job, JobId, JobOptions, JobState, JobStore, ListQuery,
-        NewJob, Outcome, OutputFormat, Principal, QueueLimits, RequestId, Sequence, StateName,
-        Store, UnlearnWork, Unlearned, Work,
+        Evaluation, EventBody, Inserted, JobId, JobOptions, JobState, JobStore, JobSummary,
+        ListQuery, NewJob, Outcome, OutputFormat, Principal, QueueLimits, RequestId, Sequence,
+        StateName, Store, UnlearnWork, Unlearned, Work,
     },
     spec::{
         Concept, ConceptKind, KeySteps, KeystepSettings, LogSnrWindow, Method, Scope, UnlearnSpec,
@@ -78,7 +78,7 @@ impl World {
             options: JobOptions::default(),
             max_attempts: 10_000,
         };
-        let limits = QueueLimits { total: 1_000, of_principal: 1_000 };
+        let limits = QueueLimits { total: 1_000, of_principal: 1_000, stored_bytes: u64::MAX };
         match self.store.insert(new, limits).await.unwrap() {
             Inserted::Created(job) | Inserted::Existing(job) => job.id,
         }
@@ -118,20 +118,21 @@ impl World {
             formats: vec![OutputFormat::Unet, OutputFormat::Delta],
             destination: child::output(self.place.path()),
             evaluation: if self.way.real { Evaluation::Skipped } else { Evaluation::WherePossible },
+            evaluation_sampler: None,
         }
     }
 
-    pub async fn job(&self, id: JobId) -> Job {
+    pub async fn job(&self, id: JobId) -> JobSummary {
         self.store.get(id).await.unwrap().unwrap()
     }
 
-    pub async fn jobs(&self) -> Vec<Job> {
+    pub async fn jobs(&self) -> Vec<JobSummary> {
         let query = ListQuery { limit: 1_000, ..ListQuery::default() };
         self.store.list(&query).await.unwrap().jobs
     }
 
     /// The job that a worker holds.
-    pub async fn held(&self) -> Option<Job> {
+    pub async fn held(&self) -> Option<JobSummary> {
         self.jobs().await.into_iter().find(|job| job.lease.is_some())
     }
 

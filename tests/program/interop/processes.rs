@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, File},
-    net::{TcpListener, TcpStream},
+    net::{SocketAddr, TcpListener, TcpStream},
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     thread::sleep,
@@ -175,7 +175,12 @@ impl Daemon {
 fn read_address(file: &Path) -> Option<String> {
     let text = fs::read_to_string(file).ok()?;
     let address = text.trim();
-    address.parse::<std::net::SocketAddr>().ok().map(|_| address.to_owned())
+    address.parse::<SocketAddr>().ok().map(|_| address.to_owned())
+}
+
+/// Neither server says which port it took, so that one is found for it.
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 /// A server on this machine, and where it listens.
@@ -188,7 +193,12 @@ pub(crate) struct Server {
 impl Server {
     /// moto's S3.
     pub(crate) fn moto(python: &Path, folder: &Path) -> Self {
-        Self::listening(&folder.join("moto.log"), |port| {
+        Self::moto_at(python, folder, free_port())
+    }
+
+    /// The same at a port, such as that of one that ended.
+    pub(crate) fn moto_at(python: &Path, folder: &Path, port: u16) -> Self {
+        Self::listening(&folder.join("moto.log"), port, |port| {
             let mut command = local(python);
             command.args(["-m", "moto.server", "-H", "127.0.0.1", "-p", &port.to_string()]);
             command
@@ -197,7 +207,7 @@ impl Server {
 
     /// Azurite's blobs.
     pub(crate) fn azurite(program: &Path, folder: &Path) -> Self {
-        Self::listening(&folder.join("azurite.log"), |port| {
+        Self::listening(&folder.join("azurite.log"), free_port(), |port| {
             let mut command = local(program);
             command
                 .args(["--blobHost", "127.0.0.1", "--blobPort", &port.to_string()])
@@ -207,12 +217,15 @@ impl Server {
         })
     }
 
-    fn listening(log: &Path, command: impl FnOnce(u16) -> Command) -> Self {
-        // Neither server says which port it took, so that one is found for it.
-        let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        let mut process = Process::start(&mut command(free.port()), log.to_owned());
-        process.until("the server listens", || TcpStream::connect(free).ok());
-        Self { _process: process, address: free.to_string() }
+    fn listening(log: &Path, port: u16, command: impl FnOnce(u16) -> Command) -> Self {
+        let address = SocketAddr::from(([127, 0, 0, 1], port));
+        let mut process = Process::start(&mut command(port), log.to_owned());
+        process.until("the server listens", || TcpStream::connect(address).ok());
+        Self { _process: process, address: address.to_string() }
+    }
+
+    pub(crate) fn port(&self) -> u16 {
+        self.address.parse::<SocketAddr>().unwrap().port()
     }
 
     /// Our proxy before a server; its log is in `proxy.jsonl`.

@@ -233,6 +233,14 @@ impl Followed {
         }
     }
 
+    /// Reads one event more.
+    pub async fn until_more(&mut self) {
+        let seen = self.events.len();
+        while self.events.len() == seen {
+            assert!(self.next().await.unwrap().is_none(), "it was done before");
+        }
+    }
+
     pub async fn until_state(&mut self, wanted: JobState) {
         self.until(
             |event| matches!(event, Event::StateChanged(change) if change.state() == wanted),

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use keystep::jobs::{
-    FailureReason, Fence, Job, JobId, JobStore, ListQuery, NewEvent, NewJob, QueueLimits, Sequence,
-    StateName, Transition,
+    FailureReason, Fence, JobId, JobStore, JobSummary, ListQuery, Milestone, NewEvent, NewJob,
+    QueueLimits, Sequence, StateName, Transition,
 };
 use proptest::prelude::*;
 use uuid::Uuid;
@@ -25,6 +25,8 @@ enum Call {
     Sweep,
     Wait { seconds: u64 },
     List { states: Vec<StateName>, bob: bool, before: Option<u128>, limit: u32 },
+    Saved { job: u128, fence: u64, milestone: u64 },
+    Whole { job: u128 },
     Position { job: u128 },
     Counts,
     Finished { number: u128 },
@@ -54,6 +56,9 @@ fn call() -> impl Strategy<Value = Call> {
             0..4_u32,
         )
             .prop_map(|(states, bob, before, limit)| Call::List { states, bob, before, limit }),
+        2 => (job(), fence(), 0..4_u64)
+            .prop_map(|(job, fence, milestone)| Call::Saved { job, fence, milestone }),
+        1 => job().prop_map(|job| Call::Whole { job }),
         1 => job().prop_map(|job| Call::Position { job }),
         1 => Just(Call::Counts),
         1 => (0..8_u128).prop_map(|number| Call::Finished { number }),
@@ -90,7 +95,7 @@ async fn answer(world: &World, call: &Call) -> String {
             let principal = if theirs { bob() } else { ada() };
             let request_digest = format!("{priority}");
             let new = NewJob { principal, request_digest, ..new };
-            let limits = QueueLimits { total: 4, of_principal: 3 };
+            let limits = QueueLimits { total: 4, of_principal: 3, stored_bytes: 40_000 };
             format!("{:?}", store.insert(new, limits).await)
         }
         Call::Claim => format!("{:?}", store.claim(&worker("worker"), LEASE).await),
@@ -103,7 +108,7 @@ async fn answer(world: &World, call: &Call) -> String {
         Call::Cancel { job } => format!("{:?}", store.request_cancel(id(job)).await),
         Call::Delete { job } => format!("{:?}", store.delete(id(job)).await),
         Call::Sweep => {
-            let mut swept = store.sweep().await.unwrap();
+            let mut swept = store.sweep(None).await.unwrap();
             // Stores may find them in another order.
             swept.expired_leases.sort();
             swept.missed_deadlines.sort();
@@ -120,6 +125,10 @@ async fn answer(world: &World, call: &Call) -> String {
             let query = ListQuery { principal, states, before, limit, ..ListQuery::default() };
             format!("{:?}", store.list(&query).await)
         }
+        Call::Saved { job, fence, milestone } => {
+            format!("{:?}", store.note_saved(id(job), Fence(fence), Milestone(milestone)).await)
+        }
+        Call::Whole { job } => format!("{:?}", store.get_whole(id(job)).await),
         Call::Position { job } => format!("{:?}", store.queue_position(id(job)).await),
         Call::Counts => format!("{:?}", store.counts().await),
         Call::Finished { number } => {
@@ -129,7 +138,7 @@ async fn answer(world: &World, call: &Call) -> String {
     }
 }
 
-async fn everything(world: &World) -> (Vec<Job>, Vec<String>) {
+async fn everything(world: &World) -> (Vec<JobSummary>, Vec<String>) {
     let query = ListQuery { limit: 1_000, ..ListQuery::default() };
     let jobs = world.store.list(&query).await.unwrap().jobs;
     let mut logs = Vec::new();

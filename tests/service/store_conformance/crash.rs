@@ -8,7 +8,8 @@ use std::{
 };
 
 use keystep::jobs::{
-    JobId, JobStore, ListQuery, Sequence, SqliteStore, StateName, Store, StoreSettings, Transition,
+    JobId, JobStore, ListQuery, ScoresJson, Sequence, SqliteStore, StateName, Store, StoreSettings,
+    Transition,
 };
 
 use super::world::{LEASE, NO_LIMITS, World, ada, progress, request, worker};
@@ -23,7 +24,8 @@ async fn jobs_outlive_their_process() {
         let done = world.job_in(1, StateName::Succeeded).await;
         let held = world.job_in(2, StateName::Running).await;
         let waits = world.submit(request(3)).await;
-        world.store.put_scores(&ada(), "digest", "{}").await.unwrap();
+        let scores = ScoresJson { digest: "digest", json: "{}" };
+        world.store.put_scores(&ada(), scores, u64::MAX).await.unwrap();
         let logs = [world.log(done.id).await, world.log(held.id).await];
 
         let world = world.reopen(close).await;
@@ -37,7 +39,7 @@ async fn jobs_outlive_their_process() {
         // The holder is the same process as before, as far as its fence tells.
         world.record(&held, Transition::EngineDone).await;
         world.wait(LEASE);
-        assert_eq!(world.store.sweep().await.unwrap().expired_leases, [held.id]);
+        assert_eq!(world.store.sweep(None).await.unwrap().expired_leases, [held.id]);
     }
 }
 

@@ -2,10 +2,7 @@
 
 use std::{
     path::PathBuf,
-    sync::{
-        Arc,
-        atomic::{AtomicI64, AtomicU64, Ordering},
-    },
+    sync::{Arc, atomic::AtomicU64},
     time::Duration,
 };
 
@@ -13,9 +10,9 @@ use keystep::{
     jobs::{
         Clock, EvaluateWork, Evaluated, Evaluation, EventBody, Failure, FailureReason, Fence,
         Identifiers, Inserted, Job, JobEvent, JobId, JobOptions, JobProgress, JobState, JobStore,
-        MemoryStore, NewEvent, NewJob, Outcome, OutputFormat, Principal, QueueLimits, RequestId,
-        Sequence, SqliteStore, StateName, Store, StoreSettings, Timestamp, Transition, UnlearnWork,
-        Work, WorkPhase, WorkerId,
+        JobSummary, MemoryStore, NewEvent, NewJob, Outcome, OutputFormat, Principal, QueueLimits,
+        RequestId, ScriptedClock, Sequence, SqliteStore, StateName, Store, StoreSettings,
+        Timestamp, Transition, UnlearnWork, Work, WorkPhase, WorkerId,
     },
     spec::{Concept, ConceptKind, JudgeSpec, Method, MethodName, UnlearnSpec, Vocabulary},
 };
@@ -24,13 +21,15 @@ use uuid::Uuid;
 
 pub const LEASE: Duration = Duration::from_mins(1);
 pub const RETENTION: Duration = Duration::from_hours(1);
-pub const NO_LIMITS: QueueLimits = QueueLimits { total: u64::MAX, of_principal: u64::MAX };
+pub const KEEP_UNPUBLISHED: Duration = Duration::from_mins(30);
+pub const NO_LIMITS: QueueLimits =
+    QueueLimits { total: u64::MAX, of_principal: u64::MAX, stored_bytes: u64::MAX };
 const START: i64 = 1_700_000_000_000_000;
 
 pub struct World {
     pub store: Store,
-    clock: Arc<AtomicI64>,
-    settings: StoreSettings,
+    pub clock: Arc<ScriptedClock>,
+    pub settings: StoreSettings,
     folder: Option<TempDir>,
 }
 
@@ -65,22 +64,21 @@ impl World {
     }
 
     pub fn now(&self) -> Timestamp {
-        Timestamp(self.clock.load(Ordering::SeqCst))
+        self.settings.clock.now()
     }
 
     pub fn wait(&self, duration: Duration) {
-        let micros = i64::try_from(duration.as_micros()).unwrap();
-        self.clock.fetch_add(micros, Ordering::SeqCst);
+        self.clock.pass(duration);
     }
 
-    pub async fn submit(&self, new: NewJob) -> Job {
+    pub async fn submit(&self, new: NewJob) -> JobSummary {
         match self.store.insert(new, NO_LIMITS).await.unwrap() {
             Inserted::Created(job) => *job,
             Inserted::Existing(job) => panic!("{} was there before", job.id),
         }
     }
 
-    pub async fn job(&self, id: JobId) -> Job {
+    pub async fn job(&self, id: JobId) -> JobSummary {
         self.store.get(id).await.unwrap().unwrap()
     }
 
@@ -88,12 +86,12 @@ impl World {
         self.store.claim(&worker("worker"), LEASE).await.unwrap()
     }
 
-    pub async fn record(&self, job: &Job, transition: Transition) -> Job {
+    pub async fn record<W>(&self, job: &Job<W>, transition: Transition) -> JobSummary {
         self.store.record(job.id, job.fence, NewEvent::Transition(transition)).await.unwrap()
     }
 
     /// Takes a new job as far as a state; nothing else may be waiting.
-    pub async fn job_in(&self, number: u128, state: StateName) -> Job {
+    pub async fn job_in(&self, number: u128, state: StateName) -> JobSummary {
         let job = self.submit(NewJob { max_attempts: 1, ..request(number) }).await;
         if state == StateName::Queued {
             return job;
@@ -101,7 +99,7 @@ impl World {
         if state == StateName::Cancelled {
             return self.store.request_cancel(job.id).await.unwrap();
         }
-        let mut job = self.claim().await.unwrap();
+        let mut job = self.claim().await.unwrap().summary();
         let path: &[Transition] = match state {
             StateName::Running => &[Transition::Loaded],
             StateName::Publishing => &[Transition::Loaded, Transition::EngineDone],
@@ -141,12 +139,14 @@ impl World {
     }
 }
 
-fn settings() -> (Arc<AtomicI64>, StoreSettings) {
-    let clock = Arc::new(AtomicI64::new(START));
+fn settings() -> (Arc<ScriptedClock>, StoreSettings) {
+    let clock = ScriptedClock::new(Timestamp(START));
     let settings = StoreSettings {
-        clock: Clock::Manual(Arc::clone(&clock)),
+        clock: Clock::Scripted(Arc::clone(&clock)),
         identifiers: Identifiers::Counted(Arc::new(AtomicU64::new(0))),
         retention: RETENTION,
+        keep_unpublished: KEEP_UNPUBLISHED,
+        ..StoreSettings::default()
     };
     (clock, settings)
 }
@@ -202,6 +202,7 @@ fn erasure() -> Work {
         formats: vec![OutputFormat::Delta],
         destination: "file:///out".to_owned(),
         evaluation: Evaluation::WherePossible,
+        evaluation_sampler: None,
     }))
 }
 

@@ -49,7 +49,12 @@ impl ClipTextConfig {
         let fields = Fields::parse(json, file)?;
         // A whole CLIPModel's config is one that `CLIPTextModel.from_pretrained` reads as well.
         let config = if fields.text("model_type")? == Some("clip") {
-            Self::read(&nested(&fields, "text_config", file)?, file)?
+            // It goes by `text_config`, and knows nothing of `text_config_dict`.
+            let within = match fields.nested("text_config")? {
+                Some(within) => within,
+                None => nested(&fields, "text_config", file)?,
+            };
+            Self::read(&within, file)?
         } else {
             fields.expect_class("model_type", "clip_text_model")?;
             Self::read(&fields, file)?
@@ -84,13 +89,6 @@ impl ClipTextConfig {
     pub fn validate(&self, file: &str) -> Result<(), EngineError> {
         within(file, "vocab_size", self.vocab_size, 1..=10_000_000)?;
         within(file, "max_position_embeddings", self.max_position_embeddings, 2..=MAX_CHANNELS)?;
-        let end = self.eos_token_id as usize;
-        if end >= self.vocab_size {
-            return Err(refuse(
-                file,
-                format!("eos_token_id is {end}, vocab_size is only {}", self.vocab_size),
-            ));
-        }
         Tower {
             hidden_size: self.hidden_size,
             intermediate_size: self.intermediate_size,
@@ -203,6 +201,12 @@ impl ClipConfig {
     pub fn validate(&self, file: &str) -> Result<(), EngineError> {
         within(file, "projection_dim", self.projection_dim, 1..=MAX_CHANNELS)?;
         self.text.validate(file)?;
+        // Here alone is it looked for: a pipeline takes every state, so that the default beside a small
+        // vocabulary does no harm there.
+        let (end, size) = (self.text.eos_token_id as usize, self.text.vocab_size);
+        if end >= size {
+            return Err(refuse(file, format!("eos_token_id is {end}, vocab_size is only {size}")));
+        }
         self.vision.validate(file)
     }
 }

@@ -5,7 +5,7 @@ use std::fmt::Display;
 
 use serde_json::{Map, Value};
 
-use crate::engine::EngineError;
+use crate::engine::{EngineError, python_json};
 
 /// Widest layer that we build; the largest of Stable Diffusion's has 1,280 channels.
 pub(super) const MAX_CHANNELS: usize = 65_536;
@@ -69,7 +69,7 @@ pub(super) struct Fields<'a> {
 
 impl<'a> Fields<'a> {
     pub(super) fn parse(json: &str, file: &'a str) -> Result<Self, EngineError> {
-        match serde_json::from_str(json) {
+        match python_json::read(json) {
             Ok(Value::Object(map)) => Ok(Self { file, map }),
             Ok(_) => Err(refuse(file, "is not a JSON object")),
             Err(error) => Err(refuse(file, format!("is not JSON: {error}"))),
@@ -154,9 +154,21 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// Like [`Self::uniform_size`], or none where the field is absent or null.
-    pub(super) fn optional_side(&self, name: &str) -> Result<Option<usize>, EngineError> {
-        if self.get(name).is_none() { Ok(None) } else { self.uniform_size(name, 0).map(Some) }
+    /// A whole number for height and width, or a list of both; none where the field is absent or
+    /// null.
+    pub(super) fn optional_sides(&self, name: &str) -> Result<Option<Sides>, EngineError> {
+        let Some(value) = self.get(name) else { return Ok(None) };
+        let sides = match value {
+            Value::Array(list) => match list.as_slice() {
+                [height, width] => as_size(height).zip(as_size(width)).map(Sides::both),
+                _ => None,
+            },
+            side => as_size(side).map(Sides::Square),
+        };
+        let sides = sides.ok_or_else(|| {
+            self.wrong(name, value, "a whole number, or a list of height and width")
+        });
+        sides.map(Some)
     }
 
     /// A finite number.
@@ -283,6 +295,21 @@ impl<'a> Fields<'a> {
             shown.push('…');
         }
         refuse(self.file, format!("{name} is {shown}; it must be {expected}"))
+    }
+}
+
+/// The sides of a plane as a file gives them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Sides {
+    /// One number for height and width.
+    Square(usize),
+    /// Height and width.
+    Both([usize; 2]),
+}
+
+impl Sides {
+    fn both((height, width): (usize, usize)) -> Self {
+        Self::Both([height, width])
     }
 }
 

@@ -51,7 +51,7 @@ fn stable_diffusion_2_is_read() {
     );
     let config = UnetConfig::parse(&json, "unet/config.json").unwrap();
     assert_eq!(config.heads, [5, 10, 20, 20]);
-    assert_eq!((config.cross_attention_dim, config.sample_size), (1024, 96));
+    assert_eq!((config.cross_attention_dim, config.sample_size), (1024, Some([96; 2])));
     assert!(config.use_linear_projection);
 }
 
@@ -68,7 +68,7 @@ fn the_builtin_model_is_read() {
         };
     }
     let unet = UnetConfig::parse(asset!("unet"), "unet/config.json").unwrap();
-    assert_eq!((unet.heads, unet.sample_size), (vec![2; 3], 16));
+    assert_eq!((unet.heads, unet.sample_size), (vec![2; 3], Some([16; 2])));
     let vae = VaeConfig::parse(asset!("vae"), "vae/config.json").unwrap();
     assert_eq!((vae.block_out_channels, vae.norm_num_groups), (vec![32, 32, 64], 8));
     assert!((vae.scaling_factor - 0.6671).abs() < 1e-12);
@@ -100,6 +100,14 @@ fn old_clip_files_are_read_by_their_dictionaries() {
     )
     .unwrap();
     assert_eq!((clip.text.hidden_size, clip.text.num_attention_heads), (768, 12));
+    // As a text encoder, transformers reads the same file by `text_config`.
+    let text = ClipTextConfig::parse(
+        r#"{"model_type": "clip", "text_config": {"hidden_size": 512},
+            "text_config_dict": {"hidden_size": 768, "num_attention_heads": 12}}"#,
+        "f",
+    )
+    .unwrap();
+    assert_eq!((text.hidden_size, text.num_attention_heads), (512, 8));
 }
 
 #[test]
@@ -141,13 +149,18 @@ fn whatever_we_do_not_build_is_refused() {
     for (json, expected) in [
         (r#"{"hidden_act": "relu"}"#, "one of \"quick_gelu\", \"gelu\""),
         (r#"{"model_type": "t5"}"#, "only \"clip_text_model\""),
-        (r#"{"eos_token_id": 49408}"#, "vocab_size is only 49408"),
         (r#"{"eos_token_id": 99999999999}"#, "which is no token"),
         (r#"{"num_attention_heads": 7}"#, "hidden_size is 512, not a multiple"),
         (r#"{"layer_norm_eps": 0}"#, "layer_norm_eps is 0"),
     ] {
         refused(ClipTextConfig::parse(json, "unet/config.json"), expected);
     }
+    // A text encoder alone never looks for the end.
+    assert!(ClipTextConfig::parse(r#"{"vocab_size": 1000}"#, "f").is_ok());
+    refused(
+        ClipConfig::parse(r#"{"text_config": {"eos_token_id": 49408}}"#, "unet/config.json"),
+        "vocab_size is only 49408",
+    );
     refused(
         ClipConfig::parse(r#"{"vision_config": {"patch_size": 30}}"#, "unet/config.json"),
         "image_size is 224, not a multiple of patch_size, which is 30",
@@ -174,8 +187,15 @@ fn absurd_sizes_are_refused_before_anything_is_allocated() {
         (r#"{"norm_num_groups": null}"#, "norm_num_groups is null"),
         (r#"{"layers_per_block": 65}"#, "layers_per_block is 65, outside 1 to 64"),
         (r#"{"transformer_layers_per_block": 1000}"#, "is 1000, outside 1 to 64"),
-        (r#"{"sample_size": null}"#, "sample_size is absent"),
-        (r#"{"sample_size": 65}"#, "sample_size is 65, not a multiple of"),
+        (
+            r#"{"sample_size": 0, "_diffusers_version": "0.9.0"}"#,
+            "sample_size is 0, outside 1 to 4096",
+        ),
+        (r#"{"sample_size": 4097}"#, "sample_size is 4097, outside 1 to 4096"),
+        (r#"{"sample_size": [64, 0]}"#, "sample_size is 0, outside 1 to 4096"),
+        (r#"{"sample_size": [64]}"#, "sample_size is [64]; it must be a whole number, or a list"),
+        (r#"{"sample_size": [64, 64, 64]}"#, "a whole number, or a list of height and width"),
+        (r#"{"sample_size": ["64", 64]}"#, "a whole number, or a list of height and width"),
         (r#"{"norm_eps": 0.0}"#, "norm_eps is 0"),
         (r#"{"freq_shift": 160}"#, "freq_shift is 160, outside 0 to 159.5"),
         (
@@ -187,9 +207,12 @@ fn absurd_sizes_are_refused_before_anything_is_allocated() {
     }
     let clip = r#"{"hidden_size": 65536, "intermediate_size": 262144, "num_hidden_layers": 64}"#;
     refused(ClipTextConfig::parse(clip, "unet/config.json"), "the limit is 20 billion");
-    for json in ["", "[]", "{", r#"{"in_channels": NaN}"#, &"[".repeat(10_000)] {
+    for json in ["", "[]", "{", &"[".repeat(10_000)] {
         refused(UnetConfig::parse(json, "unet/config.json"), "is not");
     }
+    // As Python writes it; named where the field is one that is read.
+    let json = r#"{"sample_size": 64, "in_channels": NaN}"#;
+    refused(UnetConfig::parse(json, "unet/config.json"), "in_channels is \"NaN\"");
 }
 
 fn refused<T: std::fmt::Debug>(result: Result<T, crate::engine::EngineError>, expected: &str) {
@@ -217,5 +240,44 @@ proptest::proptest! {
         let json = format!("{{\"{name}\": {value}, \"hidden_size\": {value}}}");
         let _ = VaeConfig::parse(&json, "f");
         let _ = ClipConfig::parse(&format!("{{\"vision_config\": {json}}}"), "f");
+    }
+}
+
+#[test]
+fn early_conversions_have_the_size_that_diffusers_mends() {
+    for (version, size) in [("0.8.1", 64), ("0.0.4", 64), ("0.9.0.dev0", 16), ("1.2.0", 16)] {
+        let json = format!(r#"{{"sample_size": 16, "_diffusers_version": "{version}"}}"#);
+        assert_eq!(
+            UnetConfig::parse(&json, "f").unwrap().sample_size,
+            Some([size; 2]),
+            "{version}"
+        );
+    }
+    let later = r#"{"sample_size": 96, "_diffusers_version": "0.6.0"}"#;
+    assert_eq!(UnetConfig::parse(later, "f").unwrap().sample_size, Some([96; 2]));
+    // Diffusers mends a number alone.
+    let pair = r#"{"sample_size": [16, 24], "_diffusers_version": "0.6.0"}"#;
+    assert_eq!(UnetConfig::parse(pair, "f").unwrap().sample_size, Some([16, 24]));
+}
+
+#[test]
+fn sizes_may_be_odd_unequal_or_absent() {
+    for (given, expected) in
+        [("18", [18, 18]), ("65", [65, 65]), ("[64, 96]", [64, 96]), ("[1, 4096]", [1, 4_096])]
+    {
+        let json = sd1_with(&format!("{{\"sample_size\": {given}}}")).replace("0.2.2", "0.9.0");
+        let config = UnetConfig::parse(&json, "f").unwrap();
+        assert_eq!(config.own_size("f").unwrap(), expected, "{given}");
+    }
+    for json in ["{}", r#"{"sample_size": null, "_diffusers_version": "0.6.0"}"#] {
+        let config = UnetConfig::parse(json, "f").unwrap();
+        let missing = config.own_size("unet/config.json").unwrap_err().to_string();
+        for part in ["unet/config.json: sample_size is absent", "--width and --height"] {
+            assert!(missing.contains(part), "{missing}");
+        }
+    }
+    // Drawing does not ask what the autoencoder was trained at.
+    for given in ["null", "[512, 768]", "0"] {
+        VaeConfig::parse(&format!("{{\"sample_size\": {given}}}"), "f").unwrap();
     }
 }

@@ -2,7 +2,9 @@
 
 use serde_json::json;
 
-use super::fields::{Fields, MAX_CHANNELS, MAX_LAYERS, affordable, divisible, refuse, within};
+use super::fields::{
+    Fields, MAX_CHANNELS, MAX_LAYERS, Sides, affordable, divisible, refuse, within,
+};
 use crate::engine::EngineError;
 
 /// A level on the way down.
@@ -40,8 +42,10 @@ pub struct UnetConfig {
     pub in_channels: usize,
     /// Channels of the prediction.
     pub out_channels: usize,
-    /// Width and height of the latents that the model was trained at.
-    pub sample_size: usize,
+    /// Height and width of the latents that the model was trained at, where the file says.
+    pub sample_size: Option<[usize; 2]>,
+    /// What the file says in its place, where that is not believed.
+    pub mended_sample_size: Option<usize>,
     /// Channels of each level, from the full resolution down.
     pub block_out_channels: Vec<usize>,
     /// The levels on the way down.
@@ -109,16 +113,22 @@ impl UnetConfig {
 
         let block_out_channels = fields.sizes("block_out_channels", &[320, 640, 1280, 1280])?;
         let levels = block_out_channels.len();
-        let Some(sample_size) = fields.optional_side("sample_size")? else {
-            return Err(refuse(
-                file,
-                "sample_size is absent; add the width of the latents that the model was trained at, such as 64",
-            ));
-        };
+        let early = fields.text("_diffusers_version")?.is_some_and(before_0_9);
+        let mut mended_sample_size = None;
+        let sample_size = fields.optional_sides("sample_size")?.map(|sides| match sides {
+            // `StableDiffusionPipeline` mends the sizes of early conversions, not the pairs.
+            Sides::Square(side) if early && side < 64 => {
+                mended_sample_size = Some(side);
+                [64; 2]
+            }
+            Sides::Square(side) => [side; 2],
+            Sides::Both(sides) => sides,
+        });
         let config = Self {
             in_channels: fields.size("in_channels", 4)?,
             out_channels: fields.size("out_channels", 4)?,
             sample_size,
+            mended_sample_size,
             down_blocks: fields.choices(
                 "down_block_types",
                 &[
@@ -178,14 +188,9 @@ impl UnetConfig {
         }
         within(file, "in_channels", self.in_channels, 1..=MAX_CHANNELS)?;
         within(file, "out_channels", self.out_channels, 1..=MAX_CHANNELS)?;
-        within(file, "sample_size", self.sample_size, 1..=4_096)?;
-        divisible(
-            file,
-            "sample_size",
-            self.sample_size,
-            "2 to the number of downsamplings",
-            1 << (levels - 1),
-        )?;
+        for side in self.sample_size.into_iter().flatten() {
+            within(file, "sample_size", side, 1..=4_096)?;
+        }
         within(file, "layers_per_block", self.layers_per_block, 1..=MAX_LAYERS)?;
         within(file, "cross_attention_dim", self.cross_attention_dim, 1..=MAX_CHANNELS)?;
         within(file, "norm_num_groups", self.norm_num_groups, 1..=MAX_CHANNELS)?;
@@ -216,6 +221,27 @@ impl UnetConfig {
         divisible(file, "block_out_channels[0]", first, "2 (sines and cosines)", 2)?;
         within(file, "freq_shift", self.freq_shift, 0.0..=(first / 2) as f64 - 0.5)?;
         affordable(file, self.parameters())
+    }
+
+    /// What of its file is read otherwise than it stands there, in words.
+    pub(in crate::engine) fn repairs(&self, file: &str) -> Option<String> {
+        self.mended_sample_size.map(|side| {
+            format!(
+                "{file}: sample_size is {side}, which diffusers wrote wrongly before 0.9.0 \
+                 (_diffusers_version); 64 is used, as StableDiffusionPipeline does"
+            )
+        })
+    }
+
+    /// Height and width of the latents that the model was trained at, which drawing without a size,
+    /// scores and training need; `file` names the config where it does not say.
+    pub fn own_size(&self, file: &str) -> Result<[usize; 2], EngineError> {
+        self.sample_size.ok_or_else(|| {
+            refuse(
+                file,
+                "sample_size is absent, so the model has no size of its own; to draw, give a size (--width and --height, in pixels); for scores and training, add the side of the latents that the model was trained at, such as \"sample_size\": 64",
+            )
+        })
     }
 
     /// Whether any block at this resolution, the middle one included, has a transformer.
@@ -260,6 +286,16 @@ impl UnetConfig {
             previous = channels;
         }
         sum
+    }
+}
+
+/// Whether a version of diffusers is older than 0.9.0, whose U-Nets may name a wrong size. Its
+/// first two numbers decide; whatever is no version is not old.
+fn before_0_9(version: &str) -> bool {
+    let mut numbers = version.split('.').map(str::parse::<u64>);
+    match (numbers.next(), numbers.next()) {
+        (Some(Ok(0)), Some(Ok(minor))) => minor < 9,
+        _ => false,
     }
 }
 

@@ -22,8 +22,6 @@ pub struct VaeConfig {
     pub norm_num_groups: usize,
     /// What latents are multiplied by for the U-Net.
     pub scaling_factor: f64,
-    /// Width and height of the pictures that the model was trained at.
-    pub sample_size: usize,
     /// Whether the encoder ends in a 1×1 convolution.
     pub use_quant_conv: bool,
     /// Whether the decoder begins with a 1×1 convolution.
@@ -67,7 +65,6 @@ impl VaeConfig {
             layers_per_block: fields.size("layers_per_block", 1)?,
             norm_num_groups: fields.size("norm_num_groups", 32)?,
             scaling_factor: fields.number("scaling_factor", 0.18215)?,
-            sample_size: fields.uniform_size("sample_size", 32)?,
             use_quant_conv: fields.flag("use_quant_conv", true)?,
             use_post_quant_conv: fields.flag("use_post_quant_conv", true)?,
             mid_block_add_attention: fields.flag("mid_block_add_attention", true)?,
@@ -87,7 +84,6 @@ impl VaeConfig {
         within(file, "layers_per_block", self.layers_per_block, 1..=MAX_LAYERS)?;
         within(file, "norm_num_groups", self.norm_num_groups, 1..=MAX_CHANNELS)?;
         within(file, "scaling_factor", self.scaling_factor, 1e-6..=1e6)?;
-        within(file, "sample_size", self.sample_size, 1..=16_384)?;
         for (level, &channels) in self.block_out_channels.iter().enumerate() {
             let field = format!("block_out_channels[{level}]");
             within(file, &field, channels, 1..=MAX_CHANNELS)?;

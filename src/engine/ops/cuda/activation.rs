@@ -3,7 +3,7 @@
 use candle_core::{D, Result, Shape, Tensor, bail};
 
 use super::{
-    super::{activation::Activation, traced::Traced},
+    super::{activation::Activation, tape::TapeTensor},
     Argument::{Count, Read},
     Launch, count,
 };
@@ -32,11 +32,11 @@ fn by_value(
 }
 
 /// See [`crate::engine::ops::silu`] and its like.
-pub(in super::super) fn activation(x: &Traced, kind: Activation) -> Result<Traced> {
+pub(in super::super) fn activation(x: &TapeTensor, kind: Activation) -> Result<TapeTensor> {
     let values = x.tensor().contiguous()?;
     let (length, kind) = (values.elem_count(), kind as usize);
     let y = by_value("activation", &[&values], length, &[kind], values.shape())?;
-    Ok(Traced::result(y, &[x], move |gradient| {
+    Ok(TapeTensor::result(y, &[x], move |gradient| {
         let inputs = [&values, gradient];
         let dx = by_value("activation_input", &inputs, length, &[kind], values.shape())?;
         Ok(vec![Some(dx)])
@@ -44,7 +44,7 @@ pub(in super::super) fn activation(x: &Traced, kind: Activation) -> Result<Trace
 }
 
 /// See [`crate::engine::ops::geglu`].
-pub(in super::super) fn geglu(x: &Traced) -> Result<Traced> {
+pub(in super::super) fn geglu(x: &TapeTensor) -> Result<TapeTensor> {
     let values = x.tensor().contiguous()?;
     let both = values.dim(D::Minus1)?;
     if !both.is_multiple_of(2) || both == 0 {
@@ -56,21 +56,21 @@ pub(in super::super) fn geglu(x: &Traced) -> Result<Traced> {
     dims.push(half);
     let length = values.elem_count() / 2;
     let y = by_value("geglu", &[&values], length, &[half], &Shape::from(dims))?;
-    Ok(Traced::result(y, &[x], move |gradient| {
+    Ok(TapeTensor::result(y, &[x], move |gradient| {
         let inputs = [&values, gradient];
         let dx = by_value("geglu_input", &inputs, length, &[half], values.shape())?;
         Ok(vec![Some(dx)])
     }))
 }
 
-/// See [`crate::engine::ops::upsample_nearest_2x`].
-pub(in super::super) fn upsample_nearest_2x(x: &Traced) -> Result<Traced> {
+/// See [`crate::engine::ops::upsample_nearest`]; to twice the height and width alone.
+pub(in super::super) fn upsample_nearest_2x(x: &TapeTensor) -> Result<TapeTensor> {
     let values = x.tensor().contiguous()?;
     let (batch, channels, height, width) = values.dims4()?;
     let large = Shape::from((batch, channels, height * 2, width * 2));
     let y = by_value("upsample", &[&values], large.elem_count(), &[width], &large)?;
     let shape = values.shape().clone();
-    Ok(Traced::result(y, &[x], move |gradient| {
+    Ok(TapeTensor::result(y, &[x], move |gradient| {
         let length = shape.elem_count();
         Ok(vec![Some(by_value("upsample_input", &[gradient], length, &[width], &shape)?)])
     }))

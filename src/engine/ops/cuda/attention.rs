@@ -6,7 +6,7 @@
 use candle_core::{DType, Result, Tensor, bail};
 
 use super::{
-    super::traced::Traced,
+    super::tape::TapeTensor,
     Argument::{Count, Nothing, Number, Read},
     Launch, count,
 };
@@ -16,12 +16,12 @@ const HELD: usize = 1 << 26;
 
 /// See [`crate::engine::ops::attention`].
 pub(in super::super) fn attention(
-    query: &Traced,
-    key: &Traced,
-    value: &Traced,
+    query: &TapeTensor,
+    key: &TapeTensor,
+    value: &TapeTensor,
     heads: usize,
     mask: Option<&Tensor>,
-) -> Result<Traced> {
+) -> Result<TapeTensor> {
     attention_in_parts(query, key, value, &Settings { heads, mask: mask.cloned(), held: HELD })
 }
 
@@ -35,13 +35,13 @@ pub(super) struct Settings {
 }
 
 pub(super) fn attention_in_parts(
-    query: &Traced,
-    key: &Traced,
-    value: &Traced,
+    query: &TapeTensor,
+    key: &TapeTensor,
+    value: &TapeTensor,
     settings: &Settings,
-) -> Result<Traced> {
+) -> Result<TapeTensor> {
     let arguments = [query, key, value];
-    let [q, k, v] = arguments.map(Traced::tensor);
+    let [q, k, v] = arguments.map(TapeTensor::tensor);
     let heads = settings.heads;
     let ((batch, queries, channels), (_, keys, _)) = (q.dims3()?, k.dims3()?);
     let fits = k.dims() == [batch, keys, channels]
@@ -63,8 +63,8 @@ pub(super) fn attention_in_parts(
         held: settings.held,
     };
     let y = joined(&operation.forward()?, heads)?;
-    let followed = arguments.map(Traced::is_followed);
-    Ok(Traced::result(y, &arguments, move |gradient| {
+    let followed = arguments.map(TapeTensor::is_followed);
+    Ok(TapeTensor::result(y, &arguments, move |gradient| {
         let gradients = operation.backward(&split(gradient, heads)?, followed)?;
         gradients.into_iter().map(|g| g.map(|g| joined(&g, heads)).transpose()).collect()
     }))

@@ -6,7 +6,7 @@
 use candle_core::{DType, Result, Shape, Tensor, bail};
 
 use super::{
-    super::{convolution::Convolution, traced::Traced},
+    super::{convolution::Convolution, tape::TapeTensor},
     Argument::{self, Count, Read},
     Launch, cast, count,
     linear::{over_batch, repeated},
@@ -18,14 +18,14 @@ const HELD: usize = 1 << 27;
 
 /// See [`crate::engine::ops::conv2d`].
 pub(in super::super) fn conv2d(
-    x: &Traced,
-    weight: &Traced,
-    bias: Option<&Traced>,
+    x: &TapeTensor,
+    weight: &TapeTensor,
+    bias: Option<&TapeTensor>,
     geometry: Convolution,
-) -> Result<Traced> {
+) -> Result<TapeTensor> {
     let weight = cast(weight, x.tensor().dtype())?;
     let bias = bias.map(|bias| cast(bias, DType::F32)).transpose()?;
-    let arguments: Vec<&Traced> = [x, &weight].into_iter().chain(bias.as_ref()).collect();
+    let arguments: Vec<&TapeTensor> = [x, &weight].into_iter().chain(bias.as_ref()).collect();
     let sizes = Sizes::new(x.tensor().shape(), weight.tensor().shape(), geometry)?;
     let (x, weight) = (x.tensor().contiguous()?, weight.tensor().contiguous()?);
     let y = sizes.forward(&x, &weight)?;
@@ -38,7 +38,7 @@ pub(in super::super) fn conv2d(
     let followed: Vec<bool> = arguments.iter().map(|argument| argument.is_followed()).collect();
     // A frozen weight's layer does not keep its input.
     let x = followed[1].then_some(x);
-    Ok(Traced::result(y, &arguments, move |gradient| {
+    Ok(TapeTensor::result(y, &arguments, move |gradient| {
         let input = followed[0].then(|| sizes.input_gradient(&weight, gradient));
         let of_weight = x.map(|x| sizes.weight_gradient(&x, gradient)?.reshape(weight.shape()));
         let mut gradients = vec![input.transpose()?, of_weight.transpose()?];

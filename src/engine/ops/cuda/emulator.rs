@@ -18,7 +18,6 @@ use half::{bf16, f16};
 use sha2::{Digest, Sha256};
 
 use super::launch::{Argument, Launch, byte_range};
-use crate::engine::checkpoint::hexadecimal;
 
 const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src/engine/ops/cuda");
 
@@ -86,7 +85,7 @@ fn compiled(compiler: &str) -> PathBuf {
     }
     digest.update(compiler);
     let folder = Path::new(env!("OUT_DIR")).join("emulator");
-    let program = folder.join(&hexadecimal(&digest.finalize())[..16]);
+    let program = folder.join(&hex::encode(digest.finalize())[..16]);
     if program.exists() {
         return program;
     }

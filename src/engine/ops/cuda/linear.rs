@@ -3,20 +3,20 @@
 use candle_core::{DType, Result, Tensor, bail};
 
 use super::{
-    super::traced::Traced,
+    super::tape::TapeTensor,
     cast,
     sums::{add_vector, column_sums, plane_sums},
 };
 
 /// See [`crate::engine::ops::linear`].
 pub(in super::super) fn linear(
-    x: &Traced,
-    weight: &Traced,
-    bias: Option<&Traced>,
-) -> Result<Traced> {
+    x: &TapeTensor,
+    weight: &TapeTensor,
+    bias: Option<&TapeTensor>,
+) -> Result<TapeTensor> {
     let weight = cast(weight, x.tensor().dtype())?;
     let bias = bias.map(|bias| cast(bias, DType::F32)).transpose()?;
-    let arguments: Vec<&Traced> = [x, &weight].into_iter().chain(bias.as_ref()).collect();
+    let arguments: Vec<&TapeTensor> = [x, &weight].into_iter().chain(bias.as_ref()).collect();
     let shape = x.tensor().shape().clone();
     let (outputs, inputs) = weight.tensor().dims2()?;
     let mut dims = shape.dims().to_vec();
@@ -35,7 +35,7 @@ pub(in super::super) fn linear(
     // A frozen weight's layer does not keep its input.
     let rows = followed[1].then_some(rows);
     let matrix = followed[0].then_some(matrix);
-    Ok(Traced::result(y.reshape(dims)?, &arguments, move |gradient| {
+    Ok(TapeTensor::result(y.reshape(dims)?, &arguments, move |gradient| {
         let gradient = gradient.reshape(((), outputs))?;
         let dx = matrix.map(|matrix| gradient.matmul(&matrix)?.reshape(shape)).transpose()?;
         let dweight = rows.map(|rows| gradient.t()?.matmul(&rows)).transpose()?;
@@ -57,24 +57,29 @@ fn fits(bias: &Tensor, outputs: usize) -> Result<()> {
 
 /// See [`crate::engine::ops::linear_from_planes`].
 pub(in super::super) fn linear_from_planes(
-    x: &Traced,
-    weight: &Traced,
-    bias: &Traced,
-) -> Result<Traced> {
+    x: &TapeTensor,
+    weight: &TapeTensor,
+    bias: &TapeTensor,
+) -> Result<TapeTensor> {
     between_planes(x, weight, bias, true)
 }
 
 /// See [`crate::engine::ops::linear_to_planes`].
 pub(in super::super) fn linear_to_planes(
-    x: &Traced,
-    weight: &Traced,
-    bias: &Traced,
-) -> Result<Traced> {
+    x: &TapeTensor,
+    weight: &TapeTensor,
+    bias: &TapeTensor,
+) -> Result<TapeTensor> {
     between_planes(x, weight, bias, false)
 }
 
 /// `[batch, in, pixels]` to `[batch, pixels, out]` where `from` planes, else the other way around.
-fn between_planes(x: &Traced, weight: &Traced, bias: &Traced, from: bool) -> Result<Traced> {
+fn between_planes(
+    x: &TapeTensor,
+    weight: &TapeTensor,
+    bias: &TapeTensor,
+    from: bool,
+) -> Result<TapeTensor> {
     let weight = cast(weight, x.tensor().dtype())?;
     let bias = cast(bias, DType::F32)?;
     let arguments = [x, &weight, &bias];
@@ -94,9 +99,9 @@ fn between_planes(x: &Traced, weight: &Traced, bias: &Traced, from: bool) -> Res
         repeated(&matrix, batch)?.matmul(&x.transpose(1, 2)?)?
     };
     add_vector(&y, bias.tensor(), if from { 1 } else { pixels })?;
-    let followed = arguments.map(Traced::is_followed);
+    let followed = arguments.map(TapeTensor::is_followed);
     let x = followed[1].then_some(x);
-    Ok(Traced::result(y, &arguments, move |gradient| {
+    Ok(TapeTensor::result(y, &arguments, move |gradient| {
         // `[batch, out, pixels]` or its transpose.
         let input_gradient = || {
             if from {

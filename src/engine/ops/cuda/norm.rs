@@ -4,7 +4,7 @@
 use candle_core::{D, DType, Result, Tensor, bail};
 
 use super::{
-    super::{norm::GroupNorm, traced::Traced},
+    super::{norm::GroupNorm, tape::TapeTensor},
     Argument::{Count, Number, Read},
     Launch, cast, count,
     sums::over_chunks,
@@ -23,17 +23,17 @@ fn moments(x: &Tensor, rows: usize, eps: f64) -> Result<Tensor> {
 
 /// See [`crate::engine::ops::group_norm`].
 pub(in super::super) fn group_norm(
-    x: &Traced,
-    weight: &Traced,
-    bias: &Traced,
+    x: &TapeTensor,
+    weight: &TapeTensor,
+    bias: &TapeTensor,
     settings: GroupNorm,
-) -> Result<Traced> {
+) -> Result<TapeTensor> {
     let (weight, bias) = (cast(weight, DType::F32)?, cast(bias, DType::F32)?);
     let arguments = [x, &weight, &bias];
-    let operation = GroupNormOperation::new(arguments.map(Traced::tensor), settings)?;
+    let operation = GroupNormOperation::new(arguments.map(TapeTensor::tensor), settings)?;
     let y = operation.forward()?;
-    let followed = arguments.map(Traced::is_followed);
-    Ok(Traced::result(y, &arguments, move |gradient| operation.backward(gradient, followed)))
+    let followed = arguments.map(TapeTensor::is_followed);
+    Ok(TapeTensor::result(y, &arguments, move |gradient| operation.backward(gradient, followed)))
 }
 
 #[derive(Debug)]
@@ -149,11 +149,11 @@ impl GroupNormOperation {
 
 /// See [`crate::engine::ops::layer_norm`].
 pub(in super::super) fn layer_norm(
-    x: &Traced,
-    weight: &Traced,
-    bias: &Traced,
+    x: &TapeTensor,
+    weight: &TapeTensor,
+    bias: &TapeTensor,
     eps: f64,
-) -> Result<Traced> {
+) -> Result<TapeTensor> {
     let (weight, bias) = (cast(weight, DType::F32)?, cast(bias, DType::F32)?);
     let arguments = [x, &weight, &bias];
     let channels = x.tensor().dim(D::Minus1)?;
@@ -177,9 +177,9 @@ pub(in super::super) fn layer_norm(
         x.dtype(),
         x.device(),
     )?;
-    let followed = arguments.map(Traced::is_followed);
+    let followed = arguments.map(TapeTensor::is_followed);
     let operation = LayerNormOperation { x, weight, statistics };
-    Ok(Traced::result(y, &arguments, move |gradient| operation.backward(gradient, followed)))
+    Ok(TapeTensor::result(y, &arguments, move |gradient| operation.backward(gradient, followed)))
 }
 
 #[derive(Debug)]

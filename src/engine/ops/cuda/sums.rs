@@ -3,7 +3,7 @@
 use candle_core::{DType, Result, Tensor, bail};
 
 use super::{
-    super::traced::Traced,
+    super::tape::TapeTensor,
     Argument::{Count, Read},
     Launch, cast, count,
 };
@@ -88,7 +88,7 @@ pub(super) fn add_vector(y: &Tensor, shift: &Tensor, inner: usize) -> Result<()>
 }
 
 /// See [`crate::engine::ops::add_to_channels`].
-pub(in super::super) fn add_to_channels(x: &Traced, shift: &Traced) -> Result<Traced> {
+pub(in super::super) fn add_to_channels(x: &TapeTensor, shift: &TapeTensor) -> Result<TapeTensor> {
     let shift = cast(shift, DType::F32)?;
     let (batch, channels, height, width) = x.tensor().dims4()?;
     if shift.tensor().dims() != [batch, channels] {
@@ -97,7 +97,7 @@ pub(in super::super) fn add_to_channels(x: &Traced, shift: &Traced) -> Result<Tr
     let y = x.tensor().copy()?;
     add_vector(&y, shift.tensor(), height * width)?;
     let followed = [x.is_followed(), shift.is_followed()];
-    Ok(Traced::result(y, &[x, &shift], move |gradient| {
+    Ok(TapeTensor::result(y, &[x, &shift], move |gradient| {
         let sums = || plane_sums(gradient, batch * channels)?.reshape((batch, channels));
         Ok(vec![followed[0].then(|| gradient.clone()), followed[1].then(sums).transpose()?])
     }))

@@ -15,9 +15,9 @@ use super::{
         layer_norm::layer_norm_reference,
         linear::linear_reference,
         norm::{GroupNorm, group_norm_reference},
+        tape::TapeTensor,
         testing::{Case, assert_close, values, view, weighting},
-        traced::Traced,
-        upsample::upsample_nearest_2x_reference,
+        upsample::{upsample_nearest, upsample_nearest_reference},
     },
     *,
 };
@@ -96,14 +96,14 @@ everywhere! {
 fn in_halves(
     arguments: &[Tensor],
     dtype: DType,
-    operation: impl Fn(&[Traced]) -> Result<Traced>,
+    operation: impl Fn(&[TapeTensor]) -> Result<TapeTensor>,
 ) -> Vec<Tensor> {
     let placed = arguments.iter().map(|argument| match argument.rank() {
         1 => argument.clone(),
         _ => argument.to_dtype(dtype).unwrap(),
     });
     let variables: Vec<Var> = placed.map(|tensor| Var::from_tensor(&tensor).unwrap()).collect();
-    let traced: Vec<Traced> = variables.iter().map(Traced::variable).collect();
+    let traced: Vec<TapeTensor> = variables.iter().map(TapeTensor::variable).collect();
     let y = operation(&traced).unwrap();
     let result = y.tensor().clone();
     assert_eq!(result.dtype(), dtype);
@@ -118,7 +118,7 @@ fn in_halves(
 }
 
 /// Compares with the same in f32, which is tested by itself.
-fn check_halves(arguments: &[Tensor], operation: impl Fn(&[Traced]) -> Result<Traced>) {
+fn check_halves(arguments: &[Tensor], operation: impl Fn(&[TapeTensor]) -> Result<TapeTensor>) {
     for (dtype, tolerance) in HALVES {
         let rounded: Vec<Tensor> = arguments
             .iter()
@@ -154,7 +154,7 @@ fn activations(place: &Place) {
         Case::new([x.clone()]).check(|t| geglu(&t[0]), |t| geglu_reference(&t[0]));
         check_halves(&[x], |t| geglu(&t[0]));
     }
-    assert!(geglu(&Traced::constant(&place.values(&[2, 3], 1))).is_err());
+    assert!(geglu(&TapeTensor::constant(&place.values(&[2, 3], 1))).is_err());
 }
 
 fn group_norms(place: &Place) {
@@ -166,7 +166,7 @@ fn group_norms(place: &Place) {
             let channels = [shape[1]];
             let arguments =
                 [place.values(&shape, 1), place.values(&channels, 2), place.values(&channels, 3)];
-            let fast = |t: &[Traced]| group_norm(&t[0], &t[1], &t[2], settings);
+            let fast = |t: &[TapeTensor]| group_norm(&t[0], &t[1], &t[2], settings);
             let reference = |t: &[Tensor]| group_norm_reference(&t[0], &t[1], &t[2], settings);
             Case::new(arguments.clone()).check(fast, reference);
             check_halves(&arguments, fast);
@@ -179,7 +179,7 @@ fn layer_norms(place: &Place) {
         let channels = [shape[shape.len() - 1]];
         let arguments =
             [place.values(&shape, 1), place.values(&channels, 2), place.values(&channels, 3)];
-        let fast = |t: &[Traced]| layer_norm(&t[0], &t[1], &t[2], 1e-5);
+        let fast = |t: &[TapeTensor]| layer_norm(&t[0], &t[1], &t[2], 1e-5);
         let reference = |t: &[Tensor]| layer_norm_reference(&t[0], &t[1], &t[2], 1e-5);
         Case::new(arguments.clone()).check(fast, reference);
         check_halves(&arguments, fast);
@@ -194,7 +194,7 @@ fn linear_maps(place: &Place) {
             place.values(&[outputs], 3),
         ];
         let reference = |t: &[Tensor]| linear_reference(t, [t.len() > 2, false, false]);
-        let fast = |t: &[Traced]| linear(&t[0], &t[1], t.get(2));
+        let fast = |t: &[TapeTensor]| linear(&t[0], &t[1], t.get(2));
         let [x, weight, _] = &matrices;
         Case::new([x.clone(), weight.clone()]).check(fast, reference);
         Case::new(matrices).check(fast, reference);
@@ -206,7 +206,8 @@ fn a_trained_weight_stays_in_f32(place: &Place) {
         [place.values(&[6, 5], 1), place.values(&[7, 5], 2), place.values(&[7], 3)];
     let half = x.to_dtype(DType::F16).unwrap();
     let weight = Var::from_tensor(&weight).unwrap();
-    let traced = [Traced::constant(&half), Traced::variable(&weight), Traced::constant(&bias)];
+    let traced =
+        [TapeTensor::constant(&half), TapeTensor::variable(&weight), TapeTensor::constant(&bias)];
     let y = linear(&traced[0], &traced[1], Some(&traced[2])).unwrap();
     assert_eq!(y.tensor().dtype(), DType::F16);
     let arguments = [to_f32(&half), weight.as_detached_tensor(), bias.clone()];
@@ -255,7 +256,7 @@ fn convolutions(place: &Place) {
                 place.values(&[7, 5, kernel, kernel], 2),
                 place.values(&[7], 3),
             ];
-            let fast = |t: &[Traced]| conv2d(&t[0], &t[1], t.get(2), geometry);
+            let fast = |t: &[TapeTensor]| conv2d(&t[0], &t[1], t.get(2), geometry);
             let reference =
                 |t: &[Tensor]| conv2d_reference(t, [t.len() > 2, false, false], geometry);
             let [x, weight, _] = &arguments;
@@ -290,8 +291,8 @@ fn attention_of_any_size(place: &Place) {
             }
         }
     }
-    let narrow = Traced::constant(&place.values(&[1, 2, 6], 1));
-    let wide = Traced::constant(&place.values(&[1, 2, 8], 1));
+    let narrow = TapeTensor::constant(&place.values(&[1, 2, 6], 1));
+    let wide = TapeTensor::constant(&place.values(&[1, 2, 8], 1));
     assert!(attention(&narrow, &wide, &wide, 2, None).is_err());
     assert!(attention(&narrow, &narrow, &narrow, 4, None).is_err());
 }
@@ -329,9 +330,14 @@ fn scores_soften_in_16_bits(place: &Place) {
 fn upsampling_and_shifts(place: &Place) {
     for shape in [[1, 3, 5, 7], [3, 5, 1, 2]] {
         let x = place.values(&shape, 1);
-        Case::new([x.clone()])
-            .check(|t| upsample_nearest_2x(&t[0]), |t| upsample_nearest_2x_reference(&t[0]));
-        check_halves(std::slice::from_ref(&x), |t| upsample_nearest_2x(&t[0]));
+        let [height, width] = [2 * shape[2], 2 * shape[3]];
+        for size in [[height, width], [height - 1, width], [height, width - 1]] {
+            Case::new([x.clone()]).check(
+                |t| upsample_nearest(&t[0], size),
+                |t| upsample_nearest_reference(&t[0], size),
+            );
+            check_halves(std::slice::from_ref(&x), |t| upsample_nearest(&t[0], size));
+        }
         let shift = place.values(&shape[..2], 2);
         Case::new([x.clone(), shift.clone()]).check(
             |t| add_to_channels(&t[0], &t[1]),

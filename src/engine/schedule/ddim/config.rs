@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use crate::engine::EngineError;
+use crate::engine::{EngineError, python_json};
 
 /// What the network's output means (`prediction_type`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,6 +31,11 @@ enum Betas {
     Trained(Vec<f32>),
 }
 
+const CLIP_SAMPLE: &str = "clip_sample";
+const STEPS_OFFSET: &str = "steps_offset";
+/// What a pipeline sets whatever its file says.
+const REPAIRED: [&str; 2] = [CLIP_SAMPLE, STEPS_OFFSET];
+
 /// The fields that DDIM reads, with the defaults of `DDIMScheduler`.
 #[derive(Debug, Clone)]
 pub(super) struct Settings {
@@ -40,31 +45,31 @@ pub(super) struct Settings {
     pub(super) set_alpha_to_one: bool,
     /// `clip_sample_range` where `clip_sample` is set.
     pub(super) clip: Option<f64>,
+    /// The fields of these that the file gives; for messages.
+    given: Vec<&'static str>,
     timesteps: usize,
     betas: Betas,
+    /// `rescale_betas_zero_snr`: the last timestep has no signal left.
+    pub(super) zero_snr: bool,
 }
 
 impl Settings {
     pub(super) fn parse(json: &str, file: &str) -> Result<Self, EngineError> {
-        let values: Value = serde_json::from_str(json)
+        let values: Value = python_json::read(json)
             .map_err(|error| refuse(file, format!("is not JSON: {error}")))?;
         let Value::Object(values) = values else {
             return Err(refuse(file, "is not a JSON object".to_owned()));
         };
         let fields = Fields { values: &values, file };
         let timesteps = fields.integer("num_train_timesteps", 1_000, 1..=100_000)?;
-        for (name, why) in [
-            ("thresholding", "is unsuitable for latents"),
-            ("rescale_betas_zero_snr", "leaves a step without any signal, which has no log-SNR"),
-        ] {
-            if fields.flag(name, false)? {
-                let message = format!("{name} is true, which {why}; only false is supported");
-                return Err(refuse(file, message));
-            }
+        if fields.flag("thresholding", false)? {
+            let message =
+                "thresholding is true, which is unsuitable for latents; only false is supported";
+            return Err(refuse(file, message.to_owned()));
         }
         let class = fields.text("_class_name", "DDIMScheduler")?;
         let class_clips = matches!(class, "DDIMScheduler" | "DDPMScheduler");
-        let clip = if fields.flag("clip_sample", class_clips)? {
+        let clip = if fields.flag(CLIP_SAMPLE, class_clips)? {
             Some(fields.number("clip_sample_range", 1.0, 0.0..=1e6)?)
         } else {
             None
@@ -74,6 +79,11 @@ impl Settings {
             "epsilon",
             &[("epsilon", PredictionType::Epsilon), ("v_prediction", PredictionType::Velocity)],
         )?;
+        let zero_snr = fields.flag("rescale_betas_zero_snr", false)?;
+        if zero_snr && prediction_type == PredictionType::Epsilon {
+            let message = "rescale_betas_zero_snr is true and prediction_type is epsilon; noise alone says nothing of the picture, so set prediction_type to v_prediction if the model was trained to predict that, else rescale_betas_zero_snr to false";
+            return Err(refuse(file, message.to_owned()));
+        }
         let spacing = fields.choice(
             "timestep_spacing",
             "leading",
@@ -86,17 +96,40 @@ impl Settings {
         Ok(Self {
             prediction_type,
             spacing,
-            steps_offset: fields.integer("steps_offset", 0, 0..=timesteps)?,
+            steps_offset: fields.integer(STEPS_OFFSET, 0, 0..=timesteps)?,
             set_alpha_to_one: fields.flag("set_alpha_to_one", true)?,
             clip,
+            given: REPAIRED.into_iter().filter(|name| fields.get(name).is_some()).collect(),
             timesteps,
             betas: fields.betas(timesteps)?,
+            zero_snr,
         })
     }
 
-    /// `alphas_cumprod`, by timestep: betas in f32, the product carried in f64 and rounded to f32
-    /// at every timestep, as torch does on the CPU.
-    pub(super) fn alpha_bars(&self, file: &str) -> Result<Vec<f64>, EngineError> {
+    /// Sets what diffusers' `StableDiffusionPipeline` sets whatever the file says; gives what that
+    /// changed, in words.
+    pub(super) fn repair(&mut self, file: &str) -> Vec<String> {
+        let mut repairs = Vec::new();
+        let mut tell = |name: &'static str, before: &str, after: &str| {
+            let is = if self.given.contains(&name) { "is" } else { "is absent, which stands for" };
+            repairs.push(format!(
+                "{file}: {name} {is} {before}; {after} is used, as StableDiffusionPipeline does"
+            ));
+        };
+        if self.clip.take().is_some() {
+            tell(CLIP_SAMPLE, "true", "false");
+        }
+        let offset = std::mem::replace(&mut self.steps_offset, 1);
+        if offset != 1 {
+            tell(STEPS_OFFSET, &offset.to_string(), "1");
+        }
+        repairs
+    }
+
+    /// `alphas_cumprod`, by timestep, of the betas as the config gives them or rescaled.
+    ///
+    /// The last timestep of rescaled ones alone may have no signal.
+    pub(super) fn alpha_bars(&self, rescale: bool, file: &str) -> Result<Vec<f64>, EngineError> {
         let betas = match &self.betas {
             Betas::Linear { start, end } => linspace(*start, *end, self.timesteps),
             Betas::ScaledLinear { start, end } => {
@@ -106,23 +139,46 @@ impl Settings {
             Betas::Cosine => cosine_betas(self.timesteps),
             Betas::Trained(betas) => betas.clone(),
         };
-        let mut product = 1.0;
-        let alpha_bars = betas.iter().map(|beta| {
-            product *= f64::from(1.0 - beta);
-            f64::from(product as f32)
-        });
-        let alpha_bars: Vec<f64> = alpha_bars.collect();
+        let betas = if rescale { rescaled_to_zero_snr(&betas) } else { betas };
+        let alpha_bars: Vec<f64> = products(&betas).map(f64::from).collect();
         for (timestep, &alpha_bar) in alpha_bars.iter().enumerate() {
-            // Outside of these, the step's formulas divide by zero.
-            if alpha_bar >= 1.0 || alpha_bar < f64::from(f32::MIN_POSITIVE) {
+            // Outside of these, the step's formulas divide by zero, but for that of the velocity
+            // where nothing but noise is left.
+            let inside = alpha_bar < 1.0 && alpha_bar >= f64::from(f32::MIN_POSITIVE);
+            let emptied = rescale && alpha_bar == 0.0 && timestep + 1 == alpha_bars.len();
+            if !inside && !emptied {
+                let betas = if rescale { "betas, by rescale_betas_zero_snr," } else { "betas" };
                 let message = format!(
-                    "the betas leave a signal share of {alpha_bar} at timestep {timestep}; it must lie strictly between 0 and 1"
+                    "the {betas} leave a signal share of {alpha_bar} at timestep {timestep}; it must lie strictly between 0 and 1"
                 );
                 return Err(refuse(file, message));
             }
         }
         Ok(alpha_bars)
     }
+}
+
+/// `torch.cumprod(1 - betas)`: carried in f64 and rounded to f32 at every timestep, as torch does on
+/// the CPU.
+fn products(betas: &[f32]) -> impl Iterator<Item = f32> {
+    betas.iter().scan(1.0, |product, beta| {
+        *product *= f64::from(1.0 - beta);
+        Some(*product as f32)
+    })
+}
+
+/// Betas that leave no signal at the last timestep and what they did at the first (diffusers:
+/// `rescale_zero_terminal_snr`; Lin et al. 2024, algorithm 1), in f32 as torch
+/// computes them.
+fn rescaled_to_zero_snr(betas: &[f32]) -> Vec<f32> {
+    let roots: Vec<f32> = products(betas).map(f32::sqrt).collect();
+    let (Some(&first), Some(&last)) = (roots.first(), roots.last()) else { return Vec::new() };
+    let scale = first / (first - last);
+    let mut before = 1.0;
+    let alpha_bars = roots.into_iter().map(|root| ((root - last) * scale).powi(2));
+    alpha_bars
+        .map(|alpha_bar| 1.0 - alpha_bar / std::mem::replace(&mut before, alpha_bar))
+        .collect()
 }
 
 /// `torch.linspace` in f32: from both ends to the middle, each value rounded once.
@@ -272,5 +328,81 @@ impl<'a> Fields<'a> {
                 ("squaredcos_cap_v2", Betas::Cosine),
             ],
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pipeline_neither_clips_nor_starts_without_an_offset() {
+        let absent = [
+            "clip_sample is absent, which stands for true; false is",
+            "steps_offset is absent, which stands for 0; 1 is",
+        ];
+        for (json, told) in [
+            ("{}", &absent[..]),
+            (
+                r#"{"clip_sample": true, "steps_offset": 0}"#,
+                &["clip_sample is true; false is used", "steps_offset is 0; 1 is used"],
+            ),
+            (r#"{"_class_name": "DDPMScheduler", "lambda_min_clipped": -Infinity}"#, &absent),
+            (
+                r#"{"_class_name": "PNDMScheduler", "steps_offset": 3, "clip_sample": true}"#,
+                &["clip_sample is true", "steps_offset is 3; 1 is used"],
+            ),
+            (r#"{"clip_sample": false, "steps_offset": 1}"#, &[]),
+            (r#"{"_class_name": "PNDMScheduler", "steps_offset": 1}"#, &[]),
+        ] {
+            let mut settings = Settings::parse(json, "s.json").unwrap();
+            let repairs = settings.repair("s.json");
+            assert_eq!((settings.clip, settings.steps_offset), (None, 1), "{json}");
+            assert_eq!(repairs.len(), told.len(), "{json}: {repairs:?}");
+            for (repair, told) in repairs.iter().zip(told) {
+                assert!(repair.starts_with(&format!("s.json: {told}")), "{repair}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_schedule_without_signal_at_its_end_needs_a_velocity() {
+        let parse = |json: &str| Settings::parse(json, "file").map_err(|error| error.to_string());
+        let refused = parse(r#"{"rescale_betas_zero_snr": true}"#).unwrap_err();
+        for part in ["rescale_betas_zero_snr is true", "prediction_type is epsilon"] {
+            assert!(refused.contains(part), "{refused}");
+        }
+        let zero = |more: &str| {
+            parse(&format!(
+                r#"{{"rescale_betas_zero_snr": true, "prediction_type": "v_prediction"{more}}}"#
+            ))
+        };
+        let settings = zero("").unwrap();
+        let [plain, rescaled] =
+            [false, true].map(|rescale| settings.alpha_bars(rescale, "file").unwrap());
+        assert!((plain[0] - rescaled[0]).abs() < 1e-7 && plain[999] > 0.0);
+        assert_eq!(rescaled[999].to_bits(), 0.0_f64.to_bits());
+        assert!(rescaled.is_sorted_by(|before, after| before > after));
+        assert!(plain.iter().zip(&rescaled).skip(1).all(|(plain, rescaled)| rescaled < plain));
+        // A single timestep cannot keep its signal and lose it; nor can two that lose nothing.
+        for (more, share) in [
+            (r#", "num_train_timesteps": 1"#, "NaN at timestep 0"),
+            (
+                r#", "num_train_timesteps": 3, "trained_betas": [0.5, 0.1, 1e-12]"#,
+                "0 at timestep 1",
+            ),
+            (r#", "num_train_timesteps": 2, "trained_betas": [0.5, 1e-12]"#, "NaN at timestep 0"),
+        ] {
+            let settings = zero(more).unwrap();
+            let refused = settings.alpha_bars(true, "file").unwrap_err().to_string();
+            assert!(refused.contains(share), "{refused}");
+            assert!(refused.contains("rescale_betas_zero_snr"), "{refused}");
+        }
+    }
+
+    #[test]
+    fn a_field_that_is_read_must_be_a_number() {
+        let refused = Settings::parse(r#"{"beta_start": NaN}"#, "file").unwrap_err().to_string();
+        assert!(refused.contains("beta_start is \"NaN\""), "{refused}");
     }
 }

@@ -1,0 +1,77 @@
+//! Whether a call that goes on may still go on.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::sync::watch;
+
+use super::{Caller, CertificateNames, Refusal, Role, table::TokenDigest, token_file::TokenFile};
+use crate::jobs::{Clock, Timestamp};
+
+/// The longest until an end by the wall clock is looked at again: the clock may be set.
+const LOOK_AGAIN: Duration = Duration::from_mins(1);
+
+/// What a call began with, held against the token file whenever that is read anew.
+pub struct Standing {
+    pub(super) file: Arc<TokenFile>,
+    pub(super) clock: Clock,
+    pub(super) changes: watch::Receiver<()>,
+    pub(super) credential: Credential,
+    pub(super) caller: Caller,
+}
+
+/// What was presented.
+pub(super) enum Credential {
+    Token(TokenDigest),
+    Certificate(Arc<CertificateNames>),
+}
+
+impl std::fmt::Debug for Standing {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Standing").field("caller", &self.caller).finish_non_exhaustive()
+    }
+}
+
+impl Standing {
+    /// Waits until the caller may no longer do what it could when the call began: its token was
+    /// taken out of the file, has expired or is another principal's, or a role of it is gone.
+    pub async fn lost(&mut self) -> Refusal {
+        loop {
+            self.changes.borrow_and_update();
+            let expires = match self.check() {
+                Ok(expires) => expires,
+                Err(refusal) => return refusal,
+            };
+            let passes = async {
+                match expires {
+                    Some(end) => {
+                        let left = end.since(self.clock.now());
+                        tokio::time::sleep(left.min(LOOK_AGAIN)).await;
+                    }
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                changed = self.changes.changed() => if changed.is_err() {
+                    // Nobody reads the file any more.
+                    std::future::pending::<()>().await;
+                },
+                () = passes => {}
+            }
+        }
+    }
+
+    fn check(&self) -> Result<Option<Timestamp>, Refusal> {
+        let table = self.file.table.load();
+        let known = match &self.credential {
+            Credential::Token(digest) => table.of_token(*digest, self.clock.now()),
+            Credential::Certificate(names) => table.of_certificate(names),
+        };
+        let same = known.filter(|known| known.grant.caller.principal == self.caller.principal);
+        let known = same.ok_or(Refusal::Revoked)?;
+        let now = &known.grant.caller;
+        match Role::ALL.into_iter().find(|role| self.caller.may(*role) && !now.may(*role)) {
+            Some(role) => Err(Refusal::RoleLost { role }),
+            None => Ok(known.expires),
+        }
+    }
+}

@@ -1,0 +1,74 @@
+//! The token file as it was read last.
+
+use std::path::{Path, PathBuf};
+
+use arc_swap::ArcSwap;
+use tokio::sync::watch;
+
+use super::{TokenFileError, TokenTableError, table::Table};
+
+/// A token file: its table, and whoever watches for the next one.
+pub(super) struct TokenFile {
+    path: PathBuf,
+    pub(super) table: ArcSwap<Table>,
+    /// Told of each new table.
+    pub(super) changes: watch::Sender<()>,
+    /// What was read last, good or bad, so that each version is read into a table, and complained
+    /// about, once.
+    seen: tokio::sync::Mutex<Vec<u8>>,
+}
+
+impl TokenFile {
+    pub(super) async fn open(path: &Path) -> Result<Self, TokenFileError> {
+        let bytes = read(path).await?;
+        let table = parse(path, &bytes)?;
+        tell(path, &table);
+        Ok(Self {
+            path: path.to_owned(),
+            table: ArcSwap::from_pointee(table),
+            changes: watch::Sender::new(()),
+            seen: tokio::sync::Mutex::new(bytes),
+        })
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Reads the file again; says whether it holds another table, which `prepare` sees before
+    /// anybody else. What cannot be used changes nothing.
+    pub(super) async fn reload(
+        &self,
+        prepare: impl FnOnce(&Table),
+    ) -> Result<bool, TokenFileError> {
+        let mut seen = self.seen.lock().await;
+        let bytes = read(&self.path).await?;
+        if *seen == bytes {
+            return Ok(false);
+        }
+        let parsed = parse(&self.path, &bytes);
+        *seen = bytes;
+        let table = parsed?;
+        prepare(&table);
+        tell(&self.path, &table);
+        self.table.store(table.into());
+        self.changes.send_replace(());
+        Ok(true)
+    }
+}
+
+fn tell(path: &Path, table: &Table) {
+    let (tokens, certificates) = table.counts();
+    tracing::info!(path = %path.display(), tokens, certificates, "read the token file");
+}
+
+async fn read(path: &Path) -> Result<Vec<u8>, TokenFileError> {
+    let unreadable = |source| TokenFileError::Unreadable { path: path.to_owned(), source };
+    tokio::fs::read(path).await.map_err(unreadable)
+}
+
+fn parse(path: &Path, bytes: &[u8]) -> Result<Table, TokenFileError> {
+    let text = std::str::from_utf8(bytes).map_err(|_| TokenTableError::NotText);
+    let invalid = |source| TokenFileError::Invalid { path: path.to_owned(), source };
+    text.and_then(Table::parse).map_err(invalid)
+}

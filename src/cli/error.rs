@@ -1,0 +1,270 @@
+//! Everything that ends a verb, with its exit code and its lines on stderr.
+
+#[cfg(feature = "server")]
+use std::path::Path;
+use std::{error::Error, io::Write, path::PathBuf};
+
+use super::remote::{RemoteError, flag_and_path};
+use crate::spec::SpecError;
+#[cfg(feature = "server")]
+use crate::{
+    artifacts::ArtifactError, daemon::StartError, engine::EngineError, report::ReportError,
+};
+
+/// Why a verb did not do its work.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum CliError {
+    /// The server could not be asked, or said no.
+    #[error(transparent)]
+    Remote(#[from] RemoteError),
+    /// Asked for something that cannot be; says what to ask for instead.
+    #[error("{0}")]
+    Usage(String),
+    /// The request breaks rules.
+    #[error(transparent)]
+    Spec(#[from] SpecError),
+    #[cfg(feature = "server")]
+    /// The engine could not do it.
+    #[error(transparent)]
+    Engine(EngineError),
+    #[cfg(feature = "server")]
+    /// The daemon within this process does not start.
+    #[error("cannot start the daemon within this process")]
+    Daemon(#[from] StartError),
+    #[cfg(feature = "server")]
+    /// A model folder could not be opened or written.
+    #[error(transparent)]
+    Artifact(#[from] ArtifactError),
+    #[cfg(feature = "server")]
+    /// A plot, sheet or report could not be made.
+    #[error(transparent)]
+    Report(#[from] ReportError),
+    /// A file that the user named could not be read.
+    #[error("cannot read {}", .path.display())]
+    File {
+        /// Path of the file or folder.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    #[cfg(feature = "server")]
+    /// What was made in passing stays.
+    #[error("cannot remove {}", .path.display())]
+    Remove {
+        /// Path of the file or folder.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// A JSON file does not say what it should.
+    #[error("{} is not {expected}", .path.display())]
+    Json {
+        /// Path of the file.
+        path: PathBuf,
+        /// What it should be.
+        expected: &'static str,
+        /// Where it goes wrong.
+        source: serde_json::Error,
+    },
+    #[cfg(feature = "server")]
+    /// A file that the user named could not be written.
+    #[error("cannot write {}", .path.display())]
+    Write {
+        /// Path of the file or folder.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    #[cfg(feature = "server")]
+    /// The erasure is done, and its result could not be written.
+    #[error("the result could not be written after the training; {}", told(kept.as_deref()))]
+    NotWritten {
+        /// Where the edited tensors are, if there was room for them anywhere.
+        kept: Option<PathBuf>,
+        /// The error beneath.
+        source: Box<CliError>,
+    },
+    #[cfg(feature = "server")]
+    /// A file that was to be taken up again is none that a run kept.
+    #[error(
+        "{}: {message}; give --resume the file that `unlearn --local` named when it could not write \
+         its result",
+        .path.display()
+    )]
+    NotKept {
+        /// Path of the file.
+        path: PathBuf,
+        /// What is wrong.
+        message: String,
+    },
+    #[cfg(feature = "server")]
+    /// A file that a run kept, and that is no longer what it was.
+    #[error(
+        "no result can be made of {}; copy it anew from where it was kept, or erase again",
+        .path.display()
+    )]
+    DamagedKept {
+        /// Path of the file.
+        path: PathBuf,
+        /// The error beneath.
+        source: Box<EngineError>,
+    },
+    #[cfg(feature = "server")]
+    /// The signal handler could not be set.
+    #[error("cannot listen for Ctrl-C")]
+    Signals(#[source] ctrlc::Error),
+    #[cfg(feature = "server")]
+    /// Stopped by a signal.
+    #[error("interrupted; nothing was written")]
+    Interrupted,
+}
+
+/// Violations of a spec that are listed, a line each; the rest is counted.
+const MOST_VIOLATIONS: usize = 20;
+
+/// What became of the edited tensors.
+#[cfg(feature = "server")]
+fn told(kept: Option<&Path>) -> String {
+    match kept {
+        Some(path) => format!(
+            "what was trained is kept: `keystep unlearn --local --resume {0} --out DIR` writes the \
+             result elsewhere, without training again",
+            quoted(path)
+        ),
+        None => "the edited tensors are lost, since neither the result's folder nor that for \
+                 temporary files has room for them"
+            .to_owned(),
+    }
+}
+
+/// A path as a shell takes it.
+#[cfg(feature = "server")]
+fn quoted(path: &Path) -> String {
+    let text = path.display().to_string();
+    let is_plain = |c: char| c.is_alphanumeric() || "/._-".contains(c);
+    if text.chars().all(is_plain) { text } else { format!("'{}'", text.replace('\'', r"'\''")) }
+}
+
+#[cfg(feature = "server")]
+impl From<EngineError> for CliError {
+    fn from(error: EngineError) -> Self {
+        match error {
+            EngineError::Spec(error) => Self::Spec(error),
+            EngineError::Cancelled => Self::Interrupted,
+            error => Self::Engine(error),
+        }
+    }
+}
+
+impl CliError {
+    /// 1 the work failed, 2 wrong use, 130 interrupted (128 and SIGINT's number).
+    pub(super) fn exit_code(&self) -> u8 {
+        match self {
+            Self::Remote(error) => error.exit_code(),
+            Self::Usage(_) | Self::Spec(_) => 2,
+            // How many tokens a prompt has is known to the model alone, and still wrong use.
+            #[cfg(feature = "server")]
+            Self::Engine(EngineError::PromptTooLong { .. })
+            | Self::Artifact(
+                ArtifactError::TargetExists { .. }
+                | ArtifactError::BadTarget { .. }
+                | ArtifactError::UnknownBuiltin { .. }
+                | ArtifactError::UnsupportedScheme { .. }
+                | ArtifactError::BadUrl { .. },
+            ) => 2,
+            #[cfg(feature = "server")]
+            Self::Interrupted => 130,
+            _ => 1,
+        }
+    }
+
+    /// The lines of the message: each violation of a spec, else the error and its sources.
+    fn lines(&self) -> Vec<String> {
+        if let Self::Remote(RemoteError::Refused(refusal)) = self {
+            return refusal.lines();
+        }
+        if let Self::Spec(error) = self {
+            let shown = error.violations.iter().take(MOST_VIOLATIONS);
+            let mut lines: Vec<_> = shown
+                .map(|violation| {
+                    format!("error: {}: {}", flag_and_path(&violation.field), violation.message)
+                })
+                .collect();
+            match error.violations.len().saturating_sub(MOST_VIOLATIONS) {
+                0 => {}
+                more => lines.push(format!("error: and {more} more")),
+            }
+            return lines;
+        }
+        let mut said = one_line(&self.to_string());
+        let mut lines = vec![format!("error: {said}")];
+        let mut source = self.source();
+        while let Some(error) = source {
+            let text = one_line(&error.to_string());
+            // Some messages quote their source already.
+            if !said.contains(&text) {
+                lines.push(format!("  caused by: {text}"));
+                said = text;
+            }
+            source = error.source();
+        }
+        lines
+    }
+
+    /// Says it on stderr.
+    pub(super) fn print(&self) {
+        let mut stderr = std::io::stderr().lock();
+        for line in self.lines() {
+            // Nobody is left to tell when stderr is closed.
+            let _ = writeln!(stderr, "{line}");
+        }
+    }
+}
+
+fn one_line(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+#[cfg(feature = "server")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_whole_chain_is_told_once() {
+        let error = CliError::File {
+            path: PathBuf::from("out/x.json"),
+            source: std::io::Error::other("the disk\nis gone"),
+        };
+        assert_eq!(
+            error.lines(),
+            ["error: cannot read out/x.json", "  caused by: the disk is gone"]
+        );
+        assert_eq!(error.exit_code(), 1);
+        // This message quotes its source itself.
+        let quoted = CliError::from(ArtifactError::DiskFull {
+            path: PathBuf::from("out"),
+            source: std::io::Error::other("no space left"),
+        });
+        assert_eq!(quoted.lines().len(), 1);
+        assert_eq!(quoted.exit_code(), 1);
+        let taken = ArtifactError::TargetExists { path: PathBuf::from("out") };
+        assert_eq!(CliError::from(taken).exit_code(), 2);
+    }
+
+    #[test]
+    fn wrong_use_and_interruption_have_their_codes() {
+        let spec = SpecError::one("seed", "is odd");
+        let error = CliError::from(EngineError::Spec(spec));
+        let told = vec!["error: --seed: is odd".to_owned()];
+        assert_eq!((error.lines(), error.exit_code()), (told, 2));
+        assert_eq!(CliError::from(EngineError::Cancelled).exit_code(), 130);
+        let one = crate::spec::Violation { field: "seed".to_owned(), message: "is odd".to_owned() };
+        let many = CliError::Spec(SpecError { violations: vec![one; 990] }).lines();
+        assert_eq!((many.len(), many[20].as_str()), (21, "error: and 970 more"));
+        let long = EngineError::PromptTooLong { tokens: 90, limit: 77 };
+        assert_eq!(CliError::from(long).exit_code(), 2);
+        let damage = EngineError::WreckedModel { value: 2.0, limit: 1.0 };
+        assert_eq!(CliError::from(damage).exit_code(), 1);
+    }
+}

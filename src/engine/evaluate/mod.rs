@@ -1,0 +1,20 @@
+//! Evaluating an erasure: UnlearnCanvas's UA, IRA and CRA (arXiv 2402.11846), on the same prompts
+//! and seeds before and after.
+
+mod grid;
+mod kept;
+
+pub(super) use grid::{drawing, judge};
+pub use kept::{KeptPictures, NoPictures, PictureStore, PicturesInMemory};
+
+use super::{Pipeline, generate::DrawingPolicy};
+use crate::spec::JudgeSpec;
+
+/// What is evaluated, and how its pictures are drawn.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::engine) struct Evaluation<'a> {
+    pub(in crate::engine) base: &'a Pipeline,
+    pub(in crate::engine) edited: &'a Pipeline,
+    pub(in crate::engine) spec: &'a JudgeSpec,
+    pub(in crate::engine) policy: DrawingPolicy,
+}

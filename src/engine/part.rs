@@ -1,0 +1,134 @@
+//! One network of a model folder: which files hold it, and which of their tensors it is made of.
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeSet;
+
+use candle_core::Device;
+
+use super::{
+    EngineError,
+    checkpoint::{
+        Measured, StoredTensors, check_dtype, has_variant, measure_large_named, outline_component,
+        read_large_named, read_named,
+    },
+    model::Weights,
+};
+use crate::spec::ModelFiles;
+
+/// A network's files, of which only the headers were read so far: every tensor that the architecture
+/// needs is there in its shape, and in a type that is computed with. What the files hold besides is never read.
+pub(super) struct Part<'a> {
+    files: &'a dyn ModelFiles,
+    component: &'static str,
+    variant: Option<&'a str>,
+    /// Numbers of each tensor that the network is made of.
+    tensors: Measured,
+    names: BTreeSet<String>,
+}
+
+impl<'a> Part<'a> {
+    /// Looks at a component, such as `unet`. `build` makes the network of its weights, which are all
+    /// zeros here and take no memory; tensors that it has no place for are told in `warnings`, as
+    /// diffusers and transformers only warn of them.
+    pub(super) fn find(
+        files: &'a dyn ModelFiles,
+        (component, variant): (&'static str, Option<&'a str>),
+        build: impl FnOnce(&Weights) -> Result<(), EngineError>,
+        warnings: &mut Vec<String>,
+    ) -> Result<Self, EngineError> {
+        let outline = outline_component(files, component, variant)?;
+        let weights = Weights::frozen(&outline);
+        build(&weights)?;
+        warnings.extend(surplus(&outline, &weights));
+        let names = weights.taken();
+        for name in &names {
+            if let Some(stored) = outline.tensors.get(name) {
+                check_dtype(&stored.file, name, stored.dtype)?;
+            }
+        }
+        let size = |name: &String| Some((name.clone(), outline.tensors.get(name)?));
+        let tensors = names.iter().filter_map(size);
+        let tensors = tensors.map(|(name, stored)| (name, stored.tensor.elem_count())).collect();
+        Ok(Self { files, component, variant, tensors, names })
+    }
+
+    /// Reads its weights as f32.
+    pub(super) fn read(&self, device: &Device) -> Result<StoredTensors, EngineError> {
+        read_named(self.files, self.component, self.variant, &self.names, device)
+    }
+
+    /// The same, but that a large network's matrices in half precision stay so in host memory
+    /// ([`super::checkpoint::read_large_component`]).
+    pub(super) fn read_large(&self, device: &Device) -> Result<StoredTensors, EngineError> {
+        read_large_named(self.files, self.component, self.variant, &self.names, device)
+    }
+
+    /// Bytes that [`Part::read_large`] takes.
+    pub(super) fn large_bytes(&self) -> Result<u64, EngineError> {
+        measure_large_named(self.files, self.component, self.variant, &self.names)
+    }
+
+    /// Numbers of all its weights.
+    pub(super) fn count(&self) -> u64 {
+        self.tensors.values().map(|numbers| *numbers as u64).sum()
+    }
+
+    /// Numbers of each of its tensors.
+    pub(super) fn into_tensors(self) -> Measured {
+        self.tensors
+    }
+}
+
+/// Which variant of each component to read where one was asked for: that one where it is there, else
+/// what the component has, with a warning, as diffusers reads such a folder. Fails where no component
+/// has it.
+pub(super) fn variants<'a, const N: usize>(
+    files: &dyn ModelFiles,
+    components: [&'static str; N],
+    variant: Option<&'a str>,
+    warnings: &mut Vec<String>,
+) -> Result<[(&'static str, Option<&'a str>); N], EngineError> {
+    let Some(name) = variant else {
+        return Ok(components.map(|component| (component, None)));
+    };
+    let there = components.map(|component| has_variant(files, component, name));
+    if !there.contains(&true) {
+        // Which one is told first is no matter; its message lists what there is.
+        outline_component(files, components.first().copied().unwrap_or(""), variant)?;
+    }
+    let mut chosen = components.map(|component| (component, variant));
+    for ((component, variant), there) in chosen.iter_mut().zip(there) {
+        if !there {
+            *variant = None;
+            warnings.push(format!(
+                "{}/{component} has no weights of the variant {name:?}; those without one are read",
+                files.location()
+            ));
+        }
+    }
+    Ok(chosen)
+}
+
+/// What to say of tensors that a network has no place for.
+fn surplus(outline: &StoredTensors, weights: &Weights) -> Option<String> {
+    /// A hostile file may have any number of them, with names of any length.
+    const NAMED: usize = 3;
+    let names = weights.surplus();
+    let shown: Vec<String> = names
+        .iter()
+        .take(NAMED)
+        .map(|name| format!("{:?}", name.chars().take(80).collect::<String>()))
+        .collect();
+    let rest = match names.len().saturating_sub(NAMED) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    let left_out = match names.len() {
+        0 => return None,
+        1 => "a tensor that the network has no place for, which is left out",
+        _ => "tensors that the network has no place for, which are left out",
+    };
+    Some(format!("{} holds {left_out}: {}{rest}", outline.location, shown.join(", ")))
+}

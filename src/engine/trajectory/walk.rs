@@ -1,0 +1,195 @@
+//! Walks along the frozen model's trajectories: latents, and the predictions made on the way, which
+//! are the targets of training. Walking several side by side makes both nearly free.
+
+use candle_core::Tensor;
+
+use crate::{
+    engine::{
+        EngineError, RunContext,
+        denoise::{Denoiser, guide},
+    },
+    outcome::Phase,
+    spec::StepIndex,
+};
+
+/// One latent of one trajectory.
+#[derive(Debug, Clone)]
+pub(in crate::engine) struct Entry {
+    pub(in crate::engine) step: StepIndex,
+    /// `[channels, h, w]`.
+    pub(in crate::engine) z: Tensor,
+    /// The prompt's hidden states, `[tokens, channels]`.
+    pub(in crate::engine) text: Tensor,
+    /// The frozen model's prediction under that prompt.
+    pub(in crate::engine) prediction: Tensor,
+    /// Its prediction under the prompt's counterpart: a concept's anchor, or the empty prompt.
+    pub(in crate::engine) counterpart: Tensor,
+}
+
+/// Prompts to walk, `[trajectories, tokens, channels]` each.
+#[derive(Debug, Clone)]
+pub(in crate::engine) struct Walk<'a> {
+    /// Steers the trajectories.
+    pub(in crate::engine) lead: &'a Tensor,
+    /// What else is predicted at each step; the empty prompt's prediction comes with guidance.
+    pub(in crate::engine) counterpart: Option<&'a Tensor>,
+    /// One row.
+    pub(in crate::engine) empty: &'a Tensor,
+    pub(in crate::engine) guidance_scale: f64,
+    /// First noise, `[trajectories, channels, h, w]`.
+    pub(in crate::engine) latents: Tensor,
+    /// Steps to walk, from the first.
+    pub(in crate::engine) steps: usize,
+}
+
+/// What was predicted at one step, a row a trajectory.
+#[derive(Debug)]
+pub(in crate::engine) struct Footprint {
+    pub(in crate::engine) step: StepIndex,
+    pub(in crate::engine) z: Tensor,
+    pub(in crate::engine) lead: Tensor,
+    pub(in crate::engine) empty: Tensor,
+    pub(in crate::engine) counterpart: Option<Tensor>,
+}
+
+/// A walk that was begun earlier: what it left, and the latents that its next step begins with.
+#[derive(Debug, Default)]
+pub(in crate::engine) struct Begun {
+    pub(in crate::engine) footprints: Vec<Footprint>,
+    pub(in crate::engine) next: Option<Tensor>,
+}
+
+/// Told before each step of a walk what it has left so far, and with which latents it goes on.
+pub(in crate::engine) type Keep<'a> =
+    &'a mut dyn FnMut((&[Footprint], &Tensor), &mut RunContext<'_>) -> Result<(), EngineError>;
+
+/// Walks trajectories down the schedule and keeps every footprint.
+pub(in crate::engine) fn walk(
+    denoiser: &Denoiser<'_>,
+    walk: Walk<'_>,
+    context: &mut RunContext<'_>,
+) -> Result<Vec<Footprint>, EngineError> {
+    walk_on(denoiser, walk, Begun::default(), &mut |_, _| Ok(()), context)
+}
+
+/// Goes on with a walk.
+pub(in crate::engine) fn walk_on(
+    denoiser: &Denoiser<'_>,
+    walk: Walk<'_>,
+    begun: Begun,
+    keep: Keep<'_>,
+    context: &mut RunContext<'_>,
+) -> Result<Vec<Footprint>, EngineError> {
+    let trajectories = walk.latents.dim(0)?;
+    let texts: Vec<&Tensor> = [walk.lead, walk.empty].into_iter().chain(walk.counterpart).collect();
+    let projected = denoiser.unet.project_text(&Tensor::cat(&texts, 0)?)?;
+    let mut rows: Vec<usize> = (0..trajectories).collect();
+    rows.extend(vec![trajectories; trajectories]);
+    if walk.counterpart.is_some() {
+        rows.extend(trajectories + 1..=2 * trajectories);
+    }
+    let text = projected.select(&rows)?;
+    let mut z = begun.next.unwrap_or(walk.latents);
+    let mut footprints = begun.footprints;
+    loop {
+        let index = footprints.len();
+        if index < walk.steps {
+            keep((&footprints, &z), context)?;
+        }
+        if let Err(stopped) = context.advance(Phase::Walk, index, walk.steps) {
+            // A pause that comes while progress is told is saved as well.
+            keep((&footprints, &z), context)?;
+            return Err(stopped);
+        }
+        if index >= walk.steps {
+            return Ok(footprints);
+        }
+        let step = StepIndex(index);
+        let copies = Tensor::cat(&vec![&z; texts.len()], 0)?;
+        let predictions = denoiser.predict(&copies, step, &text)?;
+        let part = |index: usize| predictions.narrow(0, index * trajectories, trajectories);
+        let (lead, empty) = (part(0)?, part(1)?);
+        let next = denoiser.schedule.step(step, &guide(&lead, &empty, walk.guidance_scale)?, &z)?;
+        footprints.push(Footprint {
+            step,
+            z: std::mem::replace(&mut z, next),
+            lead,
+            empty,
+            counterpart: walk.counterpart.map(|_| part(2)).transpose()?,
+        });
+    }
+}
+
+/// Which predictions of a footprint a [`Trajectory`] holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::engine) enum Pairing {
+    /// The leading prompt against the empty one.
+    LeadAgainstEmpty,
+    /// The leading prompt against its counterpart.
+    LeadAgainstCounterpart,
+    /// The counterpart against the leading prompt.
+    CounterpartAgainstLead,
+}
+
+/// What training takes from a walk, before it is split into entries.
+#[derive(Debug, Clone)]
+pub(in crate::engine) struct Trajectory {
+    /// The prompts that the entries train, `[trajectories, tokens, channels]`.
+    pub(in crate::engine) text: Tensor,
+    pub(in crate::engine) stretches: Vec<Stretch>,
+}
+
+/// A step of a track, a row a trajectory.
+#[derive(Debug, Clone)]
+pub(in crate::engine) struct Stretch {
+    pub(in crate::engine) step: StepIndex,
+    pub(in crate::engine) z: Tensor,
+    pub(in crate::engine) prediction: Tensor,
+    pub(in crate::engine) counterpart: Tensor,
+}
+
+impl Trajectory {
+    /// Keeps what a pairing asks for.
+    pub(in crate::engine) fn new(
+        footprints: Vec<Footprint>,
+        text: Tensor,
+        pairing: Pairing,
+    ) -> Self {
+        let stretches = footprints.into_iter().map(|footprint| {
+            let Footprint { step, z, lead, empty, counterpart } = footprint;
+            let counterpart = counterpart.unwrap_or_else(|| empty.clone());
+            let (prediction, counterpart) = match pairing {
+                Pairing::LeadAgainstEmpty => (lead, empty),
+                Pairing::LeadAgainstCounterpart => (lead, counterpart),
+                Pairing::CounterpartAgainstLead => (counterpart, lead),
+            };
+            Stretch { step, z, prediction, counterpart }
+        });
+        Self { text, stretches: stretches.collect() }
+    }
+
+    /// Splits the track, step by step and row by row.
+    pub(in crate::engine) fn entries(&self) -> Result<Vec<Entry>, EngineError> {
+        let mut entries = Vec::new();
+        for Stretch { step, z, prediction, counterpart } in &self.stretches {
+            for row in 0..z.dim(0)? {
+                entries.push(Entry {
+                    step: *step,
+                    z: z.get(row)?,
+                    text: self.text.get(row)?,
+                    prediction: prediction.get(row)?,
+                    counterpart: counterpart.get(row)?,
+                });
+            }
+        }
+        Ok(entries)
+    }
+}
+
+impl Entry {
+    /// Mean square of what the prompt changes.
+    pub(in crate::engine) fn direction_energy(&self) -> Result<f64, EngineError> {
+        let direction = (&self.prediction - &self.counterpart)?;
+        Ok(f64::from(direction.sqr()?.mean_all()?.to_scalar::<f32>()?))
+    }
+}

@@ -1,0 +1,54 @@
+//! When the write-ahead log is taken into the file: until then the file alone lacks what was stored
+//! last, and where the log is lost, so is that.
+
+use std::{
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+
+use super::SqliteStore;
+use crate::jobs::{Clock, Monotonic, StoreError};
+
+/// From one checkpoint to the next, where anything was stored.
+const EVERY: Duration = Duration::from_mins(1);
+
+/// When the last one was.
+#[derive(Debug)]
+pub(super) struct Checkpoints {
+    clock: Clock,
+    last: Mutex<Monotonic>,
+}
+
+impl Checkpoints {
+    pub(super) fn new(clock: Clock) -> Self {
+        let last = Mutex::new(clock.monotonic());
+        Self { clock, last }
+    }
+
+    /// Whether it is time for the next one, which the caller then makes.
+    fn is_due(&self) -> bool {
+        let now = self.clock.monotonic();
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_due = now.since(*last) >= EVERY;
+        if is_due {
+            *last = now;
+        }
+        is_due
+    }
+}
+
+impl SqliteStore {
+    /// Takes the whole log into the file.
+    pub(super) async fn checkpoint(&self) -> Result<(), StoreError> {
+        sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)").execute(&self.writer).await?;
+        Ok(())
+    }
+
+    /// From time to time takes as much of it as no reader needs, and waits for none.
+    pub(super) async fn checkpoint_if_due(&self) -> Result<(), StoreError> {
+        if self.checkpoints.is_due() {
+            sqlx::query("PRAGMA wal_checkpoint(PASSIVE)").execute(&self.writer).await?;
+        }
+        Ok(())
+    }
+}

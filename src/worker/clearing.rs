@@ -1,0 +1,45 @@
+//! What a job that is over left, on this disk and in the output, and what of it is kept.
+
+use std::path::PathBuf;
+
+use super::{
+    Leavings,
+    context::WorkerContext,
+    result_files::remove,
+    run::{RESULT, STATE},
+};
+use crate::jobs::{JobId, JobStore, JobSummary, StateName};
+
+/// Clears what a job that is over left; `None` for one that the store knows no more. A finished
+/// result that may yet be published stays. What cannot be cleared now is left for a later sweep.
+pub(super) async fn clear<S: JobStore>(
+    context: &WorkerContext<S>,
+    id: JobId,
+    job: Option<&JobSummary>,
+) {
+    let folder = context.folder(id);
+    let now = context.settings.clock.now();
+    if job.and_then(JobSummary::result_kept_until).is_some_and(|until| now < until) {
+        return remove_all(vec![folder.join(STATE)]).await;
+    }
+    let is_cancelled = job.is_some_and(|job| job.state.name() == StateName::Cancelled);
+    let leavings = Leavings { folder: &folder.join(RESULT), is_cancelled };
+    match context.parts.publisher.abandon(leavings).await {
+        Ok(()) => remove_all(vec![folder]).await,
+        Err(failure) => {
+            tracing::warn!(job = %id, %failure, "unpublished files stay in the output for now");
+            // Beside these lies what tells where they are.
+            remove_all(vec![folder.join(STATE), folder.join(RESULT)]).await;
+        }
+    }
+}
+
+async fn remove_all(folders: Vec<PathBuf>) {
+    let all = move || folders.iter().try_for_each(|folder| remove(folder));
+    let removed = tokio::task::spawn_blocking(all).await;
+    if !matches!(removed, Ok(Ok(()))) {
+        tracing::warn!(
+            "the folder of a job that is over could not be removed; a sweep tries again"
+        );
+    }
+}

@@ -1,0 +1,140 @@
+//! Calls that are bound to their caller: `Generate`, `ScoreTimesteps` and plans. They are not
+//! stored; they wait in a small bounded queue, run between two updates of whatever job holds the
+//! device, and end when the caller goes away.
+
+use std::{num::NonZeroUsize, time::Duration};
+
+use tokio::sync::mpsc;
+
+use crate::{
+    engine::CancelFlag,
+    jobs::Failure,
+    outcome::{Picture, Progress, TimestepScores},
+    spec::{GenerateSpec, ScoreSpec, UnlearnSpec},
+};
+
+/// What a caller asks of the device.
+#[derive(Debug, Clone, PartialEq)]
+pub enum InteractiveCall {
+    /// Draw pictures.
+    Generate {
+        /// Name in the catalogue.
+        model: String,
+        /// What to draw.
+        spec: GenerateSpec,
+        /// Send previews every so many steps.
+        preview_every: Option<NonZeroUsize>,
+    },
+    /// Score the steps of a concept.
+    Score {
+        /// Name in the catalogue.
+        model: String,
+        /// What to measure.
+        spec: Box<ScoreSpec>,
+    },
+    /// Say what an erasure would take, without doing it.
+    Plan {
+        /// Name in the catalogue.
+        base_model: String,
+        /// What would be asked.
+        spec: Box<UnlearnSpec>,
+    },
+}
+
+/// What comes back, in order; the stream ends after the last one.
+#[derive(Debug, Clone, PartialEq)]
+pub enum InteractiveUpdate {
+    /// Calls ahead of this one.
+    Position(usize),
+    /// The engine advanced.
+    Progress(Progress),
+    /// An unfinished picture, small.
+    Preview {
+        /// Which picture, from 0.
+        index: usize,
+        /// The picture.
+        picture: Picture,
+    },
+    /// A finished picture.
+    Picture {
+        /// Which picture, from 0.
+        index: usize,
+        /// The picture.
+        picture: Picture,
+    },
+    /// The scores.
+    Scores(Box<TimestepScores>),
+    /// The plan.
+    Plan(PlanEstimate),
+}
+
+/// What an erasure would take.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PlanEstimate {
+    /// Updates at most.
+    pub updates: usize,
+    /// U-Net evaluations, scoring and checks included.
+    pub unet_evaluations: u64,
+    /// Device memory at the peak.
+    pub memory_bytes: u64,
+    /// From the rate that this device was seen to reach; `None` until it was.
+    pub estimated_duration: Option<Duration>,
+    /// Trained parameters.
+    pub trainable_parameters: u64,
+    /// Trained tensors.
+    pub trainable_tensors: usize,
+    /// What the plan assumes.
+    pub assumptions: Vec<String>,
+}
+
+/// The queue is full.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{waiting} calls{} wait for the device, the limit is {limit}; try again in {} s", whose.words(), retry_after.as_secs())]
+pub struct DirectQueueFull {
+    /// Calls that wait.
+    pub waiting: usize,
+    /// Whose they are.
+    pub whose: Whose,
+    /// Most that may.
+    pub limit: usize,
+    /// A fair guess of when there is room.
+    pub retry_after: Duration,
+}
+
+/// Whose calls fill a queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Whose {
+    /// All callers'.
+    Everybody,
+    /// This caller's own.
+    Caller,
+}
+
+impl Whose {
+    fn words(self) -> &'static str {
+        match self {
+            Self::Everybody => "",
+            Self::Caller => " of this caller",
+        }
+    }
+}
+
+/// A call under way. Dropping it cancels the work within one step.
+#[derive(Debug)]
+pub struct InteractiveStream {
+    pub(super) updates: mpsc::Receiver<Result<InteractiveUpdate, Failure>>,
+    pub(super) cancel: CancelFlag,
+}
+
+impl InteractiveStream {
+    /// The next update; `None` after the last one.
+    pub async fn next(&mut self) -> Option<Result<InteractiveUpdate, Failure>> {
+        self.updates.recv().await
+    }
+}
+
+impl Drop for InteractiveStream {
+    fn drop(&mut self) {
+        self.cancel.cancel();
+    }
+}

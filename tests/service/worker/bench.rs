@@ -1,0 +1,154 @@
+//! A worker with everything around it, for tests.
+
+use super::*;
+
+/// A worker with everything around it.
+pub(crate) struct Bench {
+    pub(crate) store: Arc<MemoryStore>,
+    pub(crate) device: Device,
+    pub(crate) worker: Worker,
+    pub(crate) publisher: Arc<FolderPublisher>,
+    pub(crate) signals: WorkerSignals,
+    pub(crate) tracker: TaskTracker,
+    pub(crate) place: Arc<tempfile::TempDir>,
+}
+
+fn settings(place: &Path) -> WorkerSettings {
+    WorkerSettings {
+        lease: Duration::from_secs(2),
+        extend_every: Duration::from_millis(20),
+        save_every: 5,
+        first_backoff: 5 * MILLISECOND,
+        publishing: PublishingSettings {
+            first_wait: 5 * MILLISECOND,
+            ..PublishingSettings::default()
+        },
+        progress_every: 2 * MILLISECOND,
+        poll_every: 5 * MILLISECOND,
+        sweep_every: 10 * MILLISECOND,
+        ..WorkerSettings::new(WorkerId("one".to_owned()), place.join("data"))
+    }
+}
+
+impl Bench {
+    pub(crate) fn start(script: &Arc<FakeScript>) -> Self {
+        Self::start_slow(script, Duration::ZERO)
+    }
+
+    /// With a publisher that takes so long a file.
+    pub(crate) fn start_slow(script: &Arc<FakeScript>, delay: Duration) -> Self {
+        let place = Arc::new(tempfile::tempdir().unwrap());
+        let store = Arc::new(MemoryStore::new(StoreSettings::default()));
+        let clock = script.clock.clone().map_or(Clock::System, Clock::Manual);
+        Self::start_on(FakeSource(script.clone()), delay, (place, store), clock)
+    }
+
+    pub(crate) fn start_with<E: EngineSource>(
+        source: E,
+        delay: Duration,
+        place: Arc<tempfile::TempDir>,
+        store: Arc<MemoryStore>,
+    ) -> Self {
+        Self::start_on(source, delay, (place, store), Clock::System)
+    }
+
+    pub(crate) fn start_on<E: EngineSource>(
+        source: E,
+        delay: Duration,
+        (place, store): (Arc<tempfile::TempDir>, Arc<MemoryStore>),
+        clock: Clock,
+    ) -> Self {
+        let models = Arc::new(FixedModels::with_base(MODEL, DIGEST));
+        let device_settings = DeviceSettings {
+            interactive_calls: 2,
+            first_backoff: 5 * MILLISECOND,
+            clock,
+            ..DeviceSettings::default()
+        };
+        let device =
+            Device::start(source, device_settings, models.clone(), Handle::current()).unwrap();
+        let publisher = Arc::new(FolderPublisher::new(place.path().join("published")).slow(delay));
+        let (signals, tracker) = (WorkerSignals::default(), TaskTracker::new());
+        let parts = WorkerParts {
+            store: store.clone(),
+            device: device.clone(),
+            models,
+            publisher: publisher.clone(),
+            outputs: OutputHealth::default(),
+            tracker: tracker.clone(),
+            signals: signals.clone(),
+        };
+        let worker = Worker::start(settings(place.path()), parts);
+        Self { store, device, worker, publisher, signals, tracker, place }
+    }
+
+    pub(crate) async fn insert(&self, seed: u64) -> JobId {
+        self.insert_work(unlearn_work(seed), 2).await
+    }
+
+    pub(crate) async fn insert_work(&self, work: UnlearnWork, max_attempts: u32) -> JobId {
+        let new = NewJob {
+            principal: Principal("tester".to_owned()),
+            request_id: RequestId(Uuid::new_v4()),
+            request_digest: "request".to_owned(),
+            work_digest: format!("work {}", work.spec.seed),
+            work: Work::Unlearn(Box::new(work)),
+            options: JobOptions::default(),
+            max_attempts,
+        };
+        let limits = QueueLimits { total: 10, of_principal: 10, stored_bytes: u64::MAX };
+        match self.store.insert(new, limits).await.unwrap() {
+            Inserted::Created(job) | Inserted::Existing(job) => job.id,
+        }
+    }
+
+    pub(crate) async fn job(&self, id: JobId) -> JobSummary {
+        self.store.get(id).await.unwrap().unwrap()
+    }
+
+    /// Waits for a job to be as wanted.
+    pub(crate) async fn wait(&self, id: JobId, wanted: impl Fn(&JobSummary) -> bool) -> JobSummary {
+        for _ in 0..4_000 {
+            let job = self.job(id).await;
+            if wanted(&job) {
+                return job;
+            }
+            tokio::time::sleep(MILLISECOND).await;
+        }
+        panic!("it did not come to that: {:?}", self.job(id).await);
+    }
+
+    pub(crate) async fn wait_state(&self, id: JobId, state: StateName) -> JobSummary {
+        self.wait(id, |job| job.state.name() == state).await
+    }
+
+    pub(crate) async fn finish(&self, id: JobId) -> JobSummary {
+        self.wait(id, |job| job.state.name().is_terminal()).await
+    }
+
+    pub(crate) async fn states(&self, id: JobId) -> Vec<StateName> {
+        let events = self.store.events_after(id, Sequence(0), 10_000).await.unwrap();
+        let states = events.into_iter().filter_map(|event| match event.body {
+            EventBody::StateChanged { state, .. } => Some(state),
+            _ => None,
+        });
+        states.collect()
+    }
+
+    pub(crate) async fn drain(&self) {
+        self.signals.stop_claiming.cancel();
+        self.signals.pause_jobs.cancel();
+        self.worker.stopped().await;
+        self.tracker.close();
+        self.tracker.wait().await;
+        self.device.stop().await;
+    }
+
+    pub(crate) fn folder(&self, id: JobId) -> PathBuf {
+        self.place.path().join("data/jobs").join(id.to_string())
+    }
+
+    pub(crate) fn published(&self, id: JobId) -> BTreeMap<String, Vec<u8>> {
+        read_all(&self.place.path().join("published").join(id.to_string()))
+    }
+}
