@@ -10,7 +10,7 @@ use candle_core::Device;
 use super::{
     EngineError,
     checkpoint::{
-        Measured, StoredTensors, check_dtype, has_variant, measure_large_named, outline_component,
+        StoredTensors, check_dtype, has_variant, measure_large_named, outline_component,
         read_large_named, read_named,
     },
     model::Weights,
@@ -23,8 +23,8 @@ pub(super) struct Part<'a> {
     files: &'a dyn ModelFiles,
     component: &'static str,
     variant: Option<&'a str>,
-    /// Numbers of each tensor that the network is made of.
-    tensors: Measured,
+    /// Each tensor that the network is made of, in its shape and without its values.
+    outline: StoredTensors,
     names: BTreeSet<String>,
 }
 
@@ -38,7 +38,7 @@ impl<'a> Part<'a> {
         build: impl FnOnce(&Weights) -> Result<(), EngineError>,
         warnings: &mut Vec<String>,
     ) -> Result<Self, EngineError> {
-        let outline = outline_component(files, component, variant)?;
+        let mut outline = outline_component(files, component, variant)?;
         let weights = Weights::frozen(&outline);
         build(&weights)?;
         warnings.extend(surplus(&outline, &weights));
@@ -48,10 +48,8 @@ impl<'a> Part<'a> {
                 check_dtype(&stored.file, name, stored.dtype)?;
             }
         }
-        let size = |name: &String| Some((name.clone(), outline.tensors.get(name)?));
-        let tensors = names.iter().filter_map(size);
-        let tensors = tensors.map(|(name, stored)| (name, stored.tensor.elem_count())).collect();
-        Ok(Self { files, component, variant, tensors, names })
+        outline.tensors.retain(|name, _| names.contains(name));
+        Ok(Self { files, component, variant, outline, names })
     }
 
     /// Reads its weights as f32.
@@ -72,12 +70,12 @@ impl<'a> Part<'a> {
 
     /// Numbers of all its weights.
     pub(super) fn count(&self) -> u64 {
-        self.tensors.values().map(|numbers| *numbers as u64).sum()
+        self.outline.tensors.values().map(|stored| stored.tensor.elem_count() as u64).sum()
     }
 
-    /// Numbers of each of its tensors.
-    pub(super) fn into_tensors(self) -> Measured {
-        self.tensors
+    /// Its tensors in their shapes, of zeros that take no memory.
+    pub(super) fn into_outline(self) -> StoredTensors {
+        self.outline
     }
 }
 

@@ -1,21 +1,21 @@
 //! What an erasure will cost, from a model's configs and headers alone: no weight is read.
 
-mod decoder;
-mod dry_run;
 mod evaluations;
 mod memory;
-mod network;
-mod operations;
+mod passes;
 mod work;
 
 pub use work::WorkMemory;
 pub(super) use work::{Drawing, drawing, erasure, judgement, scoring, spare};
 
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use super::{
     EngineError, Pipeline,
-    checkpoint::{Measured, read_text},
+    checkpoint::{StoredTensor, StoredTensors, read_text},
     judge::JudgeParts,
     model::{
         ClipTextConfig, ClipTextModel, MemoryPolicy, Unet, UnetConfig, Vae, VaeConfig, Weights,
@@ -36,16 +36,15 @@ use memory::{Arrangement, Demand};
 /// The sizes of a model that its configs and headers tell.
 #[derive(Debug)]
 struct Sizes {
-    unet: UnetConfig,
+    /// Frozen.
+    unet: Arc<Unet>,
+    /// The U-Net's.
+    tensors: Arc<StoredTensors>,
     /// Height and width of a latent.
     size: [usize; 2],
     scheduler: Ddim,
     /// Tokens of a prompt.
     tokens: usize,
-    /// Numbers of each of the U-Net's tensors.
-    tensors: Measured,
-    /// No tensor: what a network that only predicts has in scope.
-    none: BTreeMap<String, u64>,
     /// Bytes of all weights as they lie in memory.
     weights: u64,
 }
@@ -57,8 +56,8 @@ impl Sizes {
             Ok::<_, EngineError>((read_text(files, path)?, format!("{}/{path}", files.location())))
         };
         let (json, file) = config("unet/config.json")?;
-        let unet = UnetConfig::parse(&json, &file)?;
-        let size = unet.own_size(&file)?;
+        let unet_config = UnetConfig::parse(&json, &file)?;
+        let size = unet_config.own_size(&file)?;
         let (json, file) = config("text_encoder/config.json")?;
         let text = ClipTextConfig::parse(&json, &file)?;
         let (json, file) = config("scheduler/scheduler_config.json")?;
@@ -69,10 +68,11 @@ impl Sizes {
 
         // They are told when the model is loaded.
         let mut warnings = Vec::new();
-        let build = |w: &Weights| Unet::new(w, &unet).map(drop);
+        let build = |w: &Weights| Unet::new(w, &unet_config).map(drop);
         let part = Part::find(files, ("unet", None), build, &mut warnings)?;
         let mut weights = part.large_bytes()?;
-        let tensors = part.into_tensors();
+        let tensors = part.into_outline();
+        let unet = Unet::new(&Weights::frozen(&tensors), &unet_config)?;
         let build = |w: &Weights| Vae::new(w, &vae).map(drop);
         let part = Part::find(files, ("vae", None), build, &mut warnings)?;
         weights += memory::NUMBER * part.count();
@@ -82,8 +82,9 @@ impl Sizes {
         let vocabulary = read_vocabulary(files)?;
         let judges = JudgeParts::find(files, &vocabulary, &mut warnings)?;
         weights += memory::NUMBER * judges.parameters();
-        let (tokens, none) = (text.max_position_embeddings, BTreeMap::new());
-        Ok(Self { unet, size, scheduler, tokens, tensors, none, weights })
+        let tokens = text.max_position_embeddings;
+        let (unet, tensors) = (Arc::new(unet), Arc::new(tensors));
+        Ok(Self { unet, tensors, size, scheduler, tokens, weights })
     }
 
     /// Those of a model that is loaded, at its own size.
@@ -94,14 +95,12 @@ impl Sizes {
 
     /// The same for latents of this height and width, where the model may have no size of its own.
     fn at(pipeline: &Pipeline, size: [usize; 2]) -> Self {
-        let tensors = pipeline.unet_tensors.tensors.iter();
         Self {
+            unet: Arc::clone(&pipeline.unet),
+            tensors: Arc::clone(&pipeline.unet_tensors),
             size,
-            unet: pipeline.unet.config().clone(),
             scheduler: Ddim::clone(&pipeline.scheduler),
             tokens: pipeline.text_encoder.config().max_position_embeddings,
-            tensors: tensors.map(|(name, t)| (name.clone(), t.tensor.elem_count())).collect(),
-            none: BTreeMap::new(),
             weights: pipeline.weight_bytes,
         }
     }
@@ -113,12 +112,12 @@ impl Sizes {
 
     /// Numbers of a prompt's hidden states.
     fn text(&self) -> u64 {
-        (self.tokens * self.unet.cross_attention_dim) as u64
+        (self.tokens * self.unet.config().cross_attention_dim) as u64
     }
 
     /// Numbers of a latent of this height and width.
     fn latent_of(&self, size: [usize; 2]) -> u64 {
-        (self.unet.in_channels * size[0] * size[1]) as u64
+        (self.unet.config().in_channels * size[0] * size[1]) as u64
     }
 
     /// Numbers of each tensor in a spec's scope.
@@ -127,12 +126,19 @@ impl Sizes {
     }
 
     fn scoped_by(&self, scope: &Scope) -> Result<BTreeMap<String, u64>, EngineError> {
-        let inside = self.tensors.iter().filter(|(name, _)| scope.contains(name));
-        let scoped: BTreeMap<_, _> = inside.map(|(name, n)| (name.clone(), *n as u64)).collect();
+        let inside = self.tensors.tensors.iter().filter(|(name, _)| scope.contains(name));
+        let numbers = |stored: &StoredTensor| stored.tensor.elem_count() as u64;
+        let scoped: BTreeMap<_, _> = inside.map(|(name, t)| (name.clone(), numbers(t))).collect();
         if scoped.is_empty() {
             return Err(EngineError::EmptyScope { scope: scope.to_string() });
         }
         Ok(scoped)
+    }
+
+    /// The U-Net with these of its tensors in training.
+    fn trained_unet(&self, trained: &BTreeMap<String, u64>) -> Result<Unet, EngineError> {
+        let names: BTreeSet<String> = trained.keys().cloned().collect();
+        Unet::new(&Weights::dry_run(&self.tensors, &names), self.unet.config())
     }
 
     fn arrange(
@@ -143,10 +149,10 @@ impl Sizes {
         limit: Option<u64>,
     ) -> Result<Arrangement, EngineError> {
         let demand = Demand {
-            config: &self.unet,
+            unet: &self.trained_unet(trained)?,
             size: self.size,
             tokens: self.tokens,
-            trained,
+            parameters: trained.values().sum(),
             batch: updates_and_batch(spec).1,
             weights: self.weights,
             bank: costs.bank,

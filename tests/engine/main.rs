@@ -4,6 +4,7 @@ mod bad_input;
 mod faults;
 mod golden;
 mod image_to_image;
+mod input_gradients;
 mod judging;
 mod odd_sizes;
 mod planning;

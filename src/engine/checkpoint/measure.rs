@@ -12,9 +12,6 @@ use super::{
 };
 use crate::{engine::EngineError, spec::ModelFiles};
 
-/// Elements of every weight, by name.
-pub(in crate::engine) type Measured = BTreeMap<String, usize>;
-
 /// Bytes of a component's weights as f32 up to which they are always widened as they are read.
 const WIDE_BYTES: u64 = 1 << 30;
 

@@ -136,23 +136,41 @@ impl ClipTextModel {
     /// # Shapes
     /// Token ids, one equally long row a prompt, to `[batch, tokens, hidden]`.
     pub fn forward(&self, ids: &[Vec<u32>]) -> Result<Tensor, EngineError> {
-        let device = self.token_embedding.device();
+        let embedded = TapeTensor::no_grad(&self.token_embeddings(ids)?);
+        let states = self.trace(&embedded)?.into_tensor();
+        finite::check(&self.location, "a text's states", &states)?;
+        Ok(states)
+    }
+
+    /// Rows of the token embedding, which [`ClipTextModel::trace`] continues from.
+    ///
+    /// # Shapes
+    /// Token ids, one equally long row a prompt, to `[batch, tokens, hidden]`.
+    pub fn token_embeddings(&self, ids: &[Vec<u32>]) -> Result<Tensor, EngineError> {
         let tokens = ids.first().map_or(0, Vec::len);
-        let flat: Vec<u32> = ids.concat();
-        let index = Tensor::from_vec(flat, ids.len() * tokens, device)?;
-        let embedded = self
-            .token_embedding
-            .index_select(&index, 0)?
-            .reshape((ids.len(), tokens, self.config.hidden_size))?
-            .broadcast_add(&self.position_embedding.narrow(0, 0, tokens)?)?;
-        let mask = causal_mask(tokens, device)?;
-        let mut x = TapeTensor::no_grad(&embedded);
+        let index = Tensor::from_vec(ids.concat(), ids.len() * tokens, self.device())?;
+        let rows = self.token_embedding.index_select(&index, 0)?;
+        Ok(rows.reshape((ids.len(), tokens, self.config.hidden_size))?)
+    }
+
+    /// `last_hidden_state` of token embeddings that may be followed, or that have a shape and no
+    /// values: a dry run ([`ops::Meter`]).
+    ///
+    /// # Shapes
+    /// `embedded: [batch, tokens, hidden]`, and the result alike.
+    pub fn trace(&self, embedded: &TapeTensor) -> Result<TapeTensor, EngineError> {
+        let tokens = embedded.tensor().dim(1)?;
+        let positions = self.position_embedding.narrow(0, 0, tokens)?;
+        let mask = causal_mask(tokens, self.device())?;
+        let mut x = ops::add_constant(embedded, &positions)?;
         for layer in &self.layers {
             x = layer.forward(&x, Some(&mask))?;
         }
-        let states = self.final_layer_norm.forward(&x)?.into_tensor();
-        finite::check(&self.location, "a text's states", &states)?;
-        Ok(states)
+        Ok(self.final_layer_norm.forward(&x)?)
+    }
+
+    fn device(&self) -> &Device {
+        self.token_embedding.device()
     }
 }
 

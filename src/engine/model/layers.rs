@@ -7,7 +7,7 @@ use crate::engine::{
 };
 
 /// `torch.nn.Linear`.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Linear {
     weight: TapeTensor,
     bias: Option<TapeTensor>,
@@ -25,6 +25,11 @@ impl Linear {
         outputs: usize,
     ) -> Result<Self, EngineError> {
         Ok(Self { weight: w.traced("weight", &[outputs, inputs])?, bias: None })
+    }
+
+    /// Features of a result.
+    pub(super) fn outputs(&self) -> usize {
+        self.weight.tensor().dims().first().copied().unwrap_or(0)
     }
 
     pub(super) fn forward(&self, x: &TapeTensor) -> candle_core::Result<TapeTensor> {
@@ -78,7 +83,7 @@ impl Conv2dSize {
 }
 
 /// `torch.nn.Conv2d`.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Conv2d {
     weight: TapeTensor,
     bias: Option<TapeTensor>,
@@ -116,7 +121,7 @@ impl Conv2d {
 }
 
 /// `torch.nn.GroupNorm`, with the SiLU that follows it everywhere but in attention.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct GroupNormLayer {
     weight: TapeTensor,
     bias: TapeTensor,
@@ -142,7 +147,7 @@ impl GroupNormLayer {
 }
 
 /// `torch.nn.LayerNorm` over the last axis.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct LayerNorm {
     weight: TapeTensor,
     bias: TapeTensor,

@@ -76,7 +76,7 @@ impl ResnetBlock {
 }
 
 /// diffusers `Downsample2D`: a strided convolution.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Downsample {
     conv: Conv2d,
     /// The autoencoder pads right and bottom only.

@@ -32,7 +32,7 @@ pub(super) struct Conditioning<'a> {
 }
 
 /// A part of the U-Net with one result.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Segment {
     layers: Arc<Layers>,
     pub(super) recomputed: bool,

@@ -150,6 +150,11 @@ impl Transformer {
         })
     }
 
+    /// Channels of the keys and values that [`Transformer::project_text`] makes of a token.
+    pub(super) fn projected_channels(&self) -> usize {
+        self.blocks.iter().map(|block| block.attn2.to_k.outputs() + block.attn2.to_v.outputs()).sum()
+    }
+
     /// What each block makes of text hidden states, `[batch, tokens, cross_attention_dim]`.
     pub(super) fn project_text(
         &self,

@@ -18,7 +18,7 @@ use crate::engine::{
 };
 
 /// diffusers `UNet2DConditionModel` of Stable Diffusion 1.x and 2.x.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Unet {
     location: String,
     config: UnetConfig,
@@ -136,6 +136,11 @@ impl Unet {
         &self.memory_policy
     }
 
+    /// How many parts a backward pass can do again.
+    pub fn segment_count(&self) -> usize {
+        self.clone().segments().count()
+    }
+
     /// In the order in which they run.
     fn segments(&mut self) -> impl Iterator<Item = &mut Segment> {
         let down = self.down_blocks.iter_mut().flat_map(DownBlock::segments);
@@ -221,13 +226,33 @@ impl Unet {
         Ok(ops::in_pool(|| self.project_and_predict(&sample, timesteps, text))?)
     }
 
+    /// The same of a latent and hidden states that may be followed themselves, or that have a shape
+    /// and no values: a dry run ([`ops::Meter`]). Gradients of frozen weights are not computed.
+    pub fn trace_inputs(
+        &self,
+        sample: &TapeTensor,
+        timesteps: &[f64],
+        text: &TapeTensor,
+    ) -> Result<TapeTensor, EngineError> {
+        let predict = || {
+            let text = ops::cast(text, self.dtype)?;
+            self.predict(sample, timesteps, Text::States(&text))
+        };
+        Ok(ops::in_pool(predict)?)
+    }
+
+    /// Numbers of the keys and values that [`Unet::project_text`] makes of a prompt's `tokens`.
+    pub fn projected_numbers(&self, tokens: usize) -> usize {
+        tokens * self.transformers().map(Transformer::projected_channels).sum::<usize>()
+    }
+
     fn project_and_predict(
         &self,
         sample: &TapeTensor,
         timesteps: &[f64],
         text: &Tensor,
     ) -> candle_core::Result<TapeTensor> {
-        let text = ops::cast(&sample.with_same_tracking(text), self.dtype)?;
+        let text = ops::cast(&sample.with_same_tracking(text)?, self.dtype)?;
         self.predict(sample, timesteps, Text::States(&text))
     }
 
@@ -245,7 +270,7 @@ impl Unet {
             sample.tensor().device(),
         )?;
         // Latents and the embedding come in f32, as hidden states do, and the prediction leaves as that.
-        let embedding = ops::cast(&sample.with_same_tracking(&embedding), self.dtype)?;
+        let embedding = ops::cast(&sample.with_same_tracking(&embedding)?, self.dtype)?;
         let sample = &ops::cast(sample, self.dtype)?;
         let time =
             self.time_linear_2.forward(&ops::silu(&self.time_linear_1.forward(&embedding)?)?)?;

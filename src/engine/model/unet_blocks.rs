@@ -9,7 +9,7 @@ use super::{
 use crate::engine::{EngineError, ops::TapeTensor};
 
 /// diffusers `CrossAttnDownBlock2D` and `DownBlock2D`.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct DownBlock {
     residuals: Vec<Segment>,
     downsampler: Option<Downsample>,
@@ -60,7 +60,7 @@ impl DownBlock {
 }
 
 /// diffusers `UNetMidBlock2DCrossAttn`.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct MidBlock {
     residuals: Vec<Segment>,
 }
@@ -92,7 +92,7 @@ impl MidBlock {
 }
 
 /// diffusers `CrossAttnUpBlock2D` and `UpBlock2D`.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct UpBlock {
     residuals: Vec<Segment>,
     upsampler: Option<Segment>,

@@ -87,11 +87,7 @@ impl Vae {
     /// # Shapes
     /// Pictures in −1 … 1, `[batch, 3, H, W]`.
     pub fn encode(&self, pictures: &Tensor) -> Result<LatentDistribution, EngineError> {
-        let encoder = self.encoder.as_ref().ok_or(EngineError::NoEncoder)?;
-        let mut moments = ops::in_pool(|| encoder.forward(&TapeTensor::no_grad(pictures)))?;
-        if let Some(quant_conv) = &self.quant_conv {
-            moments = quant_conv.forward(&moments)?;
-        }
+        let moments = self.trace_encoding(&TapeTensor::no_grad(pictures))?;
         finite::check(&self.location, "a latent", moments.tensor())?;
         let halves = moments.tensor().chunk(2, 1)?;
         Ok(LatentDistribution {
@@ -100,16 +96,38 @@ impl Vae {
         })
     }
 
+    /// Whether the folder holds an encoder.
+    pub fn encodes(&self) -> bool {
+        self.encoder.is_some()
+    }
+
+    /// Mean and logarithm of the variance, beside each other on the channels' axis, of pictures that
+    /// may be followed, or that have a shape and no values: a dry run ([`ops::Meter`]).
+    pub fn trace_encoding(&self, pictures: &TapeTensor) -> Result<TapeTensor, EngineError> {
+        let encoder = self.encoder.as_ref().ok_or(EngineError::NoEncoder)?;
+        let moments = ops::in_pool(|| encoder.forward(pictures))?;
+        match &self.quant_conv {
+            Some(quant_conv) => Ok(quant_conv.forward(&moments)?),
+            None => Ok(moments),
+        }
+    }
+
     /// # Shapes
     /// Unscaled latents `[batch, latent, h, w]` to pictures, about −1 … 1, `[batch, 3, H, W]`.
     pub fn decode(&self, latents: &Tensor) -> Result<Tensor, EngineError> {
-        let mut latents = TapeTensor::no_grad(latents);
-        if let Some(conv) = &self.post_quant_conv {
-            latents = conv.forward(&latents)?;
-        }
-        let pictures = ops::in_pool(|| self.decoder.forward(&latents))?.into_tensor();
+        let pictures = self.trace_decoding(&TapeTensor::no_grad(latents))?.into_tensor();
         finite::check(&self.location, "a picture", &pictures)?;
         Ok(pictures)
+    }
+
+    /// The same of latents that may be followed, or that have a shape and no values: a dry run
+    /// ([`ops::Meter`]).
+    pub fn trace_decoding(&self, latents: &TapeTensor) -> Result<TapeTensor, EngineError> {
+        let quantised = match &self.post_quant_conv {
+            Some(conv) => &conv.forward(latents)?,
+            None => latents,
+        };
+        ops::in_pool(|| self.decoder.forward(quantised))
     }
 }
 

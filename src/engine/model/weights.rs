@@ -20,10 +20,19 @@ use crate::{
 #[derive(Debug, Clone)]
 pub struct Weights<'a> {
     stored: &'a StoredTensors,
-    variables: Option<&'a BTreeMap<String, Var>>,
+    trained: Trained<'a>,
     prefix: String,
     taken: Rc<RefCell<BTreeSet<String>>>,
     passed_over: Rc<RefCell<BTreeSet<String>>>,
+}
+
+/// Which of a component's tensors gradients are wanted for.
+#[derive(Debug, Clone, Copy)]
+enum Trained<'a> {
+    Nothing,
+    Variables(&'a BTreeMap<String, Var>),
+    /// In a dry run, which has no variables: their names.
+    Names(&'a BTreeSet<String>),
 }
 
 impl<'a> Weights<'a> {
@@ -31,7 +40,7 @@ impl<'a> Weights<'a> {
     pub fn frozen(stored: &'a StoredTensors) -> Self {
         Self {
             stored,
-            variables: None,
+            trained: Trained::Nothing,
             prefix: String::new(),
             taken: Rc::default(),
             passed_over: Rc::default(),
@@ -41,7 +50,12 @@ impl<'a> Weights<'a> {
     /// The root of a component whose tensors in `scoped` are its variables; all others are shared
     /// with the frozen network.
     pub fn scoped(stored: &'a StoredTensors, scoped: &'a Scoped) -> Self {
-        Self { variables: Some(&scoped.variables), ..Self::frozen(stored) }
+        Self { trained: Trained::Variables(&scoped.variables), ..Self::frozen(stored) }
+    }
+
+    /// The root of a component in a dry run, whose tensors of these names are trained.
+    pub fn dry_run(stored: &'a StoredTensors, trained: &'a BTreeSet<String>) -> Self {
+        Self { trained: Trained::Names(trained), ..Self::frozen(stored) }
     }
 
     /// Descends by one name.
@@ -91,8 +105,14 @@ impl<'a> Weights<'a> {
     /// Takes a tensor of a known shape, as a variable where it is one.
     pub fn traced(&self, name: &str, shape: &[usize]) -> Result<TapeTensor, EngineError> {
         let frozen = self.take(name, shape)?;
-        let variable = self.variables.and_then(|variables| variables.get(&self.name(name)));
-        Ok(variable.map_or_else(|| TapeTensor::constant(&frozen), TapeTensor::variable))
+        let name = self.name(name);
+        Ok(match self.trained {
+            Trained::Variables(variables) => variables
+                .get(&name)
+                .map_or_else(|| TapeTensor::constant(&frozen), TapeTensor::variable),
+            Trained::Names(names) if names.contains(&name) => TapeTensor::followed(&frozen),
+            Trained::Nothing | Trained::Names(_) => TapeTensor::constant(&frozen),
+        })
     }
 
     /// Takes a frozen tensor of a known shape.

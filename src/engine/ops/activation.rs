@@ -8,6 +8,7 @@
 use candle_core::{D, Result, Shape, Tensor};
 
 use super::buffer::Buffer;
+use super::dry_run::Footprint;
 use super::exponential::{normal, normal_density, sigmoid};
 use super::fresh;
 use super::tape::TapeTensor;
@@ -33,10 +34,19 @@ pub fn quick_gelu(x: &TapeTensor) -> Result<TapeTensor> {
 /// # Shapes
 /// `[…, 2 n]` to `[…, n]`.
 pub fn geglu(x: &TapeTensor) -> Result<TapeTensor> {
+    let half = x.tensor().dim(D::Minus1)? / 2;
+    let footprint = || {
+        let mut shape = x.tensor().dims().to_vec();
+        shape.pop();
+        shape.push(half);
+        Ok(Footprint { keeps: vec![0], ..Footprint::of(shape) })
+    };
+    if let Some(y) = TapeTensor::sized(&[x], footprint)? {
+        return Ok(y);
+    }
     if cuda::is_fast(&[x.tensor()]) {
         return cuda::geglu(x);
     }
-    let half = x.tensor().dim(D::Minus1)? / 2;
     if !cpu::is_fast(&[x.tensor()]) || half * 2 != x.tensor().dim(D::Minus1)? {
         return TapeTensor::via_candle_autograd(&[x], |t| geglu_reference(&t[0]));
     }
@@ -52,6 +62,10 @@ pub fn geglu(x: &TapeTensor) -> Result<TapeTensor> {
 }
 
 fn apply(x: &TapeTensor, activation: Activation) -> Result<TapeTensor> {
+    let footprint = || Ok(Footprint { keeps: vec![0], ..Footprint::of(x.tensor().shape()) });
+    if let Some(y) = TapeTensor::sized(&[x], footprint)? {
+        return Ok(y);
+    }
     if cuda::is_fast(&[x.tensor()]) {
         return cuda::activation(x, activation);
     }

@@ -10,6 +10,7 @@ use rayon::prelude::*;
 
 use super::cpu::Values;
 use super::fresh;
+use super::dry_run::Footprint;
 use super::tape::TapeTensor;
 use super::{cpu, cuda};
 
@@ -82,6 +83,14 @@ pub fn sums_of_squares(tensors: &[&Tensor]) -> Result<Vec<f64>> {
 
 /// Joins two tensors along their second axis.
 pub fn concatenate_channels(a: &TapeTensor, b: &TapeTensor) -> Result<TapeTensor> {
+    let footprint = || {
+        let mut shape = a.tensor().dims().to_vec();
+        shape[1] = a.tensor().dim(1)? + b.tensor().dim(1)?;
+        Ok(Footprint::of(shape))
+    };
+    if let Some(y) = TapeTensor::sized(&[a, b], footprint)? {
+        return Ok(y);
+    }
     let y = Tensor::cat(&[a.tensor(), b.tensor()], 1)?;
     let (first, second) = (a.tensor().dim(1)?, b.tensor().dim(1)?);
     let followed = [a.is_followed(), b.is_followed()];
@@ -94,10 +103,45 @@ pub fn concatenate_channels(a: &TapeTensor, b: &TapeTensor) -> Result<TapeTensor
     }))
 }
 
+/// The sum with a tensor that no gradient is wanted for, of the shape of the last axes.
+pub fn add_constant(x: &TapeTensor, constant: &Tensor) -> Result<TapeTensor> {
+    let shape = x.tensor().shape();
+    let footprint = || Ok(Footprint { added_from: 0, ..Footprint::of(shape) });
+    if let Some(y) = TapeTensor::sized(&[x], footprint)? {
+        return Ok(y);
+    }
+    let y = x.tensor().broadcast_add(&constant.detach())?;
+    if y.shape() != shape {
+        bail!("add_constant: {:?} does not fit {shape:?}", constant.shape());
+    }
+    Ok(TapeTensor::result(y, &[x], |gradient| Ok(vec![Some(gradient.clone())])))
+}
+
+/// The same values in another type; the gradient comes back in the argument's own.
+pub fn cast(x: &TapeTensor, dtype: DType) -> Result<TapeTensor> {
+    let before = x.tensor().dtype();
+    if before == dtype {
+        return Ok(x.clone());
+    }
+    if let Some(y) = TapeTensor::sized(&[x], || Ok(Footprint::of(x.tensor().shape())))? {
+        return Ok(y);
+    }
+    let y = x.tensor().to_dtype(dtype)?;
+    Ok(TapeTensor::result(y, &[x], move |gradient| Ok(vec![Some(gradient.to_dtype(before)?)])))
+}
+
 /// The same values in another shape.
 pub fn reshape(x: &TapeTensor, shape: impl Into<Shape>) -> Result<TapeTensor> {
     let before = x.tensor().shape().clone();
-    let y = x.tensor().reshape(shape.into())?;
+    let shape = shape.into();
+    if shape.elem_count() != before.elem_count() {
+        bail!("{before:?} has other than the numbers of {shape:?}");
+    }
+    let footprint = || Ok(Footprint { shares: Some(0), ..Footprint::of(shape.clone()) });
+    if let Some(y) = TapeTensor::sized(&[x], footprint)? {
+        return Ok(y);
+    }
+    let y = x.tensor().reshape(shape)?;
     Ok(TapeTensor::result(y, &[x], move |gradient| Ok(vec![Some(gradient.reshape(before)?)])))
 }
 
@@ -106,8 +150,12 @@ pub fn reshape(x: &TapeTensor, shape: impl Into<Shape>) -> Result<TapeTensor> {
 /// # Shapes
 /// `[batch, channels, h, w]` to `[batch, channels, h + 1, w + 1]`.
 pub fn pad_right_and_bottom(x: &TapeTensor) -> Result<TapeTensor> {
+    let (batch, channels, height, width) = x.tensor().dims4()?;
+    let footprint = || Ok(Footprint::of((batch, channels, height + 1, width + 1)));
+    if let Some(y) = TapeTensor::sized(&[x], footprint)? {
+        return Ok(y);
+    }
     let y = x.tensor().pad_with_zeros(2, 0, 1)?.pad_with_zeros(3, 0, 1)?;
-    let (_, _, height, width) = x.tensor().dims4()?;
     Ok(TapeTensor::result(y, &[x], move |gradient| {
         Ok(vec![Some(gradient.narrow(2, 0, height)?.narrow(3, 0, width)?.contiguous()?)])
     }))
@@ -115,6 +163,11 @@ pub fn pad_right_and_bottom(x: &TapeTensor) -> Result<TapeTensor> {
 
 /// Swaps the last two axes of three.
 pub fn transpose(x: &TapeTensor) -> Result<TapeTensor> {
+    let (batch, rows, columns) = x.tensor().dims3()?;
+    let footprint = || Ok(Footprint::of((batch, columns, rows)));
+    if let Some(y) = TapeTensor::sized(&[x], footprint)? {
+        return Ok(y);
+    }
     let y = transposed(x.tensor())?;
     Ok(TapeTensor::result(y, &[x], |gradient| Ok(vec![Some(transposed(gradient)?)])))
 }

@@ -13,6 +13,7 @@ use rayon::prelude::*;
 use super::buffer::Buffer;
 use super::cpu::{self, Values};
 use super::cuda;
+use super::dry_run::Footprint;
 use super::exponential::sum_pairs;
 use super::fresh;
 use super::product::{self, Columns, Matrices};
@@ -35,6 +36,14 @@ pub fn attention(
 ) -> Result<TapeTensor> {
     let arguments = [query, key, value];
     let tensors = arguments.map(TapeTensor::tensor);
+    let footprint = || {
+        let extents = Extents::new(tensors.map(Tensor::shape), heads, mask)?;
+        let followed = arguments.map(TapeTensor::is_followed);
+        Ok(extents.footprint(followed))
+    };
+    if let Some(y) = TapeTensor::sized(&arguments, footprint)? {
+        return Ok(y);
+    }
     if cuda::is_fast(&tensors) {
         return cuda::attention(query, key, value, heads, mask);
     }
@@ -157,6 +166,25 @@ impl Extents {
 
     fn channels(self) -> usize {
         self.heads * self.depth
+    }
+
+    fn footprint(self, followed: [bool; 3]) -> Footprint {
+        let Self { batch, heads, queries, keys, .. } = self;
+        let rows = batch * heads * queries;
+        let scores = self.queries_at_a_time() * part(keys, KEYS);
+        // Scores and their gradients, and the heads' gradients before they are joined.
+        let lengths = [queries, keys, keys].into_iter().zip(followed);
+        let positions: usize = lengths.filter(|(_, followed)| *followed).map(|(n, _)| n).sum();
+        let gradients = batch * positions * self.channels();
+        Footprint {
+            multiplications: (2 * rows * keys * self.depth) as u64,
+            buffer: scores as u64,
+            keeps: vec![0, 1, 2],
+            keeps_result: !self.is_whole(),
+            statistics: (rows * size_of::<Level>() / size_of::<f32>()) as u64,
+            backward_buffer: (2 * scores + gradients) as u64,
+            ..Footprint::of((batch, queries, self.channels()))
+        }
     }
 
     fn scale(self) -> f32 {

@@ -7,6 +7,7 @@ use super::addends::{self, Addends};
 use super::columns::{Extents, Span};
 use super::cpu::{self, Values};
 use super::cuda;
+use super::dry_run::Footprint;
 use super::linear;
 use super::product::{self, Matrices};
 use super::tape::TapeTensor;
@@ -35,6 +36,13 @@ pub fn conv2d(
     let arguments: Vec<&TapeTensor> = [x, weight].into_iter().chain(addends.given()).collect();
     let tensors: Vec<&Tensor> = arguments.iter().map(|argument| argument.tensor()).collect();
     let added = addends.followed();
+    let footprint = || {
+        let extents = geometry.extents(x.tensor().shape(), weight.tensor().shape())?;
+        Ok(footprint(extents, weight.is_followed()))
+    };
+    if let Some(y) = TapeTensor::sized(&arguments, footprint)? {
+        return Ok(y);
+    }
     if cuda::is_fast(&tensors) {
         return addends.added_to(cuda::conv2d(x, weight, addends.bias, geometry)?);
     }
@@ -114,6 +122,28 @@ impl Convolution {
 /// Whether the input's planes are a matrix as they lie.
 fn is_product_of_planes(extents: Extents) -> bool {
     extents.is_pointwise() && (extents.plane() >= PLANE || extents.batch == 1)
+}
+
+/// Of [`conv2d`].
+fn footprint(extents: Extents, weight_is_followed: bool) -> Footprint {
+    let Extents { batch, outputs, result: [height, width], .. } = extents;
+    let products = linear::footprint_of_products(
+        (batch, outputs, height, width),
+        extents.depth(),
+        weight_is_followed,
+    );
+    if is_product_of_planes(extents) {
+        return products;
+    }
+    if let Some(winograd) = Winograd::of(extents) {
+        // The kernels, and their gradients too.
+        let kernels = winograd.kernels_held();
+        let backward_buffer = if weight_is_followed { 2 * kernels } else { kernels };
+        return Footprint { buffer: kernels, backward_buffer, ..products };
+    }
+    let length = extents.spans().map(|span| span.length).max().unwrap_or(0);
+    let columns = (extents.depth() * length) as u64;
+    Footprint { buffer: columns, backward_buffer: columns, ..products }
 }
 
 fn forward(extents: Extents, x: &Tensor, weight: &Weight, addends: Addends) -> Result<Tensor> {

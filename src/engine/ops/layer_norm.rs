@@ -3,6 +3,7 @@
 use candle_core::{D, Result, Tensor, bail};
 use rayon::prelude::*;
 
+use super::dry_run::Footprint;
 use super::exponential::{moments, sum_pairs};
 use super::fresh;
 use super::tape::TapeTensor;
@@ -20,6 +21,17 @@ pub fn layer_norm(
 ) -> Result<TapeTensor> {
     let arguments = [x, weight, bias];
     let tensors = arguments.map(TapeTensor::tensor);
+    let footprint = || {
+        let rows = x.tensor().elem_count() / x.tensor().dim(D::Minus1)?.max(1);
+        Ok(Footprint {
+            keeps: vec![0],
+            statistics: 2 * rows as u64,
+            ..Footprint::of(x.tensor().shape())
+        })
+    };
+    if let Some(y) = TapeTensor::sized(&arguments, footprint)? {
+        return Ok(y);
+    }
     if cuda::is_fast(&tensors) {
         return cuda::layer_norm(x, weight, bias, eps);
     }

@@ -6,6 +6,7 @@ use candle_core::{Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
 use super::addends::{self, Addends};
+use super::dry_run::Footprint;
 use super::product::{self, Columns, Matrices};
 use super::tape::TapeTensor;
 use super::weight::Weight;
@@ -19,6 +20,9 @@ pub fn linear(x: &TapeTensor, weight: &TapeTensor, addends: Addends<'_>) -> Resu
     let arguments: Vec<&TapeTensor> = [x, weight].into_iter().chain(addends.given()).collect();
     let tensors: Vec<&Tensor> = arguments.iter().map(|argument| argument.tensor()).collect();
     let added = addends.followed();
+    if let Some(y) = TapeTensor::sized(&arguments, || footprint(x, weight))? {
+        return Ok(y);
+    }
     if cuda::is_fast(&tensors) {
         return addends.added_to(cuda::linear(x, weight, addends.bias)?);
     }
@@ -80,6 +84,34 @@ fn add_transposed(y: &mut [f32], transposed: &[f32], outputs: usize, part: Range
             }
         }
     });
+}
+
+/// Of [`linear`].
+fn footprint(x: &TapeTensor, weight: &TapeTensor) -> Result<Footprint> {
+    let (outputs, inputs) = weight.tensor().dims2()?;
+    let mut shape = x.tensor().dims().to_vec();
+    if shape.pop() != Some(inputs) {
+        bail!("linear: {:?} does not end in {inputs} features", x.tensor().shape());
+    }
+    let rows: usize = shape.iter().product();
+    shape.push(outputs);
+    let buffer = if rows < ROWS { (rows * outputs) as u64 } else { 0 };
+    Ok(Footprint { buffer, ..footprint_of_products(shape, inputs, weight.is_followed()) })
+}
+
+/// Of an affine map to `shape` of so many inputs: a frozen weight's does not keep its input.
+pub(super) fn footprint_of_products(
+    shape: impl Into<Shape>,
+    inputs: usize,
+    weight_is_followed: bool,
+) -> Footprint {
+    let shape = shape.into();
+    Footprint {
+        multiplications: (shape.elem_count() * inputs) as u64,
+        keeps: if weight_is_followed { vec![0] } else { Vec::new() },
+        added_from: 2,
+        ..Footprint::of(shape)
+    }
 }
 
 /// See [`linear`].

@@ -22,6 +22,7 @@ mod columns;
 mod convolution;
 mod cpu;
 mod cuda;
+mod dry_run;
 mod exponential;
 mod filtering;
 mod fresh;
@@ -44,13 +45,13 @@ pub use activation::{geglu, gelu_erf, quick_gelu, silu};
 pub use adam::{Adam, AdamSettings, Moments};
 pub use addends::Addends;
 pub use arrangement::{
-    concatenate_channels, pad_right_and_bottom, reshape, sum_of_squares, sums_of_squares, total,
+    add_constant, cast, concatenate_channels, pad_right_and_bottom, reshape, sum_of_squares, sums_of_squares, total,
     transpose,
 };
 pub use attention::attention;
 pub use checkpointed::checkpointed;
 pub use convolution::{Convolution, conv2d};
-pub use cuda::cast;
+pub use dry_run::{Memory, Meter, Peak};
 pub use heap::{give_freed_memory_back, keep_freed_memory};
 pub use layer_norm::layer_norm;
 pub use linear::linear;

@@ -3,6 +3,7 @@
 use candle_core::{D, Result, Shape, Tensor, bail};
 
 use super::activation::silu_slope;
+use super::dry_run::Footprint;
 use super::exponential::{moments, sigmoid, sum, sum_pairs};
 use super::fresh;
 use super::tape::TapeTensor;
@@ -31,6 +32,17 @@ pub fn group_norm(
 ) -> Result<TapeTensor> {
     let arguments = [x, weight, bias];
     let tensors = arguments.map(TapeTensor::tensor);
+    let footprint = || {
+        let statistics = 2 * x.tensor().dim(0)? * settings.groups;
+        Ok(Footprint {
+            keeps: vec![0],
+            statistics: statistics as u64,
+            ..Footprint::of(x.tensor().shape())
+        })
+    };
+    if let Some(y) = TapeTensor::sized(&arguments, footprint)? {
+        return Ok(y);
+    }
     if cuda::is_fast(&tensors) {
         return cuda::group_norm(x, weight, bias, settings);
     }

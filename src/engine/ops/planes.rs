@@ -68,6 +68,18 @@ impl Direction {
         let arguments: Vec<&TapeTensor> = [x, weight].into_iter().chain(addends.given()).collect();
         let tensors: Vec<&Tensor> = arguments.iter().map(|argument| argument.tensor()).collect();
         let added = addends.followed();
+        let footprint = || {
+            let extents = self.extents(x.tensor(), weight.tensor())?;
+            let Extents { batch, pixels, inputs, outputs } = extents;
+            let shape = match self {
+                Self::FromPlanes => [batch, pixels, outputs],
+                Self::ToPlanes => [batch, outputs, pixels],
+            };
+            Ok(linear::footprint_of_products(&shape[..], inputs, weight.is_followed()))
+        };
+        if let Some(y) = TapeTensor::sized(&arguments, footprint)? {
+            return Ok(y);
+        }
         if let (true, Some(bias)) = (cuda::is_fast(&tensors), addends.bias) {
             return addends.added_to(match self {
                 Self::FromPlanes => cuda::linear_from_planes(x, weight, bias)?,

@@ -14,14 +14,16 @@ use std::{
     },
 };
 
-use candle_core::{Result, Tensor, TensorId, Var, bail};
+use candle_core::{Result, Shape, Tensor, TensorId, Var, bail};
 
-use super::arrangement::plus;
+use super::dry_run::{Footprint, Meter, Value};
 
 /// A tensor, and how variables had a part in it.
+///
+/// In a dry run ([`Meter`]) it has a shape and no values.
 #[derive(Debug, Clone)]
 pub struct TapeTensor {
-    tensor: Tensor,
+    value: Value,
     node: GradNode,
 }
 
@@ -59,7 +61,7 @@ enum Work {
 }
 
 /// From the result's gradient to those of the arguments, of those alone that are followed.
-type Backward = Box<dyn FnOnce(&Tensor) -> Result<Vec<Option<Tensor>>> + Send>;
+type Backward = Box<dyn FnOnce(Value) -> Result<Vec<Option<Value>>> + Send>;
 
 /// From inputs to a result.
 type Segment = Box<dyn FnOnce(&[TapeTensor]) -> Result<TapeTensor> + Send>;
@@ -86,6 +88,22 @@ impl GradNode {
         matches!(self, Self::NoGrad { by_variables: true }) || self.is_followed()
     }
 
+    /// Of the result of an operation on `arguments`.
+    fn of_operation(
+        arguments: &[&TapeTensor],
+        gradients: impl FnOnce(Value) -> Result<Vec<Option<Value>>> + Send + 'static,
+    ) -> Self {
+        let any = |like: fn(&Self) -> bool| arguments.iter().any(|a| like(&a.node));
+        if any(Self::is_no_grad) {
+            Self::NoGrad { by_variables: any(Self::is_by_variables) }
+        } else if any(Self::is_followed) {
+            let arguments = arguments.iter().map(|argument| argument.node.clone()).collect();
+            Self::of(Work::Operation { arguments, gradients: Box::new(gradients) })
+        } else {
+            Self::Constant
+        }
+    }
+
     fn of(work: Work) -> Self {
         let number = STEPS.fetch_add(1, Ordering::Relaxed);
         Self::Result(Arc::new(Step { number, work: Mutex::new(Some(work)) }))
@@ -95,37 +113,62 @@ impl GradNode {
 impl TapeTensor {
     /// A tensor that no variable has a part in, such as a frozen weight.
     pub fn constant(tensor: &Tensor) -> Self {
-        Self { tensor: tensor.detach(), node: GradNode::Constant }
+        Self { value: Value::real(tensor.detach()), node: GradNode::Constant }
     }
 
-    /// A tensor that a gradient is wanted for.
+    /// A variable: a tensor that a gradient is wanted for.
     pub fn variable(variable: &Var) -> Self {
-        let tensor = variable.as_detached_tensor();
-        Self { tensor, node: GradNode::Variable(variable.as_tensor().id()) }
+        Self {
+            value: Value::real(variable.as_detached_tensor()),
+            node: GradNode::Variable(variable.as_tensor().id()),
+        }
+    }
+
+    /// A tensor that a gradient is wanted for, such as a latent or a prompt's states;
+    /// [`Gradients::take_of`] has it by the same tensor.
+    pub fn followed(tensor: &Tensor) -> Self {
+        Self { value: Value::real(tensor.detach()), node: GradNode::Variable(tensor.id()) }
     }
 
     /// An input whose results need no gradient: nothing is kept of what is computed from it.
     pub fn no_grad(tensor: &Tensor) -> Self {
-        Self { tensor: tensor.detach(), node: GradNode::NoGrad { by_variables: false } }
+        let node = GradNode::NoGrad { by_variables: false };
+        Self { value: Value::real(tensor.detach()), node }
     }
 
-    /// Another input of the same kind: forgotten beside one that is, else constant.
-    #[must_use]
-    pub fn with_same_tracking(&self, tensor: &Tensor) -> Self {
-        match self.node {
-            GradNode::NoGrad { .. } => Self::no_grad(tensor),
-            _ => Self::constant(tensor),
-        }
+    /// A constant of a dry run.
+    pub fn sized_constant(meter: &Meter, shape: impl Into<Shape>) -> Result<Self> {
+        Ok(Self { value: Value::sized(meter, shape)?, node: GradNode::Constant })
     }
 
-    /// The values.
+    /// An input of a dry run whose results need no gradient.
+    pub fn sized_no_grad(meter: &Meter, shape: impl Into<Shape>) -> Result<Self> {
+        let node = GradNode::NoGrad { by_variables: false };
+        Ok(Self { value: Value::sized(meter, shape)?, node })
+    }
+
+    /// Another input of the same kind: without gradients beside one that has none, of a dry run in
+    /// one, else constant.
+    pub fn with_same_tracking(&self, tensor: &Tensor) -> Result<Self> {
+        let node = match self.node {
+            GradNode::NoGrad { .. } => GradNode::NoGrad { by_variables: false },
+            _ => GradNode::Constant,
+        };
+        let value = match self.value.meter() {
+            Some(meter) => Value::sized(meter, tensor.shape())?,
+            None => Value::real(tensor.detach()),
+        };
+        Ok(Self { value, node })
+    }
+
+    /// The values; zeros in a dry run.
     pub fn tensor(&self) -> &Tensor {
-        &self.tensor
+        &self.value.tensor
     }
 
     /// The values alone.
     pub fn into_tensor(self) -> Tensor {
-        self.tensor
+        self.value.tensor
     }
 
     /// Whether a gradient flows to it.
@@ -142,16 +185,58 @@ impl TapeTensor {
         arguments: &[&Self],
         gradients: impl FnOnce(&Tensor) -> Result<Vec<Option<Tensor>>> + Send + 'static,
     ) -> Self {
-        let any = |like: fn(&GradNode) -> bool| arguments.iter().any(|a| like(&a.node));
-        let node = if any(GradNode::is_no_grad) {
-            GradNode::NoGrad { by_variables: any(GradNode::is_by_variables) }
-        } else if any(GradNode::is_followed) {
-            let arguments = arguments.iter().map(|argument| argument.node.clone()).collect();
-            GradNode::of(Work::Operation { arguments, gradients: Box::new(gradients) })
-        } else {
-            GradNode::Constant
+        let node = GradNode::of_operation(arguments, |gradient: Value| {
+            let gradients = gradients(&gradient.tensor.contiguous()?)?;
+            Ok(gradients.into_iter().map(|gradient| gradient.map(Value::real)).collect())
+        });
+        Self { value: Value::real(tensor), node }
+    }
+
+    /// The result of an operation in a dry run, which does to memory what `footprint` says; none
+    /// where the arguments have values.
+    pub(super) fn sized(
+        arguments: &[&Self],
+        footprint: impl FnOnce() -> Result<Footprint>,
+    ) -> Result<Option<Self>> {
+        let Some(meter) = arguments.iter().find_map(|argument| argument.value.meter()) else {
+            return Ok(None);
         };
-        Self { tensor, node }
+        let footprint = footprint()?;
+        let values: Vec<&Value> = arguments.iter().map(|argument| &argument.value).collect();
+        let value = footprint.forward(meter, &values)?;
+        if !arguments.iter().any(|argument| argument.is_followed()) {
+            let node = GradNode::of_operation(arguments, |_| Ok(Vec::new()));
+            return Ok(Some(Self { value, node }));
+        }
+        let kept = footprint.keeps.iter().filter_map(|index| values.get(*index)?.memory.clone());
+        let result = value.memory.clone().filter(|_| footprint.keeps_result);
+        let kept: Vec<_> = kept.chain(result).collect();
+        let statistics = meter.hold(footprint.statistics);
+        let shapes = arguments.iter().map(|argument| {
+            let shape = argument.tensor().shape().clone();
+            argument.is_followed().then_some((shape, argument.is_variable()))
+        });
+        let (meter, shapes) = (meter.clone(), shapes.collect::<Vec<_>>());
+        let node = GradNode::of_operation(arguments, move |gradient| {
+            let _held = (kept, statistics, meter.hold(footprint.backward_buffer));
+            let gradients = shapes.into_iter().enumerate().map(|(index, followed)| {
+                let Some((shape, is_variable)) = followed else { return Ok(None) };
+                let is_added = index >= footprint.added_from && shape == footprint.shape;
+                Ok(Some(if is_variable {
+                    Value::gradient(&meter, &shape)?
+                } else if is_added || footprint.shares == Some(index) {
+                    gradient.reshaped(shape)?
+                } else {
+                    Value::sized(&meter, shape)?
+                }))
+            });
+            gradients.collect()
+        });
+        Ok(Some(Self { value, node }))
+    }
+
+    fn is_variable(&self) -> bool {
+        matches!(self.node, GradNode::Variable(_))
     }
 
     /// The result of a function of tensors that candle can differentiate: computed again, with a
@@ -160,7 +245,7 @@ impl TapeTensor {
         arguments: &[&Self],
         function: impl Fn(&[Tensor]) -> Result<Tensor> + Send + 'static,
     ) -> Result<Self> {
-        let tensors: Vec<Tensor> = arguments.iter().map(|a| a.tensor.clone()).collect();
+        let tensors: Vec<Tensor> = arguments.iter().map(|a| a.tensor().clone()).collect();
         let followed: Vec<bool> = arguments.iter().map(|a| a.is_followed()).collect();
         let y = function(&tensors)?;
         Ok(Self::result(y, arguments, move |gradient| {
@@ -188,10 +273,10 @@ impl TapeTensor {
         segment: impl Fn(&[Self]) -> Result<Self> + Send + 'static,
     ) -> Result<Self> {
         let no_grad = |input: &&Self| Self {
-            tensor: input.tensor.clone(),
+            value: input.value.clone(),
             node: GradNode::NoGrad { by_variables: input.node.is_by_variables() },
         };
-        let Self { tensor, node } = segment(&inputs.iter().map(no_grad).collect::<Vec<_>>())?;
+        let Self { value, node } = segment(&inputs.iter().map(no_grad).collect::<Vec<_>>())?;
         let node = if inputs.iter().any(|input| input.node.is_no_grad()) {
             node
         } else if node.is_by_variables() {
@@ -200,25 +285,36 @@ impl TapeTensor {
         } else {
             GradNode::Constant
         };
-        Ok(Self { tensor, node })
+        Ok(Self { value, node })
     }
 
     /// Sends the gradient of some loss with regard to this result back to the variables.
     pub fn backward(self, gradient: Tensor) -> Result<Gradients> {
-        if gradient.shape() != self.tensor.shape() {
-            bail!("a gradient of {:?} for {:?}", gradient.shape(), self.tensor.shape());
+        if gradient.shape() != self.tensor().shape() {
+            bail!("a gradient of {:?} for {:?}", gradient.shape(), self.tensor().shape());
         }
+        self.send_back(Value::real(gradient))
+    }
+
+    /// [`TapeTensor::backward`] in a dry run: what it gives holds the gradients' memory.
+    pub fn dry_backward(self) -> Result<Gradients> {
+        let Some(meter) = self.value.meter() else {
+            bail!("a dry run's backward pass of a tensor with values");
+        };
+        let gradient = Value::sized(meter, self.tensor().shape())?;
+        self.send_back(gradient)
+    }
+
+    fn send_back(self, gradient: Value) -> Result<Gradients> {
         let mut flow = Flow::default();
         flow.add(self.node, gradient)?;
-        drop(self.tensor);
+        drop(self.value);
         while let Some((_, (step, gradient))) = flow.pending.pop_last() {
             let work = step.work.lock().unwrap_or_else(PoisonError::into_inner).take();
             match work {
                 None => bail!("a gradient has passed here before"),
                 Some(Work::Operation { arguments, gradients }) => {
-                    let gradients = gradients(&gradient.contiguous()?)?;
-                    drop(gradient);
-                    for (argument, gradient) in arguments.into_iter().zip(gradients) {
+                    for (argument, gradient) in arguments.into_iter().zip(gradients(gradient)?) {
                         if let Some(gradient) = gradient {
                             flow.add(argument, gradient)?;
                         }
@@ -236,12 +332,17 @@ impl TapeTensor {
 
 /// The gradients of variables.
 #[derive(Debug, Default)]
-pub struct Gradients(HashMap<TensorId, Tensor>);
+pub struct Gradients(HashMap<TensorId, Value>);
 
 impl Gradients {
     /// Takes a variable's.
     pub fn take(&mut self, variable: &Var) -> Option<Tensor> {
-        self.0.remove(&variable.as_tensor().id())
+        self.take_of(variable.as_tensor())
+    }
+
+    /// Takes that of a tensor that [`TapeTensor::followed`] was made of.
+    pub fn take_of(&mut self, tensor: &Tensor) -> Option<Tensor> {
+        self.0.remove(&tensor.id()).map(|gradient| gradient.tensor)
     }
 
     /// Whether all have been taken.
@@ -254,23 +355,23 @@ impl Gradients {
 struct Flow {
     gradients: Gradients,
     /// By number: a step's gradient is complete once those of all later ones have passed.
-    pending: BTreeMap<u64, (Arc<Step>, Tensor)>,
+    pending: BTreeMap<u64, (Arc<Step>, Value)>,
 }
 
 impl Flow {
-    fn add(&mut self, node: GradNode, gradient: Tensor) -> Result<()> {
+    fn add(&mut self, node: GradNode, gradient: Value) -> Result<()> {
         match node {
             GradNode::NoGrad { .. } | GradNode::Constant => (),
             GradNode::Variable(id) => {
                 let sum = match self.gradients.0.remove(&id) {
-                    Some(sum) => plus(&sum, &gradient)?,
+                    Some(sum) => sum.plus(&gradient)?,
                     None => gradient,
                 };
                 self.gradients.0.insert(id, sum);
             }
             GradNode::Result(step) => {
                 let sum = match self.pending.remove(&step.number) {
-                    Some((_, sum)) => plus(&sum, &gradient)?,
+                    Some((_, sum)) => sum.plus(&gradient)?,
                     None => gradient,
                 };
                 self.pending.insert(step.number, (step, sum));

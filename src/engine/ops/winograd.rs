@@ -82,6 +82,16 @@ impl Winograd {
         Some(Self { extents, tiles, limits: LIMITS })
     }
 
+    /// Numbers of the transformed kernels that are held at a time.
+    pub(super) fn kernels_held(self) -> u64 {
+        let elements = match self.tiles {
+            Tiles::Small => Tiled::<2, 4>::ELEMENTS,
+            Tiles::Large => Tiled::<4, 6>::ELEMENTS,
+        };
+        let all = elements * self.extents.inputs * self.extents.outputs;
+        all.min(self.limits.kernels) as u64
+    }
+
     /// Adds the convolution of `x` to `y`.
     pub(super) fn add(self, x: &[f32], weight: &Weight, y: &mut [f32]) -> Result<()> {
         match self.tiles {

@@ -117,7 +117,7 @@ fn a_file_of_its_network_alone_is_read_whole_and_without_a_word() {
     assert_eq!(part.large_bytes().unwrap(), stored.bytes());
     assert_eq!(
         stored.tensors.keys().collect::<Vec<_>>(),
-        part.into_tensors().keys().collect::<Vec<_>>()
+        part.into_outline().tensors.keys().collect::<Vec<_>>()
     );
     find_vae(&files, &mut warnings).unwrap();
     assert_eq!(warnings, Vec::<String>::new());

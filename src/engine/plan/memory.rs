@@ -1,19 +1,19 @@
 //! What an erasure holds in memory, and how to hold less.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     num::NonZeroUsize,
 };
 
 use super::{
-    network::{MemoryEstimate, Pass},
+    passes::{MemoryEstimate, Pass},
     work::margin,
 };
 use crate::{
     engine::{
         EngineError,
         denoise::samples_a_pass,
-        model::{MemoryPolicy, UnetConfig},
+        model::{MemoryPolicy, Unet},
         unlearn::PROBE_SAMPLES,
     },
     outcome::MemoryPlan,
@@ -57,13 +57,14 @@ impl Walked {
 /// What decides how much memory an erasure takes.
 #[derive(Debug)]
 pub(super) struct Demand<'a> {
-    pub(super) config: &'a UnetConfig,
+    /// With the tensors of the scope in training.
+    pub(super) unet: &'a Unet,
     /// Height and width of a latent.
     pub(super) size: [usize; 2],
     /// Of a prompt.
     pub(super) tokens: usize,
-    /// Numbers of each tensor in scope, by name.
-    pub(super) trained: &'a BTreeMap<String, u64>,
+    /// Numbers of all tensors in scope.
+    pub(super) parameters: u64,
     /// Samples of an update.
     pub(super) batch: usize,
     /// Bytes of all weights as loaded.
@@ -92,18 +93,18 @@ impl Demand<'_> {
     /// The fastest way that fits: with the fewest segments done again, those first that save the
     /// most for their work; and only where that does not do, with fewer passes side by side.
     pub(super) fn arrange(&self, limit: Option<u64>) -> Result<Arrangement, EngineError> {
-        let plain = self.arrangement(None, &BTreeSet::new());
+        let plain = self.arrangement(None, &BTreeSet::new())?;
         let Some(limit) = limit else { return Ok(plain) };
         if plain.memory.total <= limit {
             return Ok(plain);
         }
-        let order = self.order();
+        let order = self.order()?;
         let mut leanest = plain.memory.total;
         for passes in (1..=self.threads).rev() {
             let passes = NonZeroUsize::new(passes);
             for count in 0..=order.len() {
                 let arrangement =
-                    self.arrangement(passes, &order[..count].iter().copied().collect());
+                    self.arrangement(passes, &order[..count].iter().copied().collect())?;
                 if arrangement.memory.total <= limit {
                     return Ok(arrangement);
                 }
@@ -119,32 +120,26 @@ impl Demand<'_> {
     }
 
     /// Segments that save memory, the most for their work first.
-    fn order(&self) -> Vec<usize> {
+    fn order(&self) -> Result<Vec<usize>, EngineError> {
         let pass = self.pass();
-        let MemoryEstimate { kept, segments, .. } = pass.train(&BTreeSet::new());
-        let mut savings: Vec<(usize, f64)> = segments
-            .iter()
-            .enumerate()
-            .map(|(index, work)| {
-                let saved = kept.saturating_sub(pass.train(&BTreeSet::from([index])).kept);
-                (index, saved as f64 / (*work).max(1) as f64)
-            })
-            .filter(|(_, saving)| *saving > 0.0)
-            .collect();
+        let MemoryEstimate { kept, multiplications, .. } = pass.train(&BTreeSet::new())?;
+        let mut savings = Vec::new();
+        for segment in 0..self.unet.segment_count() {
+            let lean = pass.train(&BTreeSet::from([segment]))?;
+            let saved = kept.saturating_sub(lean.kept);
+            let again = lean.multiplications.saturating_sub(multiplications);
+            if saved > 0 {
+                savings.push((segment, saved as f64 / again.max(1) as f64));
+            }
+        }
         savings.sort_by(|(_, one), (_, other)| other.total_cmp(one));
-        savings.into_iter().map(|(index, _)| index).collect()
+        Ok(savings.into_iter().map(|(segment, _)| segment).collect())
     }
 
     /// A pass of as many samples as the largest has.
     fn pass(&self) -> Pass<'_> {
         let samples = self.samples_of(self.batch);
-        Pass {
-            config: self.config,
-            size: self.size,
-            tokens: self.tokens,
-            trained: self.trained,
-            samples,
-        }
+        Pass { unet: self.unet, size: self.size, tokens: self.tokens, samples }
     }
 
     fn samples_of(&self, batch: usize) -> usize {
@@ -161,32 +156,34 @@ impl Demand<'_> {
         &self,
         passes: Option<NonZeroUsize>,
         recomputed: &BTreeSet<usize>,
-    ) -> Arrangement {
-        let parameters: u64 = self.trained.values().sum();
+    ) -> Result<Arrangement, EngineError> {
+        let parameters = self.parameters;
         let at_once = passes.map_or(self.threads, NonZeroUsize::get).min(self.threads);
         let of_update = self.batch.div_ceil(self.samples_of(self.batch));
         let training = at_once.min(of_update) as u64;
-        let rehearsed = self.pass().train(recomputed);
+        let estimate = self.pass().train(recomputed)?;
         // What a pass keeps is gone when it ends, but for its gradients, which are kept to be summed
         // in a fixed order.
         let finished = (of_update as u64).saturating_sub(training) * parameters;
-        let gradients = finished + training * rehearsed.peak.gradients;
+        let gradients = finished + training * estimate.peak.gradients;
         let prompt = self.pass().projected();
         let prediction = |batch: usize| {
             let (passes, samples) = self.side_by_side(batch, at_once);
-            passes * Pass { samples, ..self.pass() }.predict()
+            Ok::<_, EngineError>(passes * Pass { samples, ..self.pass() }.predict()?.peak)
         };
-        let trained = training * rehearsed.peak.activations + self.projected as u64 * prompt;
+        let trained = training * estimate.peak.activations + self.projected as u64 * prompt;
         // The probe's predictions come with the trainer in memory, but with no gradients.
-        let predicted = prediction(PROBE_SAMPLES);
+        let predicted = prediction(PROBE_SAMPLES)?;
         // Walks come before both.
-        let walked =
-            self.walks.iter().map(|walk| prediction(walk.samples()) + walk.projected() * prompt);
-        let walked = walked.max().unwrap_or(0).saturating_sub(3 * parameters);
+        let mut walked = 0;
+        for walk in self.walks {
+            walked = walked.max(prediction(walk.samples())? + walk.projected() * prompt);
+        }
+        let walked = walked.saturating_sub(3 * parameters);
         let activations = trained.max(predicted.max(walked).saturating_sub(gradients));
 
         let bytes = |numbers: u64| numbers.saturating_mul(NUMBER);
-        let program = program(self.threads, rehearsed.buffer);
+        let program = program(self.threads, estimate.largest_buffer);
         let weights = self.weights;
         let parts = [parameters, 2 * parameters, gradients, activations, self.bank].map(bytes);
         let [trainable, optimiser, gradients, activations, bank] = parts;
@@ -203,17 +200,17 @@ impl Demand<'_> {
             margin,
             total: needed.saturating_add(margin).saturating_add(weights),
         };
-        let all: u64 = rehearsed.segments.iter().sum();
-        let again: u64 = recomputed.iter().filter_map(|index| rehearsed.segments.get(*index)).sum();
-        Arrangement {
+        let once = self.pass().predict()?.multiplications;
+        let again = estimate.multiplications.saturating_sub(once);
+        Ok(Arrangement {
             memory_policy: MemoryPolicy {
                 recomputed: recomputed.clone(),
                 passes: passes.filter(|_| at_once < self.threads),
             },
             memory,
-            segments: rehearsed.segments.len(),
+            segments: self.unet.segment_count(),
             // Backward takes twice as much as forward.
-            repeated: again as f64 / (3 * all).max(1) as f64,
-        }
+            repeated: again as f64 / (3 * once).max(1) as f64,
+        })
     }
 }

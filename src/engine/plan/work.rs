@@ -1,12 +1,11 @@
 //! What drawing, scoring and judging hold in memory, and how a drawing holds less.
 
-use std::num::NonZeroUsize;
+use std::{collections::BTreeSet, num::NonZeroUsize};
 
 use super::{
     Sizes,
-    decoder::Decoding,
     memory::{NUMBER, Walked, program},
-    network::Pass,
+    passes::{Pass, decode, encode, encode_text},
 };
 use crate::{
     engine::{
@@ -62,13 +61,13 @@ struct Worker<'a> {
 }
 
 impl<'a> Worker<'a> {
-    fn new(pipeline: &'a Pipeline, sizes: Sizes) -> Self {
+    fn new(pipeline: &'a Pipeline, sizes: Sizes) -> Result<Self, EngineError> {
         let threads = rayon::current_num_threads();
         let worker = Self { pipeline, sizes, threads, buffer: 0 };
         let size = worker.sizes.size;
-        let decoding = Decoding { config: pipeline.vae.config(), size, samples: 1 };
-        let buffer = worker.pass(size, 1).buffer().max(decoding.buffer());
-        Self { buffer, ..worker }
+        let predicting = worker.pass(size, 1).predict()?.largest_buffer;
+        let buffer = decode(&pipeline.vae, 1, size)?.largest_buffer.max(predicting);
+        Ok(Self { buffer, ..worker })
     }
 
     fn memory(&self, numbers: u64, bytes: u64) -> WorkMemory {
@@ -76,16 +75,20 @@ impl<'a> Worker<'a> {
         WorkMemory::with_margin(program(self.threads, self.buffer), work)
     }
 
-    fn prediction(&self, size: [usize; 2], samples: usize, passes: Option<NonZeroUsize>) -> u64 {
+    fn prediction(
+        &self,
+        size: [usize; 2],
+        samples: usize,
+        passes: Option<NonZeroUsize>,
+    ) -> Result<u64, EngineError> {
         let a_pass = samples_a_pass(samples, size.iter().product());
         let at_once = passes.map_or(self.threads, NonZeroUsize::get).min(self.threads);
-        at_once.min(samples.div_ceil(a_pass)) as u64 * self.pass(size, a_pass).predict()
+        let side_by_side = at_once.min(samples.div_ceil(a_pass)) as u64;
+        Ok(side_by_side * self.pass(size, a_pass).predict()?.peak)
     }
 
     fn pass(&self, size: [usize; 2], samples: usize) -> Pass<'_> {
-        let trained = &self.sizes.none;
-        let config = &self.sizes.unet;
-        Pass { config, size, tokens: self.sizes.tokens, trained, samples }
+        Pass { unet: &self.sizes.unet, size, tokens: self.sizes.tokens, samples }
     }
 
     /// Numbers that so many prompts take: their states, and what the U-Net projects them to.
@@ -94,31 +97,34 @@ impl<'a> Worker<'a> {
     }
 
     /// Numbers that the text encoder holds for a moment.
-    fn encoding(&self, prompts: usize) -> u64 {
-        let config = self.pipeline.text_encoder.config();
-        let rows = (prompts.min(PROMPTS) * self.sizes.tokens) as u64;
-        rows * (6 * config.hidden_size + 2 * config.intermediate_size) as u64
+    fn encoding(&self, prompts: usize) -> Result<u64, EngineError> {
+        let text_encoder = &self.pipeline.text_encoder;
+        Ok(encode_text(text_encoder, prompts.min(PROMPTS), self.sizes.tokens)?.peak)
     }
 
     /// Numbers that decoding so many latents holds.
-    fn decoding(&self, size: [usize; 2], pictures: usize, decode: Decode) -> u64 {
-        let config = self.pipeline.vae.config();
-        let factor = self.pipeline.vae.factor();
+    fn decoding(
+        &self,
+        size: [usize; 2],
+        pictures: usize,
+        way: Decode,
+    ) -> Result<u64, EngineError> {
+        let vae = &self.pipeline.vae;
         let picture = self.picture(size);
-        match decode {
+        Ok(match way {
             Decode::Whole { pictures: a_pass, passes } => {
                 let samples = a_pass.min(pictures);
                 let at_once = passes.min(pictures.div_ceil(a_pass)) as u64;
                 // As the decoder gives it, and twice on its way to bytes.
-                let peak = Decoding { config, size, samples }.peak();
+                let peak = decode(vae, samples, size)?.peak;
                 at_once * peak.max(3 * samples as u64 * picture)
             }
             Decode::Tiled => {
-                let size = size.map(|side| side.min(TILE_PIXELS / factor));
+                let size = size.map(|side| side.min(TILE_PIXELS / vae.factor()));
                 // The tiles of two rows, and what they are joined to.
-                4 * picture + Decoding { config, size, samples: 1 }.peak()
+                4 * picture + decode(vae, 1, size)?.peak
             }
-        }
+        })
     }
 
     /// Numbers of a picture.
@@ -157,33 +163,31 @@ impl Worker<'_> {
         canvas: Canvas,
         (group, count): (usize, usize),
         (decode, passes): (Decode, Option<NonZeroUsize>),
-    ) -> WorkMemory {
+    ) -> Result<WorkMemory, EngineError> {
         let Canvas { size, guides, encodes } = canvas;
         let samples = if guides { 2 * group } else { group };
         let held =
             LATENTS * group as u64 * self.sizes.latent_of(size) + self.prompts(size, group + 1);
-        let one = Decode::Whole { pictures: 1, passes: 1 };
         let parts = [
-            self.encoding(group),
-            self.prediction(size, samples, passes),
-            self.decoding(size, group, decode),
-            // The way in takes no more than the way out: its largest planes have fewer channels.
-            if encodes { self.decoding(size, 1, one) } else { 0 },
+            self.encoding(group)?,
+            self.prediction(size, samples, passes)?,
+            self.decoding(size, group, decode)?,
+            if encodes { encode(&self.pipeline.vae, size)?.peak } else { 0 },
         ];
         let most = parts.into_iter().max().unwrap_or(0);
-        self.memory(held + most, count as u64 * self.picture(size))
+        Ok(self.memory(held + most, count as u64 * self.picture(size)))
     }
 
     /// Ways to draw, the fastest first. Pictures larger than a tile are decoded in tiles where not
     /// even one of them fits otherwise: that shows, and so it depends on nothing but their size, the
     /// model and the limit, and not on how many there are.
-    fn ways(&self, canvas: Canvas) -> Vec<(Decode, Option<NonZeroUsize>)> {
+    fn ways(&self, canvas: Canvas) -> Result<Vec<(Decode, Option<NonZeroUsize>)>, EngineError> {
         let whole = |pictures, passes| Decode::Whole { pictures, passes };
         let tile = TILE_PIXELS / self.pipeline.vae.factor();
         let slowest = (whole(1, 1), NonZeroUsize::new(1));
         let is_large = canvas.size.iter().any(|side| *side > tile);
         let fits = |memory| self.limited(memory).is_none();
-        let decodes: Vec<Decode> = if is_large && !fits(self.drawn(canvas, (1, 1), slowest)) {
+        let decodes: Vec<Decode> = if is_large && !fits(self.drawn(canvas, (1, 1), slowest)?) {
             vec![Decode::Tiled]
         } else {
             let fewer = (1..=self.threads).rev().map(|passes| whole(DECODED, passes));
@@ -193,7 +197,7 @@ impl Worker<'_> {
         let passes = passes.map(|passes| passes.filter(|passes| passes.get() < self.threads));
         let ways =
             passes.into_iter().flat_map(|passes| decodes.iter().map(move |way| (*way, passes)));
-        ways.collect()
+        Ok(ways.collect())
     }
 }
 
@@ -210,14 +214,14 @@ pub(in crate::engine) fn drawing(
         let [_, height, width] = pipeline.latent_shape(spec.size)?;
         [height, width]
     };
-    let worker = Worker::new(pipeline, Sizes::at(pipeline, size));
+    let worker = Worker::new(pipeline, Sizes::at(pipeline, size))?;
     let canvas =
         Canvas { size, guides: spec.guidance_scale > 1.0, encodes: spec.init_image.is_some() };
     let count = spec.pictures.len();
     let group = group_size(size).min(count);
     let mut leanest: Option<Drawing> = None;
-    for (decode, passes) in worker.ways(canvas) {
-        let memory = worker.drawn(canvas, (group, count), (decode, passes));
+    for (decode, passes) in worker.ways(canvas)? {
+        let memory = worker.drawn(canvas, (group, count), (decode, passes))?;
         let way = Drawing { policy: DrawingPolicy { decode, passes }, memory };
         if worker.limited(memory).is_none() {
             return Ok(way);
@@ -240,7 +244,7 @@ pub(in crate::engine) fn scoring(
     pipeline: &Pipeline,
     spec: &ScoreSpec,
 ) -> Result<WorkMemory, EngineError> {
-    let worker = Worker::new(pipeline, Sizes::of(pipeline)?);
+    let worker = Worker::new(pipeline, Sizes::of(pipeline)?)?;
     let sizes = &worker.sizes;
     let (size, count) = (sizes.size, spec.trajectories);
     let mut walks = vec![Walked { trajectories: count, prompts: 3 }];
@@ -250,16 +254,17 @@ pub(in crate::engine) fn scoring(
     let kept: u64 = walks.iter().map(|walk| walk.kept(sizes, spec.steps)).sum();
     // The states of all prompts, of which a walk projects its own.
     let held = kept + 3 * count as u64 * sizes.text();
-    let walking = worker.prediction(size, 3 * count, None)
+    let walking = worker.prediction(size, 3 * count, None)?
         + worker.prompts(size, 2 * count + 1)
         + 4 * 3 * count as u64 * sizes.latent();
-    let mut most = walking.max(worker.encoding(count));
+    let mut most = walking.max(worker.encoding(count)?);
     if spec.gradient_share {
         let trained = sizes.scoped_by(&spec.scope)?;
         let parameters: u64 = trained.values().sum();
         let rows = GRADIENT_TRAJECTORIES.min(count);
-        let pass = Pass { trained: &trained, ..worker.pass(size, 1) };
-        let peak = pass.train(&std::collections::BTreeSet::new()).peak;
+        let unet = sizes.trained_unet(&trained)?;
+        let pass = Pass { unet: &unet, ..worker.pass(size, 1) };
+        let peak = pass.train(&BTreeSet::new())?.peak;
         // Each trajectory has weights of its own, as they were and moved, and two gradients.
         let at_once = rows.min(worker.threads) as u64;
         let gradients = rows as u64 * parameters + at_once * (4 * parameters + peak.total());
@@ -267,12 +272,12 @@ pub(in crate::engine) fn scoring(
     }
     if spec.switch_curve {
         let batch = MOST_BRANCHES + 1;
-        let curve = worker.prediction(size, 2 * batch, None)
+        let curve = worker.prediction(size, 2 * batch, None)?
             + LATENTS * batch as u64 * sizes.latent()
             + worker.prompts(size, 2);
         let whole = Decode::Whole { pictures: DECODED, passes: worker.threads };
         let judged = pipeline.judges.working_numbers();
-        most = most.max(curve).max(worker.decoding(size, DECODED, whole).max(judged));
+        most = most.max(curve).max(worker.decoding(size, DECODED, whole)?.max(judged));
     }
     let memory = worker.memory(held + most, 0);
     worker.refuse(memory, "the measurement", "ask for fewer trajectories, steps or measures")
@@ -284,7 +289,7 @@ pub(in crate::engine) fn judgement(
     pipeline: &Pipeline,
     spec: &JudgeSpec,
 ) -> Result<Drawing, EngineError> {
-    let worker = Worker::new(pipeline, Sizes::of(pipeline)?);
+    let worker = Worker::new(pipeline, Sizes::of(pipeline)?)?;
     let drawn = evaluate::drawing(pipeline, spec);
     let Drawing { policy, memory } = drawing(pipeline, &drawn)?;
     // The drawing counts those of one of the two.

@@ -33,21 +33,11 @@ pub(super) use linear::{linear, linear_from_planes, linear_to_planes};
 pub(super) use norm::{group_norm, layer_norm};
 pub(super) use sums::{add_to_channels, squares};
 
-use super::tape::TapeTensor;
+use super::{arrangement::cast, tape::TapeTensor};
 
 /// Whether these forms apply: values of a kernel's type on a CUDA device.
 pub(super) fn is_fast(tensors: &[&Tensor]) -> bool {
     tensors.iter().all(|tensor| {
         matches!(tensor.dtype(), DType::F32 | DType::F16 | DType::BF16) && tensor.device().is_cuda()
     })
-}
-
-/// The same values in another type; the gradient comes back in the argument's own.
-pub fn cast(x: &TapeTensor, dtype: DType) -> Result<TapeTensor> {
-    let before = x.tensor().dtype();
-    if before == dtype {
-        return Ok(x.clone());
-    }
-    let y = x.tensor().to_dtype(dtype)?;
-    Ok(TapeTensor::result(y, &[x], move |gradient| Ok(vec![Some(gradient.to_dtype(before)?)])))
 }

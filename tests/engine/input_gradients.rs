@@ -1,0 +1,88 @@
+//! Gradients to what a model reads: the latent, the text's hidden states, the token embeddings.
+#![allow(clippy::unwrap_used, reason = "helpers of tests, which clippy does not take for tests")]
+
+use candle_core::{Device, Tensor};
+use keystep::{
+    artifacts::open_model,
+    engine::{Compute, Pipeline, model::MemoryPolicy, ops::TapeTensor, schedule::NoiseSource},
+};
+
+fn pipeline() -> Pipeline {
+    let files = open_model("builtin:emoji-canvas").unwrap();
+    Pipeline::load(files.as_ref(), None, &Compute::on_the_cpu()).unwrap()
+}
+
+fn product(a: &Tensor, b: &Tensor) -> f64 {
+    let values = (a * b).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+    values.into_iter().map(f64::from).sum()
+}
+
+/// Compares a gradient with how much `loss` changes along some directions.
+fn check(at: &Tensor, gradient: &Tensor, loss: impl Fn(&Tensor) -> f64) {
+    const STEP: f64 = 3e-3;
+    assert_eq!(gradient.dims(), at.dims());
+    let mut noise = NoiseSource::new(11);
+    for _ in 0..3 {
+        let direction = noise.randn_tensor(at.dims(), &Device::Cpu).unwrap();
+        let beside = |by: f64| loss(&(at + (&direction * by).unwrap()).unwrap());
+        let measured = (beside(STEP) - beside(-STEP)) / (2.0 * STEP);
+        let expected = product(gradient, &direction);
+        let size = expected.abs().max(product(gradient, gradient).sqrt());
+        assert!((measured - expected).abs() < 0.02 * size, "{measured} by steps, {expected}");
+    }
+}
+
+#[test]
+fn gradients_flow_to_the_latent_and_the_text_and_not_to_frozen_weights() {
+    let pipeline = pipeline();
+    let config = pipeline.unet.config().clone();
+    let mut noise = NoiseSource::new(5);
+    let mut draw = |shape: &[usize]| noise.randn_tensor(shape, &Device::Cpu).unwrap();
+    let sample = draw(&[1, config.in_channels, 16, 16]);
+    let slope = draw(&[1, config.out_channels, 16, 16]);
+    let ids = vec![vec![3, 17, 40, 2, 2, 2, 2, 2]];
+    let embedded = pipeline.text_encoder.token_embeddings(&ids).unwrap();
+    let states = pipeline.text_encoder.forward(&ids).unwrap();
+
+    let predict = |sample: &TapeTensor, states: &TapeTensor| {
+        pipeline.unet.trace_inputs(sample, &[300.0], states).unwrap()
+    };
+    let constant = TapeTensor::constant;
+    let loss = |sample: &Tensor, states: &Tensor| {
+        product(predict(&constant(sample), &constant(states)).tensor(), &slope)
+    };
+
+    let prediction = predict(&TapeTensor::followed(&sample), &TapeTensor::followed(&states));
+    let mut gradients = prediction.backward(slope.clone()).unwrap();
+    let [of_sample, of_states] =
+        [&sample, &states].map(|input| gradients.take_of(input).expect("a followed input"));
+    assert!(gradients.is_empty());
+    check(&sample, &of_sample, |sample| loss(sample, &states));
+    check(&states, &of_states, |states| loss(&sample, states));
+
+    let encode = |embedded: &TapeTensor| pipeline.text_encoder.trace(embedded).unwrap();
+    assert_eq!(
+        encode(&constant(&embedded)).tensor().to_vec3::<f32>().unwrap(),
+        states.to_vec3::<f32>().unwrap()
+    );
+    let prediction = predict(&constant(&sample), &encode(&TapeTensor::followed(&embedded)));
+    let mut gradients = prediction.backward(slope.clone()).unwrap();
+    let of_embedded = gradients.take_of(&embedded).expect("a followed input");
+    check(&embedded, &of_embedded, |embedded| {
+        loss(&sample, encode(&constant(embedded)).tensor())
+    });
+
+    // Where segments are done again, they are the same to the last bit.
+    let lean = pipeline.unet.as_ref().clone().with_memory_policy(MemoryPolicy {
+        recomputed: (0..pipeline.unet.segment_count()).collect(),
+        passes: None,
+    });
+    let [followed_sample, followed_states] = [&sample, &states].map(TapeTensor::followed);
+    let prediction = lean.trace_inputs(&followed_sample, &[300.0], &followed_states).unwrap();
+    let mut gradients = prediction.backward(slope).unwrap();
+    for (input, expected) in [(&sample, &of_sample), (&states, &of_states)] {
+        let again = gradients.take_of(input);
+        let values = |tensor: &Tensor| tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        assert_eq!(again.map(|gradient| values(&gradient)), Some(values(expected)));
+    }
+}
