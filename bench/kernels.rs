@@ -16,10 +16,11 @@ use candle_core::{Device, Result, Tensor, Var};
 use criterion::{Criterion, criterion_group, criterion_main};
 use keystep::engine::{
     ops::{
-        Adam, AdamSettings, Addends, Convolution, GroupNorm, TapeTensor, attention, conv2d, geglu,
-        gelu_erf, group_norm, layer_norm, linear, quick_gelu, silu, upsample_nearest,
+        Adam, AdamSettings, Addends, Convolution, GroupNorm, attention, conv2d, geglu, gelu_erf,
+        group_norm, layer_norm, linear, quick_gelu, silu, upsample_nearest,
     },
     schedule::NoiseSource,
+    tape::TapeTensor,
 };
 
 fn noise(shape: &[usize]) -> Tensor {

@@ -1,7 +1,7 @@
 //! Everything with tensors: bytes in, bytes out. Knows no files, no wire, no jobs and no clock.
 //!
 //! Its parts from the bottom up, each of which may use those before it and no other:
-//! `device_choice`, `state_store`, `error`, `python_json`, `device`, `finite`, `run`, `ops`,
+//! `device_choice`, `state_store`, `error`, `python_json`, `device`, `finite`, `run`, `kernels`, `tape`, `ops`,
 //! `checkpoint`, `schedule`, `sampler`, `model`, `denoise`, `part`, `judge`, `templates`, `wording`,
 //! `pipeline`, `start`, `generate`, `evaluate`, `loss`, `trajectory`, `score`, `state`, `unlearn`,
 //! `plan`, `candle_engine`.
@@ -17,6 +17,7 @@ pub mod evaluate;
 mod finite;
 mod generate;
 pub mod judge;
+mod kernels;
 mod loss;
 pub mod model;
 pub mod ops;
@@ -31,6 +32,7 @@ mod score;
 mod start;
 mod state;
 mod state_store;
+pub mod tape;
 mod templates;
 mod trajectory;
 mod unlearn;

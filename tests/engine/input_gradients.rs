@@ -4,7 +4,7 @@
 use candle_core::{Device, Tensor};
 use keystep::{
     artifacts::open_model,
-    engine::{Compute, Pipeline, model::MemoryPolicy, ops::TapeTensor, schedule::NoiseSource},
+    engine::{Compute, Pipeline, model::MemoryPolicy, schedule::NoiseSource, tape::TapeTensor},
 };
 
 fn pipeline() -> Pipeline {
@@ -68,9 +68,7 @@ fn gradients_flow_to_the_latent_and_the_text_and_not_to_frozen_weights() {
     let prediction = predict(&constant(&sample), &encode(&TapeTensor::followed(&embedded)));
     let mut gradients = prediction.backward(slope.clone()).unwrap();
     let of_embedded = gradients.take_of(&embedded).expect("a followed input");
-    check(&embedded, &of_embedded, |embedded| {
-        loss(&sample, encode(&constant(embedded)).tensor())
-    });
+    check(&embedded, &of_embedded, |embedded| loss(&sample, encode(&constant(embedded)).tensor()));
 
     // Where segments are done again, they are the same to the last bit.
     let lean = pipeline.unet.as_ref().clone().with_memory_policy(MemoryPolicy {

@@ -9,8 +9,9 @@ use keystep::{
     engine::{
         checkpoint::{StoredTensors, read_component, read_text},
         model::{MemoryPolicy, Scoped, Unet, UnetConfig, Weights},
-        ops::{Addends, TapeTensor, linear},
+        ops::{Addends, linear},
         schedule::NoiseSource,
+        tape::TapeTensor,
     },
     spec::Scope,
 };

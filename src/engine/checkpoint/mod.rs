@@ -11,9 +11,7 @@ mod text;
 mod write;
 
 pub(in crate::engine) use locate::has_variant;
-pub(in crate::engine) use measure::{
-    measure_large_named, outline_component, outline_single,
-};
+pub(in crate::engine) use measure::{measure_large_named, outline_component, outline_single};
 pub(in crate::engine) use read::{check_dtype, read_large_named, read_named, read_single_named};
 pub use read::{read_component, read_edited, read_large_component, read_metadata, read_single};
 pub(in crate::engine) use saved::SavedFile;

@@ -7,10 +7,7 @@ use super::{
     config::ClipActivation,
     layers::{Conv2d, Conv2dSize, LayerNorm, Linear},
 };
-use crate::engine::{
-    EngineError, finite,
-    ops::{self, TapeTensor},
-};
+use crate::engine::{EngineError, finite, ops, tape::TapeTensor};
 
 /// A tower's size; text and image towers are the same transformer.
 #[derive(Debug, Clone, Copy)]
@@ -154,7 +151,7 @@ impl ClipTextModel {
     }
 
     /// `last_hidden_state` of token embeddings that may be followed, or that have a shape and no
-    /// values: a dry run ([`ops::Meter`]).
+    /// values: a dry run ([`Meter`](crate::engine::tape::Meter)).
     ///
     /// # Shapes
     /// `embedded: [batch, tokens, hidden]`, and the result alike.

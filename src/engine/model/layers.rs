@@ -3,7 +3,8 @@
 use super::Weights;
 use crate::engine::{
     EngineError,
-    ops::{self, Addends, Convolution, GroupNorm, TapeTensor},
+    ops::{self, Addends, Convolution, GroupNorm},
+    tape::TapeTensor,
 };
 
 /// `torch.nn.Linear`.

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, slice, sync::Arc};
 
 use candle_core::{Result, Tensor, bail};
 
-use crate::engine::ops::TapeTensor;
+use crate::engine::tape::TapeTensor;
 
 /// The keys and values of a batch of prompts in every cross-attention of a U-Net, by the weights that
 /// it had when [`super::Unet::project_text`] made them.

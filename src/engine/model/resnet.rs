@@ -6,7 +6,8 @@ use super::{
 };
 use crate::engine::{
     EngineError,
-    ops::{self, Addends, GroupNorm, TapeTensor},
+    ops::{self, Addends, GroupNorm},
+    tape::TapeTensor,
 };
 
 /// A residual block's size.

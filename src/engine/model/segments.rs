@@ -10,7 +10,10 @@ use super::{
     resnet::{ResnetBlock, Upsample},
     transformer::Transformer,
 };
-use crate::engine::ops::{self, TapeTensor};
+use crate::engine::{
+    ops,
+    tape::{TapeTensor, checkpointed},
+};
 
 /// How much time a U-Net takes to save memory. No result depends on it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -89,7 +92,7 @@ impl Segment {
         let activated_time = conditioning.activated_time;
         let layers = Arc::clone(&self.layers);
         let inputs: Vec<&TapeTensor> = [activated_time, text, x].into_iter().chain(skip).collect();
-        ops::checkpointed(&inputs, move |inputs| {
+        checkpointed(&inputs, move |inputs| {
             let text = Text::States(&inputs[1]);
             let mut conditioning = Conditioning { activated_time: &inputs[0], text };
             layers.forward(&inputs[2], inputs.get(3), size, &mut conditioning)

@@ -7,7 +7,8 @@ use super::{
 };
 use crate::engine::{
     EngineError,
-    ops::{self, Addends, GroupNorm, TapeTensor},
+    ops::{self, Addends, GroupNorm},
+    tape::TapeTensor,
 };
 
 /// A transformer's size.
@@ -152,7 +153,10 @@ impl Transformer {
 
     /// Channels of the keys and values that [`Transformer::project_text`] makes of a token.
     pub(super) fn projected_channels(&self) -> usize {
-        self.blocks.iter().map(|block| block.attn2.to_k.outputs() + block.attn2.to_v.outputs()).sum()
+        self.blocks
+            .iter()
+            .map(|block| block.attn2.to_k.outputs() + block.attn2.to_v.outputs())
+            .sum()
     }
 
     /// What each block makes of text hidden states, `[batch, tokens, cross_attention_dim]`.

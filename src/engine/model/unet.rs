@@ -14,7 +14,8 @@ use super::{
 };
 use crate::engine::{
     EngineError, finite,
-    ops::{self, GroupNorm, TapeTensor},
+    ops::{self, GroupNorm},
+    tape::TapeTensor,
 };
 
 /// diffusers `UNet2DConditionModel` of Stable Diffusion 1.x and 2.x.
@@ -227,7 +228,7 @@ impl Unet {
     }
 
     /// The same of a latent and hidden states that may be followed themselves, or that have a shape
-    /// and no values: a dry run ([`ops::Meter`]). Gradients of frozen weights are not computed.
+    /// and no values: a dry run ([`Meter`](crate::engine::tape::Meter)). Gradients of frozen weights are not computed.
     pub fn trace_inputs(
         &self,
         sample: &TapeTensor,

@@ -6,7 +6,7 @@ use super::{
     segments::{Conditioning, Segment},
     transformer::{Transformer, TransformerSize},
 };
-use crate::engine::{EngineError, ops::TapeTensor};
+use crate::engine::{EngineError, tape::TapeTensor};
 
 /// diffusers `CrossAttnDownBlock2D` and `DownBlock2D`.
 #[derive(Debug, Clone)]

@@ -10,7 +10,8 @@ use super::{
 };
 use crate::engine::{
     EngineError, finite,
-    ops::{self, GroupNorm, TapeTensor},
+    ops::{self, GroupNorm},
+    tape::TapeTensor,
 };
 
 const EPS: f64 = 1e-6;
@@ -102,7 +103,7 @@ impl Vae {
     }
 
     /// Mean and logarithm of the variance, beside each other on the channels' axis, of pictures that
-    /// may be followed, or that have a shape and no values: a dry run ([`ops::Meter`]).
+    /// may be followed, or that have a shape and no values: a dry run ([`Meter`](crate::engine::tape::Meter)).
     pub fn trace_encoding(&self, pictures: &TapeTensor) -> Result<TapeTensor, EngineError> {
         let encoder = self.encoder.as_ref().ok_or(EngineError::NoEncoder)?;
         let moments = ops::in_pool(|| encoder.forward(pictures))?;
@@ -121,7 +122,7 @@ impl Vae {
     }
 
     /// The same of latents that may be followed, or that have a shape and no values: a dry run
-    /// ([`ops::Meter`]).
+    /// ([`Meter`](crate::engine::tape::Meter)).
     pub fn trace_decoding(&self, latents: &TapeTensor) -> Result<TapeTensor, EngineError> {
         let quantised = match &self.post_quant_conv {
             Some(conv) => &conv.forward(latents)?,

@@ -9,7 +9,7 @@ use std::{
 use candle_core::{DType, Tensor, Var};
 
 use crate::{
-    engine::{EngineError, checkpoint::StoredTensors, ops::TapeTensor},
+    engine::{EngineError, checkpoint::StoredTensors, tape::TapeTensor},
     spec::Scope,
 };
 

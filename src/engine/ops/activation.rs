@@ -7,12 +7,14 @@
 
 use candle_core::{D, Result, Shape, Tensor};
 
-use super::buffer::Buffer;
-use super::dry_run::Footprint;
-use super::exponential::{normal, normal_density, sigmoid};
-use super::fresh;
-use super::tape::TapeTensor;
-use super::{cpu, cuda};
+use super::cuda;
+use super::parameters::Activation;
+use crate::engine::kernels::buffer::Buffer;
+use crate::engine::kernels::cpu;
+use crate::engine::kernels::exponential::{normal, normal_density, sigmoid};
+use crate::engine::kernels::fresh;
+use crate::engine::tape::TapeTensor;
+use crate::engine::tape::dry_run::Footprint;
 
 /// `x · sigmoid(x)`.
 pub fn silu(x: &TapeTensor) -> Result<TapeTensor> {
@@ -87,14 +89,6 @@ pub(super) fn geglu_reference(x: &Tensor) -> Result<Tensor> {
 
 /// CLIP's constant.
 const QUICK: f32 = 1.702;
-
-/// An activation of each value on its own; the numbers are those of CUDA's kernel.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum Activation {
-    Silu = 0,
-    GeluErf = 1,
-    QuickGelu = 2,
-}
 
 impl Activation {
     pub(super) fn reference(self, x: &Tensor) -> Result<Tensor> {

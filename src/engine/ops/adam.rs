@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use candle_core::{CpuStorage, DType, InplaceOp2, InplaceOp3, Layout, Result, Tensor, Var, bail};
 use rayon::prelude::*;
 
-use super::{cpu, cuda};
+use super::cuda;
+use crate::engine::kernels::cpu;
 
 /// Keeps the step finite where all gradients were zero.
 const EPS: f64 = 1e-8;

@@ -8,11 +8,11 @@
 
 use candle_core::{Result, Shape, Tensor, bail};
 
-use super::arrangement::plus;
-use super::cpu::{self, Values};
 use super::cuda;
-use super::fresh;
-use super::tape::TapeTensor;
+use crate::engine::kernels::cpu::{self, Values};
+use crate::engine::kernels::fresh;
+use crate::engine::kernels::sums::plus;
+use crate::engine::tape::TapeTensor;
 
 /// What is added to the result of a convolution or a linear layer.
 #[derive(Debug, Clone, Copy, Default)]

@@ -1,85 +1,11 @@
-//! Sums, and changes of order and shape.
+//! Changes of order and shape, and sums with constants.
 
-#![allow(
-    clippy::inline_always,
-    reason = "a call within a loop would keep the loop from being vectorised"
-)]
-
-use candle_core::{DType, Result, Shape, Tensor, bail};
+use candle_core::{Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
-use super::cpu::Values;
-use super::fresh;
-use super::dry_run::Footprint;
-use super::tape::TapeTensor;
-use super::{cpu, cuda};
-
-/// `a + b` of one shape.
-pub(super) fn plus(a: &Tensor, b: &Tensor) -> Result<Tensor> {
-    if !cpu::is_fast(&[a, b]) || a.shape() != b.shape() {
-        return a + b;
-    }
-    let (a, b) = (a.contiguous()?, b.contiguous()?);
-    let sum = cpu::map_pairs(
-        cpu::values(&a).get()?,
-        cpu::values(&b).get()?,
-        #[inline(always)]
-        |a, b| a + b,
-    )?;
-    cpu::tensor(sum, a.shape())
-}
-
-/// The sum of gradients of one shape, in their order.
-///
-/// Fails where there is none.
-pub fn total(parts: &[Tensor]) -> Result<Tensor> {
-    let Some((first, rest)) = parts.split_first() else {
-        bail!("the sum of no gradients has no shape");
-    };
-    let tensors: Vec<&Tensor> = parts.iter().collect();
-    if rest.is_empty() || !cpu::is_fast(&tensors) {
-        return rest.iter().try_fold(first.clone(), |sum, part| sum + part);
-    }
-    if rest.iter().any(|part| part.shape() != first.shape()) {
-        bail!("the sum of gradients of several shapes, of which the first is {:?}", first.shape());
-    }
-    let parts = parts.iter().map(Tensor::contiguous).collect::<Result<Vec<_>>>()?;
-    let parts: Vec<_> = parts.iter().map(cpu::values).collect();
-    let parts = parts.iter().map(Values::get).collect::<Result<Vec<_>>>()?;
-    let sum = fresh::written(first.elem_count(), cpu::CHUNK, |task, sum| {
-        let start = task * cpu::CHUNK;
-        let sum = sum.next(parts[0][start..].iter().copied());
-        for part in &parts[1..] {
-            cpu::add(sum, &part[start..]);
-        }
-    })?;
-    cpu::tensor(sum, first.shape())
-}
-
-/// The sum of the squares of all values.
-pub fn sum_of_squares(x: &Tensor) -> Result<f64> {
-    if cuda::is_fast(&[x]) {
-        return Ok(cuda::squares(&[x])?.into_iter().sum());
-    }
-    if !cpu::is_fast(&[x]) {
-        return Ok(f64::from(x.sqr()?.sum_all()?.to_dtype(DType::F32)?.to_scalar::<f32>()?));
-    }
-    let x = x.contiguous()?;
-    let x = cpu::values(&x);
-    let x = x.get()?;
-    Ok(f64::from(cpu::vectorised(
-        #[inline(always)]
-        || super::exponential::sum(x, |x| x * x),
-    )))
-}
-
-/// [`sum_of_squares`] of each, which takes a device one answer and not one a tensor.
-pub fn sums_of_squares(tensors: &[&Tensor]) -> Result<Vec<f64>> {
-    if cuda::is_fast(tensors) {
-        return cuda::squares(tensors);
-    }
-    tensors.par_iter().map(|tensor| sum_of_squares(tensor)).collect()
-}
+use crate::engine::kernels::cpu;
+use crate::engine::tape::TapeTensor;
+use crate::engine::tape::dry_run::Footprint;
 
 /// Joins two tensors along their second axis.
 pub fn concatenate_channels(a: &TapeTensor, b: &TapeTensor) -> Result<TapeTensor> {
@@ -115,19 +41,6 @@ pub fn add_constant(x: &TapeTensor, constant: &Tensor) -> Result<TapeTensor> {
         bail!("add_constant: {:?} does not fit {shape:?}", constant.shape());
     }
     Ok(TapeTensor::result(y, &[x], |gradient| Ok(vec![Some(gradient.clone())])))
-}
-
-/// The same values in another type; the gradient comes back in the argument's own.
-pub fn cast(x: &TapeTensor, dtype: DType) -> Result<TapeTensor> {
-    let before = x.tensor().dtype();
-    if before == dtype {
-        return Ok(x.clone());
-    }
-    if let Some(y) = TapeTensor::sized(&[x], || Ok(Footprint::of(x.tensor().shape())))? {
-        return Ok(y);
-    }
-    let y = x.tensor().to_dtype(dtype)?;
-    Ok(TapeTensor::result(y, &[x], move |gradient| Ok(vec![Some(gradient.to_dtype(before)?)])))
 }
 
 /// The same values in another shape.
@@ -206,7 +119,7 @@ fn transposed(x: &Tensor) -> Result<Tensor> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{Case, bytes, values};
+    use super::super::testing::{Case, values};
     use super::*;
 
     #[test]
@@ -220,25 +133,16 @@ mod tests {
             |t| pad_right_and_bottom(&t[0]),
             |t| t[0].pad_with_zeros(2, 0, 1)?.pad_with_zeros(3, 0, 1),
         );
+        let constant = values(&[4, 5], 2);
+        let case = Case::new([values(&[2, 4, 5], 1)]);
+        case.check_with(
+            std::slice::from_ref(&constant),
+            |t| add_constant(&t[0], t[1].tensor()),
+            |t| t[0].broadcast_add(&t[1]),
+        );
         for shape in [[1, 1, 1], [2, 3, 5], [1, 40, 33], [3, 16, 64], [2, 65, 15]] {
             let case = Case::new([values(&shape, 1)]);
             case.check(|t| transpose(&t[0]), |t| t[0].transpose(1, 2)?.contiguous());
-        }
-    }
-
-    #[test]
-    fn totals_and_squares_are_candles() {
-        let parts = [1, 2, 3].map(|seed| values(&[5, 7], seed));
-        let sum = total(&parts).unwrap();
-        let right = ((&parts[0] + &parts[1]).unwrap() + &parts[2]).unwrap();
-        assert_eq!(bytes(&sum), bytes(&right));
-        assert!(total(&[]).is_err());
-        assert!(total(&[values(&[5, 7], 1), values(&[7, 5], 1)]).is_err());
-        assert_eq!(bytes(&total(&parts[..1]).unwrap()), bytes(&parts[0]));
-        let double = sum.to_dtype(DType::F64).unwrap();
-        let right = double.sqr().unwrap().sum_all().unwrap().to_scalar::<f64>().unwrap();
-        for x in [&sum, &double] {
-            assert!((sum_of_squares(x).unwrap() / right - 1.0).abs() < 1e-6);
         }
     }
 }

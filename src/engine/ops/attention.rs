@@ -10,15 +10,15 @@ use std::{array, ops::Range};
 use candle_core::{D, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
-use super::buffer::Buffer;
-use super::cpu::{self, Values};
 use super::cuda;
-use super::dry_run::Footprint;
-use super::exponential::sum_pairs;
-use super::fresh;
-use super::product::{self, Columns, Matrices};
-use super::softmax::Level;
-use super::tape::TapeTensor;
+use crate::engine::kernels::buffer::Buffer;
+use crate::engine::kernels::cpu::{self, Values};
+use crate::engine::kernels::exponential::sum_pairs;
+use crate::engine::kernels::fresh;
+use crate::engine::kernels::product::{self, Columns, Matrices};
+use crate::engine::kernels::softmax::Level;
+use crate::engine::tape::TapeTensor;
+use crate::engine::tape::dry_run::Footprint;
 
 /// Multi-head attention of already projected queries, keys and values.
 ///

@@ -1,27 +1,19 @@
 //! Two-dimensional convolution: columns of pixels, and one product of matrices; or, of 3 × 3 kernels,
-//! [`super::winograd`].
+//! [`crate::engine::kernels::winograd`].
 
 use candle_core::{Result, Shape, Tensor, bail};
 
 use super::addends::{self, Addends};
-use super::columns::{Extents, Span};
-use super::cpu::{self, Values};
 use super::cuda;
-use super::dry_run::Footprint;
 use super::linear;
-use super::product::{self, Matrices};
-use super::tape::TapeTensor;
-use super::weight::Weight;
-use super::winograd::Winograd;
-
-/// A convolution's geometry; dilation and groups are 1 throughout Stable Diffusion.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Convolution {
-    /// Pixels from one output to the next.
-    pub stride: usize,
-    /// Zeros around the input.
-    pub padding: usize,
-}
+use super::parameters::Convolution;
+use crate::engine::kernels::columns::{Extents, Span};
+use crate::engine::kernels::cpu::{self, Values};
+use crate::engine::kernels::product::{self, Matrices};
+use crate::engine::kernels::weight::Weight;
+use crate::engine::kernels::winograd::Winograd;
+use crate::engine::tape::TapeTensor;
+use crate::engine::tape::dry_run::Footprint;
 
 /// `weight ∗ x` and what is added to it.
 ///

@@ -3,11 +3,12 @@
 use candle_core::{D, Result, Tensor, bail};
 use rayon::prelude::*;
 
-use super::dry_run::Footprint;
-use super::exponential::{moments, sum_pairs};
-use super::fresh;
-use super::tape::TapeTensor;
-use super::{cpu, cuda};
+use super::cuda;
+use crate::engine::kernels::cpu;
+use crate::engine::kernels::exponential::{moments, sum_pairs};
+use crate::engine::kernels::fresh;
+use crate::engine::tape::TapeTensor;
+use crate::engine::tape::dry_run::Footprint;
 
 /// Normalises the last axis, scales and shifts it.
 ///

@@ -6,11 +6,12 @@ use candle_core::{Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
 use super::addends::{self, Addends};
-use super::dry_run::Footprint;
-use super::product::{self, Columns, Matrices};
-use super::tape::TapeTensor;
-use super::weight::Weight;
-use super::{cpu, cuda};
+use super::cuda;
+use crate::engine::kernels::cpu;
+use crate::engine::kernels::product::{self, Columns, Matrices};
+use crate::engine::kernels::weight::Weight;
+use crate::engine::tape::TapeTensor;
+use crate::engine::tape::dry_run::Footprint;
 
 /// `x · weightᵀ` and what is added to it.
 ///

@@ -3,22 +3,13 @@
 use candle_core::{D, Result, Shape, Tensor, bail};
 
 use super::activation::silu_slope;
-use super::dry_run::Footprint;
-use super::exponential::{moments, sigmoid, sum, sum_pairs};
-use super::fresh;
-use super::tape::TapeTensor;
-use super::{cpu, cuda};
-
-/// A group norm's settings.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct GroupNorm {
-    /// Groups that the channels are split into.
-    pub groups: usize,
-    /// Added to the variance.
-    pub eps: f64,
-    /// Whether a `SiLU` follows, as in every `ResNet` block.
-    pub silu: bool,
-}
+use super::cuda;
+use super::parameters::GroupNorm;
+use crate::engine::kernels::cpu;
+use crate::engine::kernels::exponential::{moments, sigmoid, sum, sum_pairs};
+use crate::engine::kernels::fresh;
+use crate::engine::tape::TapeTensor;
+use crate::engine::tape::dry_run::Footprint;
 
 /// Normalises each group of channels, scales and shifts each channel, and optionally applies `SiLU`.
 ///

@@ -4,11 +4,12 @@
 use candle_core::{Result, Shape, Tensor, bail};
 
 use super::addends::{self, Addends};
+use super::cuda;
 use super::linear::{self, linear_reference};
-use super::product::{self, Matrices, Sizes};
-use super::tape::TapeTensor;
-use super::weight::Weight;
-use super::{cpu, cuda};
+use crate::engine::kernels::cpu;
+use crate::engine::kernels::product::{self, Matrices, Sizes};
+use crate::engine::kernels::weight::Weight;
+use crate::engine::tape::TapeTensor;
 
 /// Which way.
 #[derive(Debug, Clone, Copy)]

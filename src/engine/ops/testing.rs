@@ -1,22 +1,9 @@
 //! How the operations' tests compare a fast form with its reference, and with finite differences.
 
-use candle_core::{DType, Device, Result, Tensor, Var};
+use candle_core::{DType, Result, Tensor, Var};
 
-use super::tape::TapeTensor;
-
-/// Reproducible values, about uniform in -1.5 to 1.5.
-pub(super) fn values(shape: &[usize], seed: u64) -> Tensor {
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    let values: Vec<f32> = (0..shape.iter().product())
-        .map(|_| {
-            state = state
-                .wrapping_mul(6_364_136_223_846_793_005)
-                .wrapping_add(1_442_695_040_888_963_407);
-            ((state >> 40) as f32 / (1 << 24) as f32 - 0.5) * 3.0
-        })
-        .collect();
-    Tensor::from_vec(values, shape, &Device::Cpu).unwrap()
-}
+pub(super) use crate::engine::kernels::testing::{assert_close, bytes, values};
+use crate::engine::tape::TapeTensor;
 
 /// The arguments of an operation.
 pub(super) struct Case {
@@ -176,21 +163,4 @@ pub(super) fn view(
 /// The loss's weights of an operation's result, so that its gradient is of no special form.
 pub(super) fn weighting(y: &Tensor) -> Tensor {
     values(y.dims(), 99).to_dtype(y.dtype()).unwrap().to_device(y.device()).unwrap()
-}
-
-pub(super) fn bytes(t: &Tensor) -> Vec<u32> {
-    let values = t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
-    values.into_iter().map(f32::to_bits).collect()
-}
-
-/// Checks values within `tolerance` of the largest.
-pub(super) fn assert_close(got: &Tensor, expected: &Tensor, tolerance: f32) {
-    assert_eq!(got.dims(), expected.dims());
-    let [got, expected] =
-        [got, expected].map(|t| t.flatten_all().unwrap().to_vec1::<f32>().unwrap());
-    let largest = expected.iter().fold(0.0_f32, |most, x| most.max(x.abs()));
-    for (index, (got, expected)) in got.iter().zip(&expected).enumerate() {
-        let fits = (got - expected).abs() <= tolerance * largest.max(1e-3);
-        assert!(fits, "value {index}: {got}, expected {expected} (largest {largest})");
-    }
 }

@@ -3,9 +3,10 @@
 use candle_core::{Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
-use super::dry_run::Footprint;
-use super::tape::TapeTensor;
-use super::{cpu, cuda};
+use super::cuda;
+use crate::engine::kernels::cpu;
+use crate::engine::tape::TapeTensor;
+use crate::engine::tape::dry_run::Footprint;
 
 /// Doubles height and width by repetition, or leaves out the last row or column of that (diffusers
 /// `Upsample2D` before its convolution, without and with its `output_size`).

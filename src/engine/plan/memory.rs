@@ -1,9 +1,6 @@
 //! What an erasure holds in memory, and how to hold less.
 
-use std::{
-    collections::BTreeSet,
-    num::NonZeroUsize,
-};
+use std::{collections::BTreeSet, num::NonZeroUsize};
 
 use super::{
     passes::{MemoryEstimate, Pass},
@@ -26,7 +23,7 @@ pub(super) const NUMBER: u64 = 4;
 /// allocator keeps between phases: measured, and much the same for every model.
 const PROGRAM_BYTES: u64 = 60 << 20;
 /// Buffers that a thread keeps at hand, and numbers that the largest of them has as a rule: of those
-/// that it may keep (`src/engine/ops/buffer.rs`), no network fills all.
+/// that it may keep (`src/engine/kernels/buffer.rs`), no network fills all.
 const BUFFERS: u64 = 8;
 const LARGEST_BUFFER: u64 = 1 << 22;
 

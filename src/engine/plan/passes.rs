@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use crate::engine::{
     EngineError,
     model::{ClipTextModel, MemoryPolicy, Unet, Vae},
-    ops::{Meter, Peak, TapeTensor},
+    tape::{Meter, Peak, TapeTensor},
 };
 
 /// A pass of the U-Net, in which the tensors are trained that were variables when it was built.
@@ -178,7 +178,9 @@ mod tests {
         let mut outline = StoredTensors::default();
         let zero = Tensor::zeros((), DType::F32, &Device::Cpu).unwrap();
         while let Err(error) = Unet::new(&Weights::frozen(&outline), config) {
-            let EngineError::MissingTensor { name, expected, .. } = error else { panic!("{error}") };
+            let EngineError::MissingTensor { name, expected, .. } = error else {
+                panic!("{error}")
+            };
             let tensor = zero.broadcast_as(expected).unwrap();
             let stored = StoredTensor { tensor, file: String::new(), dtype: Dtype::F32 };
             outline.tensors.insert(name, stored);

@@ -103,12 +103,7 @@ impl<'a> Worker<'a> {
     }
 
     /// Numbers that decoding so many latents holds.
-    fn decoding(
-        &self,
-        size: [usize; 2],
-        pictures: usize,
-        way: Decode,
-    ) -> Result<u64, EngineError> {
+    fn decoding(&self, size: [usize; 2], pictures: usize, way: Decode) -> Result<u64, EngineError> {
         let vae = &self.pipeline.vae;
         let picture = self.picture(size);
         Ok(match way {

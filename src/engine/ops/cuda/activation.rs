@@ -3,10 +3,11 @@
 use candle_core::{D, Result, Shape, Tensor, bail};
 
 use super::{
-    super::{activation::Activation, tape::TapeTensor},
+    super::parameters::Activation,
     Argument::{Count, Read},
     Launch, count,
 };
+use crate::engine::tape::TapeTensor;
 
 /// A kernel that reads tensors and counts, a thread each of `values`.
 fn by_value(

@@ -6,10 +6,10 @@
 use candle_core::{DType, Result, Tensor, bail};
 
 use super::{
-    super::tape::TapeTensor,
     Argument::{Count, Nothing, Number, Read},
     Launch, count,
 };
+use crate::engine::tape::TapeTensor;
 
 /// Scores that are held at a time: 128 MiB in 16 bits.
 const HELD: usize = 1 << 26;

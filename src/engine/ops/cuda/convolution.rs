@@ -6,12 +6,13 @@
 use candle_core::{DType, Result, Shape, Tensor, bail};
 
 use super::{
-    super::{convolution::Convolution, tape::TapeTensor},
+    super::parameters::Convolution,
     Argument::{self, Count, Read},
     Launch, cast, count,
     linear::{over_batch, repeated},
     sums::{add_vector, column_sums, plane_sums},
 };
+use crate::engine::tape::TapeTensor;
 
 /// Most values of columns at a time; one image's are made however many they are.
 const HELD: usize = 1 << 27;

@@ -3,10 +3,10 @@
 use candle_core::{DType, Result, Tensor, bail};
 
 use super::{
-    super::tape::TapeTensor,
     cast,
     sums::{add_vector, column_sums, plane_sums},
 };
+use crate::engine::tape::TapeTensor;
 
 /// See [`crate::engine::ops::linear`].
 pub(in super::super) fn linear(

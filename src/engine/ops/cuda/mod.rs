@@ -22,7 +22,7 @@ mod sums;
 #[cfg(test)]
 mod tests;
 
-use candle_core::{DType, Result, Tensor};
+use candle_core::{DType, Tensor};
 
 pub(super) use activation::{activation, geglu, upsample_nearest_2x};
 pub(super) use adam::{AdamStep, adam};
@@ -33,7 +33,7 @@ pub(super) use linear::{linear, linear_from_planes, linear_to_planes};
 pub(super) use norm::{group_norm, layer_norm};
 pub(super) use sums::{add_to_channels, squares};
 
-use super::{arrangement::cast, tape::TapeTensor};
+use super::cast::cast;
 
 /// Whether these forms apply: values of a kernel's type on a CUDA device.
 pub(super) fn is_fast(tensors: &[&Tensor]) -> bool {

@@ -4,11 +4,12 @@
 use candle_core::{D, DType, Result, Tensor, bail};
 
 use super::{
-    super::{norm::GroupNorm, tape::TapeTensor},
+    super::parameters::GroupNorm,
     Argument::{Count, Number, Read},
     Launch, cast, count,
     sums::over_chunks,
 };
+use crate::engine::tape::TapeTensor;
 
 /// Mean and reciprocal deviation of each of `rows`, `[rows, 2]`.
 fn moments(x: &Tensor, rows: usize, eps: f64) -> Result<Tensor> {

@@ -3,10 +3,10 @@
 use candle_core::{DType, Result, Tensor, bail};
 
 use super::{
-    super::tape::TapeTensor,
     Argument::{Count, Read},
     Launch, cast, count,
 };
+use crate::engine::tape::TapeTensor;
 
 /// Rows that a thread adds up: few enough that a tall matrix of few columns keeps a device busy.
 const CHUNK: usize = 64;

@@ -7,20 +7,21 @@ use candle_core::{DType, Device, Result, Tensor, Var};
 
 use super::{
     super::{
-        activation::{Activation, geglu_reference},
+        activation::geglu_reference,
         adam::{Adam, AdamSettings, Moments},
-        arrangement,
         attention::attention_reference,
-        convolution::{Convolution, conv2d_reference},
+        convolution::conv2d_reference,
         layer_norm::layer_norm_reference,
         linear::linear_reference,
-        norm::{GroupNorm, group_norm_reference},
-        tape::TapeTensor,
+        norm::group_norm_reference,
+        parameters::{Activation, Convolution, GroupNorm},
+        squares::sum_of_squares,
         testing::{Case, assert_close, values, view, weighting},
         upsample::{upsample_nearest, upsample_nearest_reference},
     },
     *,
 };
+use crate::engine::tape::TapeTensor;
 use crate::engine::{ComputeSettings, DeviceChoice};
 
 /// Digits that 16 bits hold, with some for sums.
@@ -351,7 +352,7 @@ fn sums_of_squares_are_read_at_once(place: &Place) {
     let tensors = [place.values(&[3, 5], 1), place.values(&[40_000], 2)];
     let got = squares(&tensors.iter().collect::<Vec<_>>()).unwrap();
     for (got, tensor) in got.iter().zip(&tensors) {
-        let expected = arrangement::sum_of_squares(tensor).unwrap();
+        let expected = sum_of_squares(tensor).unwrap();
         assert!((got / expected - 1.0).abs() < 1e-5, "{got}, expected {expected}");
     }
     assert!(squares(&[]).unwrap().is_empty());

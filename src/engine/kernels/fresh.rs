@@ -16,7 +16,7 @@ use rayon::prelude::*;
 
 /// A part of a result, which is written from its beginning on.
 #[derive(Debug)]
-pub(super) struct Fresh<'a> {
+pub(in crate::engine) struct Fresh<'a> {
     slots: &'a mut [MaybeUninit<f32>],
     written: usize,
 }
@@ -24,7 +24,7 @@ pub(super) struct Fresh<'a> {
 impl Fresh<'_> {
     /// Writes the values that come next, as many as there is room for.
     #[inline(always)]
-    pub(super) fn extend(&mut self, values: impl Iterator<Item = f32>) {
+    pub(in crate::engine) fn extend(&mut self, values: impl Iterator<Item = f32>) {
         let mut count = 0;
         for (slot, value) in self.slots[self.written..].iter_mut().zip(values) {
             slot.write(value);
@@ -34,13 +34,13 @@ impl Fresh<'_> {
     }
 
     /// How many values are still to be written.
-    pub(super) fn room(&self) -> usize {
+    pub(in crate::engine) fn room(&self) -> usize {
         self.slots.len() - self.written
     }
 
     /// What has been written.
     #[inline(always)]
-    pub(super) fn values(&mut self) -> &mut [f32] {
+    pub(in crate::engine) fn values(&mut self) -> &mut [f32] {
         let written = &mut self.slots[..self.written];
         // SAFETY: these slots have been written, and a value in a slot is laid out as a value.
         unsafe { &mut *(std::ptr::from_mut(written) as *mut [f32]) }
@@ -48,7 +48,7 @@ impl Fresh<'_> {
 
     /// Writes the values that come next, and gives them back to be changed.
     #[inline(always)]
-    pub(super) fn next(&mut self, values: impl Iterator<Item = f32>) -> &mut [f32] {
+    pub(in crate::engine) fn next(&mut self, values: impl Iterator<Item = f32>) -> &mut [f32] {
         let before = self.written;
         self.extend(values);
         &mut self.values()[before..]
@@ -57,7 +57,7 @@ impl Fresh<'_> {
 
 /// A result of `length` values whose chunks are written side by side; `work` gets a chunk's number
 /// and must write all of it. What it returns comes back in the order of the chunks.
-pub(super) fn written_with<R: Send>(
+pub(in crate::engine) fn written_with<R: Send>(
     length: usize,
     chunk: usize,
     work: impl Fn(usize, &mut Fresh<'_>) -> R + Sync,
@@ -78,7 +78,7 @@ pub(super) fn written_with<R: Send>(
 }
 
 /// [`written_with`] for work that returns nothing.
-pub(super) fn written(
+pub(in crate::engine) fn written(
     length: usize,
     chunk: usize,
     work: impl Fn(usize, &mut Fresh<'_>) + Sync,

@@ -21,7 +21,7 @@ const GAUSS: f32 = 0.398_942_3;
 
 /// `eˣ`, good to two units in the last place (Cephes `expf`); zero below -87.3, NaN for NaN.
 #[inline(always)]
-pub(super) fn exp(x: f32) -> f32 {
+pub(in crate::engine) fn exp(x: f32) -> f32 {
     let clamped = x.clamp(LOWEST, HIGHEST);
     let shifted = clamped.mul_add(LOG2_E, ROUND);
     let whole = shifted - ROUND;
@@ -44,7 +44,7 @@ pub(super) fn exp(x: f32) -> f32 {
 
 /// `1 / (1 + e⁻ˣ)`.
 #[inline(always)]
-pub(super) fn sigmoid(x: f32) -> f32 {
+pub(in crate::engine) fn sigmoid(x: f32) -> f32 {
     1.0 / (1.0 + exp(-x))
 }
 
@@ -82,7 +82,7 @@ fn middle(x: f32) -> f32 {
 /// `Φ(x)`, the normal distribution function, with an absolute error below `1e-7`; the tails have a
 /// small relative error.
 #[inline(always)]
-pub(super) fn normal(x: f32) -> f32 {
+pub(in crate::engine) fn normal(x: f32) -> f32 {
     let x = x * FRAC_1_SQRT_2;
     let (tail, middle) = (0.5 * tail(x.abs()), middle(x).mul_add(0.5, 0.5));
     let outer = if x < 0.0 { tail } else { 1.0 - tail };
@@ -91,7 +91,7 @@ pub(super) fn normal(x: f32) -> f32 {
 
 /// `Φ'(x)`, the normal density.
 #[inline(always)]
-pub(super) fn normal_density(x: f32) -> f32 {
+pub(in crate::engine) fn normal_density(x: f32) -> f32 {
     GAUSS * exp(-0.5 * x * x)
 }
 
@@ -102,7 +102,7 @@ const BLOCK: usize = 4_096;
 
 /// `Σ term(aᵢ, bᵢ)`, in an order that depends on the length alone.
 #[inline(always)]
-pub(super) fn sum_pairs(a: &[f32], b: &[f32], term: impl Fn(f32, f32) -> f32) -> f32 {
+pub(in crate::engine) fn sum_pairs(a: &[f32], b: &[f32], term: impl Fn(f32, f32) -> f32) -> f32 {
     let mut total = 0.0_f64;
     for (a, b) in a.chunks(BLOCK).zip(b.chunks(BLOCK)) {
         let mut lanes = [0.0_f32; LANES];
@@ -123,13 +123,13 @@ pub(super) fn sum_pairs(a: &[f32], b: &[f32], term: impl Fn(f32, f32) -> f32) ->
 
 /// `Σ term(xᵢ)`, in an order that depends on the length alone.
 #[inline(always)]
-pub(super) fn sum(x: &[f32], term: impl Fn(f32) -> f32) -> f32 {
+pub(in crate::engine) fn sum(x: &[f32], term: impl Fn(f32) -> f32) -> f32 {
     sum_pairs(x, x, |x, _| term(x))
 }
 
 /// The largest value; a NaN may go unnoticed here, so the caller must let it show elsewhere.
 #[inline(always)]
-pub(super) fn largest(x: &[f32]) -> f32 {
+pub(in crate::engine) fn largest(x: &[f32]) -> f32 {
     let mut lanes = [f32::NEG_INFINITY; LANES];
     let chunks = x.chunks_exact(LANES);
     let rest = chunks.remainder();
@@ -143,7 +143,7 @@ pub(super) fn largest(x: &[f32]) -> f32 {
 
 /// The mean, and one over the root of the variance plus `eps`.
 #[inline(always)]
-pub(super) fn moments(x: &[f32], eps: f32) -> (f32, f32) {
+pub(in crate::engine) fn moments(x: &[f32], eps: f32) -> (f32, f32) {
     let count = x.len() as f32;
     let mean = sum(x, |x| x) / count;
     let variance = sum(x, |x| (x - mean) * (x - mean)) / count;

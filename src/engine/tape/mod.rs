@@ -1,9 +1,12 @@
 //! Which results depend on variables, and how gradients flow back to them.
 //!
-//! Every operation of this folder has a gradient of its own, so that a graph only has to call them
+//! Every operation of `ops` has a gradient of its own, so that a graph only has to call them
 //! in turn. Other than candle's, this one keeps nothing for an operation that no variable has a part
 //! in, lets each operation say which of its arguments it must keep, frees them as the gradient
 //! passes, and starts no sum with a tensor of zeros.
+
+mod checkpointed;
+pub(in crate::engine) mod dry_run;
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -16,7 +19,9 @@ use std::{
 
 use candle_core::{Result, Shape, Tensor, TensorId, Var, bail};
 
-use super::dry_run::{Footprint, Meter, Value};
+pub use checkpointed::checkpointed;
+use dry_run::{Footprint, Value};
+pub use dry_run::{Memory, Meter, Peak};
 
 /// A tensor, and how variables had a part in it.
 ///
@@ -180,7 +185,7 @@ impl TapeTensor {
     ///
     /// `gradients` turns the result's gradient, which is contiguous, into theirs, in their order; it
     /// gives none for an argument that is not followed. It is dropped at once where nothing is.
-    pub(super) fn result(
+    pub(in crate::engine) fn result(
         tensor: Tensor,
         arguments: &[&Self],
         gradients: impl FnOnce(&Tensor) -> Result<Vec<Option<Tensor>>> + Send + 'static,
@@ -194,7 +199,7 @@ impl TapeTensor {
 
     /// The result of an operation in a dry run, which does to memory what `footprint` says; none
     /// where the arguments have values.
-    pub(super) fn sized(
+    pub(in crate::engine) fn sized(
         arguments: &[&Self],
         footprint: impl FnOnce() -> Result<Footprint>,
     ) -> Result<Option<Self>> {
@@ -241,7 +246,7 @@ impl TapeTensor {
 
     /// The result of a function of tensors that candle can differentiate: computed again, with a
     /// graph, once its gradient is wanted.
-    pub(super) fn via_candle_autograd(
+    pub(in crate::engine) fn via_candle_autograd(
         arguments: &[&Self],
         function: impl Fn(&[Tensor]) -> Result<Tensor> + Send + 'static,
     ) -> Result<Self> {
@@ -268,7 +273,7 @@ impl TapeTensor {
     /// Where the gradient arrives, the segment's steps take its place in the flow: they come after
     /// all that came before the segment, as they would have without this, and gradients are summed
     /// in the same order.
-    pub(super) fn of_segment(
+    pub(in crate::engine) fn of_segment(
         inputs: &[&Self],
         segment: impl Fn(&[Self]) -> Result<Self> + Send + 'static,
     ) -> Result<Self> {

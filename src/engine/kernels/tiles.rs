@@ -16,7 +16,7 @@ use super::buffer::Buffer;
 use super::filtering::{Step, Vector};
 
 /// Rows of values, by a tile's rows and columns.
-pub(super) type Rows<'a, const B: usize> = [[&'a mut [f32]; B]; B];
+pub(in crate::engine) type Rows<'a, const B: usize> = [[&'a mut [f32]; B]; B];
 
 /// Takes a step with each place of some rows, which are equally long.
 ///
@@ -82,7 +82,7 @@ struct Transform<'a, T, Source, const A: usize, const B: usize> {
 /// element, by row and column.
 ///
 /// The scratch space must hold `A · B` of the targets' rows, which are equally long.
-pub(super) fn transform<'s, const A: usize, const B: usize>(
+pub(in crate::engine) fn transform<'s, const A: usize, const B: usize>(
     step: impl Step<A, B>,
     source: impl Fn(usize, usize) -> &'s [f32],
     scratch: &mut [f32],
@@ -187,7 +187,7 @@ fn add<S: Simd>(simd: S, row: &mut [f32], values: &[f32]) {
 /// Tiles of `M × M` pixels, of `E × E` elements of products, and the memory in which rows of them
 /// are transformed.
 #[derive(Debug)]
-pub(super) struct Workbench<const M: usize, const E: usize> {
+pub(in crate::engine) struct Workbench<const M: usize, const E: usize> {
     /// Of a plane.
     size: [usize; 2],
     /// Columns of tiles.
@@ -206,7 +206,7 @@ pub(super) struct Workbench<const M: usize, const E: usize> {
 
 impl<const M: usize, const E: usize> Workbench<M, E> {
     /// Room for some rows of tiles.
-    pub(super) fn new(size: [usize; 2], rows: usize) -> Self {
+    pub(in crate::engine) fn new(size: [usize; 2], rows: usize) -> Self {
         let across = size[1].div_ceil(M);
         let length = rows * across;
         Self {
@@ -223,7 +223,7 @@ impl<const M: usize, const E: usize> Workbench<M, E> {
     /// Transforms what rows of tiles see of some planes, one after the other, into the targets.
     ///
     /// A step from more pixels than a tile has sees those around it too.
-    pub(super) fn gather<'p, const A: usize>(
+    pub(in crate::engine) fn gather<'p, const A: usize>(
         &mut self,
         step: impl Step<A, E>,
         planes: impl Iterator<Item = (&'p [f32], Range<usize>)>,
@@ -235,7 +235,7 @@ impl<const M: usize, const E: usize> Workbench<M, E> {
     /// Transforms products, `source` by row and column, and adds them to the pixels of rows of
     /// tiles of some planes, one after the other; a step to more pixels than a tile has, to those
     /// around it too.
-    pub(super) fn scatter<'s, 'p, const B: usize>(
+    pub(in crate::engine) fn scatter<'s, 'p, const B: usize>(
         &mut self,
         step: impl Step<E, B>,
         source: impl Fn(usize, usize) -> &'s [f32],

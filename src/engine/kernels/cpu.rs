@@ -12,10 +12,10 @@ use rayon::prelude::*;
 use super::fresh;
 
 /// Values that one task of an elementwise loop takes: enough to hide the cost of a task.
-pub(super) const CHUNK: usize = 16_384;
+pub(in crate::engine) const CHUNK: usize = 16_384;
 
 /// Whether the fast forms apply: `f32` in host memory.
-pub(super) fn is_fast(tensors: &[&Tensor]) -> bool {
+pub(in crate::engine) fn is_fast(tensors: &[&Tensor]) -> bool {
     tensors.iter().all(|tensor| tensor.dtype() == DType::F32 && tensor.device().is_cpu())
 }
 
@@ -23,25 +23,25 @@ pub(super) fn is_fast(tensors: &[&Tensor]) -> bool {
 ///
 /// The closure and what it calls must be `#[inline(always)]`: code that is not inlined is compiled
 /// for the least of machines, where a fused multiply-add is a slow function call.
-pub(super) fn vectorised<R>(work: impl FnOnce() -> R) -> R {
+pub(in crate::engine) fn vectorised<R>(work: impl FnOnce() -> R) -> R {
     pulp::Arch::new().dispatch(work)
 }
 
 /// A contiguous tensor's values, held for reading.
-pub(super) struct Values<'a, Guard> {
+pub(in crate::engine) struct Values<'a, Guard> {
     storage: Guard,
     layout: &'a Layout,
 }
 
 /// Holds a tensor's values.
-pub(super) fn values(tensor: &Tensor) -> Values<'_, impl Deref<Target = Storage> + '_> {
+pub(in crate::engine) fn values(tensor: &Tensor) -> Values<'_, impl Deref<Target = Storage> + '_> {
     let (storage, layout) = tensor.storage_and_layout();
     Values { storage, layout }
 }
 
 impl<Guard: Deref<Target = Storage>> Values<'_, Guard> {
     /// The values, row-major.
-    pub(super) fn get(&self) -> Result<&[f32]> {
+    pub(in crate::engine) fn get(&self) -> Result<&[f32]> {
         match &*self.storage {
             Storage::Cpu(storage) => slice(storage, self.layout),
             _ => bail!("a fast form met a tensor that is not in host memory"),
@@ -50,7 +50,7 @@ impl<Guard: Deref<Target = Storage>> Values<'_, Guard> {
 }
 
 /// The values that a contiguous `layout` selects of `storage`, row-major.
-pub(super) fn slice<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
+pub(in crate::engine) fn slice<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
     let Some((start, end)) = layout.contiguous_offsets() else {
         bail!("a fast form met a tensor that is not contiguous: {layout:?}");
     };
@@ -61,12 +61,12 @@ pub(super) fn slice<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a 
 }
 
 /// A tensor of `values` in host memory, outside of any graph.
-pub(super) fn tensor(values: Vec<f32>, shape: &Shape) -> Result<Tensor> {
+pub(in crate::engine) fn tensor(values: Vec<f32>, shape: &Shape) -> Result<Tensor> {
     Tensor::from_vec(values, shape, &Device::Cpu)
 }
 
 /// `function` of each value.
-pub(super) fn map(x: &[f32], function: impl Fn(f32) -> f32 + Sync) -> Result<Vec<f32>> {
+pub(in crate::engine) fn map(x: &[f32], function: impl Fn(f32) -> f32 + Sync) -> Result<Vec<f32>> {
     fresh::written(x.len(), CHUNK, |task, y| {
         let x = x[task * CHUNK..].iter();
         let values = x.map(
@@ -81,7 +81,7 @@ pub(super) fn map(x: &[f32], function: impl Fn(f32) -> f32 + Sync) -> Result<Vec
 }
 
 /// `function` of each pair of values.
-pub(super) fn map_pairs(
+pub(in crate::engine) fn map_pairs(
     a: &[f32],
     b: &[f32],
     function: impl Fn(f32, f32) -> f32 + Sync,
@@ -100,12 +100,12 @@ pub(super) fn map_pairs(
 }
 
 /// Rows of `length` values that make up a task of about the usual size.
-pub(super) fn rows_per_task(length: usize) -> usize {
+pub(in crate::engine) fn rows_per_task(length: usize) -> usize {
     (CHUNK / length.max(1)).max(1)
 }
 
 /// The sums of rows of `length` values.
-pub(super) fn row_sums(values: &[f32], length: usize) -> Vec<f32> {
+pub(in crate::engine) fn row_sums(values: &[f32], length: usize) -> Vec<f32> {
     if length == 0 {
         return Vec::new();
     }
@@ -120,7 +120,7 @@ pub(super) fn row_sums(values: &[f32], length: usize) -> Vec<f32> {
 }
 
 /// The sums of the columns of `[rows, columns]`.
-pub(super) fn column_sums(values: &[f32], columns: usize) -> Vec<f32> {
+pub(in crate::engine) fn column_sums(values: &[f32], columns: usize) -> Vec<f32> {
     let partial: Vec<Vec<f32>> = values
         .par_chunks(columns * rows_per_task(columns))
         .map(|rows| {
@@ -133,7 +133,7 @@ pub(super) fn column_sums(values: &[f32], columns: usize) -> Vec<f32> {
 }
 
 /// The elementwise sum of vectors, in their order.
-pub(super) fn add_up(vectors: Vec<Vec<f32>>, length: usize) -> Vec<f32> {
+pub(in crate::engine) fn add_up(vectors: Vec<Vec<f32>>, length: usize) -> Vec<f32> {
     let mut vectors = vectors.into_iter();
     let mut sum = vectors.next().unwrap_or_else(|| vec![0.0; length]);
     vectors.for_each(|vector| add(&mut sum, &vector));
@@ -141,7 +141,7 @@ pub(super) fn add_up(vectors: Vec<Vec<f32>>, length: usize) -> Vec<f32> {
 }
 
 /// Adds `values` to `sums`.
-pub(super) fn add(sums: &mut [f32], values: &[f32]) {
+pub(in crate::engine) fn add(sums: &mut [f32], values: &[f32]) {
     vectorised(
         #[inline(always)]
         || {

@@ -16,48 +16,51 @@ const LIMIT: usize = 1 << 20;
 
 /// The sizes of a convolution; pairs are vertical, horizontal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Extents {
+pub(in crate::engine) struct Extents {
     /// Images.
-    pub(super) batch: usize,
+    pub(in crate::engine) batch: usize,
     /// Input channels.
-    pub(super) inputs: usize,
+    pub(in crate::engine) inputs: usize,
     /// Result channels.
-    pub(super) outputs: usize,
+    pub(in crate::engine) outputs: usize,
     /// Of an input plane.
-    pub(super) size: [usize; 2],
+    pub(in crate::engine) size: [usize; 2],
     /// Of the kernel.
-    pub(super) kernel: [usize; 2],
+    pub(in crate::engine) kernel: [usize; 2],
     /// Of a result plane.
-    pub(super) result: [usize; 2],
+    pub(in crate::engine) result: [usize; 2],
     /// Input pixels from one result pixel to the next.
-    pub(super) stride: usize,
+    pub(in crate::engine) stride: usize,
     /// Zeros around an input plane.
-    pub(super) padding: usize,
+    pub(in crate::engine) padding: usize,
 }
 
 /// Some rows of result pixels, counted through all images.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Span {
+pub(in crate::engine) struct Span {
     /// The first row.
-    pub(super) first: usize,
+    pub(in crate::engine) first: usize,
     /// Rows.
-    pub(super) rows: usize,
+    pub(in crate::engine) rows: usize,
     /// Pixels.
-    pub(super) length: usize,
+    pub(in crate::engine) length: usize,
 }
 
 /// The part of a span within an image.
-pub(super) struct Part {
-    pub(super) image: usize,
+pub(in crate::engine) struct Part {
+    pub(in crate::engine) image: usize,
     /// Rows of the result plane.
-    pub(super) rows: Range<usize>,
+    pub(in crate::engine) rows: Range<usize>,
     /// Columns of the matrix before this part.
-    pub(super) start: usize,
+    pub(in crate::engine) start: usize,
 }
 
 impl Span {
     /// By image, where a plane has `height` rows of `width`.
-    pub(super) fn parts(self, [height, width]: [usize; 2]) -> impl Iterator<Item = Part> + use<> {
+    pub(in crate::engine) fn parts(
+        self,
+        [height, width]: [usize; 2],
+    ) -> impl Iterator<Item = Part> + use<> {
         let end = self.first + self.rows;
         (self.first / height..end.div_ceil(height)).map(move |image| {
             let top = image * height;
@@ -70,17 +73,17 @@ impl Span {
 
 impl Extents {
     /// Rows of the matrix.
-    pub(super) fn depth(&self) -> usize {
+    pub(in crate::engine) fn depth(&self) -> usize {
         self.inputs * self.kernel[0] * self.kernel[1]
     }
 
     /// Pixels of a result plane.
-    pub(super) fn plane(&self) -> usize {
+    pub(in crate::engine) fn plane(&self) -> usize {
         self.result[0] * self.result[1]
     }
 
     /// Whether the matrix is the input itself.
-    pub(super) fn is_pointwise(&self) -> bool {
+    pub(in crate::engine) fn is_pointwise(&self) -> bool {
         self.kernel == [1, 1] && self.stride == 1 && self.padding == 0
     }
 
@@ -91,7 +94,7 @@ impl Extents {
     }
 
     /// Splits the result so that each matrix keeps to the limit.
-    pub(super) fn spans(&self) -> impl Iterator<Item = Span> + use<> {
+    pub(in crate::engine) fn spans(&self) -> impl Iterator<Item = Span> + use<> {
         let (total, width) = (self.batch * self.result[0], self.result[1]);
         let most = (LIMIT / (self.depth() * width)).max(1);
         // Of equal size, or the last product might be too small to be fast.
@@ -170,7 +173,7 @@ impl Extents {
     }
 
     /// The matrix of a span.
-    pub(super) fn columns(&self, x: &[f32], span: Span) -> Buffer {
+    pub(in crate::engine) fn columns(&self, x: &[f32], span: Span) -> Buffer {
         let plane = self.size[0] * self.size[1];
         let elements = self.kernel[0] * self.kernel[1];
         let mut matrix = Buffer::new(self.depth() * span.length);
@@ -199,7 +202,7 @@ impl Extents {
     }
 
     /// Adds a matrix's values to the input pixels that they belong to.
-    pub(super) fn add_columns(&self, mut matrix: Buffer, dx: &mut [f32], span: Span) {
+    pub(in crate::engine) fn add_columns(&self, mut matrix: Buffer, dx: &mut [f32], span: Span) {
         let plane = self.size[0] * self.size[1];
         let elements = self.kernel[0] * self.kernel[1];
         if self.is_shift() {
@@ -244,7 +247,7 @@ impl Extents {
     }
 
     /// Adds the product of a span, `[outputs, pixels]` of some outputs, to the planes of the result.
-    pub(super) fn scatter(
+    pub(in crate::engine) fn scatter(
         &self,
         product: &[f32],
         outputs: &Range<usize>,
@@ -267,7 +270,7 @@ impl Extents {
     }
 
     /// The result pixels of a span as `[outputs, pixels]`, the reverse of [`Self::scatter`].
-    pub(super) fn gather(&self, y: &[f32], span: Span) -> Buffer {
+    pub(in crate::engine) fn gather(&self, y: &[f32], span: Span) -> Buffer {
         let (plane, width) = (self.plane(), self.result[1]);
         let mut matrix = Buffer::new(self.outputs * span.length);
         matrix

@@ -58,7 +58,7 @@ enum Tiles {
 
 /// A convolution by tiles.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Winograd {
+pub(in crate::engine) struct Winograd {
     extents: Extents,
     tiles: Tiles,
     limits: Limits,
@@ -66,7 +66,7 @@ pub(super) struct Winograd {
 
 impl Winograd {
     /// Where the convolution is of the right kind, and large enough to gain.
-    pub(super) fn of(extents: Extents) -> Option<Self> {
+    pub(in crate::engine) fn of(extents: Extents) -> Option<Self> {
         let tiles = |size: usize| {
             extents.batch * extents.size[0].div_ceil(size) * extents.size[1].div_ceil(size)
         };
@@ -83,7 +83,7 @@ impl Winograd {
     }
 
     /// Numbers of the transformed kernels that are held at a time.
-    pub(super) fn kernels_held(self) -> u64 {
+    pub(in crate::engine) fn kernels_held(self) -> u64 {
         let elements = match self.tiles {
             Tiles::Small => Tiled::<2, 4>::ELEMENTS,
             Tiles::Large => Tiled::<4, 6>::ELEMENTS,
@@ -93,7 +93,7 @@ impl Winograd {
     }
 
     /// Adds the convolution of `x` to `y`.
-    pub(super) fn add(self, x: &[f32], weight: &Weight, y: &mut [f32]) -> Result<()> {
+    pub(in crate::engine) fn add(self, x: &[f32], weight: &Weight, y: &mut [f32]) -> Result<()> {
         match self.tiles {
             Tiles::Small => Tiled::<2, 4>::new(self).add(x, weight, y),
             Tiles::Large => Tiled::<4, 6>::new(self).add(x, weight, y),
@@ -102,7 +102,7 @@ impl Winograd {
 
     /// The gradient of the input where the weight is given, and that of the weight where the input
     /// is.
-    pub(super) fn backward(
+    pub(in crate::engine) fn backward(
         self,
         x: Option<&[f32]>,
         weight: Option<&Weight>,

@@ -18,31 +18,31 @@ const TASK: usize = 1 << 14;
 
 /// A layer's weight, a row for each of its outputs.
 #[derive(Debug, Clone)]
-pub(super) struct Weight(Tensor);
+pub(in crate::engine) struct Weight(Tensor);
 
 impl Weight {
     /// Whether the fast forms can read it.
-    pub(super) fn is_fast(tensor: &Tensor) -> bool {
+    pub(in crate::engine) fn is_fast(tensor: &Tensor) -> bool {
         matches!(tensor.dtype(), DType::F32 | DType::F16 | DType::BF16) && tensor.device().is_cpu()
     }
 
     /// Fails only where memory does.
-    pub(super) fn new(tensor: &Tensor) -> Result<Self> {
+    pub(in crate::engine) fn new(tensor: &Tensor) -> Result<Self> {
         Ok(Self(tensor.contiguous()?))
     }
 
-    pub(super) fn tensor(&self) -> &Tensor {
+    pub(in crate::engine) fn tensor(&self) -> &Tensor {
         &self.0
     }
 
     /// Whether it is `f32` as it lies.
-    pub(super) fn is_wide(&self) -> bool {
+    pub(in crate::engine) fn is_wide(&self) -> bool {
         self.0.dtype() == DType::F32
     }
 
     /// Calls `work` with parts of the rows, in their order, that together are all of them, and with
     /// the values of each part.
-    pub(super) fn for_each_part(
+    pub(in crate::engine) fn for_each_part(
         &self,
         most_rows: Option<usize>,
         mut work: impl FnMut(Range<usize>, &[f32]) -> Result<()>,
@@ -73,7 +73,10 @@ impl Weight {
     }
 
     /// All values at once; for weights that are small.
-    pub(super) fn with_all<R>(&self, work: impl FnOnce(&[f32]) -> Result<R>) -> Result<R> {
+    pub(in crate::engine) fn with_all<R>(
+        &self,
+        work: impl FnOnce(&[f32]) -> Result<R>,
+    ) -> Result<R> {
         if self.is_wide() {
             return work(cpu::values(&self.0).get()?);
         }

@@ -10,7 +10,7 @@ use super::exponential::{exp, largest, sum};
 /// How the softmax of a row stands after some of its scores: a score has the weight
 /// `exp(score - offset) / sum` (Milakov and Gimelshein, "Online normalizer calculation for softmax").
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Level {
+pub(in crate::engine) struct Level {
     /// The highest score.
     offset: f32,
     sum: f32,
@@ -18,12 +18,12 @@ pub(super) struct Level {
 
 impl Level {
     /// Before the first score.
-    pub(super) const NONE: Self = Self { offset: f32::NEG_INFINITY, sum: 0.0 };
+    pub(in crate::engine) const NONE: Self = Self { offset: f32::NEG_INFINITY, sum: 0.0 };
 
     /// Turns more scores, times `scale`, to weights that are still to be multiplied by the
     /// [rate](Self::rate); what was weighed before is to be multiplied by the result.
     #[inline(always)]
-    pub(super) fn weigh(&mut self, scores: &mut [f32], scale: f32) -> f32 {
+    pub(in crate::engine) fn weigh(&mut self, scores: &mut [f32], scale: f32) -> f32 {
         let before = self.offset;
         let highest = scale * largest(scores);
         self.offset = if highest > before { highest } else { before };
@@ -38,7 +38,7 @@ impl Level {
 
     /// Turns scores that have been weighed, times `scale`, to their weights.
     #[inline(always)]
-    pub(super) fn weigh_again(self, scores: &mut [f32], scale: f32) {
+    pub(in crate::engine) fn weigh_again(self, scores: &mut [f32], scale: f32) {
         let (offset, rate) = (self.finite_offset(), self.rate());
         for score in scores.iter_mut() {
             *score = exp(score.mul_add(scale, -offset)) * rate;
@@ -47,7 +47,7 @@ impl Level {
 
     /// What makes weights add up to one.
     #[inline(always)]
-    pub(super) fn rate(self) -> f32 {
+    pub(in crate::engine) fn rate(self) -> f32 {
         1.0 / self.sum
     }
 

@@ -105,82 +105,84 @@ impl Drop for Memory {
 
 /// A tensor's values; in a dry run its shape and the memory that its values would take.
 #[derive(Debug, Clone)]
-pub(super) struct Value {
+pub(in crate::engine) struct Value {
     /// In a dry run one zero, repeated to the shape.
-    pub(super) tensor: Tensor,
-    pub(super) memory: Option<Arc<Memory>>,
+    pub(in crate::engine) tensor: Tensor,
+    pub(in crate::engine) memory: Option<Arc<Memory>>,
 }
 
 impl Value {
-    pub(super) fn real(tensor: Tensor) -> Self {
+    pub(in crate::engine) fn real(tensor: Tensor) -> Self {
         Self { tensor, memory: None }
     }
 
     /// In memory of its own.
-    pub(super) fn sized(meter: &Meter, shape: impl Into<Shape>) -> Result<Self> {
+    pub(in crate::engine) fn sized(meter: &Meter, shape: impl Into<Shape>) -> Result<Self> {
         let shape = shape.into();
         let memory = meter.hold(shape.elem_count() as u64);
         Self::in_memory(Arc::new(memory), shape)
     }
 
     /// A variable's gradient.
-    pub(super) fn gradient(meter: &Meter, shape: &Shape) -> Result<Self> {
+    pub(in crate::engine) fn gradient(meter: &Meter, shape: &Shape) -> Result<Self> {
         let memory = meter.take(shape.elem_count() as u64, true);
         Self::in_memory(Arc::new(memory), shape.clone())
     }
 
-    pub(super) fn in_memory(memory: Arc<Memory>, shape: Shape) -> Result<Self> {
+    pub(in crate::engine) fn in_memory(memory: Arc<Memory>, shape: Shape) -> Result<Self> {
         let tensor = Tensor::zeros((), DType::F32, &Device::Cpu)?.broadcast_as(shape)?;
         Ok(Self { tensor, memory: Some(memory) })
     }
 
     /// The same memory in another shape, in a dry run.
-    pub(super) fn reshaped(&self, shape: Shape) -> Result<Self> {
+    pub(in crate::engine) fn reshaped(&self, shape: Shape) -> Result<Self> {
         match &self.memory {
             Some(memory) => Self::in_memory(Arc::clone(memory), shape),
             None => Ok(Self::real(self.tensor.reshape(shape)?)),
         }
     }
 
-    pub(super) fn meter(&self) -> Option<&Meter> {
+    pub(in crate::engine) fn meter(&self) -> Option<&Meter> {
         self.memory.as_deref().map(|memory| &memory.meter)
     }
 
     /// The sum of two of the same shape.
-    pub(super) fn plus(&self, other: &Self) -> Result<Self> {
+    pub(in crate::engine) fn plus(&self, other: &Self) -> Result<Self> {
         match self.meter() {
             Some(meter) => Self::sized(meter, self.tensor.shape()),
-            None => Ok(Self::real(super::arrangement::plus(&self.tensor, &other.tensor)?)),
+            None => {
+                Ok(Self::real(crate::engine::kernels::sums::plus(&self.tensor, &other.tensor)?))
+            }
         }
     }
 }
 
 /// What an operation does to memory, beside what its arguments take already.
 #[derive(Debug)]
-pub(super) struct Footprint {
+pub(in crate::engine) struct Footprint {
     /// Of the result.
-    pub(super) shape: Shape,
+    pub(in crate::engine) shape: Shape,
     /// The argument whose memory the result shares: the same values in another shape.
-    pub(super) shares: Option<usize>,
+    pub(in crate::engine) shares: Option<usize>,
     /// Of the forward pass.
-    pub(super) multiplications: u64,
+    pub(in crate::engine) multiplications: u64,
     /// Numbers of the largest buffer that the forward pass holds for a moment.
-    pub(super) buffer: u64,
+    pub(in crate::engine) buffer: u64,
     /// Arguments that are kept for the gradients.
-    pub(super) keeps: Vec<usize>,
-    pub(super) keeps_result: bool,
+    pub(in crate::engine) keeps: Vec<usize>,
+    pub(in crate::engine) keeps_result: bool,
     /// Further numbers that are kept, such as a norm's statistics.
-    pub(super) statistics: u64,
+    pub(in crate::engine) statistics: u64,
     /// Numbers that the backward pass holds for a moment.
-    pub(super) backward_buffer: u64,
+    pub(in crate::engine) backward_buffer: u64,
     /// Arguments from here on are only added: where they have the result's shape, their gradient is
     /// the result's, in its memory.
-    pub(super) added_from: usize,
+    pub(in crate::engine) added_from: usize,
 }
 
 impl Footprint {
     /// An operation that keeps and holds nothing.
-    pub(super) fn of(shape: impl Into<Shape>) -> Self {
+    pub(in crate::engine) fn of(shape: impl Into<Shape>) -> Self {
         Self {
             shape: shape.into(),
             shares: None,
@@ -195,7 +197,7 @@ impl Footprint {
     }
 
     /// The result, once the forward pass is over.
-    pub(super) fn forward(&self, meter: &Meter, arguments: &[&Value]) -> Result<Value> {
+    pub(in crate::engine) fn forward(&self, meter: &Meter, arguments: &[&Value]) -> Result<Value> {
         {
             let mut counts = meter.counts();
             counts.multiplications += self.multiplications;

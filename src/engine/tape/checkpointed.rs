@@ -3,13 +3,13 @@
 
 use candle_core::Result;
 
-use super::tape::TapeTensor;
+use super::TapeTensor;
 
 /// What `segment` makes of `inputs`, with nothing kept in between: its operations are done once more
 /// in the backward pass, one segment at a time.
 ///
 /// The gradients are those of the same operations without this, to the last bit. The segment must be
-/// made of the operations of this folder, give the same result each time, and reach followed tensors
+/// made of the operations of `ops`, give the same result each time, and reach followed tensors
 /// through its inputs alone, but for variables, which it may hold. Where no variable has a part in
 /// the result, it is a constant.
 pub fn checkpointed(
@@ -28,12 +28,12 @@ mod tests {
 
     use candle_core::{Tensor, Var};
 
-    use super::super::{
-        group_norm,
-        testing::{bytes, values},
-    };
     use super::*;
-    use crate::engine::ops::{self, Addends, Gradients, GroupNorm};
+    use crate::engine::{
+        kernels::testing::{bytes, values},
+        ops::{self, Addends, GroupNorm, group_norm},
+        tape::Gradients,
+    };
 
     fn linear(x: &TapeTensor, weight: &TapeTensor) -> Result<TapeTensor> {
         ops::linear(x, weight, Addends::default())

@@ -19,13 +19,13 @@ thread_local! {
 
 /// Some values that are whatever they were, to be written before they are read.
 #[derive(Debug)]
-pub(super) struct Buffer {
+pub(in crate::engine) struct Buffer {
     values: Vec<f32>,
     length: usize,
 }
 
 impl Buffer {
-    pub(super) fn new(length: usize) -> Self {
+    pub(in crate::engine) fn new(length: usize) -> Self {
         // The smallest that is large enough.
         let kept = FREE.with_borrow_mut(|free| {
             let fitting = free.iter().enumerate().filter(|(_, kept)| kept.len() >= length);

@@ -18,7 +18,10 @@ use pulp::Simd;
 
 /// As many values as the machine has lanes, and its leave to compute with them.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Vector<S: Simd>(pub(super) S, pub(super) S::f32s);
+pub(in crate::engine) struct Vector<S: Simd>(
+    pub(in crate::engine) S,
+    pub(in crate::engine) S::f32s,
+);
 
 impl<S: Simd> Vector<S> {
     /// `self + factor · other`.
@@ -58,28 +61,30 @@ impl<S: Simd> Mul<Vector<S>> for f32 {
 }
 
 /// A linear map of `A` elements of a row, or a column, to `B`.
-pub(super) trait Step<const A: usize, const B: usize>: Copy + Sync {
+pub(in crate::engine) trait Step<const A: usize, const B: usize>:
+    Copy + Sync
+{
     fn apply<S: Simd>(self, from: [Vector<S>; A]) -> [Vector<S>; B];
 }
 
 /// Three elements of a kernel to those of a product.
 #[derive(Clone, Copy)]
-pub(super) struct Kernel;
+pub(in crate::engine) struct Kernel;
 /// From the gradients of [`Kernel`]'s results to those of the elements.
 #[derive(Clone, Copy)]
-pub(super) struct KernelAdjoint;
+pub(in crate::engine) struct KernelAdjoint;
 /// The input pixels that a tile sees to the elements of a product.
 #[derive(Clone, Copy)]
-pub(super) struct Input;
+pub(in crate::engine) struct Input;
 /// From the gradients of [`Input`]'s results to those of the pixels.
 #[derive(Clone, Copy)]
-pub(super) struct InputAdjoint;
+pub(in crate::engine) struct InputAdjoint;
 /// The elements of a product to result pixels.
 #[derive(Clone, Copy)]
-pub(super) struct Output;
+pub(in crate::engine) struct Output;
 /// From the gradients of [`Output`]'s pixels to those of the elements.
 #[derive(Clone, Copy)]
-pub(super) struct OutputAdjoint;
+pub(in crate::engine) struct OutputAdjoint;
 
 impl Step<3, 4> for Kernel {
     #[inline(always)]

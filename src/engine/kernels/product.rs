@@ -18,19 +18,19 @@ use super::buffer::Buffer;
 
 /// A batch of matrices within some values.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Matrices<'a> {
+pub(in crate::engine) struct Matrices<'a> {
     values: &'a [f32],
     /// From matrix to matrix, row to row and column to column.
     strides: [usize; 3],
 }
 
 /// The rows and columns of a product, and the length of the sums that it is made of.
-pub(super) type Sizes = (usize, usize, usize);
+pub(in crate::engine) type Sizes = (usize, usize, usize);
 
 impl<'a> Matrices<'a> {
     /// The first matrix starts with the values; strides go from matrix to matrix, row to row and
     /// column to column.
-    pub(super) fn new(values: &'a [f32], strides: [usize; 3]) -> Self {
+    pub(in crate::engine) fn new(values: &'a [f32], strides: [usize; 3]) -> Self {
         Self { values, strides }
     }
 
@@ -54,7 +54,7 @@ impl<'a> Matrices<'a> {
 }
 
 /// The products of `count` pairs of matrices, `[m, k] · [k, n]`, as `[count, m, n]`.
-pub(super) fn multiply(
+pub(in crate::engine) fn multiply(
     count: usize,
     sizes: Sizes,
     left: Matrices,
@@ -73,7 +73,7 @@ pub(super) fn multiply(
 }
 
 /// The same, into memory that is used again.
-pub(super) fn multiply_for_a_moment(
+pub(in crate::engine) fn multiply_for_a_moment(
     count: usize,
     sizes: Sizes,
     left: Matrices,
@@ -90,7 +90,7 @@ pub(super) fn multiply_for_a_moment(
 }
 
 /// Adds the products of `count` pairs of matrices, `[m, k] · [k, n]`, to `sums`, `[count, m, n]`.
-pub(super) fn add_products(
+pub(in crate::engine) fn add_products(
     sums: &mut [f32],
     sizes: Sizes,
     left: Matrices,
@@ -103,7 +103,7 @@ pub(super) fn add_products(
 }
 
 /// Writes the product of a pair of matrices to `target`, `[m, n]`, on this thread alone.
-pub(super) fn write_alone(
+pub(in crate::engine) fn write_alone(
     target: &mut [f32],
     sizes: Sizes,
     left: Matrices,
@@ -113,7 +113,7 @@ pub(super) fn write_alone(
 }
 
 /// Adds it to what is there.
-pub(super) fn add_alone(
+pub(in crate::engine) fn add_alone(
     sums: &mut [f32],
     sizes: Sizes,
     left: Matrices,
@@ -123,7 +123,7 @@ pub(super) fn add_alone(
 }
 
 /// Adds the products to sums that are held for a moment, which the first call makes.
-pub(super) fn add_for_a_moment(
+pub(in crate::engine) fn add_for_a_moment(
     sums: &mut Option<Buffer>,
     count: usize,
     sizes: Sizes,
@@ -139,26 +139,41 @@ pub(super) fn add_for_a_moment(
 
 /// Some columns of rows of `length` values, from the `first` on.
 #[derive(Debug)]
-pub(super) struct Columns<'a> {
-    pub(super) rows: &'a mut [f32],
-    pub(super) length: usize,
-    pub(super) first: usize,
+pub(in crate::engine) struct Columns<'a> {
+    pub(in crate::engine) rows: &'a mut [f32],
+    pub(in crate::engine) length: usize,
+    pub(in crate::engine) first: usize,
 }
 
 impl Columns<'_> {
     /// Writes the product of a pair of matrices, `[m, k] · [k, n]`, to `n` columns of `m` rows, on
     /// this thread alone.
-    pub(super) fn multiply(self, sizes: Sizes, left: Matrices, right: Matrices) -> Result<()> {
+    pub(in crate::engine) fn multiply(
+        self,
+        sizes: Sizes,
+        left: Matrices,
+        right: Matrices,
+    ) -> Result<()> {
         self.write(sizes, left, right, (false, Parallelism::None))
     }
 
     /// Adds the product to what is there, on this thread alone.
-    pub(super) fn add_alone(self, sizes: Sizes, left: Matrices, right: Matrices) -> Result<()> {
+    pub(in crate::engine) fn add_alone(
+        self,
+        sizes: Sizes,
+        left: Matrices,
+        right: Matrices,
+    ) -> Result<()> {
         self.write(sizes, left, right, (true, Parallelism::None))
     }
 
     /// Adds the product to what is there.
-    pub(super) fn add(self, sizes: Sizes, left: Matrices, right: Matrices) -> Result<()> {
+    pub(in crate::engine) fn add(
+        self,
+        sizes: Sizes,
+        left: Matrices,
+        right: Matrices,
+    ) -> Result<()> {
         let parallelism = Parallelism::Rayon(rayon::current_num_threads());
         self.write(sizes, left, right, (true, parallelism))
     }
