@@ -1,17 +1,16 @@
 //! The first judge: the model's own CLIP, zero-shot.
 
-use candle_core::{D, Device};
+use candle_core::Device;
 use serde::Deserialize;
 
 use super::{
-    Domain, Judge, PICTURES_AT_ONCE,
+    naming::{Domain, Judge, PICTURES_AT_ONCE, softmax},
     pixels::{Normalisation, pixels},
 };
 use crate::{
     engine::{
         EngineError,
         checkpoint::read_text,
-        finite,
         model::{ClipConfig, ClipModel, ClipTokenizer, Weights},
         part::Part,
     },
@@ -117,15 +116,4 @@ impl Judge for ClipJudge {
         }
         Ok(all)
     }
-}
-
-/// Rows of probabilities, by the judge whose part of the model `location` names.
-pub(super) fn softmax(
-    location: &str,
-    logits: &candle_core::Tensor,
-) -> Result<Vec<Vec<f64>>, EngineError> {
-    finite::check(location, "an answer", logits)?;
-    let logits = logits.to_dtype(candle_core::DType::F64)?;
-    let exponentials = logits.broadcast_sub(&logits.max_keepdim(D::Minus1)?)?.exp()?;
-    Ok(exponentials.broadcast_div(&exponentials.sum_keepdim(D::Minus1)?)?.to_vec2()?)
 }

@@ -7,8 +7,7 @@ use candle_core::{Device, Tensor};
 use serde::Deserialize;
 
 use super::{
-    Domain, Judge, PICTURES_AT_ONCE,
-    clip::softmax,
+    naming::{Domain, Judge, PICTURES_AT_ONCE, softmax},
     pixels::{Normalisation, pixels},
 };
 use crate::{

@@ -2,57 +2,17 @@
 
 mod clip;
 mod cnn;
+mod naming;
 mod pixels;
 
 use candle_core::Device;
 
 use super::EngineError;
-use crate::{
-    outcome::Picture,
-    spec::{ModelFiles, Vocabulary},
-};
+use crate::spec::{ModelFiles, Vocabulary};
+pub use naming::{Domain, Judge};
+
 use clip::ClipPart;
 use cnn::CnnPart;
-
-/// Which words a picture is held against.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Domain {
-    /// What it shows.
-    Objects,
-    /// How it is drawn.
-    Styles,
-}
-
-impl Domain {
-    /// The vocabulary's words of the domain, in the order of the probabilities.
-    pub fn words(self, vocabulary: &Vocabulary) -> &[String] {
-        match self {
-            Self::Objects => &vocabulary.objects,
-            Self::Styles => &vocabulary.styles,
-        }
-    }
-}
-
-/// Pictures that a judge looks at in a pass.
-const PICTURES_AT_ONCE: usize = 64;
-
-/// Names what pictures show.
-pub trait Judge: std::fmt::Debug + Send + Sync {
-    /// Short name in reports, such as "clip".
-    fn name(&self) -> &'static str;
-
-    /// Numbers that naming pictures holds at most beside the weights, however many pictures there
-    /// are.
-    fn working_numbers(&self) -> u64;
-
-    /// For each picture, a probability for each of the domain's words.
-    fn probabilities(
-        &self,
-        pictures: &[Picture],
-        domain: Domain,
-        vocabulary: &Vocabulary,
-    ) -> Result<Vec<Vec<f64>>, EngineError>;
-}
 
 /// The judges of a model's folder, of which only configs and headers were read so far.
 pub(super) struct JudgeParts<'a> {

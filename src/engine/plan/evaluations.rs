@@ -1,16 +1,16 @@
 //! How many U-Net evaluations a run takes, and how many of them it keeps.
 
-use super::{KeySteps, Method, Sizes, UnlearnSpec, concept_walks, memory::Walked, window_scores};
+use super::{memory::Walked, sizes::Sizes};
 use crate::{
     engine::{
         EngineError,
         schedule::NoiseSource,
         unlearn::{
-            KeyStep, PROBE_STEPS, PROBE_TRAJECTORIES, drawn_step, key_step_table, looks_after,
-            steps_inside,
+            KeyStep, PROBE_STEPS, PROBE_TRAJECTORIES, concept_walks, drawn_step, key_step_table,
+            looks_after, steps_inside, window_scores,
         },
     },
-    spec::{LogSnrWindow, StepIndex},
+    spec::{KeySteps, LogSnrWindow, Method, StepIndex, UnlearnSpec},
 };
 
 /// The parts of a run's cost.

@@ -2,10 +2,7 @@
 
 use std::{collections::BTreeSet, num::NonZeroUsize};
 
-use super::{
-    passes::{MemoryEstimate, Pass},
-    work::margin,
-};
+use super::passes::{MemoryEstimate, Pass};
 use crate::{
     engine::{
         EngineError,
@@ -31,6 +28,11 @@ const LARGEST_BUFFER: u64 = 1 << 22;
 pub(super) fn program(threads: usize, largest_buffer: u64) -> u64 {
     let buffers = BUFFERS * largest_buffer.min(LARGEST_BUFFER);
     PROGRAM_BYTES + (threads as u64).saturating_mul(buffers.saturating_mul(NUMBER))
+}
+
+/// By how much a plan may be wrong.
+pub(super) fn margin(bytes: u64) -> u64 {
+    bytes / 7
 }
 
 /// Trajectories that are walked side by side, and the prompts of each, the empty one among them.

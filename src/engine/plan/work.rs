@@ -3,9 +3,9 @@
 use std::{collections::BTreeSet, num::NonZeroUsize};
 
 use super::{
-    Sizes,
-    memory::{NUMBER, Walked, program},
+    memory::{NUMBER, Walked, margin, program},
     passes::{Pass, decode, encode, encode_text},
+    sizes::Sizes,
 };
 use crate::{
     engine::{
@@ -17,7 +17,7 @@ use crate::{
         ops,
         score::{GRADIENT_TRAJECTORIES, MOST_BRANCHES},
     },
-    spec::{GenerateSpec, JudgeSpec, ScoreSpec, UnlearnSpec},
+    spec::{GenerateSpec, JudgeSpec, ScoreSpec},
 };
 
 /// Prompts that are encoded at a time.
@@ -144,11 +144,6 @@ impl WorkMemory {
     pub fn total(self, weights: u64) -> u64 {
         self.program.saturating_add(self.work).saturating_add(weights)
     }
-}
-
-/// By how much a plan may be wrong.
-pub(super) fn margin(bytes: u64) -> u64 {
-    bytes / 7
 }
 
 impl Worker<'_> {
@@ -303,19 +298,6 @@ pub(in crate::engine) fn spare(pipeline: &Pipeline, memory: WorkMemory) {
     if pipeline.memory_limit.is_some_and(|limit| needed > limit / 2) {
         ops::give_freed_memory_back();
     }
-}
-
-/// What an erasure holds, in the way that stays within the pipeline's limit.
-pub(in crate::engine) fn erasure(
-    pipeline: &Pipeline,
-    spec: &UnlearnSpec,
-) -> Result<WorkMemory, EngineError> {
-    let sizes = Sizes::of(pipeline)?;
-    let trained = sizes.scoped(spec)?;
-    let costs = super::evaluations::count(&sizes, spec)?;
-    let memory = sizes.arrange(spec, &trained, &costs, pipeline.memory_limit)?.memory;
-    let program = memory.program + margin(memory.program);
-    Ok(WorkMemory { program, work: memory.total - memory.weights - program })
 }
 
 impl Worker<'_> {

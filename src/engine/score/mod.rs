@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     outcome::{Estimate, StepScore, TimestepScores},
-    spec::{LogSnrWindow, ScoreSpec, StepIndex},
+    spec::{LogSnrWindow, ScoreSpec},
 };
 
 /// Trajectories whose gradients are compared.
@@ -151,9 +151,6 @@ fn estimate(values: &[f64]) -> Estimate {
         if values.len() > 1 { (squares / (count - 1.0) / count).sqrt() } else { 0.0 };
     Estimate { mean, standard_error }
 }
-
-/// Results a step.
-type ByStep<T> = std::collections::BTreeMap<StepIndex, T>;
 
 #[cfg(test)]
 mod tests {

@@ -1,9 +1,10 @@
 //! The switch curve: how likely the picture shows the concept when the prompt names it for a part
 //! of the path only.
 
+use std::collections::BTreeMap;
+
 use candle_core::Tensor;
 
-use super::ByStep;
 use crate::{
     engine::{
         EngineError, Pipeline, RunContext,
@@ -39,7 +40,7 @@ pub(super) fn sample(
     spec: &ScoreSpec,
     denoiser: &Denoiser<'_>,
     context: &mut RunContext<'_>,
-) -> Result<ByStep<Curve>, EngineError> {
+) -> Result<BTreeMap<StepIndex, Curve>, EngineError> {
     pipeline.judges.all()?;
     let domain = match spec.concept.kind {
         ConceptKind::Style => Domain::Styles,
@@ -51,7 +52,7 @@ pub(super) fn sample(
         (pipeline.judges.sharpest(), words.iter().position(|word| scored(word)))
     else {
         // The judge does not know this concept; the other scores stand without the curve.
-        return Ok(ByStep::new());
+        return Ok(BTreeMap::new());
     };
 
     let steps = denoiser.schedule.len();
@@ -95,7 +96,7 @@ pub(super) fn sample(
     }
     context.advance(Phase::SwitchCurve, steps, steps)?;
 
-    let mut curves = ByStep::<Curve>::new();
+    let mut curves = BTreeMap::<StepIndex, Curve>::new();
     for branch in branches {
         let pictures = decode(pipeline, &branch.z)?;
         let probabilities = judge.probabilities(&pictures, domain, &spec.vocabulary)?;

@@ -3,7 +3,7 @@
 
 use candle_core::Tensor;
 
-use super::Run;
+use super::run::Run;
 use crate::engine::{
     EngineError,
     templates::{PLACE, PREFIXES, SUFFIXES, templates},

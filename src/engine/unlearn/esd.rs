@@ -3,8 +3,8 @@
 use candle_core::Tensor;
 
 use super::{
-    Run,
     objective::{erase_target, replacing_target},
+    run::Run,
     trainer::{Position, Rate, Trainer},
     training::{Recipe, train},
 };

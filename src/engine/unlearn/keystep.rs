@@ -8,9 +8,9 @@
 use candle_core::Tensor;
 
 use super::{
-    Run,
     objective::erase_target,
     probe::Probe,
+    run::Run,
     trainer::{Position, Rate, Trainer},
     training::{Place, Recipe, Trained, train},
     trajectory_bank::{TrajectoryBank, Walking},

@@ -3,11 +3,11 @@
 use candle_core::Tensor;
 
 use super::{
-    Run,
     augmentation::augmented,
     esd::row,
     key_steps::{KeyStep, key_step_table},
     objective::{erase_target, unconditional_strength},
+    run::Run,
     trainer::{Position, Rate, Trainer},
     training::{Place, Recipe, train},
 };

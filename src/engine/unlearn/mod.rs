@@ -9,14 +9,13 @@ mod kscu;
 mod lone_steps;
 mod objective;
 mod probe;
+mod run;
 pub(super) mod trainer;
 mod training;
 mod trajectory_bank;
 mod walked;
 
 use std::collections::BTreeMap;
-
-use candle_core::Tensor;
 
 pub use erased::ErasedCheckpoint;
 pub use lone_steps::{Batch, LoneSteps};
@@ -39,58 +38,11 @@ use super::{
 };
 use crate::{
     outcome::{TimestepScores, TrainingLog},
-    spec::{
-        Concept, ConceptKind, KeySteps, LogSnrWindow, Method, ScoreSpec, StepIndex, UnlearnSpec,
-    },
+    spec::{Concept, KeySteps, LogSnrWindow, Method, ScoreSpec, StepIndex, UnlearnSpec},
 };
 use probe::{LEAST_ERASURE, LEAST_WEIGHT_CHANGE, MOST_DAMAGE, Probe};
+use run::Run;
 use trainer::Trainer;
-
-/// What every method works on.
-#[derive(Debug)]
-struct Run<'a> {
-    pipeline: &'a Pipeline,
-    spec: &'a UnlearnSpec,
-    /// Every draw of the run, in order.
-    noise: NoiseSource,
-    /// Evaluations of the method itself.
-    evaluations: &'a EvaluationCounter,
-    /// Evaluations of the probe.
-    checks: &'a EvaluationCounter,
-    /// Where the run's state goes.
-    keeper: Checkpointer,
-}
-
-impl Run<'_> {
-    /// The bare concepts as the published methods speak them, `[1, tokens, channels]` each.
-    fn concept_texts(&self) -> Result<Vec<Tensor>, EngineError> {
-        let each = self.spec.concepts.iter();
-        each.map(|concept| self.bare_text(&concept.text, concept.kind)).collect()
-    }
-
-    /// What shall appear in each concept's place, spoken alike.
-    fn replacement_texts(&self) -> Result<Vec<Option<Tensor>>, EngineError> {
-        let each = self.spec.concepts.iter();
-        each.map(|concept| {
-            let replacement = concept.replacement.as_ref();
-            replacement.map(|text| self.bare_text(text, concept.kind)).transpose()
-        })
-        .collect()
-    }
-
-    fn bare_text(&self, text: &str, kind: ConceptKind) -> Result<Tensor, EngineError> {
-        self.pipeline.encode_prompts(&[match kind {
-            ConceptKind::Style => format!("{text} style"),
-            _ => text.to_owned(),
-        }])
-    }
-
-    /// Noise at the model's own size, `[count, channels, h, w]`.
-    fn fresh_latents(&mut self, count: usize) -> Result<Tensor, EngineError> {
-        let [channels, height, width] = self.pipeline.latent_shape(None)?;
-        Ok(self.noise.randn_tensor(&[count, channels, height, width], &self.pipeline.device)?)
-    }
-}
 
 /// Erases the spec's concepts from the pipeline's U-Net; the pipeline itself stays as it is.
 pub(super) fn unlearn(

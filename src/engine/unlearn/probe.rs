@@ -2,7 +2,7 @@
 
 use candle_core::Tensor;
 
-use super::Run;
+use super::run::Run;
 use crate::{
     engine::{
         EngineError, RunContext,

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 
-use super::{Run, key_steps::KeyStep, trainer::Trainer};
+use super::{key_steps::KeyStep, run::Run, trainer::Trainer};
 use crate::{
     engine::{
         EngineError, RunContext, SavePoint, StatePart,

@@ -6,7 +6,7 @@ use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Run,
+    run::Run,
     walked::{self, Path, Walked, read_stretches, stretch_names},
 };
 use crate::{

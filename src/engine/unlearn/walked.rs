@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, VecDeque};
 use candle_core::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 
-use super::Run;
+use super::run::Run;
 use crate::{
     engine::{
         EngineError, RunContext, SavePoint, StatePart,

@@ -6,11 +6,12 @@ use std::collections::{BTreeMap, HashSet};
 use serde_json::{Map, Value};
 use tokenizers::AddedToken;
 
-use super::{
-    BEGIN, END,
-    folder::{Folder, refuse},
-};
+use super::folder::{Folder, refuse};
 use crate::engine::EngineError;
+
+/// Around every prompt.
+pub(super) const BEGIN: &str = "<|startoftext|>";
+pub(super) const END: &str = "<|endoftext|>";
 
 const CONFIG: &str = "tokenizer_config.json";
 const SPECIALS: &str = "special_tokens_map.json";

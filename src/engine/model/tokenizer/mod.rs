@@ -21,8 +21,6 @@ use crate::{engine::EngineError, spec::ModelFiles};
 
 /// The limit of Stable Diffusion's text encoders, where no config names one.
 const DEFAULT_LENGTH: usize = 77;
-const BEGIN: &str = "<|startoftext|>";
-const END: &str = "<|endoftext|>";
 
 /// CLIP's tokenizer (transformers: `CLIPTokenizer`), byte-level, so that any text encodes.
 ///
