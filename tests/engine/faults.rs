@@ -256,6 +256,9 @@ fn a_schedule_may_start_from_noise_alone() {
     let engine = folder.load().unwrap();
     assert_drawn("zero-snr", &draw(&engine, PROMPT).unwrap());
 
+    // What follows does not depend on the size, but for its time.
+    folder.edit(UNET_CONFIG, &json!({ "sample_size": 8 }));
+    let engine = folder.load().unwrap();
     let concept = Concept::new("cat", ConceptKind::Object);
     let spec = ScoreSpec {
         steps: 4,

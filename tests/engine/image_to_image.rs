@@ -2,65 +2,23 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests, which clippy does not take for tests")]
 #![allow(clippy::print_stdout, reason = "measured errors are worth reading when a test fails")]
 
-use std::{collections::BTreeMap, io::Cursor};
-
 use candle_core::{DType, Tensor};
 use keystep::{
-    artifacts::open_model,
     engine::{CancelFlag, CandleEngine, EngineError, RunContext},
     outcome::Picture,
     report::{PictureLimits, read_png},
-    spec::{FileError, GenerateSpec, InitImage, ModelFiles, ReadSeek, SamplerKind},
+    spec::{GenerateSpec, InitImage, SamplerKind},
+};
+use serde_json::Value;
+
+use crate::{
+    altered_model::AlteredModel,
+    golden::{Golden, Tolerance, assert_close, path},
 };
 
-use crate::golden::{Golden, Tolerance, assert_close, path};
-
-/// The built-in model with some of its files replaced.
-#[derive(Debug)]
-struct Changed {
-    base: Box<dyn ModelFiles>,
-    files: BTreeMap<&'static str, Vec<u8>>,
-}
-
-impl ModelFiles for Changed {
-    fn location(&self) -> &'static str {
-        "changed"
-    }
-
-    fn names(&self) -> &[String] {
-        self.base.names()
-    }
-
-    fn open(&self, name: &str) -> Result<(Box<dyn ReadSeek>, u64), FileError> {
-        match self.files.get(name) {
-            Some(bytes) => Ok((Box::new(Cursor::new(bytes.clone())), bytes.len() as u64)),
-            None => self.base.open(name),
-        }
-    }
-}
-
-fn builtin() -> Box<dyn ModelFiles> {
-    open_model("builtin:emoji-canvas").unwrap()
-}
-
-fn read(files: &dyn ModelFiles, name: &str) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    files.open(name).unwrap().0.read_to_end(&mut bytes).unwrap();
-    bytes
-}
-
-fn changed(name: &'static str, change: impl FnOnce(Vec<u8>) -> Vec<u8>) -> CandleEngine {
-    let base = builtin();
-    let files = BTreeMap::from([(name, change(read(base.as_ref(), name)))]);
-    CandleEngine::load(&Changed { base, files }, None).unwrap()
-}
-
 fn predicting(prediction: &str) -> CandleEngine {
-    changed("scheduler/scheduler_config.json", |json| {
-        let mut config: serde_json::Value = serde_json::from_slice(&json).unwrap();
-        config["prediction_type"] = prediction.into();
-        config.to_string().into_bytes()
-    })
+    let change = |config: &mut Value| config["prediction_type"] = prediction.into();
+    AlteredModel::builtin().with_json("scheduler/scheduler_config.json", change).load()
 }
 
 fn small_picture() -> Picture {
@@ -134,7 +92,7 @@ fn every_sampler_begins_with_a_picture_as_diffusers_does() {
 #[test]
 fn a_picture_is_encoded_to_the_latents_of_diffusers() {
     let golden = Golden::read("image_to_image/expected.safetensors");
-    let engine = CandleEngine::load(builtin().as_ref(), None).unwrap();
+    let engine = AlteredModel::builtin().load();
     let rows = |key: &str| {
         let bytes = golden.get(key).to_dtype(DType::F32).unwrap();
         let rows = ((bytes / 127.5).unwrap() - 1.0).unwrap();
@@ -154,7 +112,7 @@ fn a_picture_is_encoded_to_the_latents_of_diffusers() {
 
 #[test]
 fn a_picture_depends_on_its_seed_alone() {
-    let engine = CandleEngine::load(builtin().as_ref(), None).unwrap();
+    let engine = AlteredModel::builtin().load();
     let spec = drawing(SamplerKind::EulerAncestral, 0.5);
     let (both, _) = draw(&engine, &spec).unwrap();
     assert_eq!(draw(&engine, &spec).unwrap().0, both);
@@ -174,7 +132,7 @@ fn a_picture_depends_on_its_seed_alone() {
 
 #[test]
 fn what_does_not_fit_is_refused_with_the_remedy() {
-    let engine = CandleEngine::load(builtin().as_ref(), None).unwrap();
+    let engine = AlteredModel::builtin().load();
     let refused = |spec: &GenerateSpec| draw(&engine, spec).unwrap_err().to_string();
     let spec = drawing(SamplerKind::Ddim, 0.1);
     let text = refused(&spec);
@@ -196,7 +154,8 @@ fn a_model_without_an_encoder_draws_from_noise_alone() {
         assert!(tensors.len() < before);
         safetensors::serialize(&tensors, None).unwrap()
     };
-    let engine = changed("vae/diffusion_pytorch_model.safetensors", without_encoder);
+    let weights = "vae/diffusion_pytorch_model.safetensors";
+    let engine = AlteredModel::builtin().with(weights, without_encoder).load();
     assert!(engine.pipeline().warnings.is_empty(), "{:?}", engine.pipeline().warnings);
     let spec = drawing(SamplerKind::Ddim, 0.5);
     let error = draw(&engine, &spec).unwrap_err();
@@ -204,6 +163,6 @@ fn a_model_without_an_encoder_draws_from_noise_alone() {
     let text = error.to_string();
     assert!(text.contains("vae") && text.contains("fetch the whole autoencoder"), "{text}");
     let from_noise = GenerateSpec { init_image: None, size: Some((40, 32)), steps: 2, ..spec };
-    let whole = CandleEngine::load(builtin().as_ref(), None).unwrap();
+    let whole = AlteredModel::builtin().load();
     assert_eq!(draw(&engine, &from_noise).unwrap().0, draw(&whole, &from_noise).unwrap().0);
 }

@@ -1,8 +1,6 @@
 //! Judging on the built-in model: which sampler draws, and what is drawn once.
 #![allow(clippy::unwrap_used, reason = "helpers of tests, which clippy does not take for tests")]
 
-use std::io::Cursor;
-
 use keystep::{
     artifacts::open_model,
     engine::{
@@ -10,48 +8,19 @@ use keystep::{
         evaluate::{KeptPictures, NoPictures, PictureStore, PicturesInMemory},
     },
     outcome::{JudgeReport, Phase, Progress},
-    spec::{
-        Concept, ConceptKind, FileError, GenerateSpec, JudgeSpec, ModelFiles, ReadSeek,
-        SamplerKind, Vocabulary,
-    },
+    spec::{Concept, ConceptKind, GenerateSpec, JudgeSpec, SamplerKind, Vocabulary},
 };
+
+use crate::altered_model::AlteredModel;
 
 const SCHEDULER: &str = "scheduler/scheduler_config.json";
 
 /// The built-in model, whose folder names a scheduler of another class.
-#[derive(Debug)]
-struct OfClass {
-    model: Box<dyn ModelFiles>,
-    config: String,
-}
-
-impl OfClass {
-    fn new(class: &str) -> Self {
-        let model = open_model("builtin:emoji-canvas").unwrap();
-        let mut config = String::new();
-        model.open(SCHEDULER).unwrap().0.read_to_string(&mut config).unwrap();
-        assert!(config.contains("DDIMScheduler"), "{config}");
-        Self { model, config: config.replace("DDIMScheduler", class) }
-    }
-}
-
-impl ModelFiles for OfClass {
-    fn location(&self) -> &str {
-        self.model.location()
-    }
-
-    fn names(&self) -> &[String] {
-        self.model.names()
-    }
-
-    fn open(&self, name: &str) -> Result<(Box<dyn ReadSeek>, u64), FileError> {
-        if name == SCHEDULER {
-            let bytes = self.config.clone().into_bytes();
-            let length = bytes.len() as u64;
-            return Ok((Box::new(Cursor::new(bytes)), length));
-        }
-        self.model.open(name)
-    }
+fn of_class(class: &str) -> AlteredModel {
+    AlteredModel::builtin().with_json(SCHEDULER, |config| {
+        assert_eq!(config["_class_name"], "DDIMScheduler");
+        config["_class_name"] = class.into();
+    })
 }
 
 fn builtin() -> CandleEngine {
@@ -135,7 +104,7 @@ fn the_folders_own_sampler_draws_where_none_is_asked_for() {
         // Of another's class there is none.
         ("HeunDiscreteScheduler", SamplerKind::Ddim),
     ] {
-        let engine = CandleEngine::load(&OfClass::new(class), None).unwrap();
+        let engine = of_class(class).load();
         let (judged, _) = judge(&engine, &small(None));
         assert!(judged.verdicts.iter().all(|verdict| verdict.sampler == kind), "{class}");
         assert_eq!(judged.spec.sampler, None);
@@ -146,7 +115,7 @@ fn the_folders_own_sampler_draws_where_none_is_asked_for() {
 
 #[test]
 fn a_sampler_that_cannot_take_the_steps_is_refused_before_anything_is_drawn() {
-    let files = OfClass::new("LCMScheduler");
+    let files = of_class("LCMScheduler");
     let engine = CandleEngine::load(&files, None).unwrap();
     let of = |sampler, steps| JudgeSpec { steps, ..small(sampler) };
     assert!(engine.judge_sampler(&of(None, 50)).is_ok());

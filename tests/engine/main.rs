@@ -1,5 +1,6 @@
 //! The library as a program calls it, with real models and no service around it.
 
+mod altered_model;
 mod bad_input;
 mod faults;
 mod golden;

@@ -4,7 +4,6 @@
 use std::sync::LazyLock;
 
 use keystep::{
-    artifacts::open_model,
     engine::{CancelFlag, CandleEngine, EngineError, RunContext, plan},
     outcome::Plan,
     spec::{
@@ -13,13 +12,12 @@ use keystep::{
     },
 };
 
-const MODEL: &str = "builtin:emoji-canvas";
+use crate::altered_model::AlteredModel;
 
-static ENGINE: LazyLock<CandleEngine> =
-    LazyLock::new(|| CandleEngine::load(open_model(MODEL).unwrap().as_ref(), None).unwrap());
+static ENGINE: LazyLock<CandleEngine> = LazyLock::new(|| AlteredModel::small().load());
 
 fn planned(spec: &UnlearnSpec) -> Plan {
-    plan(open_model(MODEL).unwrap().as_ref(), spec, None).unwrap()
+    plan(&AlteredModel::small(), spec, None).unwrap()
 }
 
 fn spec(method: Method, scope: Scope) -> UnlearnSpec {
@@ -130,6 +128,6 @@ fn memory_is_the_sum_of_its_parts() {
 #[test]
 fn a_scope_without_a_tensor_is_refused() {
     let asked = spec(Method::Keystep(keystep(4)), Scope::NameContains("no_such_layer".into()));
-    let error = plan(open_model(MODEL).unwrap().as_ref(), &asked, None).unwrap_err();
+    let error = plan(&AlteredModel::small(), &asked, None).unwrap_err();
     assert!(matches!(error, EngineError::EmptyScope { .. }), "{error}");
 }

@@ -15,7 +15,6 @@ use std::{
 };
 
 use keystep::{
-    artifacts::open_model,
     engine::{
         CancelFlag, CandleEngine, CheckpointPolicy, EngineError, ErasedCheckpoint, PauseFlag,
         RunContext, SavePoint, StateError, StatePart, StateStore,
@@ -27,9 +26,9 @@ use keystep::{
     },
 };
 
-static ENGINE: LazyLock<CandleEngine> = LazyLock::new(|| {
-    CandleEngine::load(open_model("builtin:emoji-canvas").unwrap().as_ref(), None).unwrap()
-});
+use crate::altered_model::AlteredModel;
+
+static ENGINE: LazyLock<CandleEngine> = LazyLock::new(|| AlteredModel::small().load());
 
 static KEYSTEP: LazyLock<Outcome> = LazyLock::new(|| uninterrupted(&keystep()));
 static KSCU: LazyLock<Outcome> = LazyLock::new(|| uninterrupted(&kscu()));

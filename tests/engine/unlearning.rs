@@ -6,24 +6,20 @@
     reason = "helpers of tests, which clippy does not take for tests"
 )]
 
-use std::{
-    collections::BTreeMap,
-    io::{Cursor, Read},
-    sync::LazyLock,
-};
+use std::{collections::BTreeMap, sync::LazyLock};
 
 use keystep::{
-    artifacts::{diffusers::UNET_WEIGHTS, open_model},
+    artifacts::diffusers::UNET_WEIGHTS,
     engine::{CancelFlag, CandleEngine, EngineError, ErasedCheckpoint, RunContext},
     outcome::{Phase, Progress},
     spec::{
-        Concept, ConceptKind, EsdSettings, FileError, KeySteps, KeystepSettings, KscuSettings,
-        LogSnrWindow, Method, ModelFiles, ReadSeek, Scope, StepIndex, UnlearnSpec,
+        Concept, ConceptKind, EsdSettings, KeySteps, KeystepSettings, KscuSettings, LogSnrWindow,
+        Method, Scope, StepIndex, UnlearnSpec,
     },
 };
 use safetensors::SafeTensors;
 
-const MODEL: &str = "builtin:emoji-canvas";
+use crate::altered_model::AlteredModel;
 
 static ENGINE: LazyLock<CandleEngine> = LazyLock::new(load);
 
@@ -54,7 +50,7 @@ impl Run {
 }
 
 fn load() -> CandleEngine {
-    CandleEngine::load(open_model(MODEL).unwrap().as_ref(), None).unwrap()
+    AlteredModel::small().load()
 }
 
 fn try_run(spec: &UnlearnSpec) -> Result<Run, EngineError> {
@@ -463,54 +459,15 @@ fn the_delta_holds_the_edited_tensors_of_the_checkpoint_and_the_spec() {
     }
 }
 
-/// The built-in model, less some files, and with the end of one overwritten.
-#[derive(Debug)]
-struct Altered {
-    base: Box<dyn ModelFiles>,
-    names: Vec<String>,
-    overwritten: Option<(&'static str, Vec<u8>)>,
-}
-
-impl Altered {
-    fn new(without: &str, overwritten: Option<(&'static str, Vec<u8>)>) -> Self {
-        let base = open_model(MODEL).unwrap();
-        let names = base.names().iter().filter(|name| !name.starts_with(without));
-        Self { names: names.cloned().collect(), base, overwritten }
-    }
-}
-
-impl ModelFiles for Altered {
-    fn location(&self) -> &'static str {
-        "altered"
-    }
-
-    fn names(&self) -> &[String] {
-        &self.names
-    }
-
-    fn open(&self, name: &str) -> Result<(Box<dyn ReadSeek>, u64), FileError> {
-        if !self.names.iter().any(|known| known == name) {
-            return Err(FileError::Missing { location: "altered".into(), name: name.into() });
-        }
-        let (mut reader, length) = self.base.open(name)?;
-        match &self.overwritten {
-            Some((file, end)) if *file == name => {
-                let mut bytes = Vec::new();
-                reader.read_to_end(&mut bytes).unwrap();
-                let start = bytes.len() - end.len();
-                bytes[start..].copy_from_slice(end);
-                Ok((Box::new(Cursor::new(bytes)), length))
-            }
-            _ => Ok((reader, length)),
-        }
-    }
-}
-
 #[test]
 fn a_weight_that_is_not_a_number_is_refused_at_load() {
     // Half-precision NaN and infinity.
     for (bytes, value) in [([0x00, 0x7e], "NaN"), ([0x00, 0xfc], "-inf")] {
-        let model = Altered::new("none", Some((UNET_WEIGHTS, bytes.to_vec())));
+        let model = AlteredModel::builtin().with(UNET_WEIGHTS, |mut file| {
+            let end = file.len() - bytes.len();
+            file[end..].copy_from_slice(&bytes);
+            file
+        });
         let error = CandleEngine::load(&model, None).unwrap_err();
         assert!(matches!(error, EngineError::NonFiniteWeight { .. }), "{error}");
         let text = error.to_string();
@@ -523,7 +480,9 @@ fn a_weight_that_is_not_a_number_is_refused_at_load() {
 #[test]
 fn a_part_that_is_missing_is_named() {
     for part in ["unet/", "vae/", "text_encoder/", "tokenizer/", "scheduler/"] {
-        let error = CandleEngine::load(&Altered::new(part, None), None).unwrap_err().to_string();
+        let error = CandleEngine::load(&AlteredModel::builtin().without(part), None)
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("altered"), "{error}");
         assert!(error.contains(part.trim_end_matches('/')), "{error}");
     }
