@@ -215,7 +215,8 @@ async fn health_goes_first_then_calls_then_streams() {
     assert_sent_elsewhere(&drawn);
     assert_sent_elsewhere(&soon(waiting).await.unwrap().unwrap_err());
     let refused = served.get(&job.name).await.unwrap_err();
-    assert_eq!(refused.code(), Code::Unavailable, "{refused:?}");
+    // The client itself cancels a request that the end of its connection overtakes.
+    assert!([Code::Unavailable, Code::Cancelled].contains(&refused.code()), "{refused:?}");
     assert_eq!(served.ended().await.code(), Some(0));
 
     // What was taken during the delay is kept.

@@ -24,8 +24,7 @@ impl Sampler for DdimRun {
     }
 
     fn add_noise(&self, step: usize, clean: &Tensor, noise: &Tensor) -> Result<Tensor> {
-        let alpha_bar = self.schedule.alpha_bar(StepIndex(step));
-        (clean * alpha_bar.sqrt())? + (noise * (1.0 - alpha_bar).sqrt())?
+        self.schedule.add_noise(StepIndex(step), clean, noise)
     }
 
     fn step(

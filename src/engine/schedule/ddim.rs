@@ -1,14 +1,18 @@
 //! The deterministic DDIM sampler (eta 0), driven by a folder's `scheduler_config.json`.
 
 mod config;
-mod run;
+
+use std::sync::Arc;
 
 use candle_core::Tensor;
 
-pub use config::PredictionType;
 use config::{Settings, Spacing};
-pub use run::Schedule;
 
+use super::{
+    PredictionType,
+    process::{NoiseProcess, VariancePreserving},
+    run::Schedule,
+};
 use crate::{
     engine::EngineError,
     spec::{SpecError, Timestep},
@@ -133,11 +137,10 @@ impl Ddim {
             timestep.checked_sub(stride).map_or(last, |before| self.alpha_bars[before])
         };
         Ok(Schedule {
-            alpha_bars: timesteps.iter().map(|&timestep| self.alpha_bars[timestep]).collect(),
-            previous_alpha_bars: timesteps.iter().map(|&timestep| previous(timestep)).collect(),
+            levels: timesteps.iter().map(|&timestep| self.alpha_bars[timestep]).collect(),
+            next_levels: timesteps.iter().map(|&timestep| previous(timestep)).collect(),
             timesteps: timesteps.into_iter().map(Timestep).collect(),
-            prediction_type: self.settings.prediction_type,
-            clip: self.settings.clip,
+            process: Arc::new(self.process()),
         })
     }
 
@@ -151,8 +154,12 @@ impl Ddim {
         noise: &Tensor,
         timestep: Timestep,
     ) -> Result<Tensor, EngineError> {
-        let alpha_bar = self.alpha_bar(timestep)?;
-        Ok(((x0 * alpha_bar.sqrt())? + (noise * (1.0 - alpha_bar).sqrt())?)?)
+        Ok(self.process().add_noise(self.alpha_bar(timestep)?, x0, noise)?)
+    }
+
+    fn process(&self) -> VariancePreserving {
+        let Settings { prediction_type, clip, .. } = self.settings;
+        VariancePreserving { prediction_type, clip }
     }
 
     /// Timesteps from noisy to clean; may reach past the trained ones by the offset.

@@ -1,7 +1,12 @@
-//! Samplers and the noise they start from.
+//! The noise that a model was trained to take away: the process, its levels along a run of steps,
+//! and where noise is drawn.
 
-pub mod ddim;
+mod ddim;
 pub mod noise;
+mod process;
+mod run;
 
-pub use ddim::{Ddim, PredictionType, Schedule};
+pub use ddim::Ddim;
 pub use noise::{NoiseSource, NoiseState};
+pub use process::{NoiseProcess, PredictionType, Scales};
+pub use run::Schedule;

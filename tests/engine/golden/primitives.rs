@@ -120,9 +120,9 @@ fn noise_levels_are_those_of_stable_diffusion() {
         assert!((schedule.log_snr(StepIndex(step)) - log_snr).abs() < 0.01);
     }
     let last = StepIndex(49);
-    let alpha_bar = schedule.alpha_bar(last);
+    let alpha_bar = schedule.level(last);
     assert!((schedule.effect_on_x0(last) - ((1.0 - alpha_bar) / alpha_bar).sqrt()).abs() < 1e-12);
-    assert!(schedule.previous_alpha_bar(last) > alpha_bar);
+    assert!(schedule.next_level(last) > alpha_bar);
 }
 
 #[test]
@@ -132,7 +132,7 @@ fn a_velocity_turns_into_the_noise_it_stands_for() {
     let golden = Golden::read("ddim/expected.safetensors");
     let (x0, noise) = (golden.get("sample"), golden.get("noise"));
     for step in schedule.steps() {
-        let alpha_bar = schedule.alpha_bar(step);
+        let alpha_bar = schedule.level(step);
         let sample = ddim.add_noise(&x0, &noise, schedule.timestep(step)).unwrap();
         let velocity = ((&noise * alpha_bar.sqrt()).unwrap()
             - (&x0 * (1.0 - alpha_bar).sqrt()).unwrap())

@@ -2,17 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use crate::engine::{EngineError, python_json};
-
-/// What the network's output means (`prediction_type`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum PredictionType {
-    /// The noise in the latents: Stable Diffusion 1.x, 2.x base.
-    Epsilon,
-    /// A mix of noise and picture, `sqrt(alpha_bar) noise - sqrt(1 - alpha_bar) x0`: Stable
-    /// Diffusion 2.x at 768 pixels.
-    Velocity,
-}
+use crate::engine::{EngineError, python_json, schedule::PredictionType};
 
 /// How a run's timesteps are spread over the trained ones (`timestep_spacing`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,8 +1,10 @@
-//! One run of the sampler: its timesteps and the arithmetic of a step.
+//! A run of denoising steps: its timesteps and noise levels.
+
+use std::sync::Arc;
 
 use candle_core::{Result, Tensor};
 
-use super::PredictionType;
+use super::process::NoiseProcess;
 use crate::spec::{StepIndex, Timestep};
 
 /// A run of denoising steps, from noise (index 0) to the picture.
@@ -11,10 +13,11 @@ use crate::spec::{StepIndex, Timestep};
 #[derive(Debug, Clone)]
 pub struct Schedule {
     pub(super) timesteps: Vec<Timestep>,
-    pub(super) alpha_bars: Vec<f64>,
-    pub(super) previous_alpha_bars: Vec<f64>,
-    pub(super) prediction_type: PredictionType,
-    pub(super) clip: Option<f64>,
+    /// Of the latents that each step takes, in the terms of `process`.
+    pub(super) levels: Vec<f64>,
+    /// Of those that it gives.
+    pub(super) next_levels: Vec<f64>,
+    pub(super) process: Arc<dyn NoiseProcess>,
 }
 
 impl Schedule {
@@ -43,21 +46,22 @@ impl Schedule {
         self.timesteps[step.0]
     }
 
-    /// The share of signal in the latents that a step takes.
-    pub fn alpha_bar(&self, step: StepIndex) -> f64 {
-        self.alpha_bars[step.0]
+    /// The noise level of the latents that a step takes, in its process's terms: the share of
+    /// signal (`alpha_bar`) in Stable Diffusion.
+    pub fn level(&self, step: StepIndex) -> f64 {
+        self.levels[step.0]
     }
 
-    /// The share of signal in the latents that a step gives.
-    pub fn previous_alpha_bar(&self, step: StepIndex) -> f64 {
-        self.previous_alpha_bars[step.0]
+    /// The noise level of the latents that a step gives.
+    pub fn next_level(&self, step: StepIndex) -> f64 {
+        self.next_levels[step.0]
     }
 
     /// How many steps, from the first, take noise alone: the first of a schedule may
-    /// (`rescale_betas_zero_snr`). It has no noise level, so that no window holds it, and is neither
-    /// scored nor trained.
+    /// (`rescale_betas_zero_snr`, and every flow). It has no noise level to compare, so that no window
+    /// holds it, and is neither scored nor trained.
     pub fn steps_without_signal(&self) -> usize {
-        self.alpha_bars.iter().take_while(|&&alpha_bar| alpha_bar <= 0.0).count()
+        self.steps().take_while(|step| !self.has_signal(*step)).count()
     }
 
     /// The others, in the order of sampling.
@@ -69,38 +73,32 @@ impl Schedule {
 
     /// Whether a step is one of [`Schedule::steps_with_signal`].
     pub fn has_signal(&self, step: StepIndex) -> bool {
-        self.alpha_bar(step) > 0.0
+        self.process.scales(self.level(step)).signal > 0.0
     }
 
     /// How far a step moves the final picture when the network's output moves by one.
-    ///
-    /// DDIM is Euler's method in `x / √ᾱ` over `σ = √((1 − ᾱ) / ᾱ)` (Song et al. 2021, equation 14),
-    /// so this is the fall of `σ` for predicted noise. A velocity moves the noise by `√ᾱ` of itself,
-    /// which is finite without signal too.
     pub fn effect_on_picture(&self, step: StepIndex) -> f64 {
-        let sigma = |alpha_bar: f64| ((1.0 - alpha_bar) / alpha_bar).sqrt();
-        let (alpha_bar, after) = (self.alpha_bar(step), sigma(self.previous_alpha_bar(step)));
-        match self.prediction_type {
-            PredictionType::Epsilon => sigma(alpha_bar) - after,
-            PredictionType::Velocity => (1.0 - alpha_bar).sqrt() - alpha_bar.sqrt() * after,
-        }
+        self.process.effect_on_picture(self.level(step), self.next_level(step))
     }
 
     /// Noise level of the latents that a step takes: the natural logarithm of signal over noise
     /// power, comparable across samplers and step counts; negative infinity without signal.
     pub fn log_snr(&self, step: StepIndex) -> f64 {
-        let alpha_bar = self.alpha_bar(step);
-        (alpha_bar / (1.0 - alpha_bar)).ln()
+        self.process.log_snr(self.level(step))
     }
 
     /// How far the predicted picture moves when the network's output moves by one: what makes
     /// differences of outputs comparable across steps.
     pub fn effect_on_x0(&self, step: StepIndex) -> f64 {
-        let alpha_bar = self.alpha_bar(step);
-        match self.prediction_type {
-            PredictionType::Epsilon => ((1.0 - alpha_bar) / alpha_bar).sqrt(),
-            PredictionType::Velocity => (1.0 - alpha_bar).sqrt(),
-        }
+        self.process.effect_on_x0(self.level(step))
+    }
+
+    /// Noises clean latents to the level of those that a step takes.
+    ///
+    /// # Shapes
+    /// `clean` and `noise` alike.
+    pub fn add_noise(&self, step: StepIndex, clean: &Tensor, noise: &Tensor) -> Result<Tensor> {
+        self.process.add_noise(self.level(step), clean, noise)
     }
 
     /// The latents after a step (`DDIMScheduler.step` with eta 0: `prev_sample`). Gradients flow
@@ -109,10 +107,7 @@ impl Schedule {
     /// # Shapes
     /// `model_output` and `sample` alike, `[batch, channels, height, width]`.
     pub fn step(&self, step: StepIndex, model_output: &Tensor, sample: &Tensor) -> Result<Tensor> {
-        let previous = self.previous_alpha_bar(step);
-        let x0 = self.predict_x0(step, model_output, sample)?;
-        let epsilon = self.epsilon(step, model_output, sample)?;
-        (x0 * previous.sqrt())? + (epsilon * (1.0 - previous).sqrt())?
+        self.process.step(self.level(step), self.next_level(step), model_output, sample)
     }
 
     /// The clean latents that the network's output points to (`pred_original_sample`), clipped
@@ -126,16 +121,7 @@ impl Schedule {
         model_output: &Tensor,
         sample: &Tensor,
     ) -> Result<Tensor> {
-        let alpha_bar = self.alpha_bar(step);
-        let (signal, noise) = (alpha_bar.sqrt(), (1.0 - alpha_bar).sqrt());
-        let x0 = match self.prediction_type {
-            PredictionType::Epsilon => ((sample - (model_output * noise)?)? / signal)?,
-            PredictionType::Velocity => ((sample * signal)? - (model_output * noise)?)?,
-        };
-        match self.clip {
-            Some(range) => x0.clamp(-range, range),
-            None => Ok(x0),
-        }
+        self.process.predict_x0(self.level(step), model_output, sample)
     }
 
     /// The noise that the network's output stands for: the output itself, or turned from velocity
@@ -149,13 +135,7 @@ impl Schedule {
         model_output: &Tensor,
         sample: &Tensor,
     ) -> Result<Tensor> {
-        match self.prediction_type {
-            PredictionType::Epsilon => Ok(model_output.clone()),
-            PredictionType::Velocity => {
-                let alpha_bar = self.alpha_bar(step);
-                (model_output * alpha_bar.sqrt())? + (sample * (1.0 - alpha_bar).sqrt())?
-            }
-        }
+        self.process.predict_noise(self.level(step), model_output, sample)
     }
 }
 
@@ -163,7 +143,10 @@ impl Schedule {
 mod tests {
     use candle_core::{DType, Device};
 
-    use super::{super::Ddim, *};
+    use super::{
+        super::{Ddim, process::tests::Flow},
+        *,
+    };
     use crate::spec::LogSnrWindow;
 
     fn schedule(more: &str, steps: usize) -> Schedule {
@@ -188,7 +171,7 @@ mod tests {
                     let latents = schedule.step(step, &number(output), &number(0.7)).unwrap();
                     let latents = latents.to_dtype(DType::F64).unwrap().to_vec1::<f64>().unwrap();
                     // With no more noise predicted, this is where all further steps lead.
-                    latents[0] / schedule.previous_alpha_bar(step).sqrt()
+                    latents[0] / schedule.next_level(step).sqrt()
                 };
                 let moved = after(0.3) - after(1.3);
                 let effect = schedule.effect_on_picture(step);
@@ -226,5 +209,27 @@ mod tests {
         // Leading timesteps end below the last.
         let leading = schedule(&ZERO_SNR.replace("trailing", "leading"), 4);
         assert_eq!(leading.steps_without_signal(), 0);
+    }
+
+    /// A flow over a single picture, whose network knows it: `noise − x0` from any latents.
+    #[test]
+    fn a_flow_walks_to_the_picture_that_its_network_knows() {
+        let levels = vec![1.0, 0.75, 0.4, 0.1];
+        let flow = Schedule {
+            timesteps: [999, 750, 400, 100].map(Timestep).to_vec(),
+            next_levels: levels[1..].iter().copied().chain([0.0]).collect(),
+            levels,
+            process: Arc::new(Flow),
+        };
+        assert_eq!((flow.steps_without_signal(), flow.steps_with_signal().len()), (1, 3));
+        assert!(flow.log_snr(StepIndex(0)) == f64::NEG_INFINITY);
+        let picture = Tensor::new(&[0.5_f64, -2.0], &Device::Cpu).unwrap();
+        let mut latents = Tensor::new(&[1.5_f64, 0.25], &Device::Cpu).unwrap();
+        for step in flow.steps() {
+            let output = ((&latents - &picture).unwrap() / flow.level(step)).unwrap();
+            latents = flow.step(step, &output, &latents).unwrap();
+        }
+        let off = (latents - picture).unwrap().abs().unwrap().max(0).unwrap();
+        assert!(off.to_scalar::<f64>().unwrap() < 1e-12);
     }
 }
