@@ -22,8 +22,10 @@ mod output_health;
 mod progress;
 mod publication;
 mod publishing;
+mod publishing_settings;
 mod result_files;
 mod run;
+mod running;
 mod saving;
 mod serving;
 mod serving_mark;
@@ -50,11 +52,11 @@ pub use interactive_queue::InteractiveCalls;
 pub use kept_pictures::PictureCache;
 pub use models::{EditedTensors, ModelProvider, OpenedModel};
 pub use output_health::OutputHealth;
-pub use publication::PublishingSettings;
 pub use publishing::{
     CommitGate, FinishedResult, Leavings, PublishRequest, Published, Publisher, ResultFile,
     RunTimes, TrainingFigures,
 };
+pub use publishing_settings::PublishingSettings;
 pub use serving_mark::ServingMark;
 pub use state_files::StateFiles;
 pub use words::check_words;
