@@ -2,7 +2,7 @@
 
 use x509_parser::{certificate::X509Certificate, extensions::GeneralName, prelude::FromDer};
 
-use super::table::is_plain_name;
+use super::plain_name::is_plain_name;
 use crate::jobs::Principal;
 
 /// The names in a client's certificate, which was verified; empty when it showed none.

@@ -34,6 +34,7 @@ mod error;
 mod failures;
 mod network;
 mod new_token;
+mod plain_name;
 mod rates;
 mod standing;
 mod table;

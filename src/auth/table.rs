@@ -8,12 +8,12 @@ use subtle::{ConditionallySelectable, ConstantTimeEq};
 use toml::value::Datetime;
 
 use super::{
-    Allowance, Caller, CertificateNames, Role, TokenTableError, allowance::Who, bucket::Rate,
+    Allowance, Caller, CertificateNames, Role, TokenTableError,
+    allowance::Who,
+    bucket::Rate,
+    plain_name::{MOST_CHARACTERS, is_plain_name},
 };
 use crate::jobs::{PRIORITIES, Principal, Timestamp};
-
-/// Characters of a principal or of a certificate's name.
-const MOST_CHARACTERS: usize = 256;
 
 /// Above this a limit is none.
 const MOST_PER_SECOND: f64 = 1e6;
@@ -254,12 +254,6 @@ fn checked_name(key: &'static str, value: String) -> Result<String, TokenTableEr
         return Ok(value);
     }
     Err(TokenTableError::Name { key, value, most: MOST_CHARACTERS })
-}
-
-/// Whether a name can be told from others.
-pub(super) fn is_plain_name(name: &str) -> bool {
-    let fits = (1..=MOST_CHARACTERS).contains(&name.chars().count());
-    fits && !name.contains(char::is_control)
 }
 
 fn digest(text: &str) -> Option<[u8; 32]> {

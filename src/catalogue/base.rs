@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::{
-    BaseModel,
+    BaseModel, ModelEntry, ModelOrigin,
     cache::{Cache, CachedModel},
     folder::{KnownDigests, ReadFolder, folder_of, read_folder},
     model_failure::{damaged, on_disk},
@@ -92,6 +92,13 @@ impl Base {
     /// What was found out so far.
     pub(super) fn facts(&self) -> Option<Facts> {
         self.facts.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// What is known of it.
+    pub(super) fn entry(&self) -> ModelEntry {
+        let facts = self.facts().map(|facts| (facts.digest, facts.vocabulary));
+        let (digest, vocabulary) = facts.unzip();
+        ModelEntry { name: self.name.clone(), digest, vocabulary, origin: ModelOrigin::Base }
     }
 
     /// Brings its files within reach.

@@ -36,6 +36,7 @@ pub use self::entry::{
 use self::{
     base::{Base, Means},
     cache::{Cache, EditedModel},
+    list::Listed,
     model_failure::{no_such_model, store_failure},
     published::{Checkpoint, HeldTensors, Tensors, check_lineage, job_of},
 };
@@ -88,14 +89,14 @@ impl Catalogue {
         name: &str,
         viewer: Option<&Principal>,
     ) -> Result<Option<ModelEntry>, Failure> {
-        if let Some(entry) = self.base_entry(name) {
-            return Ok(Some(entry));
+        if let Some(base) = self.bases.get(name) {
+            return Ok(Some(base.entry()));
         }
         let Some(id) = job_of(name) else { return Ok(None) };
         let job = self.job(id).await?;
         let visible = job.filter(|job| viewer.is_none_or(|viewer| *viewer == job.principal));
         let checkpoint = visible.as_ref().and_then(Checkpoint::of);
-        Ok(checkpoint.map(|checkpoint| self.checkpoint_entry(&checkpoint)))
+        Ok(checkpoint.map(|checkpoint| checkpoint.entry_beside(&self.bases)))
     }
 
     /// The same, once its files were read: digest and vocabulary are there. Fails with
@@ -128,7 +129,8 @@ impl Catalogue {
         after: Option<ModelCursor>,
         most: usize,
     ) -> Result<ModelPage, Failure> {
-        list::list(self, viewer, after, most).await
+        let models = Listed { bases: &self.bases, store: &self.store, viewer };
+        models.page(after, most).await
     }
 
     /// Opens every base model, so that the first request need not wait for it. What fails is told
@@ -154,18 +156,6 @@ impl Catalogue {
 
     fn base(&self, name: &str) -> Result<&Base, Failure> {
         self.bases.get(name).ok_or_else(|| no_such_model(name))
-    }
-
-    fn base_entry(&self, name: &str) -> Option<ModelEntry> {
-        let facts = self.bases.get(name)?.facts();
-        let (digest, vocabulary) = facts.map(|facts| (facts.digest, facts.vocabulary)).unzip();
-        Some(ModelEntry { name: name.to_owned(), digest, vocabulary, origin: ModelOrigin::Base })
-    }
-
-    fn checkpoint_entry(&self, checkpoint: &Checkpoint<'_>) -> ModelEntry {
-        let facts = self.bases.get(&checkpoint.work.base_model).and_then(Base::facts);
-        let same = facts.filter(|facts| facts.digest == checkpoint.work.base_digest);
-        ModelEntry { vocabulary: same.map(|facts| facts.vocabulary), ..checkpoint.entry() }
     }
 
     async fn job(&self, id: JobId) -> Result<Option<JobSummary>, Failure> {

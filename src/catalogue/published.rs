@@ -1,7 +1,7 @@
 //! Checkpoints that jobs published: a base model and its edited tensors.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError, Weak},
 };
@@ -10,7 +10,7 @@ use object_store::ObjectStoreExt;
 
 use super::{
     ErasedOrigin, ModelEntry, ModelOrigin,
-    base::Means,
+    base::{Base, Means},
     cache::{EntryKey, EntryKind, Held},
     fetch::{Fetch, Object, Wanted},
     model_failure::{damaged, no_such_model, on_disk, storage_failure},
@@ -45,7 +45,7 @@ fn checkpoint_name(id: JobId) -> String {
 #[derive(Debug)]
 pub(super) struct Checkpoint<'a> {
     job: &'a JobSummary,
-    pub(super) work: &'a UnlearnSummary,
+    work: &'a UnlearnSummary,
     unlearned: &'a Unlearned,
 }
 
@@ -64,8 +64,16 @@ impl<'a> Checkpoint<'a> {
         checkpoint_name(self.job.id)
     }
 
+    /// What is known of it: what its job tells, and the words of its base while that is the one that
+    /// it was made of.
+    pub(super) fn entry_beside(&self, bases: &BTreeMap<String, Base>) -> ModelEntry {
+        let facts = bases.get(&self.work.base_model).and_then(Base::facts);
+        let same = facts.filter(|facts| facts.digest == self.work.base_digest);
+        ModelEntry { vocabulary: same.map(|facts| facts.vocabulary), ..self.entry() }
+    }
+
     /// What the job tells of it.
-    pub(super) fn entry(&self) -> ModelEntry {
+    fn entry(&self) -> ModelEntry {
         ModelEntry {
             name: self.name(),
             digest: self.tensors().map(|file| self.digest(file)),

@@ -3,7 +3,7 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
-use super::{CertificateRole, LogFormat, ModelSettings, Secret};
+use super::Secret;
 
 /// What variables of the environment begin with; `KEYSTEP__JOBS__LEASE` is `jobs.lease`.
 pub(super) const PREFIX: &str = "KEYSTEP__";
@@ -110,12 +110,9 @@ kinds! {
     SocketAddr => Address,
     Duration => Duration,
     String => Text,
-    LogFormat => Text,
     PathBuf => Path,
     Secret => Secret,
     Vec<String> => List,
-    Vec<CertificateRole> => List,
-    Vec<ModelSettings> => Models,
 }
 
 impl<T: Setting> Setting for Option<T> {

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Secret,
-    section::{Key, Kind, Section, section},
+    section::{Key, Kind, Section, Setting, section},
 };
 
 /// One mebibyte.
@@ -95,6 +95,10 @@ pub struct ModelSettings {
     pub sha256: Option<String>,
 }
 
+impl Setting for Vec<ModelSettings> {
+    const KIND: Kind = Kind::Models;
+}
+
 /// What a caller with a client certificate may do; `admin` sees and changes everybody's operations.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -109,6 +113,10 @@ pub enum CertificateRole {
     Admin,
 }
 
+impl Setting for Vec<CertificateRole> {
+    const KIND: Kind = Kind::List;
+}
+
 /// How log lines are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -117,6 +125,10 @@ pub enum LogFormat {
     Json,
     /// For people.
     Text,
+}
+
+impl Setting for LogFormat {
+    const KIND: Kind = Kind::Text;
 }
 
 section! {

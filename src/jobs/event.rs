@@ -1,8 +1,8 @@
 //! A job's append-only log.
 
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Serialize};
 
-use super::{Failure, Sequence, StateName, Timestamp, job::Transition};
+use super::{Failure, JobProgress, Sequence, StateName, Timestamp, Transition};
 
 /// One entry.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -53,77 +53,4 @@ pub enum NewEvent {
         /// English, for a developer.
         message: String,
     },
-}
-
-/// A part of a job's work.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum WorkPhase {
-    /// Walking trajectories and comparing predictions.
-    Score,
-    /// Sampling the switch curve.
-    SwitchCurve,
-    /// Walking the frozen model's trajectories.
-    Walk,
-    /// Optimising.
-    Train,
-    /// Denoising pictures.
-    Draw,
-    /// Naming what the pictures show.
-    Judge,
-    /// Sending files to object storage; units are bytes.
-    Upload,
-}
-
-/// How far a job is.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct JobProgress {
-    /// What is being done.
-    pub phase: WorkPhase,
-    /// Units of the phase that are done.
-    pub done: u64,
-    /// Units of the phase in all.
-    pub total: u64,
-    /// Updates finished, over the whole job.
-    pub updates_done: u32,
-    /// Updates in all; 0 before training.
-    pub updates_total: u32,
-    /// Step of the last update.
-    pub key_step: u32,
-    /// Loss of the last update.
-    #[serde(deserialize_with = "null_is_not_a_number")]
-    pub loss: f64,
-    /// Gradient norm of the last update.
-    #[serde(deserialize_with = "null_is_not_a_number")]
-    pub gradient_norm: f64,
-}
-
-/// JSON has no NaN and writes null: a diverged run's log must stay readable.
-fn null_is_not_a_number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
-    Ok(Option::deserialize(deserializer)?.unwrap_or(f64::NAN))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_loss_that_is_no_number_comes_back() {
-        let progress = JobProgress {
-            phase: WorkPhase::Train,
-            done: 1,
-            total: 2,
-            updates_done: 1,
-            updates_total: 2,
-            key_step: 3,
-            loss: f64::NAN,
-            gradient_norm: 0.1 + 0.2,
-        };
-        let text = serde_json::to_string(&EventBody::Progress(progress)).unwrap();
-        let EventBody::Progress(back) = serde_json::from_str(&text).unwrap() else {
-            panic!("{text}");
-        };
-        assert!(back.loss.is_nan());
-        assert_eq!(back.gradient_norm.to_bits(), progress.gradient_norm.to_bits());
-    }
 }

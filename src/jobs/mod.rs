@@ -14,6 +14,7 @@ mod job;
 mod machine;
 mod memory;
 mod outcome;
+mod progress;
 mod scores;
 mod sqlite;
 mod step;
@@ -23,7 +24,7 @@ mod work;
 
 pub use backend::Store;
 pub use clock::{Clock, Identifiers, Monotonic, ScriptedClock, Timestamp};
-pub use event::{EventBody, JobEvent, JobProgress, NewEvent, WorkPhase};
+pub use event::{EventBody, JobEvent, NewEvent};
 pub use failure::{Failure, FailureReason, VIOLATION};
 pub use filter::{Filter, FilterError};
 pub use identity::{Fence, JobId, Milestone, Principal, RequestId, Sequence, WorkerId};
@@ -31,6 +32,7 @@ pub use job::{Job, JobOptions, JobState, JobSummary, Lease, PRIORITIES, StateNam
 pub use machine::IllegalTransition;
 pub use memory::MemoryStore;
 pub use outcome::{ConceptVerdict, Evaluated, Outcome, PublishedFile, Unlearned};
+pub use progress::{JobProgress, WorkPhase};
 pub use scores::StoredScores;
 pub use sqlite::SqliteStore;
 pub use step::StoreSettings;

@@ -14,7 +14,12 @@ use tokio::task::AbortHandle;
 use tonic::{Code, Status, body::Body};
 use tracing::Instrument;
 
-use super::{call::Call, calls::code_of, ending::Ending, request_body::Fault, status};
+use super::{
+    call::Call,
+    ending::Ending,
+    request_body::Fault,
+    status::{self, code_of},
+};
 
 /// The messages of one call, and how they ended.
 pub(super) struct CallBody {

@@ -18,7 +18,8 @@ use super::{
     methods::Methods,
     protocol,
     request_body::{Fault, RequestBody, RequestRules},
-    request_id, status,
+    request_id,
+    status::{self, code_of},
 };
 use crate::api::TraceContext;
 
@@ -180,9 +181,4 @@ async fn guarded(services: Routes, request: Request<Body>) -> Response<Body> {
         Ok(Ok(response)) => response,
         Err(_panic) => status::panicked().into_http(),
     }
-}
-
-/// The status in headers or trailers, if they hold one.
-pub(super) fn code_of(headers: &http::HeaderMap) -> Option<Code> {
-    headers.get(Status::GRPC_STATUS).map(|code| Code::from_bytes(code.as_bytes()))
 }

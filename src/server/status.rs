@@ -2,6 +2,7 @@
 
 use std::{collections::HashMap, time::Duration};
 
+use http::HeaderMap;
 use tonic::{
     Code, Status,
     metadata::{MetadataMap, MetadataValue},
@@ -119,4 +120,9 @@ fn reason(reason: Reason, variables: HashMap<String, String>) -> ErrorDetails {
 
 fn retry_seconds(delay: Duration) -> HashMap<String, String> {
     HashMap::from([("retryAfterSeconds".to_owned(), delay.as_secs().to_string())])
+}
+
+/// The status in headers or trailers, if they hold one.
+pub(super) fn code_of(headers: &HeaderMap) -> Option<Code> {
+    headers.get(Status::GRPC_STATUS).map(|code| Code::from_bytes(code.as_bytes()))
 }

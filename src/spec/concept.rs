@@ -4,7 +4,7 @@ use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
-use super::{SpecError, canonical, prompts::check_prompt, same_words, violation::Violations};
+use super::{SpecError, canonical, prompt_rules::check_prompt, same_words, violation::Violations};
 
 /// What sort of thing a concept is; decides presets, prompt templates and the judge's domain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]

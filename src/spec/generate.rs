@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{InitImage, SamplerKind, SpecError, prompts::check_drawn, violation::Violations};
+use super::{InitImage, SamplerKind, SpecError, prompt_rules::check_drawn, violation::Violations};
 
 /// Pictures to draw: one a pair of prompt and seed, each with its own generator, so that a picture
 /// does not depend on what else is drawn with it (diffusers: a list of `torch.Generator`).

@@ -31,3 +31,13 @@ impl LogSnrWindow {
         (self.low - ROUNDING..=self.high + ROUNDING).contains(&log_snr)
     }
 }
+
+/// Where on the denoising path the method `keystep` trains.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum KeySteps {
+    /// Measure the concept on this model first, and take the recommended window.
+    Measured,
+    /// A window given, or taken from earlier scores.
+    Window(LogSnrWindow),
+}

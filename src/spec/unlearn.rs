@@ -1,98 +1,11 @@
 //! An erasure.
 
-use std::fmt;
-
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Concept, LogSnrWindow, Method, MethodName, Prompt, SpecError, Vocabulary, canonical,
-    prompts::check_prompt, violation::Violations,
+    Concept, Method, MethodName, Prompt, Scope, SpecError, Vocabulary, canonical,
+    prompt_rules::check_prompt, violation::Violations,
 };
-
-/// Which of the U-Net's tensors are trained.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Scope {
-    /// Every tensor of the cross-attention layers (`attn2`): ESD's `esd-x`.
-    CrossAttention,
-    /// Their keys and values alone: `esd-x-strict`.
-    CrossAttentionKeyValue,
-    /// Everything but the cross-attention layers: `esd-u`, "noxattn".
-    NonCrossAttention,
-    /// Every tensor.
-    All,
-    /// Every tensor whose name contains the text.
-    NameContains(String),
-}
-
-/// As it stands in messages.
-impl fmt::Display for Scope {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::CrossAttention => f.write_str("cross-attention"),
-            Self::CrossAttentionKeyValue => f.write_str("cross-attention, keys and values"),
-            Self::NonCrossAttention => f.write_str("all but cross-attention"),
-            Self::All => f.write_str("all"),
-            Self::NameContains(text) => write!(f, "of names that contain {text:?}"),
-        }
-    }
-}
-
-impl Scope {
-    /// Whether a tensor of the U-Net is trained, by its name in the checkpoint.
-    pub fn contains(&self, name: &str) -> bool {
-        match self {
-            Self::CrossAttention => name.contains("attn2"),
-            Self::CrossAttentionKeyValue => {
-                name.contains("attn2.to_k") || name.contains("attn2.to_v")
-            }
-            Self::NonCrossAttention => !name.contains("attn2"),
-            Self::All => true,
-            Self::NameContains(text) => name.contains(text.as_str()),
-        }
-    }
-
-    /// Checks the text of [`Scope::NameContains`].
-    pub fn validate(&self, field: &str) -> Result<(), SpecError> {
-        match self {
-            Self::NameContains(text) => check_prompt(field, text),
-            _ => Ok(()),
-        }
-    }
-}
-
-impl std::str::FromStr for Scope {
-    type Err = SpecError;
-
-    fn from_str(text: &str) -> Result<Self, SpecError> {
-        match text {
-            "cross-attention" => Ok(Self::CrossAttention),
-            "cross-attention-key-value" => Ok(Self::CrossAttentionKeyValue),
-            "non-cross-attention" => Ok(Self::NonCrossAttention),
-            "all" => Ok(Self::All),
-            _ => match text.strip_prefix("name:") {
-                Some(part) if !part.is_empty() => Ok(Self::NameContains(part.to_owned())),
-                _ => Err(SpecError::one(
-                    "scope",
-                    format!(
-                        "\"{text}\" is not a scope; use cross-attention, cross-attention-key-value, \
-                         non-cross-attention, all or name:TEXT"
-                    ),
-                )),
-            },
-        }
-    }
-}
-
-/// Where on the denoising path the method `keystep` trains.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum KeySteps {
-    /// Measure the concept on this model first, and take the recommended window.
-    Measured,
-    /// A window given, or taken from earlier scores.
-    Window(LogSnrWindow),
-}
 
 /// A request to erase one or several concepts from a model.
 ///

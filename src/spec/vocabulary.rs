@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{ConceptKind, SpecError, canonical, prompts::check_prompt, violation::Violations};
+use super::{ConceptKind, SpecError, canonical, prompt_rules::check_prompt, violation::Violations};
 
 /// Objects and styles, after UnlearnCanvas's grid: prompts that keep their context, neighbours to
 /// preserve, and the classes of the judges. Read from `vocabulary.json` beside a model, or given

@@ -20,6 +20,7 @@ mod proof;
 mod retry;
 #[doc(hidden)]
 pub mod testing;
+mod transfer_options;
 mod upload;
 mod whole;
 
@@ -33,5 +34,6 @@ pub use parts::abandon;
 pub use place::Place;
 pub use proof::prove;
 pub use retry::Patience;
-pub use upload::{TransferOptions, deliver, deliver_bytes};
+pub use transfer_options::TransferOptions;
+pub use upload::{deliver, deliver_bytes};
 pub use whole::{create, exists, read, remove};

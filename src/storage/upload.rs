@@ -1,43 +1,16 @@
 //! A local file to a place, read back and compared.
 
-use std::path::PathBuf;
-
 use bytes::Bytes;
 use object_store::{MultipartUpload, ObjectStoreExt};
 
 use super::{
-    Content, LocalFile, Patience, Place, StorageError, StorageErrorKind, StorageSettings,
+    Content, LocalFile, Patience, Place, StorageError, StorageErrorKind, TransferOptions,
     download::read_back,
     journal::Journal,
     parts::{PartsUpload, part_bytes},
     retry::retrying,
     whole::overwrite,
 };
-
-/// How a file is sent.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TransferOptions {
-    /// Bytes of a part; a file of no more goes in one piece.
-    pub part_bytes: u64,
-    /// Parts in flight, each of which is held in memory.
-    pub parts_in_flight: usize,
-    /// A file that remembers which parts were sent, so that another process can go on; several
-    /// uploads may share it, one after another.
-    pub journal: Option<PathBuf>,
-    /// How often a part is tried.
-    pub patience: Patience,
-}
-
-impl From<&StorageSettings> for TransferOptions {
-    fn from(settings: &StorageSettings) -> Self {
-        Self {
-            part_bytes: settings.effective_part_bytes(),
-            parts_in_flight: settings.effective_parts_in_flight(),
-            journal: None,
-            patience: Patience::default(),
-        }
-    }
-}
 
 /// Sends a file, unless its bytes are there already, and reads it back; what is not as it was sent
 /// is sent once more, and then given up on as corrupted.
@@ -208,7 +181,7 @@ mod tests {
 
     use super::*;
     use crate::storage::{
-        Storages, abandon,
+        StorageSettings, Storages, abandon,
         testing::{Fault, Flaky},
     };
 

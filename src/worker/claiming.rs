@@ -10,7 +10,7 @@ use tracing::Instrument;
 
 use super::{
     DeviceHealth, WorkerParts, WorkerSettings, clearing::clear, context::WorkerContext,
-    run::Running,
+    running::Running,
 };
 use crate::jobs::{FailureReason, JobId, JobState, JobStore, JobSummary, StateName, WorkerLoss};
 

@@ -4,9 +4,8 @@ use std::path::PathBuf;
 
 use super::{
     Leavings,
-    context::WorkerContext,
+    context::{RESULT, STATE, WorkerContext},
     result_files::remove,
-    run::{RESULT, STATE},
 };
 use crate::jobs::{JobId, JobStore, JobSummary, StateName};
 

@@ -7,6 +7,11 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use super::{Device, ModelProvider, OutputHealth, Publisher, PublishingSettings};
 use crate::jobs::{Clock, Fence, JobId, JobStore, JobSummary, NewEvent, StoreError, WorkerId};
 
+/// A job's saved state, below its folder.
+pub(super) const STATE: &str = "state";
+/// A job's finished result, below its folder.
+pub(super) const RESULT: &str = "result";
+
 /// How a worker works.
 #[derive(Debug, Clone)]
 pub struct WorkerSettings {

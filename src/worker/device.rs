@@ -15,50 +15,15 @@ use tokio::{
 };
 
 use super::{
-    CallLimits, EngineSource, FinishedResult, InteractiveCalls, ModelProvider, OpenedModel,
-    ServingMark,
-    device_job::{DeviceJob, run_job},
+    DeviceSettings, EngineSource, FinishedResult, InteractiveCalls, ModelProvider, OpenedModel,
+    device_command::Command,
+    device_job::DeviceJob,
     device_state::DeviceState,
     engine_failure::panic_failure,
     interactive_queue::{Places, device_is_gone},
+    job_run::run_job,
 };
-use crate::jobs::{Clock, Failure};
-
-/// How the device is used.
-#[derive(Debug, Clone)]
-pub struct DeviceSettings {
-    /// Models that stay loaded, 1 or more.
-    pub loaded_models: usize,
-    /// Direct calls that may wait.
-    pub interactive_calls: usize,
-    /// Of them, those of one principal.
-    pub direct_calls_of_principal: usize,
-    /// What one direct call may ask for.
-    pub call_limits: CallLimits,
-    /// Where it stands that a call is being served.
-    pub serving_mark: Option<ServingMark>,
-    /// Pause after a first fault of the engine; doubles with each further one.
-    pub first_backoff: Duration,
-    /// Longest pause after a fault.
-    pub max_backoff: Duration,
-    /// Where the time comes from, for measured rates.
-    pub clock: Clock,
-}
-
-impl Default for DeviceSettings {
-    fn default() -> Self {
-        Self {
-            loaded_models: 2,
-            interactive_calls: 16,
-            direct_calls_of_principal: 8,
-            call_limits: CallLimits::default(),
-            serving_mark: None,
-            first_backoff: Duration::from_secs(1),
-            max_backoff: Duration::from_secs(30),
-            clock: Clock::System,
-        }
-    }
-}
+use crate::jobs::Failure;
 
 /// Whether the device takes work.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,23 +34,6 @@ pub enum DeviceHealth {
     Ready,
     /// The engine failed badly; its state was dropped and is built anew.
     Recovering,
-}
-
-/// What the device thread is asked.
-#[derive(Debug)]
-pub(super) enum Command {
-    /// Bring a model onto the device.
-    Load { model: OpenedModel, span: tracing::Span, reply: oneshot::Sender<Result<(), Failure>> },
-    /// Do the engine's part of a job.
-    Run {
-        job: Box<DeviceJob>,
-        span: tracing::Span,
-        reply: oneshot::Sender<Result<FinishedResult, Failure>>,
-    },
-    /// Look at the direct calls.
-    Wake,
-    /// End.
-    Stop,
 }
 
 /// The way to the device thread. Clones share it.

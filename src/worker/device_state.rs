@@ -6,7 +6,6 @@ use std::{
     collections::BTreeMap,
     fs::File,
     io,
-    panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -18,9 +17,7 @@ use super::{
     CallLimits, DeviceEngine, DeviceSettings, EngineSource, InteractiveCalls, OpenedModel,
     ServingMark,
     account::{Account, Holder},
-    engine_failure::{engine_failure, panic_failure},
-    interactive_queue::ReadyCall,
-    serving::{plan, serve},
+    engine_failure::engine_failure,
     turn::{JobFlags, Turn},
 };
 use crate::{
@@ -36,9 +33,9 @@ pub(super) struct DeviceState<S: EngineSource> {
     account: Mutex<Account<S::Engine>>,
     /// U-Net evaluations a second while training, by the base model's digest.
     rates: Mutex<BTreeMap<String, f64>>,
-    direct: InteractiveCalls,
+    pub(super) direct: InteractiveCalls,
     pub(super) call_limits: CallLimits,
-    serving_mark: Option<ServingMark>,
+    pub(super) serving_mark: Option<ServingMark>,
     pub(super) turn: Turn,
     /// Whether the engine panicked since the state was built.
     failed: AtomicBool,
@@ -143,6 +140,11 @@ impl<S: EngineSource> DeviceState<S> {
         lock(&self.account).admit(Holder::Call, [model], memory, self.memory_limit())
     }
 
+    /// The call that was admitted has ended.
+    pub(super) fn release_call(&self) {
+        lock(&self.account).release(Holder::Call);
+    }
+
     /// Admits a job by its memory, until the guard of [`DeviceState::work_on`] is dropped. A call that is in
     /// its way comes to its end first: calls are short beside jobs.
     pub(super) fn admit_job(
@@ -186,62 +188,9 @@ impl<S: EngineSource> DeviceState<S> {
         }
     }
 
-    /// For the thread of jobs, between two units of its work: makes the plans that wait, and lets a
-    /// call have the device for a slice. Says whether there was anything to do.
-    pub(super) fn give_way(&self) -> bool {
-        let mut did = false;
-        while let Some(ReadyCall { call, model, mut line, span }) = self.direct.take_plan() {
-            span.in_scope(|| {
-                let planned =
-                    catch_unwind(AssertUnwindSafe(|| plan(self, call, &model, &mut line)));
-                self.end(planned, |failure| line.fail(failure));
-            });
-            did = true;
-        }
-        if self.turn.is_call_open() || self.direct.has_ready() {
-            did |= self.turn.give();
-        }
-        did
-    }
-
     /// For the thread of jobs: lets the call that was left off come to its end.
     pub(super) fn finish_call(&self) {
         while self.turn.is_call_open() && self.turn.give() {}
-    }
-
-    /// The thread of calls: serves one after another, each time that it has its turn.
-    pub(super) fn serve_calls(&self) {
-        // However this ends, nobody may wait for it.
-        let _stops = StopsTurn(&self.turn);
-        while self.turn.take() {
-            if let Some(ReadyCall { call, model, mut line, span }) = self.direct.take() {
-                self.turn.set_call_open(true);
-                let begun = self.clock.monotonic();
-                {
-                    let _mark = self.serving_mark.as_ref().map(ServingMark::set);
-                    let served = span.in_scope(|| {
-                        catch_unwind(AssertUnwindSafe(|| serve(self, call, &model, &mut line)))
-                    });
-                    self.end(served, |failure| line.fail(failure));
-                }
-                lock(&self.account).release(Holder::Call);
-                self.direct.done(self.clock.monotonic().since(begun));
-                self.turn.set_call_open(false);
-            }
-            self.turn.hand_back();
-        }
-    }
-
-    /// Tells a caller of a failure, where there was one.
-    fn end(&self, ended: std::thread::Result<Result<(), Failure>>, tell: impl FnOnce(Failure)) {
-        match ended {
-            Ok(Ok(())) => {}
-            Ok(Err(failure)) => tell(failure),
-            Err(payload) => {
-                self.note_panic(payload.as_ref());
-                tell(panic_failure());
-            }
-        }
     }
 
     /// Says whose job it is that calls give way to, until it is dropped.
@@ -289,13 +238,5 @@ impl<S: EngineSource> Drop for WorksOnJob<'_, S> {
     fn drop(&mut self) {
         self.0.turn.set_job(None);
         lock(&self.0.account).release(Holder::Job);
-    }
-}
-
-struct StopsTurn<'a>(&'a Turn);
-
-impl Drop for StopsTurn<'_> {
-    fn drop(&mut self) {
-        self.0.stop();
     }
 }

@@ -10,7 +10,7 @@ use tokio::{runtime::Handle, sync::mpsc};
 
 use super::{
     DirectQueueFull, InteractiveCall, InteractiveStream, InteractiveUpdate, ModelProvider,
-    OpenedModel, Whose, device::Command,
+    OpenedModel, Whose, device_command::Command,
 };
 use crate::{
     engine::CancelFlag,

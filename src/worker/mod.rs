@@ -8,7 +8,9 @@ mod clearing;
 mod context;
 mod destination;
 mod device;
+mod device_command;
 mod device_job;
+mod device_settings;
 mod device_state;
 mod engine;
 mod engine_failure;
@@ -16,14 +18,17 @@ mod exact_number;
 mod heartbeat;
 mod interactive;
 mod interactive_queue;
+mod job_run;
 mod kept_pictures;
 mod models;
 mod output_health;
 mod progress;
 mod publication;
 mod publishing;
+mod publishing_settings;
 mod result_files;
 mod run;
+mod running;
 mod saving;
 mod serving;
 mod serving_mark;
@@ -38,7 +43,8 @@ pub use call_limits::CallLimits;
 pub use claiming::{Worker, WorkerState};
 pub use context::{WorkerParts, WorkerSettings, WorkerSignals};
 pub use destination::{destination, is_allowed};
-pub use device::{Device, DeviceHealth, DeviceSettings};
+pub use device::{Device, DeviceHealth};
+pub use device_settings::DeviceSettings;
 pub use engine::{CandleSource, DeviceEngine, EditedBytes, EngineSource, Undertaking};
 pub use engine_failure::{
     artifact_failure, disk_failure, engine_failure, report_failure, spec_failure,
@@ -50,11 +56,11 @@ pub use interactive_queue::InteractiveCalls;
 pub use kept_pictures::PictureCache;
 pub use models::{EditedTensors, ModelProvider, OpenedModel};
 pub use output_health::OutputHealth;
-pub use publication::PublishingSettings;
 pub use publishing::{
     CommitGate, FinishedResult, Leavings, PublishRequest, Published, Publisher, ResultFile,
     RunTimes, TrainingFigures,
 };
+pub use publishing_settings::PublishingSettings;
 pub use serving_mark::ServingMark;
 pub use state_files::StateFiles;
 pub use words::check_words;

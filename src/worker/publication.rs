@@ -1,7 +1,7 @@
 //! A finished result's way out: tried again while the output fails and time is left, since another
 //! training would cost more than any wait.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use tokio::{
     sync::watch,
@@ -11,50 +11,15 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     CommitGate, FinishedResult, PublishRequest, Published, RunTimes,
-    run::{Halt, RESULT, Running},
+    context::RESULT,
+    running::{Halt, Running},
     stop::Stop,
 };
-use crate::{
-    artifacts::digest::digest_bytes,
-    jobs::{Failure, FailureReason, JobId, JobProgress, JobStore, NewEvent, WorkPhase},
-};
+use crate::jobs::{Failure, FailureReason, JobProgress, JobStore, NewEvent, WorkPhase};
 
 /// How often what was read back may differ from what was written: no outage, and so nothing that
 /// hours of waiting mend.
 const MOST_CORRUPTED: u32 = 3;
-
-/// How long a finished result is tried to be published, and how often.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct PublishingSettings {
-    /// From the first failure on, in this process; the job's deadline may end it earlier.
-    pub retry_for: Duration,
-    /// The wait after the first failure; doubles with each further one.
-    pub first_wait: Duration,
-    /// The longest such wait.
-    pub longest_wait: Duration,
-}
-
-impl Default for PublishingSettings {
-    fn default() -> Self {
-        Self {
-            retry_for: Duration::from_hours(12),
-            first_wait: Duration::from_secs(2),
-            longest_wait: Duration::from_mins(1),
-        }
-    }
-}
-
-impl PublishingSettings {
-    /// The wait after so many failures: between half and the whole of what doubling comes to, by
-    /// the job's name, so that daemons that met the same outage do not come back all at once.
-    fn wait(&self, id: JobId, failures: u32) -> Duration {
-        let doubled = 2_u32.saturating_pow(failures.saturating_sub(1));
-        let longest = self.first_wait.saturating_mul(doubled).min(self.longest_wait);
-        let digest = digest_bytes(format!("{id} {failures}").as_bytes());
-        let share = digest.get(..2).and_then(|byte| u8::from_str_radix(byte, 16).ok());
-        longest / 2 + longest / 2 * u32::from(share.unwrap_or_default()) / 255
-    }
-}
 
 impl<S: JobStore + 'static> Running<S> {
     /// Publishes; says whether the output works meanwhile.
@@ -179,28 +144,4 @@ fn upload_progress(before: Option<JobProgress>, done: u64, total: u64) -> JobPro
         gradient_norm: 0.0,
     };
     before.map_or(none, |before| JobProgress { phase: WorkPhase::Upload, done, total, ..before })
-}
-
-#[cfg(test)]
-mod tests {
-    use uuid::Uuid;
-
-    use super::*;
-
-    #[test]
-    fn waits_grow_to_a_limit_and_differ_by_job() {
-        let settings = PublishingSettings::default();
-        let (one, other) = (JobId(Uuid::from_u128(1)), JobId(Uuid::from_u128(2)));
-        for failures in 1..100 {
-            let longest =
-                Duration::from_secs(2 << (failures - 1).min(8)).min(settings.longest_wait);
-            for id in [one, other] {
-                let wait = settings.wait(id, failures);
-                assert!((longest / 2..=longest).contains(&wait), "{failures}: {wait:?}");
-            }
-        }
-        assert!(
-            (1..20).any(|failures| settings.wait(one, failures) != settings.wait(other, failures))
-        );
-    }
 }

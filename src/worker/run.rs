@@ -1,66 +1,29 @@
 //! One claimed job, from its lease to its end.
 
-use std::{path::PathBuf, sync::Arc};
-
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::{
     FinishedResult, OpenedModel, Published,
     clearing::clear,
-    context::{Hold, LeaseLost, WorkerContext},
+    context::{Hold, LeaseLost, RESULT, STATE},
     device_job::DeviceJob,
     engine_failure::disk_failure,
     heartbeat,
     result_files::{find_finished, remove},
+    running::{Halt, Running},
     saving::RESULT_STANDS,
-    stop::{Stop, StopSignal},
+    stop::Stop,
 };
 use crate::{
     jobs::{
-        Evaluated, Failure, FailureReason, Job, JobProgress, JobStore, JobSummary, Milestone,
-        NewEvent, Outcome, StateName, StoredScores, Timestamp, Transition, Unlearned, Work,
+        Evaluated, Failure, FailureReason, JobStore, JobSummary, Milestone, NewEvent, Outcome,
+        StateName, StoredScores, Timestamp, Transition, Unlearned, Work,
     },
     outcome::{Notice, TimestepScores},
 };
 
-/// A job's saved state, below its folder.
-pub(super) const STATE: &str = "state";
-/// A job's finished result, below its folder.
-pub(super) const RESULT: &str = "result";
-
-/// Why a job does not go on.
-pub(super) enum Halt {
-    /// It failed.
-    Failed(Failure),
-    /// Its result is finished, and the output failed for as long as it is tried.
-    Unpublished(Failure),
-    /// It is not to go on: the stop signal says why.
-    Stopped,
-}
-
-impl From<Failure> for Halt {
-    fn from(failure: Failure) -> Self {
-        Self::Failed(failure)
-    }
-}
-
-/// A job under way.
-pub(super) struct Running<S> {
-    pub(super) context: Arc<WorkerContext<S>>,
-    pub(super) job: Job,
-    pub(super) hold: Hold,
-    pub(super) stop: StopSignal,
-    pub(super) claimed_at: Timestamp,
-}
-
 impl<S: JobStore + 'static> Running<S> {
-    pub(super) fn new(context: Arc<WorkerContext<S>>, job: Job) -> Self {
-        let hold = Hold { id: job.id, fence: job.fence };
-        let claimed_at = context.settings.clock.now();
-        Self { context, job, hold, stop: StopSignal::new(), claimed_at }
-    }
-
     /// Does the job's work and records what became of it.
     pub(super) async fn run(self) {
         let ended = CancellationToken::new();
@@ -71,10 +34,6 @@ impl<S: JobStore + 'static> Running<S> {
         });
         let worked = self.work().await;
         self.settle(worked).await;
-    }
-
-    pub(super) fn folder(&self) -> PathBuf {
-        self.context.folder(self.job.id)
     }
 
     async fn work(&self) -> Result<Outcome, Halt> {
@@ -205,32 +164,6 @@ impl<S: JobStore + 'static> Running<S> {
             tracing::warn!(digest, "the scores that the request cites are gone");
         }
         parsed.map(|stored| stored.scores).into_iter().collect()
-    }
-
-    /// Records progress as it comes, the newest where it comes too fast, the last in any case.
-    pub(super) async fn record_progress(
-        &self,
-        mut told: watch::Receiver<Option<JobProgress>>,
-        done: &CancellationToken,
-    ) {
-        loop {
-            tokio::select! {
-                biased;
-                changed = told.changed() => if changed.is_err() { return },
-                () = done.cancelled() => return,
-            }
-            let Some(progress) = *told.borrow_and_update() else { continue };
-            let event = NewEvent::Progress(progress);
-            let hold = self.hold;
-            if self.context.parts.store.record(hold.id, hold.fence, event).await.is_err() {
-                // The heartbeat finds out what that means; progress alone is no reason to wait.
-                tracing::debug!("progress was not recorded");
-            }
-            tokio::select! {
-                () = tokio::time::sleep(self.context.settings.progress_every) => {}
-                () = done.cancelled() => {}
-            }
-        }
     }
 
     /// Tells the store how far the run has saved, so that a loss is not charged to it.

@@ -1,12 +1,17 @@
-//! One direct call on the device's thread of calls, and plans beside them.
+//! Direct calls on the device's thread of calls, and plans beside them.
 
-use std::cell::RefCell;
+use std::{
+    cell::RefCell,
+    panic::{AssertUnwindSafe, catch_unwind},
+};
 
 use super::{
-    DeviceEngine, EngineSource, InteractiveCall, InteractiveUpdate, OpenedModel, Undertaking,
+    DeviceEngine, EngineSource, InteractiveCall, InteractiveUpdate, OpenedModel, ServingMark,
+    Undertaking,
     device_state::DeviceState,
-    engine_failure::{engine_failure, spec_failure},
-    interactive_queue::CallLine,
+    engine_failure::{engine_failure, panic_failure, spec_failure},
+    interactive_queue::{CallLine, ReadyCall},
+    turn::Turn,
 };
 use crate::{
     engine::{Drawn, RunContext},
@@ -14,8 +19,71 @@ use crate::{
     outcome::Progress,
 };
 
+impl<S: EngineSource> DeviceState<S> {
+    /// For the thread of jobs, between two units of its work: makes the plans that wait, and lets a
+    /// call have the device for a slice. Says whether there was anything to do.
+    pub(super) fn give_way(&self) -> bool {
+        let mut did = false;
+        while let Some(ReadyCall { call, model, mut line, span }) = self.direct.take_plan() {
+            span.in_scope(|| {
+                let planned =
+                    catch_unwind(AssertUnwindSafe(|| plan(self, call, &model, &mut line)));
+                self.end(planned, |failure| line.fail(failure));
+            });
+            did = true;
+        }
+        if self.turn.is_call_open() || self.direct.has_ready() {
+            did |= self.turn.give();
+        }
+        did
+    }
+
+    /// The thread of calls: serves one after another, each time that it has its turn.
+    pub(super) fn serve_calls(&self) {
+        // However this ends, nobody may wait for it.
+        let _stops = StopsTurn(&self.turn);
+        while self.turn.take() {
+            if let Some(ReadyCall { call, model, mut line, span }) = self.direct.take() {
+                self.turn.set_call_open(true);
+                let begun = self.clock.monotonic();
+                {
+                    let _mark = self.serving_mark.as_ref().map(ServingMark::set);
+                    let served = span.in_scope(|| {
+                        catch_unwind(AssertUnwindSafe(|| serve(self, call, &model, &mut line)))
+                    });
+                    self.end(served, |failure| line.fail(failure));
+                }
+                self.release_call();
+                self.direct.done(self.clock.monotonic().since(begun));
+                self.turn.set_call_open(false);
+            }
+            self.turn.hand_back();
+        }
+    }
+
+    /// Tells a caller of a failure, where there was one.
+    fn end(&self, ended: std::thread::Result<Result<(), Failure>>, tell: impl FnOnce(Failure)) {
+        match ended {
+            Ok(Ok(())) => {}
+            Ok(Err(failure)) => tell(failure),
+            Err(payload) => {
+                self.note_panic(payload.as_ref());
+                tell(panic_failure());
+            }
+        }
+    }
+}
+
+struct StopsTurn<'a>(&'a Turn);
+
+impl Drop for StopsTurn<'_> {
+    fn drop(&mut self) {
+        self.0.stop();
+    }
+}
+
 /// Does what a caller asks and sends it back piece by piece.
-pub(super) fn serve<S: EngineSource>(
+fn serve<S: EngineSource>(
     device_state: &DeviceState<S>,
     call: InteractiveCall,
     model: &OpenedModel,
@@ -84,7 +152,7 @@ fn admit<S: EngineSource>(
 }
 
 /// Says what an erasure would take, from headers alone.
-pub(super) fn plan<S: EngineSource>(
+fn plan<S: EngineSource>(
     device_state: &DeviceState<S>,
     call: InteractiveCall,
     model: &OpenedModel,

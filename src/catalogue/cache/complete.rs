@@ -8,7 +8,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{EntryKey, EntryKind, FILES, pictures};
+use super::entry::{EntryKey, EntryKind, FILES, PICTURES};
 use crate::artifacts::{
     digest::digest_reader,
     model_digest::{ModelFile, model_digest},
@@ -70,7 +70,7 @@ pub(super) fn find_damage(
         EntryKind::Model => model_digest(files) == key.digest(),
         EntryKind::Tensors => matches!(files, [file] if file.sha256 == key.digest()),
         // Named by what they depend on, which stands before the pixels.
-        EntryKind::Pictures => matches!(files, [file] if file.name == pictures::NAME),
+        EntryKind::Pictures => matches!(files, [file] if file.name == PICTURES),
         EntryKind::Partial => false,
     };
     if !names_itself {

@@ -15,13 +15,12 @@
 //! folders are made where they are missing, and whoever uses a model holds its files open.
 
 mod complete;
+mod entry;
 mod files;
 mod pictures;
 mod room;
 
 pub(super) use complete::{damage_of, write_atomically};
+pub(super) use entry::{EntryKey, EntryKind, FILES};
 pub(super) use files::{CachedModel, EditedModel};
-pub(super) use room::{Cache, CacheError, EntryKey, EntryKind, Held, InUse};
-
-/// Below an entry: the files themselves, so that none of them passes for a file of the cache's.
-pub(super) const FILES: &str = "files";
+pub(super) use room::{Cache, CacheError, Held, InUse};

@@ -2,14 +2,11 @@
 
 use std::{fs, io::Write, path::Path};
 
-use super::{Cache, CacheError, EntryKey, EntryKind, FILES, Held};
+use super::{Cache, CacheError, EntryKey, EntryKind, FILES, Held, entry::PICTURES};
 use crate::{
     artifacts::{digest::digest_bytes, model_digest::ModelFile},
     worker::PictureCache,
 };
-
-/// The file of an entry.
-pub(super) const NAME: &str = "pictures";
 
 impl PictureCache for Cache {
     fn read(&self, key: &str) -> Option<Vec<u8>> {
@@ -53,9 +50,9 @@ impl Cache {
         let Some(_reserved) = self.reserve_beside_models(&partial, size)? else {
             return Ok(false);
         };
-        write(&self.folder_of(&partial).join(FILES).join(NAME), bytes)?;
+        write(&self.folder_of(&partial).join(FILES).join(PICTURES), bytes)?;
         let sha256 = digest_bytes(bytes);
-        let file = ModelFile { name: NAME.to_owned(), size, sha256 };
+        let file = ModelFile { name: PICTURES.to_owned(), size, sha256 };
         Cache::keep(self, &partial, key, vec![file])?;
         Ok(true)
     }
@@ -64,7 +61,7 @@ impl Cache {
 /// The bytes of an entry; `None` where they are not those that it was kept with.
 fn whole(held: &Held) -> Option<Vec<u8>> {
     let [file] = &held.files[..] else { return None };
-    let bytes = fs::read(held.files_folder().join(NAME)).ok()?;
+    let bytes = fs::read(held.files_folder().join(PICTURES)).ok()?;
     (digest_bytes(&bytes) == file.sha256).then_some(bytes)
 }
 

@@ -9,8 +9,8 @@ use std::{
 };
 
 use super::{
-    FILES,
     complete::{find_damage, read_complete, remove_complete, write_complete},
+    entry::{EntryKey, EntryKind, FILES},
 };
 use crate::{
     artifacts::{digest::digest_bytes, model_digest::ModelFile},
@@ -22,61 +22,6 @@ use crate::{
 const USED: &str = "used";
 /// Pictures take this part of the cache at most.
 const SHARE_OF_PICTURES: u64 = 8;
-
-/// What an entry is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(in crate::catalogue) enum EntryKind {
-    /// A base model, by its digest.
-    Model,
-    /// Edited tensors, by their file's digest.
-    Tensors,
-    /// Pictures of a base model, by the digest of all that they depend on.
-    Pictures,
-    /// A download, by the digest of the name of what is downloaded.
-    Partial,
-}
-
-impl EntryKind {
-    const ALL: [Self; 4] = [Self::Model, Self::Tensors, Self::Pictures, Self::Partial];
-
-    fn folder(self) -> &'static str {
-        match self {
-            Self::Model => "models",
-            Self::Tensors => "tensors",
-            Self::Pictures => "pictures",
-            Self::Partial => "partial",
-        }
-    }
-}
-
-/// Names an entry, and its folder.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(in crate::catalogue) struct EntryKey {
-    kind: EntryKind,
-    digest: String,
-}
-
-impl EntryKey {
-    /// `None` where the digest is no SHA-256 in hexadecimal: it becomes the name of a folder.
-    pub(in crate::catalogue) fn new(kind: EntryKind, digest: &str) -> Option<Self> {
-        let is_digest = digest.len() == 64
-            && digest.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
-        is_digest.then(|| Self { kind, digest: digest.to_owned() })
-    }
-
-    /// Of a download from there.
-    pub(in crate::catalogue) fn partial(source: &str) -> Self {
-        Self { kind: EntryKind::Partial, digest: digest_bytes(source.as_bytes()) }
-    }
-
-    pub(super) fn kind(&self) -> EntryKind {
-        self.kind
-    }
-
-    pub(super) fn digest(&self) -> &str {
-        &self.digest
-    }
-}
 
 /// While it lives, its entry stays.
 #[derive(Debug, Clone)]
@@ -178,7 +123,7 @@ impl Entry {
 
 impl Kept {
     fn pictures(&self) -> impl Iterator<Item = (&EntryKey, &Entry)> {
-        self.entries.iter().filter(|(key, _)| key.kind == EntryKind::Pictures)
+        self.entries.iter().filter(|(key, _)| key.kind() == EntryKind::Pictures)
     }
 
     fn put(&mut self, key: EntryKey, bytes: u64, is_verified: bool) -> InUse {
@@ -201,7 +146,7 @@ impl Cache {
 
     /// Where an entry lies.
     pub(in crate::catalogue) fn folder_of(&self, key: &EntryKey) -> PathBuf {
-        self.settings.folder.join(key.kind.folder()).join(&key.digest)
+        self.settings.folder.join(key.kind().folder()).join(key.digest())
     }
 
     /// Where a URL's last listing is kept.
@@ -222,13 +167,17 @@ impl Cache {
             (InUse { _users: entry.users.clone() }, entry.is_verified)
         };
         let Some(files) = read_complete(&folder) else {
-            tracing::warn!(digest = key.digest, "what is cached lost its mark and is removed");
+            tracing::warn!(digest = key.digest(), "what is cached lost its mark and is removed");
             self.remove(key)?;
             return Ok(None);
         };
         // Not under the lock: many bytes are read.
         if let Some(damage) = find_damage(&folder, key, &files, !is_verified) {
-            tracing::warn!(digest = key.digest, damage, "what is cached is damaged and is removed");
+            tracing::warn!(
+                digest = key.digest(),
+                damage,
+                "what is cached is damaged and is removed"
+            );
             self.remove(key)?;
             return Ok(None);
         }
@@ -346,7 +295,7 @@ impl Cache {
                 return Ok(());
             };
             let key = key.clone();
-            tracing::info!(digest = key.digest, "what is cached makes room for something else");
+            tracing::info!(digest = key.digest(), "what is cached makes room for something else");
             self.drop_entry(kept, &key)?;
         }
     }

@@ -6,7 +6,8 @@ use std::{
     time::Duration,
 };
 
-use super::SqliteStore;
+use sqlx::SqlitePool;
+
 use crate::jobs::{Clock, Monotonic, StoreError};
 
 /// From one checkpoint to the next, where anything was stored.
@@ -35,20 +36,18 @@ impl Checkpoints {
         }
         is_due
     }
-}
 
-impl SqliteStore {
-    /// Takes the whole log into the file.
-    pub(super) async fn checkpoint(&self) -> Result<(), StoreError> {
-        sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)").execute(&self.writer).await?;
-        Ok(())
-    }
-
-    /// From time to time takes as much of it as no reader needs, and waits for none.
-    pub(super) async fn checkpoint_if_due(&self) -> Result<(), StoreError> {
-        if self.checkpoints.is_due() {
-            sqlx::query("PRAGMA wal_checkpoint(PASSIVE)").execute(&self.writer).await?;
+    /// From time to time takes as much of the log as no reader needs, and waits for none.
+    pub(super) async fn make_if_due(&self, writer: &SqlitePool) -> Result<(), StoreError> {
+        if self.is_due() {
+            sqlx::query("PRAGMA wal_checkpoint(PASSIVE)").execute(writer).await?;
         }
         Ok(())
     }
+}
+
+/// Takes the whole log into the file.
+pub(super) async fn checkpoint(writer: &SqlitePool) -> Result<(), StoreError> {
+    sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)").execute(writer).await?;
+    Ok(())
 }

@@ -390,7 +390,7 @@ impl JobStore for SqliteStore {
         self.sweep_due(rows::PAST_DEADLINE, by, &mut swept).await?;
         self.sweep_due(rows::PAST_LEASE, by, &mut swept).await?;
         self.forget_old(self.agreed.now(), &mut swept).await?;
-        self.checkpoint_if_due().await?;
+        self.checkpoints.make_if_due(&self.writer).await?;
         Ok(swept)
     }
 

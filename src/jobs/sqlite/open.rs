@@ -8,7 +8,11 @@ use sqlx::{
 };
 use tokio::sync::watch;
 
-use super::{SqliteStore, checkpoints::Checkpoints, rows};
+use super::{
+    SqliteStore,
+    checkpoints::{Checkpoints, checkpoint},
+    rows,
+};
 use crate::jobs::{Clock, StoreError, StoreSettings, Work, clock::AgreedTime, step};
 
 /// What leads from each version of the schema to the next; each sets `user_version` itself.
@@ -90,7 +94,7 @@ impl SqliteStore {
         let store =
             Self { settings, agreed, checkpoints, is_new, writer, readers, listers, prober, wake };
         // What was made or brought up to date stands in the file itself from here on.
-        store.checkpoint().await.map_err(|error| unopened(path, &error))?;
+        checkpoint(&store.writer).await.map_err(|error| unopened(path, &error))?;
         Ok(store)
     }
 }

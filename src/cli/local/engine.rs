@@ -1,0 +1,87 @@
+//! The engine in this process, as the verbs know it. They are generic over [`LocalEngine`], so that
+//! their tests run with a made-up engine in milliseconds.
+
+use crate::{
+    artifacts::open_model,
+    cli::{CliError, session::Session},
+    engine::{CandleEngine, Compute, EngineError},
+    outcome::ErasureRecord,
+    spec::{ModelFiles, ReadSeek},
+    worker::DeviceEngine,
+};
+
+/// A model that is loaded in this process, and where it came from.
+#[derive(Debug)]
+pub(in crate::cli) struct LocalModel<E> {
+    pub(in crate::cli) files: Box<dyn ModelFiles>,
+    pub(in crate::cli) engine: E,
+}
+
+impl<E: LocalEngine> LocalModel<E> {
+    /// Opens and loads a folder or a built-in model, and tells what is odd about it.
+    pub(in crate::cli) fn open(
+        location: &str,
+        variant: Option<&str>,
+        compute: &Compute,
+        session: &mut Session,
+    ) -> Result<Self, CliError> {
+        let files = open_model(location)?;
+        let engine = E::load(files.as_ref(), variant, compute)?;
+        for warning in engine.warnings() {
+            session.note(warning);
+        }
+        Ok(Self { files, engine })
+    }
+}
+
+/// What the verbs ask of an engine beside what a worker asks.
+pub(in crate::cli) trait LocalEngine: DeviceEngine {
+    /// Reads the weights.
+    fn load(
+        files: &dyn ModelFiles,
+        variant: Option<&str>,
+        compute: &Compute,
+    ) -> Result<Self, EngineError>;
+    /// The same model, whose erasures take no more memory than a limit.
+    #[must_use]
+    fn with_memory_limit(self, memory_limit: Option<u64>) -> Self;
+    /// Digest of the U-Net's weights, as scores cite it.
+    fn unet_digest(&self) -> Result<String, EngineError>;
+    /// An erasure of this model that was made before, of its edited tensors as
+    /// [`DeviceEngine::write_delta`] wrote them, and all else of it.
+    fn restore_erased(
+        &self,
+        record: ErasureRecord,
+        file: &str,
+        reader: Box<dyn ReadSeek>,
+        length: u64,
+    ) -> Result<Self::Erased, EngineError>;
+}
+
+impl LocalEngine for CandleEngine {
+    fn load(
+        files: &dyn ModelFiles,
+        variant: Option<&str>,
+        compute: &Compute,
+    ) -> Result<Self, EngineError> {
+        Self::load_on(files, variant, compute)
+    }
+
+    fn with_memory_limit(self, memory_limit: Option<u64>) -> Self {
+        self.with_memory_limit(memory_limit)
+    }
+
+    fn unet_digest(&self) -> Result<String, EngineError> {
+        Ok(self.pipeline().unet_tensors.digest()?)
+    }
+
+    fn restore_erased(
+        &self,
+        record: ErasureRecord,
+        file: &str,
+        reader: Box<dyn ReadSeek>,
+        length: u64,
+    ) -> Result<Self::Erased, EngineError> {
+        self.restore_erased(record, file, reader, length)
+    }
+}

@@ -1,0 +1,75 @@
+//! A claimed job while it is worked on, as all parts of its run share it.
+
+use std::{path::PathBuf, sync::Arc};
+
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    context::{Hold, WorkerContext},
+    stop::StopSignal,
+};
+use crate::jobs::{Failure, Job, JobProgress, JobStore, NewEvent, Timestamp};
+
+/// Why a job does not go on.
+pub(super) enum Halt {
+    /// It failed.
+    Failed(Failure),
+    /// Its result is finished, and the output failed for as long as it is tried.
+    Unpublished(Failure),
+    /// It is not to go on: the stop signal says why.
+    Stopped,
+}
+
+impl From<Failure> for Halt {
+    fn from(failure: Failure) -> Self {
+        Self::Failed(failure)
+    }
+}
+
+/// A job under way.
+pub(super) struct Running<S> {
+    pub(super) context: Arc<WorkerContext<S>>,
+    pub(super) job: Job,
+    pub(super) hold: Hold,
+    pub(super) stop: StopSignal,
+    pub(super) claimed_at: Timestamp,
+}
+
+impl<S: JobStore + 'static> Running<S> {
+    pub(super) fn new(context: Arc<WorkerContext<S>>, job: Job) -> Self {
+        let hold = Hold { id: job.id, fence: job.fence };
+        let claimed_at = context.settings.clock.now();
+        Self { context, job, hold, stop: StopSignal::new(), claimed_at }
+    }
+
+    pub(super) fn folder(&self) -> PathBuf {
+        self.context.folder(self.job.id)
+    }
+
+    /// Records progress as it comes, the newest where it comes too fast, the last in any case.
+    pub(super) async fn record_progress(
+        &self,
+        mut told: watch::Receiver<Option<JobProgress>>,
+        done: &CancellationToken,
+    ) {
+        loop {
+            tokio::select! {
+                biased;
+                changed = told.changed() => if changed.is_err() { return },
+                () = done.cancelled() => return,
+            }
+            let Some(progress) = *told.borrow_and_update() else { continue };
+            let event = NewEvent::Progress(progress);
+            let hold = self.hold;
+            if self.context.parts.store.record(hold.id, hold.fence, event).await.is_err() {
+                // The heartbeat finds out what that means; progress alone is no reason to wait.
+                tracing::debug!("progress was not recorded");
+            }
+            tokio::select! {
+                () = tokio::time::sleep(self.context.settings.progress_every) => {}
+                () = done.cancelled() => {}
+            }
+        }
+    }
+}
