@@ -15,10 +15,10 @@ use std::{
 use clap::Parser;
 use keystep::{
     jobs::{
-        Evaluation, JobOptions, JobStore, JobSummary, ListQuery, NewJob, OutputFormat, Principal,
-        QueueLimits, RequestId, SqliteStore, StoreSettings, UnlearnWork, Work, WorkerId,
+        Evaluation, JobOptions, JobStore, JobSummary, ListQuery, NewJob, Principal, QueueLimits,
+        RequestId, SqliteStore, StoreSettings, UnlearnWork, Work, WorkerId,
     },
-    spec::{Concept, ConceptKind, Method, MethodName, UnlearnSpec, Vocabulary},
+    spec::{Concept, ConceptKind, Method, MethodName, OutputFormat, UnlearnSpec, Vocabulary},
 };
 
 #[derive(Debug, Parser)]

@@ -1,5 +1,6 @@
 //! How operations and requests are named on the wire.
 
+use crate::outcome::result_layout::CHECKPOINTS;
 use uuid::Uuid;
 
 use super::ApiError;
@@ -33,7 +34,7 @@ pub(super) fn request_name(id: RequestId) -> String {
 
 /// An erased model's name in the catalogue.
 pub(super) fn checkpoint_name(id: JobId) -> String {
-    format!("checkpoints/{id}")
+    format!("{CHECKPOINTS}/{id}")
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 mod builtin;
 pub mod diffusers;
 pub mod digest;
+mod erased_model;
 mod erased_weights;
 mod error;
 mod folder;
@@ -12,6 +13,7 @@ mod output;
 pub mod preflight;
 
 pub use builtin::BuiltinModel;
+pub use erased_model::{EditedBytes, ErasedModel, ErasedWeights, delta_metadata};
 pub use erased_weights::refuse_erased_weights;
 pub use error::ArtifactError;
 pub use folder::ModelFolder;

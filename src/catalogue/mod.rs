@@ -38,7 +38,7 @@ use self::{
     cache::{Cache, EditedModel},
     list::Listed,
     model_failure::{no_such_model, store_failure},
-    published::{Checkpoint, HeldTensors, Tensors, check_lineage, job_of},
+    published::{Checkpoint, HeldTensors, Tensors, check_lineage, checkpoint_name, job_of},
 };
 use crate::{
     jobs::{Failure, JobId, JobStore, JobSummary, Principal, Store},
@@ -168,7 +168,7 @@ impl Catalogue {
         let mut lineage = Vec::new();
         loop {
             let job = self.job(id).await?;
-            let name = format!("checkpoints/{id}");
+            let name = checkpoint_name(id);
             let job = job.filter(|job| Checkpoint::of(job).is_some());
             let job = job.ok_or_else(|| no_such_model(&name))?;
             let base = job.work.base_model().to_owned();
@@ -185,7 +185,7 @@ impl Catalogue {
     async fn open_checkpoint(&self, id: JobId) -> Result<OpenedModel, Failure> {
         let (base, lineage) = self.root(id).await?;
         let Some(checkpoint) = lineage.first().and_then(Checkpoint::of) else {
-            return Err(no_such_model(&format!("checkpoints/{id}")));
+            return Err(no_such_model(&checkpoint_name(id)));
         };
         let opened = base.open(&self.means()).await?;
         check_lineage(&lineage, &opened.digest)?;

@@ -21,24 +21,21 @@ use crate::{
         Failure, FailureReason, JobId, JobState, JobSummary, Outcome, PublishedFile,
         UnlearnSummary, Unlearned, WorkSummary,
     },
+    outcome::result_layout::{CHECKPOINTS, DELTA},
     storage::{Place, StorageError, StorageErrorKind},
 };
 
-/// What precedes the job's id in a checkpoint's name.
-const COLLECTION: &str = "checkpoints/";
-/// The edited tensors alone.
-const DELTA: &str = "delta.safetensors";
 /// What the edited tensors are called in the cache.
 const EDITED: &str = "edited.safetensors";
 
 /// The job that a checkpoint's name means. A UUID has several spellings, a name has one.
 pub(super) fn job_of(name: &str) -> Option<JobId> {
-    let id: JobId = name.strip_prefix(COLLECTION)?.parse().ok()?;
+    let id: JobId = name.strip_prefix(CHECKPOINTS)?.strip_prefix('/')?.parse().ok()?;
     (checkpoint_name(id) == name).then_some(id)
 }
 
-fn checkpoint_name(id: JobId) -> String {
-    format!("{COLLECTION}{id}")
+pub(super) fn checkpoint_name(id: JobId) -> String {
+    format!("{CHECKPOINTS}/{id}")
 }
 
 /// An erasure that is done and published.

@@ -17,11 +17,12 @@ use super::{
     compute::ComputeArguments,
     files::name_part,
     memory::peak_rss_bytes,
-    result_folder::{CHECKPOINT, verdict_table},
+    result_folder::verdict_table,
     session::{Session, print_result},
     staging::Staging,
 };
 use crate::{
+    outcome::result_layout::{CHECKPOINT, REPORT_PAGE},
     report::RunReport,
     spec::{Concept, ConceptKind},
     worker::EngineSource,
@@ -120,7 +121,7 @@ fn summary(report: &RunReport, out: &Path) -> String {
         verdict_table(&report.judges),
         report.unet_evaluations,
         report.seconds.unwrap_or_default(),
-        out.join("report.html").display(),
+        out.join(REPORT_PAGE).display(),
         out.join("before-after.png").display(),
         out.join("scores.png").display(),
         out.join(CHECKPOINT).display(),

@@ -10,31 +10,30 @@ use super::{
 };
 use crate::{
     artifacts::{
-        diffusers::{UNET_WEIGHTS, write_checkpoint},
+        ErasedModel,
         digest::{digest_bytes, digest_file},
+        model_digest::{model_digest, read_model_files},
         open_model,
-        preflight::{check_readable, check_room, files_to_copy},
-        refuse_erased_weights,
     },
-    outcome::Verdict,
+    outcome::{
+        Verdict,
+        result_layout::{CHECKPOINT, DELTA, REPORT, REPORT_PAGE},
+    },
     report::{Evidence, ReportError, RunReport},
-    spec::{ModelFiles, UnlearnSpec},
-    worker::EditedBytes,
+    spec::{ModelFiles, OutputFormat, UnlearnSpec},
 };
-
-/// The model's folder inside the result.
-pub(super) const CHECKPOINT: &str = "checkpoint";
-/// The edited tensors inside the result.
-pub(super) const DELTA: &str = "delta.safetensors";
 
 /// What a result must hold to be one.
 pub(super) const EXPECTED: [&str; 5] = [
     "checkpoint/model_index.json",
     "checkpoint/unet/diffusion_pytorch_model.safetensors",
     DELTA,
-    "report.json",
-    "report.html",
+    REPORT,
+    REPORT_PAGE,
 ];
+
+/// What is written of the edited model.
+const FORMATS: [OutputFormat; 2] = [OutputFormat::Pipeline, OutputFormat::Delta];
 
 /// Finds what would stop [`write_model`], before there is anything to write: every file of the base
 /// that goes along can be read, and the disk has room for all.
@@ -43,11 +42,12 @@ pub(super) fn check_before<E: LocalEngine>(
     spec: &UnlearnSpec,
     staging: &Staging,
 ) -> Result<(), CliError> {
-    let files = base.files.as_ref();
-    let EditedBytes { unet, delta } = base.engine.edited_bytes(spec);
-    let copied = check_readable(files, &files_to_copy(files)?)?;
-    let needed = copied.saturating_add(unet).saturating_add(delta);
-    Ok(check_room(staging.path(), staging.target(), needed)?)
+    let bytes = base.engine.edited_bytes(spec);
+    staging.look(|folder| erased_model(base).check_before(bytes, folder))
+}
+
+fn erased_model<E>(base: &LocalModel<E>) -> ErasedModel<'_> {
+    ErasedModel { base: base.files.as_ref(), formats: &FORMATS, pipeline: CHECKPOINT }
 }
 
 /// Writes the edited model, whole and as a delta; gives the base's files that were left out.
@@ -60,32 +60,13 @@ pub(super) fn write_model<E: LocalEngine>(
     metadata: &BTreeMap<String, String>,
     staging: &mut Staging,
 ) -> Result<Vec<String>, CliError> {
-    let files = base.files.as_ref();
-    let left_out = staging.fill(|folder| {
-        folder.within(CHECKPOINT, |folder| {
-            write_checkpoint(folder, files, |out| E::write_unet(erased, out))
-        })
-    })?;
-    staging.fill(|folder| folder.write(DELTA, |out| E::write_delta(erased, metadata, out)))?;
-    let unet = format!("{CHECKPOINT}/{UNET_WEIGHTS}");
-    refuse_erased_weights(staging.path(), &E::erased_stretches(erased)?, &[DELTA, &unet])?;
-    if !left_out.is_empty() {
-        tracing::warn!(files = ?left_out, "files that are no part of the pipeline are left out of the result");
-    }
-    Ok(left_out)
+    let stretches = E::erased_stretches(erased)?;
+    staging.fill(|folder| erased_model(base).write(erased, metadata, &stretches, folder))
 }
 
-/// What a delta says of itself.
-pub(super) fn delta_metadata(
-    base: &dyn ModelFiles,
-    spec: &UnlearnSpec,
-) -> BTreeMap<String, String> {
-    BTreeMap::from([
-        ("keystep.base".to_owned(), base.location().to_owned()),
-        // A spec always has a form in JSON: it came out of one.
-        ("keystep.spec".to_owned(), serde_json::to_string(spec).unwrap_or_default()),
-        ("keystep.version".to_owned(), env!("CARGO_PKG_VERSION").to_owned()),
-    ])
+/// The digest by which results name a base model.
+pub(super) fn base_digest(base: &dyn ModelFiles) -> Result<String, CliError> {
+    Ok(model_digest(&read_model_files(base)?))
 }
 
 /// Writes scores, plots, sheet, log, report and page into the folder; the digests are added here.

@@ -13,7 +13,6 @@ use crate::artifacts::{ArtifactError, StagedFolder};
 pub(super) struct Staging {
     // None once it is committed.
     folder: Option<StagedFolder>,
-    target: std::path::PathBuf,
     unfinished: std::path::PathBuf,
     interrupt: Interrupt,
 }
@@ -28,18 +27,12 @@ impl Staging {
         let folder = StagedFolder::create(out, expected)?;
         let unfinished = folder.unfinished().to_owned();
         interrupt.guard(&unfinished);
-        let target = folder.target().to_owned();
-        Ok(Self { folder: Some(folder), target, unfinished, interrupt: interrupt.clone() })
+        Ok(Self { folder: Some(folder), unfinished, interrupt: interrupt.clone() })
     }
 
     /// Where it is until it is complete.
     pub(super) fn path(&self) -> &Path {
         &self.unfinished
-    }
-
-    /// Where it will be.
-    pub(super) fn target(&self) -> &Path {
-        &self.target
     }
 
     /// Lets the artifacts module write into it.
@@ -51,6 +44,15 @@ impl Staging {
         // It is there until commit, which takes the staging itself.
         let folder = self.folder.as_mut().ok_or(CliError::Interrupted)?;
         Ok(fill(folder)?)
+    }
+
+    /// Lets the artifacts module look at it.
+    pub(super) fn look<T>(
+        &self,
+        look: impl FnOnce(&StagedFolder) -> Result<T, ArtifactError>,
+    ) -> Result<T, CliError> {
+        let folder = self.folder.as_ref().ok_or(CliError::Interrupted)?;
+        Ok(look(folder)?)
     }
 
     /// Writes one file.

@@ -41,6 +41,5 @@ pub use store::{
     Swept, WorkerLoss,
 };
 pub use work::{
-    EvaluateSummary, EvaluateWork, Evaluation, OutputFormat, UnlearnSummary, UnlearnWork, Work,
-    WorkSummary,
+    EvaluateSummary, EvaluateWork, Evaluation, UnlearnSummary, UnlearnWork, Work, WorkSummary,
 };

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::spec::{JudgeSpec, SamplerKind, UnlearnSpec};
+use crate::spec::{JudgeSpec, OutputFormat, SamplerKind, UnlearnSpec};
 
 /// A job's task, whole: what is stored is what runs.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -147,18 +147,6 @@ pub struct EvaluateWork {
     pub spec: JudgeSpec,
     /// URL prefix to publish below.
     pub destination: String,
-}
-
-/// What is published of an erased model.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum OutputFormat {
-    /// The edited tensors alone.
-    Delta,
-    /// The whole U-Net with its config.
-    Unet,
-    /// The whole pipeline.
-    Pipeline,
 }
 
 /// Whether an erasure is judged before it is published.

@@ -6,6 +6,7 @@ mod notice;
 mod picture;
 mod plan;
 mod progress;
+pub mod result_layout;
 mod scores;
 mod training;
 

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use crate::{
     artifacts::digest::digest_bytes,
     jobs::{Job, Work},
+    outcome::result_layout::{CHECKPOINTS, EVALUATIONS},
     publishing::MANIFEST,
     storage::{Place, StorageError, Storages},
     worker::ResultFile,
@@ -15,7 +16,7 @@ const NAME_LETTERS: usize = 16;
 
 /// Bytes of the longest name below a destination: kind, job and content, then the file's own, for
 /// which there is room as for the name of a file on most disks.
-pub(super) const LONGEST_NAME: usize = "evaluations/".len() + 36 + 1 + NAME_LETTERS + 1 + 255;
+pub(super) const LONGEST_NAME: usize = EVALUATIONS.len() + 1 + 36 + 1 + NAME_LETTERS + 1 + 255;
 
 /// A job's folder in object storage.
 #[derive(Debug, Clone)]
@@ -29,8 +30,8 @@ pub(super) struct Layout {
 impl Layout {
     pub(super) fn of(storages: &Storages, job: &Job) -> Result<Self, StorageError> {
         let kind = match &job.work {
-            Work::Unlearn(_) => "checkpoints",
-            Work::Evaluate(_) => "evaluations",
+            Work::Unlearn(_) => CHECKPOINTS,
+            Work::Evaluate(_) => EVALUATIONS,
         };
         let folder =
             storages.open(job.work.destination())?.child(kind)?.child(&job.id.to_string())?;

@@ -6,9 +6,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::{
-    jobs::{ConceptVerdict, Job, JobId, OutputFormat, PublishedFile, Timestamp, Work},
+    jobs::{ConceptVerdict, Job, JobId, PublishedFile, Timestamp, Work},
     outcome::{DeviceKind, Figures},
-    spec::{LogSnrWindow, SamplerKind, StepIndex},
+    spec::{LogSnrWindow, OutputFormat, SamplerKind, StepIndex},
     storage::Place,
     worker::{FinishedResult, RunTimes, TrainingFigures},
 };

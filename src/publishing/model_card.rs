@@ -11,6 +11,7 @@ use crate::{
     artifacts::diffusers::UNET_WEIGHTS,
     jobs::{ConceptVerdict, EvaluateWork, UnlearnWork, Work},
     outcome::Figures,
+    outcome::result_layout::DELTA,
     spec::{Concept, Scope},
     worker::FinishedResult,
 };
@@ -187,7 +188,7 @@ impl ModelCard<'_> {
                 ],
             )?;
         }
-        if has("delta.safetensors") {
+        if has(DELTA) {
             write_code(
                 out,
                 "The edited tensors alone, over the base model's",

@@ -11,13 +11,13 @@ use super::*;
 use crate::{
     jobs::{
         ConceptVerdict, EvaluateWork, Evaluation, Failure, FailureReason, Fence, Job, JobId,
-        JobOptions, JobState, Milestone, OutputFormat, Principal, RequestId, Sequence, Timestamp,
-        UnlearnWork, Work,
+        JobOptions, JobState, Milestone, Principal, RequestId, Sequence, Timestamp, UnlearnWork,
+        Work,
     },
     outcome::{DeviceKind, Figures, Verdict},
     spec::{
-        Concept, ConceptKind, JudgeSpec, LogSnrWindow, Method, MethodName, SamplerKind, StepIndex,
-        UnlearnSpec, Vocabulary,
+        Concept, ConceptKind, JudgeSpec, LogSnrWindow, Method, MethodName, OutputFormat,
+        SamplerKind, StepIndex, UnlearnSpec, Vocabulary,
     },
     storage::{
         Content, Patience, Place, StorageSettings, Storages, TransferOptions,

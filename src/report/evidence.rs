@@ -9,7 +9,10 @@ use super::{
     score_plot, training_plot,
 };
 use crate::{
-    outcome::{JudgeReport, TimestepScores, TrainingLog, Verdict},
+    outcome::{
+        JudgeReport, TimestepScores, TrainingLog, Verdict,
+        result_layout::{REPORT, REPORT_PAGE, TRAINING},
+    },
     spec::{Method, UnlearnSpec},
 };
 
@@ -63,10 +66,10 @@ impl Evidence<'_> {
             files.push((format!("{name}.png"), sheet.clone()));
             sheets.push(sheet);
         }
-        files.push(("training.json".to_owned(), json(self.log)?));
+        files.push((TRAINING.to_owned(), json(self.log)?));
         let training = training_plot(self.log)?;
         let report = self.report();
-        files.push(("report.json".to_owned(), report.to_json()?));
+        files.push((REPORT.to_owned(), report.to_json()?));
         let page = ReportPage {
             report: &report,
             log: self.log,
@@ -75,7 +78,7 @@ impl Evidence<'_> {
             score_plot_png: plots.first().map(Vec::as_slice),
             training_plot_png: Some(&training),
         };
-        files.push(("report.html".to_owned(), page.render()?.into_bytes()));
+        files.push((REPORT_PAGE.to_owned(), page.render()?.into_bytes()));
         Ok((report, files))
     }
 

@@ -9,6 +9,7 @@ use std::{
 
 use super::PlanEstimate;
 use crate::{
+    artifacts::{EditedBytes, ErasedWeights},
     engine::{
         self, CandleEngine, Compute, ComputeSettings, Drawn, EngineError, ErasedCheckpoint,
         RunContext, WorkMemory, evaluate::PictureStore,
@@ -46,15 +47,6 @@ pub trait EngineSource: Send + 'static {
 }
 
 /// Bytes of the files that an erasure writes, known before it is computed; the headers, some
-/// kilobytes, are not counted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct EditedBytes {
-    /// Of the edited U-Net.
-    pub unet: u64,
-    /// Of the edited tensors alone.
-    pub delta: u64,
-}
-
 /// Work whose memory is planned before it begins.
 #[derive(Debug, Clone, Copy)]
 pub enum Undertaking<'a> {
@@ -71,7 +63,7 @@ pub enum Undertaking<'a> {
 /// A model on the device. Blocking; called by one of the device's threads at a time.
 pub trait DeviceEngine: Sized + Send + Sync {
     /// An erased model, not yet written.
-    type Erased;
+    type Erased: ErasedWeights;
 
     /// The words that the model is known to draw.
     fn vocabulary(&self) -> &Vocabulary;
@@ -154,16 +146,6 @@ pub trait DeviceEngine: Sized + Send + Sync {
     /// Stretches of the base's weights that the edit changed, as files hold them: no other file of
     /// a result may hold one.
     fn erased_stretches(erased: &Self::Erased) -> Result<Vec<Vec<u8>>, EngineError>;
-
-    /// Writes the edited U-Net as safetensors.
-    fn write_unet(erased: &Self::Erased, out: &mut dyn Write) -> io::Result<()>;
-
-    /// Writes the edited tensors alone as safetensors.
-    fn write_delta(
-        erased: &Self::Erased,
-        metadata: &BTreeMap<String, String>,
-        out: &mut dyn Write,
-    ) -> io::Result<()>;
 }
 
 /// The real thing: candle, by default on the best device that this build knows.
@@ -386,16 +368,18 @@ impl DeviceEngine for CandleEngine {
     fn erased_stretches(erased: &ErasedCheckpoint) -> Result<Vec<Vec<u8>>, EngineError> {
         erased.erased_stretches()
     }
+}
 
-    fn write_unet(erased: &ErasedCheckpoint, out: &mut dyn Write) -> io::Result<()> {
-        Ok(erased.write_unet(out)?)
+impl ErasedWeights for ErasedCheckpoint {
+    fn write_unet(&self, out: &mut dyn Write) -> io::Result<()> {
+        Ok(self.write_unet(out)?)
     }
 
     fn write_delta(
-        erased: &ErasedCheckpoint,
+        &self,
         metadata: &BTreeMap<String, String>,
         out: &mut dyn Write,
     ) -> io::Result<()> {
-        Ok(erased.write_delta(metadata, out)?)
+        Ok(self.write_delta(metadata, out)?)
     }
 }

@@ -45,7 +45,7 @@ pub use context::{WorkerParts, WorkerSettings, WorkerSignals};
 pub use destination::{destination, is_allowed};
 pub use device::{Device, DeviceHealth};
 pub use device_settings::DeviceSettings;
-pub use engine::{CandleSource, DeviceEngine, EditedBytes, EngineSource, Undertaking};
+pub use engine::{CandleSource, DeviceEngine, EngineSource, Undertaking};
 pub use engine_failure::{
     artifact_failure, disk_failure, engine_failure, report_failure, spec_failure,
 };

@@ -4,7 +4,7 @@
 use std::{
     collections::BTreeMap,
     fs::{self, File},
-    io::{self, Write},
+    io,
     path::Path,
 };
 
@@ -17,26 +17,19 @@ use super::{
 };
 use crate::{
     artifacts::{
-        ArtifactError, StagedFolder,
-        diffusers::{UNET_WEIGHTS, write_checkpoint},
+        ErasedModel, StagedFolder, delta_metadata,
         digest::{digest_bytes, digest_reader},
-        preflight::{check_readable, check_room, files_to_copy},
-        refuse_erased_weights,
     },
-    jobs::{ConceptVerdict, EvaluateWork, Failure, FailureReason, OutputFormat, UnlearnWork},
-    outcome::{DeviceKind, JudgeReport},
+    jobs::{ConceptVerdict, EvaluateWork, Failure, FailureReason, UnlearnWork},
+    outcome::{
+        DeviceKind, JudgeReport,
+        result_layout::{CONTACT_SHEET, PIPELINE, REPORT},
+    },
     report::{Cost, EvaluationReport, Evidence, Headline, PhaseCost, ReportError, contact_sheet},
-    spec::ModelFiles,
 };
 
 /// The marker that is written last.
 const COMPLETE: &str = "complete.json";
-/// The edited tensors.
-const DELTA: &str = "delta.safetensors";
-/// What says how the U-Net is built.
-const UNET_CONFIG: &str = "unet/config.json";
-/// The folder of a whole pipeline.
-const PIPELINE: &str = "pipeline";
 
 /// Finds what would stop an erasure's folder from being written, before there is an erasure: the
 /// place takes files, the base's files that go along can be read, and the disk has room for all.
@@ -46,25 +39,13 @@ pub(super) fn check_before<E: DeviceEngine>(
     engine: &E,
 ) -> Result<(), Failure> {
     let staged = begin(&job.result_folder)?;
-    let bytes = engine.edited_bytes(&work.spec);
-    let base = job.base.files.as_ref();
-    let check = || -> Result<(), ArtifactError> {
-        let mut needed: u64 = 0;
-        for format in &work.formats {
-            needed = needed.saturating_add(match format {
-                OutputFormat::Delta => bytes.delta,
-                OutputFormat::Unet if has(base, UNET_CONFIG) => {
-                    bytes.unet.saturating_add(check_readable(base, &[UNET_CONFIG.to_owned()])?)
-                }
-                OutputFormat::Unet => bytes.unet,
-                OutputFormat::Pipeline => {
-                    bytes.unet.saturating_add(check_readable(base, &files_to_copy(base)?)?)
-                }
-            });
-        }
-        check_room(staged.unfinished(), staged.target(), needed)
-    };
-    check().map_err(|error| artifact_failure(&error))
+    erased_model(job, work)
+        .check_before(engine.edited_bytes(&work.spec), &staged)
+        .map_err(|error| artifact_failure(&error))
+}
+
+fn erased_model<'a>(job: &'a DeviceJob, work: &'a UnlearnWork) -> ErasedModel<'a> {
+    ErasedModel { base: job.base.files.as_ref(), formats: &work.formats, pipeline: PIPELINE }
 }
 
 /// An erasure that is done and not yet written.
@@ -81,16 +62,17 @@ pub(super) fn write_erased<E: DeviceEngine>(
     result: &ErasedResult<'_, E>,
 ) -> Result<FinishedResult, Failure> {
     let mut staged = begin(&result.job.result_folder)?;
-    let left_out = write_model(result, &mut staged).map_err(|error| artifact_failure(&error))?;
+    let stretches = E::erased_stretches(result.erased).map_err(|error| engine_failure(&error))?;
+    // How the base is named on this machine is no part of the result.
+    let work = result.work;
+    let metadata = delta_metadata(&work.base_model, &work.base_digest, &work.spec);
+    let left_out = erased_model(result.job, work)
+        .write(result.erased, &metadata, &stretches, &mut staged)
+        .map_err(|error| artifact_failure(&error))?;
     let evidence = evidence(result, &left_out, digests(staged.unfinished())?)?;
     for (name, bytes) in evidence {
         write(&mut staged, &name, &bytes)?;
     }
-    let stretches = E::erased_stretches(result.erased).map_err(|error| engine_failure(&error))?;
-    let pipeline_unet = format!("{PIPELINE}/{UNET_WEIGHTS}");
-    let edited = [DELTA, UNET_WEIGHTS, &pipeline_unet];
-    refuse_erased_weights(staged.unfinished(), &stretches, &edited)
-        .map_err(|error| artifact_failure(&error))?;
     let log = E::log(result.erased);
     let scoring: u64 = E::scores(result.erased).iter().map(|scores| scores.unet_evaluations).sum();
     let judging: u64 = result.judged.iter().map(|judged| judged.unet_evaluations).sum();
@@ -110,44 +92,6 @@ pub(super) fn write_erased<E: DeviceEngine>(
     complete(staged, finished)
 }
 
-/// Writes the formats that were asked for; gives the base's files that were left out.
-fn write_model<E: DeviceEngine>(
-    result: &ErasedResult<'_, E>,
-    staged: &mut StagedFolder,
-) -> Result<Vec<String>, ArtifactError> {
-    let mut left_out = Vec::new();
-    let (work, base) = (result.work, result.job.base.files.as_ref());
-    let write_unet = |out: &mut dyn Write| E::write_unet(result.erased, out);
-    for format in &work.formats {
-        match format {
-            OutputFormat::Delta => {
-                // How the base is named on this machine is no part of the result.
-                let metadata = BTreeMap::from([
-                    ("keystep.base".to_owned(), work.base_model.clone()),
-                    ("keystep.base_digest".to_owned(), work.base_digest.clone()),
-                    ("keystep.spec".to_owned(), spec_json(work)),
-                    ("keystep.version".to_owned(), env!("CARGO_PKG_VERSION").to_owned()),
-                ]);
-                staged.write(DELTA, |out| E::write_delta(result.erased, &metadata, out))?;
-            }
-            OutputFormat::Unet => {
-                staged.write(UNET_WEIGHTS, write_unet)?;
-                if has(base, UNET_CONFIG) {
-                    staged.copy(base, UNET_CONFIG, UNET_CONFIG)?;
-                }
-            }
-            OutputFormat::Pipeline => {
-                left_out =
-                    staged.within(PIPELINE, |staged| write_checkpoint(staged, base, write_unet))?;
-            }
-        }
-    }
-    if !left_out.is_empty() {
-        tracing::warn!(files = ?left_out, "files that are no part of the pipeline are left out of the result");
-    }
-    Ok(left_out)
-}
-
 /// Where each draw started that took place.
 fn seeds<E: DeviceEngine>(result: &ErasedResult<'_, E>) -> BTreeMap<String, u64> {
     let score = E::scores(result.erased).first().map(|scores| scores.spec.seed);
@@ -156,10 +100,6 @@ fn seeds<E: DeviceEngine>(result: &ErasedResult<'_, E>) -> BTreeMap<String, u64>
         .into_iter()
         .filter_map(|(part, seed)| Some((part.to_owned(), seed?)))
         .collect()
-}
-
-fn has(files: &dyn ModelFiles, name: &str) -> bool {
-    files.names().iter().any(|file| file == name)
 }
 
 /// A spec always has a form in JSON: it came out of one.
@@ -222,8 +162,8 @@ pub(super) fn write_judged(
         Ok((report.to_json()?, contact_sheet(&judged.pictures, vocabulary, concept)?))
     };
     let (json, sheet) = files().map_err(|error| report_failure(&error))?;
-    write(&mut staged, "report.json", &json)?;
-    write(&mut staged, "before-after.png", &sheet)?;
+    write(&mut staged, REPORT, &json)?;
+    write(&mut staged, CONTACT_SHEET, &sheet)?;
     let finished = FinishedResult {
         work_digest: job.work_digest.clone(),
         files: list(staged.unfinished())?,

@@ -19,11 +19,11 @@ use futures::TryStreamExt;
 use keystep::{
     jobs::{
         Clock, Evaluation, EventBody, FailureReason, Inserted, JobId, JobOptions, JobState,
-        JobStore, JobSummary, MemoryStore, NewJob, OutputFormat, Principal, QueueLimits, RequestId,
-        Sequence, StateName, StoreError, StoreSettings, Timestamp, UnlearnWork, Work, WorkerId,
+        JobStore, JobSummary, MemoryStore, NewJob, Principal, QueueLimits, RequestId, Sequence,
+        StateName, StoreError, StoreSettings, Timestamp, UnlearnWork, Work, WorkerId,
     },
     publishing::{ObjectPublisher, PublisherSettings},
-    spec::{Concept, ConceptKind, Method, MethodName, UnlearnSpec, Vocabulary},
+    spec::{Concept, ConceptKind, Method, MethodName, OutputFormat, UnlearnSpec, Vocabulary},
     storage::{
         StorageSettings, Storages,
         testing::{Fault, Flaky},

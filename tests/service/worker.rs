@@ -21,12 +21,12 @@ use std::{
 use keystep::{
     jobs::{
         Clock, Evaluation, EventBody, FailureReason, Inserted, JobId, JobOptions, JobState,
-        JobStore, JobSummary, MemoryStore, NewJob, Outcome, OutputFormat, Principal, QueueLimits,
-        RequestId, Sequence, StateName, StoreSettings, UnlearnWork, Unlearned, Work, WorkerId,
+        JobStore, JobSummary, MemoryStore, NewJob, Outcome, Principal, QueueLimits, RequestId,
+        Sequence, StateName, StoreSettings, UnlearnWork, Unlearned, Work, WorkerId,
     },
     spec::{
-        Concept, ConceptKind, GenerateSpec, Method, MethodName, SamplerKind, UnlearnSpec,
-        Vocabulary,
+        Concept, ConceptKind, GenerateSpec, Method, MethodName, OutputFormat, SamplerKind,
+        UnlearnSpec, Vocabulary,
     },
     worker::{
         CandleSource, Device, DeviceHealth, DeviceSettings, EngineSource, InteractiveCall,

@@ -15,15 +15,15 @@ use crate::{
         violations::{Found, entry},
     },
     catalogue::ModelEntry,
-    jobs::{Evaluation, OutputFormat, StoredScores, UnlearnWork},
+    jobs::{Evaluation, StoredScores, UnlearnWork},
     proto::keystep::v1::{
         AutoWindow, KeySteps as WireKeySteps, LogSnrWindow as WireWindow,
         OutputFormat as WireFormat, UnlearnConceptRequest, UnlearningMethod,
         unlearn_concept_request::WindowSource,
     },
     spec::{
-        Concept, KeySteps, LogSnrWindow, Method, MethodName, SamplerKind, UnlearnSpec, canonical,
-        same_words,
+        Concept, KeySteps, LogSnrWindow, Method, MethodName, OutputFormat, SamplerKind,
+        UnlearnSpec, canonical, same_words,
     },
 };
 

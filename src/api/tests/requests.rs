@@ -16,7 +16,7 @@ use crate::{
         digests::unlearn_work_digest,
     },
     catalogue::{BUILTIN, ErasedOrigin, ModelEntry, ModelOrigin},
-    jobs::{Evaluation, OutputFormat},
+    jobs::Evaluation,
     proto::{
         DESCRIPTOR_SET,
         keystep::v1::{
@@ -25,7 +25,10 @@ use crate::{
             Vocabulary as WireVocabulary, unlearn_concept_request::WindowSource,
         },
     },
-    spec::{Concept, ConceptKind, Method, MethodName, SamplerKind, Scope, UnlearnSpec, Vocabulary},
+    spec::{
+        Concept, ConceptKind, Method, MethodName, OutputFormat, SamplerKind, Scope, UnlearnSpec,
+        Vocabulary,
+    },
     worker::testing::FolderPublisher,
 };
 

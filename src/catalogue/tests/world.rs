@@ -11,13 +11,13 @@ use crate::{
     catalogue::{BaseModel, CacheSettings, Catalogue},
     jobs::{
         Clock, ConceptVerdict, Evaluation, Identifiers, Inserted, JobId, JobOptions, JobStore,
-        JobSummary, MemoryStore, NewEvent, NewJob, Outcome, OutputFormat, Principal, PublishedFile,
-        QueueLimits, RequestId, Store, StoreSettings, Transition, UnlearnWork, Unlearned, Work,
-        WorkerId,
+        JobSummary, MemoryStore, NewEvent, NewJob, Outcome, Principal, PublishedFile, QueueLimits,
+        RequestId, Store, StoreSettings, Transition, UnlearnWork, Unlearned, Work, WorkerId,
     },
     outcome::{Figures, Verdict},
     spec::{
-        Concept, ConceptKind, Method, MethodName, ModelFiles, SamplerKind, UnlearnSpec, Vocabulary,
+        Concept, ConceptKind, Method, MethodName, ModelFiles, OutputFormat, SamplerKind,
+        UnlearnSpec, Vocabulary,
     },
     storage::{StorageSettings, Storages},
     worker::OpenedModel,

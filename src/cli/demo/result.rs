@@ -7,26 +7,19 @@ use url::Url;
 
 use super::demo_run::Found;
 use crate::{
-    cli::{
-        CliError,
-        remote::RemoteError,
-        result_folder::{CHECKPOINT, DELTA, versions},
-        staging::Staging,
+    cli::{CliError, remote::RemoteError, result_folder::versions, staging::Staging},
+    outcome::{
+        TimestepScores, TrainingLog,
+        result_layout::{
+            CHECKPOINT, CONTACT_SHEET, DELTA, PIPELINE, REPORT, REPORT_PAGE, SCORE_PLOT, SCORES,
+            TRAINING,
+        },
     },
-    outcome::{TimestepScores, TrainingLog},
     proto::keystep::v1::UnlearnConceptResponse,
     report::{PhaseCost, ReportPage, RunReport, score_plot, training_plot},
     spec::Method,
 };
 
-/// The published pipeline, which becomes the checkpoint.
-const PIPELINE: &str = "pipeline/";
-const REPORT: &str = "report.json";
-const PAGE: &str = "report.html";
-const SCORES: &str = "scores.json";
-const SCORE_PLOT: &str = "scores.png";
-const SHEET: &str = "before-after.png";
-const TRAINING: &str = "training.json";
 /// Published beside the manifest, whose words it refers to; it would be wrong here.
 const MODEL_CARD: &str = "README.md";
 
@@ -36,10 +29,10 @@ pub(super) const EXPECTED: [&str; 9] = [
     "checkpoint/unet/diffusion_pytorch_model.safetensors",
     DELTA,
     REPORT,
-    PAGE,
+    REPORT_PAGE,
     SCORES,
     SCORE_PLOT,
-    SHEET,
+    CONTACT_SHEET,
     TRAINING,
 ];
 
@@ -61,11 +54,11 @@ pub(super) fn write(
     for (name, path) in published(&found.erased)? {
         let bytes = std::fs::read(&path).map_err(|source| CliError::File { path, source })?;
         match name.as_str() {
-            PAGE | MODEL_CARD => continue,
+            REPORT_PAGE | MODEL_CARD => continue,
             REPORT => {}
             _ => staging.write(&name_here(&name), &bytes)?,
         }
-        if [REPORT, SHEET, SCORES, SCORE_PLOT, TRAINING].contains(&name.as_str()) {
+        if [REPORT, CONTACT_SHEET, SCORES, SCORE_PLOT, TRAINING].contains(&name.as_str()) {
             read.insert(name, bytes);
         }
     }
@@ -88,11 +81,11 @@ pub(super) fn write(
         report: &report,
         log: &log,
         scores: Some(&scores),
-        sheet_png: Some(bytes_of(&read, SHEET)?),
+        sheet_png: Some(bytes_of(&read, CONTACT_SHEET)?),
         score_plot_png: Some(&plot),
         training_plot_png: Some(&training_plot(&log)?),
     };
-    staging.write(PAGE, page.render()?.as_bytes())?;
+    staging.write(REPORT_PAGE, page.render()?.as_bytes())?;
     Ok(report)
 }
 
@@ -138,9 +131,9 @@ fn published(response: &UnlearnConceptResponse) -> Result<Vec<(String, PathBuf)>
     Ok(files)
 }
 
-/// A published file's name in the demo's folder.
+/// A published file's name in the demo's folder, where the pipeline becomes the checkpoint.
 fn name_here(name: &str) -> String {
-    match name.strip_prefix(PIPELINE) {
+    match name.strip_prefix(PIPELINE).and_then(|rest| rest.strip_prefix('/')) {
         Some(rest) => format!("{CHECKPOINT}/{rest}"),
         None => name.to_owned(),
     }

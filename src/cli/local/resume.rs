@@ -7,14 +7,17 @@ use super::{
     LocalEngine, LocalModel,
     unlearn::{Finished, tell},
 };
-use crate::cli::{
-    CliError,
-    place::needed,
-    rescue::KeptFile,
-    result_folder::{EXPECTED, check_before},
-    session::Session,
-    staging::Staging,
-    unlearn::UnlearnArguments,
+use crate::{
+    artifacts::ErasedWeights as _,
+    cli::{
+        CliError,
+        place::needed,
+        rescue::KeptFile,
+        result_folder::{EXPECTED, check_before},
+        session::Session,
+        staging::Staging,
+        unlearn::UnlearnArguments,
+    },
 };
 
 /// Writes the result as the run would have. Where that fails once more, the file stays as it is.
@@ -48,7 +51,7 @@ pub(super) fn run<E: LocalEngine>(
         |file, reader, length| {
             base.engine.restore_erased(erasure.record.clone(), file, reader, length)
         },
-        |erased, delta| E::write_delta(erased, &kept.metadata, delta),
+        |erased, delta| erased.write_delta(&kept.metadata, delta),
     )?;
     let finished = Finished {
         base: &base,

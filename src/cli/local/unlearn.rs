@@ -4,18 +4,20 @@ use std::{collections::BTreeMap, path::Path};
 
 use super::{LocalEngine, LocalModel};
 use crate::{
+    artifacts::{ErasedWeights as _, delta_metadata},
     cli::{
         CliError,
         place::needed,
         rescue::{Keeping, Spent, keep},
-        result_folder::{
-            CHECKPOINT, EXPECTED, check_before, delta_metadata, write_evidence, write_model,
-        },
+        result_folder::{EXPECTED, base_digest, check_before, write_evidence, write_model},
         session::{Session, cost, print_result},
         staging::Staging,
         unlearn::UnlearnArguments,
     },
-    outcome::{ErasureRecord, TimestepScores},
+    outcome::{
+        ErasureRecord, TimestepScores,
+        result_layout::{CHECKPOINT, REPORT_PAGE},
+    },
     report::{Cost, Evidence, RunReport},
     spec::{UnlearnSpec, Vocabulary},
 };
@@ -58,7 +60,8 @@ pub(super) fn run<E: LocalEngine>(
     check_before(&base, &spec, &staging)?;
 
     let (erased, erasing) = session.work(|context| base.engine.unlearn(&spec, context))?;
-    let metadata = delta_metadata(base.files.as_ref(), &spec);
+    let files = base.files.as_ref();
+    let metadata = delta_metadata(files.location(), &base_digest(files)?, &spec);
     let finished = Finished { base: &base, erased, spec, metadata, given, erasing, earlier: 0.0 };
     let report = finished
         .write(session, staging)
@@ -147,7 +150,7 @@ impl<E: LocalEngine> Finished<'_, E> {
             spent: Spent { erasing: self.erasing, whole: self.seconds(session) },
             metadata: &self.metadata,
         };
-        keep(failed, out, keeping, &|metadata, file| E::write_delta(&self.erased, metadata, file))
+        keep(failed, out, keeping, &|metadata, file| self.erased.write_delta(metadata, file))
     }
 }
 
@@ -161,6 +164,6 @@ pub(super) fn tell(report: &RunReport, session: &Session, out: &Path) {
         report.seconds.unwrap_or_else(|| session.seconds()),
         report.training.erase_measure,
         out.join(CHECKPOINT).display(),
-        out.join("report.html").display(),
+        out.join(REPORT_PAGE).display(),
     ));
 }

@@ -16,6 +16,7 @@ use candle_core::{DType, Device, Tensor};
 use safetensors::Dtype;
 
 use crate::{
+    artifacts::{EditedBytes, ErasedWeights},
     engine::{
         CancelFlag, Drawn, EngineError, RunContext, SavePoint, StatePart, WorkMemory,
         checkpoint::{StoredTensor, StoredTensors, read_edited, write_safetensors},
@@ -29,7 +30,7 @@ use crate::{
         GenerateSpec, JudgeSpec, LogSnrWindow, ModelFiles, Prompt, ReadSeek, SamplerKind,
         ScoreSpec, SpecError, StepIndex, Timestep, UnlearnSpec, Vocabulary,
     },
-    worker::{DeviceEngine, EditedBytes, EngineSource, PlanEstimate, Undertaking},
+    worker::{DeviceEngine, EngineSource, PlanEstimate, Undertaking},
 };
 
 /// The one tensor that it trains.
@@ -522,21 +523,23 @@ impl DeviceEngine for FakeEngine {
     fn erased_stretches(_: &FakeErased) -> Result<Vec<Vec<u8>>, EngineError> {
         Ok(Vec::new())
     }
+}
 
-    fn write_unet(erased: &FakeErased, out: &mut dyn Write) -> io::Result<()> {
-        if erased.disk_is_full {
+impl ErasedWeights for FakeErased {
+    fn write_unet(&self, out: &mut dyn Write) -> io::Result<()> {
+        if self.disk_is_full {
             return Err(io::ErrorKind::StorageFull.into());
         }
-        out.write_all(&erased.bytes)
+        out.write_all(&self.bytes)
     }
 
     fn write_delta(
-        erased: &FakeErased,
+        &self,
         metadata: &BTreeMap<String, String>,
         out: &mut dyn Write,
     ) -> io::Result<()> {
         let tensor =
-            Tensor::from_iter(erased.bytes.iter().map(|&byte| f32::from(byte)), &Device::Cpu)
+            Tensor::from_iter(self.bytes.iter().map(|&byte| f32::from(byte)), &Device::Cpu)
                 .map_err(io::Error::other)?;
         let tensors = BTreeMap::from([(WEIGHTS.to_owned(), (tensor, Dtype::F32))]);
         Ok(write_safetensors(&tensors, metadata, out)?)

@@ -11,12 +11,12 @@ use keystep::{
     artifacts::digest::digest_bytes,
     jobs::{
         Evaluation, EventBody, Inserted, JobId, JobOptions, JobState, JobStore, JobSummary,
-        ListQuery, NewJob, Outcome, OutputFormat, Principal, QueueLimits, RequestId, Sequence,
-        StateName, Store, UnlearnWork, Unlearned, Work,
+        ListQuery, NewJob, Outcome, Principal, QueueLimits, RequestId, Sequence, StateName, Store,
+        UnlearnWork, Unlearned, Work,
     },
     spec::{
-        Concept, ConceptKind, KeySteps, KeystepSettings, LogSnrWindow, Method, Scope, UnlearnSpec,
-        Vocabulary,
+        Concept, ConceptKind, KeySteps, KeystepSettings, LogSnrWindow, Method, OutputFormat, Scope,
+        UnlearnSpec, Vocabulary,
     },
 };
 use sqlx::{ConnectOptions, Connection, sqlite::SqliteConnectOptions};

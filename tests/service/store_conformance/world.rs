@@ -10,11 +10,13 @@ use keystep::{
     jobs::{
         Clock, EvaluateWork, Evaluated, Evaluation, EventBody, Failure, FailureReason, Fence,
         Identifiers, Inserted, Job, JobEvent, JobId, JobOptions, JobProgress, JobState, JobStore,
-        JobSummary, MemoryStore, NewEvent, NewJob, Outcome, OutputFormat, Principal, QueueLimits,
-        RequestId, ScriptedClock, Sequence, SqliteStore, StateName, Store, StoreSettings,
-        Timestamp, Transition, UnlearnWork, Work, WorkPhase, WorkerId,
+        JobSummary, MemoryStore, NewEvent, NewJob, Outcome, Principal, QueueLimits, RequestId,
+        ScriptedClock, Sequence, SqliteStore, StateName, Store, StoreSettings, Timestamp,
+        Transition, UnlearnWork, Work, WorkPhase, WorkerId,
     },
-    spec::{Concept, ConceptKind, JudgeSpec, Method, MethodName, UnlearnSpec, Vocabulary},
+    spec::{
+        Concept, ConceptKind, JudgeSpec, Method, MethodName, OutputFormat, UnlearnSpec, Vocabulary,
+    },
 };
 use tempfile::TempDir;
 use uuid::Uuid;

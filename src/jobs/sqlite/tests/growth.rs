@@ -15,10 +15,10 @@ use super::super::{SqliteStore, list};
 use crate::{
     jobs::{
         Clock, Evaluation, Identifiers, Inserted, JobOptions, JobStore, JobSummary, ListQuery,
-        NewJob, OutputFormat, Principal, QueueLimits, RequestId, StateName, StoreError,
-        StoreSettings, UnlearnWork, Work, WorkSummary,
+        NewJob, Principal, QueueLimits, RequestId, StateName, StoreError, StoreSettings,
+        UnlearnWork, Work, WorkSummary,
     },
-    spec::{Concept, ConceptKind, Method, MethodName, UnlearnSpec, Vocabulary},
+    spec::{Concept, ConceptKind, Method, MethodName, OutputFormat, UnlearnSpec, Vocabulary},
 };
 
 const NO_LIMITS: QueueLimits =
