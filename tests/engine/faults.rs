@@ -285,17 +285,20 @@ fn a_schedule_may_start_from_noise_alone() {
     let esd = EsdSettings {
         updates: 6,
         schedule_steps: 2,
-        learning_rate: 1e-4,
+        learning_rate: 5e-4,
         ..EsdSettings::default()
     };
     let kscu = KscuSettings {
         updates: 6,
         first_key_step: 0,
         schedule_steps: 4,
-        learning_rate: 1e-4,
+        learning_rate: 5e-4,
         ..KscuSettings::preset(ConceptKind::Object, false).0
     };
-    let keystep = unlearn_spec(&engine);
+    let mut keystep = unlearn_spec(&engine);
+    if let Method::Keystep(settings) = &mut keystep.method {
+        settings.updates = 6;
+    }
     for method in [keystep.method.clone(), Method::Esd(esd), Method::Kscu(kscu)] {
         let spec = UnlearnSpec { method, ..keystep.clone() };
         let planned = plan(files.as_ref(), &spec, None).unwrap();

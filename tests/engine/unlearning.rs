@@ -340,7 +340,7 @@ fn a_run_that_did_nothing_is_an_error() {
 fn a_run_that_wrecked_the_model_is_an_error() {
     let settings = EsdSettings { learning_rate: 1.0, ..esd_settings() };
     let esd = UnlearnSpec { method: Method::Esd(settings), ..esd() };
-    let settings = KeystepSettings { relative_rate: 1.0, updates: 8, ..keystep_settings() };
+    let settings = KeystepSettings { relative_rate: 1.0, updates: 24, ..keystep_settings() };
     let keystep = UnlearnSpec { method: Method::Keystep(settings), ..keystep() };
     for spec in [esd, keystep] {
         let error = try_run(&spec).unwrap_err();
