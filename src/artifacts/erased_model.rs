@@ -1,4 +1,5 @@
-//! What a result holds of an erased model: the same files with the same metadata, whoever asked.
+//! What a result holds of an erased model: the same files with the same metadata for
+//! `--local` and the worker.
 
 use std::{
     collections::BTreeMap,

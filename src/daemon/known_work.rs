@@ -1,5 +1,5 @@
 //! Whether the store knows the work that lies in the data folder: one that does not was lost or
-//! replaced, and whoever worked on with it would remove what is left of its jobs.
+//! replaced, and going on with it would remove what is left of its jobs.
 
 use std::{fs, path::Path};
 

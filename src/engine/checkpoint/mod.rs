@@ -6,6 +6,8 @@ mod measure;
 mod read;
 mod saved;
 #[cfg(test)]
+pub(super) mod testing;
+#[cfg(test)]
 mod tests;
 mod text;
 mod write;

@@ -9,44 +9,11 @@ use candle_core::{Device, Tensor};
 use proptest::prelude::*;
 use safetensors::Dtype;
 
-use super::*;
+use super::{testing::MemoryModel, *};
 use crate::{
     engine::EngineError,
     spec::{FileError, ModelFiles, ReadSeek},
 };
-
-/// A model in memory.
-#[derive(Debug)]
-struct MemoryModel {
-    names: Vec<String>,
-    files: BTreeMap<String, Vec<u8>>,
-}
-
-impl MemoryModel {
-    fn new(files: impl IntoIterator<Item = (&'static str, Vec<u8>)>) -> Self {
-        let files: BTreeMap<_, _> =
-            files.into_iter().map(|(name, bytes)| (name.to_owned(), bytes)).collect();
-        Self { names: files.keys().cloned().collect(), files }
-    }
-}
-
-impl ModelFiles for MemoryModel {
-    fn location(&self) -> &'static str {
-        "memory"
-    }
-
-    fn names(&self) -> &[String] {
-        &self.names
-    }
-
-    fn open(&self, name: &str) -> Result<(Box<dyn ReadSeek>, u64), FileError> {
-        let bytes = self.files.get(name).ok_or_else(|| FileError::Missing {
-            location: "memory".to_owned(),
-            name: name.to_owned(),
-        })?;
-        Ok((Box::new(Cursor::new(bytes.clone())), bytes.len() as u64))
-    }
-}
 
 const WEIGHTS: &str = "unet/diffusion_pytorch_model.safetensors";
 const INDEX: &str = "unet/diffusion_pytorch_model.safetensors.index.json";
@@ -97,7 +64,7 @@ fn the_builtin_models_files_survive_reading_and_writing_byte_for_byte() {
         let metadata = BTreeMap::from([("format".to_owned(), "pt".to_owned())]);
         let mut bytes = Vec::new();
         write_safetensors(&tensors, &metadata, &mut bytes).unwrap();
-        assert!(bytes == model.files[name], "{name}");
+        assert!(bytes == model.bytes(name), "{name}");
     }
 }
 

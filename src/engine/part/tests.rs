@@ -1,9 +1,8 @@
 //! Files with other tensors than their network needs, and variants that only some parts have.
 
 use std::{
-    collections::BTreeMap,
     fs,
-    io::{self, Cursor, Read, Seek, SeekFrom},
+    io::{self, Read, Seek, SeekFrom},
     path::Path,
     sync::{
         Arc,
@@ -16,6 +15,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::{
     engine::{
+        checkpoint::testing::MemoryModel,
         judge::JudgeParts,
         model::{ClipTextConfig, ClipTextModel, Vae, VaeConfig},
     },
@@ -24,38 +24,6 @@ use crate::{
 
 const TEXT: &str = "text_encoder/model.safetensors";
 const VAE: &str = "vae/diffusion_pytorch_model.safetensors";
-
-#[derive(Debug)]
-struct MemoryModel {
-    names: Vec<String>,
-    files: BTreeMap<String, Vec<u8>>,
-}
-
-impl MemoryModel {
-    fn new(files: impl IntoIterator<Item = (&'static str, Vec<u8>)>) -> Self {
-        let files: BTreeMap<_, _> =
-            files.into_iter().map(|(name, bytes)| (name.to_owned(), bytes)).collect();
-        Self { names: files.keys().cloned().collect(), files }
-    }
-}
-
-impl ModelFiles for MemoryModel {
-    fn location(&self) -> &'static str {
-        "memory"
-    }
-
-    fn names(&self) -> &[String] {
-        &self.names
-    }
-
-    fn open(&self, name: &str) -> Result<(Box<dyn ReadSeek>, u64), FileError> {
-        let bytes = self.files.get(name).ok_or_else(|| FileError::Missing {
-            location: "memory".to_owned(),
-            name: name.to_owned(),
-        })?;
-        Ok((Box::new(Cursor::new(bytes.clone())), bytes.len() as u64))
-    }
-}
 
 /// A file of the built-in model.
 fn builtin(name: &str) -> Vec<u8> {
@@ -285,11 +253,11 @@ impl ModelFiles for CountingModel {
     }
 
     fn names(&self) -> &[String] {
-        &self.model.names
+        self.model.names()
     }
 
     fn open(&self, name: &str) -> Result<(Box<dyn ReadSeek>, u64), FileError> {
-        let bytes = self.model.files[name].clone();
+        let bytes = self.model.bytes(name).to_vec();
         let length = bytes.len() as u64 + self.hole;
         let read = self.read.clone();
         Ok((Box::new(Sparse { bytes, length, position: 0, read }), length))

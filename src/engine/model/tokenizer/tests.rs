@@ -3,21 +3,17 @@
 use std::{
     collections::BTreeMap,
     fs,
-    io::Cursor,
     path::{Path, PathBuf},
 };
 
 use serde_json::{Value, json};
 
 use super::*;
-use crate::spec::{FileError, ReadSeek};
+use crate::engine::checkpoint::testing::MemoryModel;
 
 /// The built-in model's tokenizer with some files of a test's own.
 #[derive(Debug)]
-struct Changed {
-    names: Vec<String>,
-    files: BTreeMap<String, Vec<u8>>,
-}
+struct Changed(MemoryModel);
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -40,33 +36,15 @@ impl Changed {
         for (name, value) in files.as_object().unwrap() {
             all.insert(name.clone(), value.to_string().into_bytes());
         }
-        Self { names: all.keys().cloned().collect(), files: all }
+        Self(MemoryModel::new(all))
     }
 
     fn tokenizer(&self) -> Result<ClipTokenizer, EngineError> {
-        ClipTokenizer::from_files(self, "")
+        ClipTokenizer::from_files(&self.0, "")
     }
 
     fn refusal(&self) -> String {
         self.tokenizer().unwrap_err().to_string()
-    }
-}
-
-impl ModelFiles for Changed {
-    fn location(&self) -> &'static str {
-        "memory"
-    }
-
-    fn names(&self) -> &[String] {
-        &self.names
-    }
-
-    fn open(&self, name: &str) -> Result<(Box<dyn ReadSeek>, u64), FileError> {
-        let bytes = self.files.get(name).ok_or_else(|| FileError::Missing {
-            location: "memory".to_owned(),
-            name: name.to_owned(),
-        })?;
-        Ok((Box::new(Cursor::new(bytes.clone())), bytes.len() as u64))
     }
 }
 
@@ -188,7 +166,8 @@ fn a_text_is_no_longer_than_its_encoder_reads() {
     let with = |length: Value| {
         let files = json!({ "tokenizer_config.json": { "model_max_length": length } });
         let files = Changed::new(&files, None);
-        let read = ClipTokenizer::for_encoder(&files, "", &encoder(32, 875), "encoder/config.json");
+        let read =
+            ClipTokenizer::for_encoder(&files.0, "", &encoder(32, 875), "encoder/config.json");
         read.map(|tokenizer| tokenizer.length()).map_err(|error| error.to_string())
     };
     assert_eq!(with(json!(32)), Ok(32));
@@ -216,7 +195,7 @@ fn the_highest_id_lies_within_the_encoders_vocabulary() {
     let read = |files: Value, vocab_size| {
         let files = Changed::new(&files, None);
         let config = encoder(32, vocab_size);
-        ClipTokenizer::for_encoder(&files, "", &config, "encoder/config.json")
+        ClipTokenizer::for_encoder(&files.0, "", &config, "encoder/config.json")
             .map(drop)
             .map_err(|error| error.to_string())
     };
