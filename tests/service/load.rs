@@ -7,7 +7,7 @@
 )]
 #![allow(unreachable_pub, reason = "a test has no public interface")]
 
-#[path = "../../examples/daemon_load/clients.rs"]
+#[path = "../../bench/daemon_load/clients.rs"]
 mod clients;
 
 use std::time::Duration;
