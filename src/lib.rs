@@ -37,7 +37,8 @@
 //! # Features
 //!
 //! `server` (the default) builds everything, `client` the command line's remote verbs without
-//! tensors, and neither of them `spec` and `outcome` alone.
+//! tensors, and neither of them `spec` and `outcome` alone. `cuda` adds NVIDIA GPUs, and `testing`
+//! the fakes `worker::testing` and `storage::testing`, for tests of what is built on the library.
 
 #[cfg(feature = "server")]
 pub mod api;

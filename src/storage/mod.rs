@@ -18,7 +18,7 @@ mod parts;
 mod place;
 mod proof;
 mod retry;
-#[doc(hidden)]
+#[cfg(feature = "testing")]
 pub mod testing;
 mod transfer_options;
 mod upload;

@@ -34,7 +34,7 @@ mod serving;
 mod serving_mark;
 mod state_files;
 mod stop;
-#[doc(hidden)]
+#[cfg(feature = "testing")]
 pub mod testing;
 mod turn;
 mod words;
