@@ -5,8 +5,10 @@ use std::{collections::BTreeSet, fmt, net::IpAddr, path::Path, sync::Arc, time::
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Allowance, Caller, CertificateNames, Refusal, Role, Standing, TokenFileError, Who,
-    failures::Failures, rates::Rates, standing::Credential, table::TokenDigest,
+    Allowance, Caller, CallerWatch, CertificateNames, Refusal, Role, TokenFileError, Who,
+    caller_watch::Credential,
+    limits::{CallRates, Failures},
+    table::TokenDigest,
     token_file::TokenFile,
 };
 use crate::jobs::Clock;
@@ -34,11 +36,11 @@ pub enum Reloaded {
     Changed,
 }
 
-/// Tells who calls, and whether it may call now.
+/// Identifies the caller of each call, and refuses those who may not call now.
 pub struct Authenticator {
     callers: Callers,
     clock: Clock,
-    rates: Rates,
+    rates: CallRates,
     /// Wrong credentials.
     guesses: Failures,
     /// Calls that failed and carried none. Apart from guesses, so that nobody who has credentials
@@ -46,11 +48,11 @@ pub struct Authenticator {
     strangers: Failures,
 }
 
-/// Who is known.
+/// The callers that are let in.
 enum Callers {
-    /// Nobody is asked.
+    /// Every client, without credentials.
     Everybody,
-    /// Whoever shows a certificate, with these roles.
+    /// Every client with a certificate, with these roles.
     Certificates(BTreeSet<Role>),
     /// Those in the file.
     File(Arc<TokenFile>),
@@ -64,18 +66,18 @@ impl fmt::Debug for Authenticator {
 }
 
 impl Authenticator {
-    /// Everybody is [`Caller::local`].
+    /// Lets every client in, as [`Caller::local`].
     pub fn none() -> Self {
         Self::of(Callers::Everybody, Clock::default())
     }
 
-    /// Whoever shows a client certificate is let in, with these roles, as the principal of
+    /// Lets every client with a certificate in, with these roles, as the principal of
     /// [`CertificateNames::principal`].
     pub fn from_certificates(roles: BTreeSet<Role>) -> Self {
         Self::of(Callers::Certificates(roles), Clock::default())
     }
 
-    /// Only those in the token file are let in. `clock` says which tokens have expired.
+    /// Lets in only the callers in the token file. `clock` decides which tokens have expired.
     pub async fn from_file(path: &Path, clock: Clock) -> Result<Self, TokenFileError> {
         let file = TokenFile::open(path).await?;
         Ok(Self::of(Callers::File(Arc::new(file)), clock))
@@ -85,7 +87,7 @@ impl Authenticator {
         Self {
             callers,
             clock,
-            rates: Rates::default(),
+            rates: CallRates::default(),
             guesses: Failures::default(),
             strangers: Failures::default(),
         }
@@ -98,7 +100,7 @@ impl Authenticator {
         }
     }
 
-    /// Who may do what.
+    /// What each kind of caller may do.
     pub fn allowances(&self) -> Vec<Allowance> {
         let unlimited = |who, roles| Allowance {
             who,
@@ -114,7 +116,8 @@ impl Authenticator {
         }
     }
 
-    /// Who calls, and a call counted against its rate. A bearer token goes before a certificate.
+    /// Identifies the caller and counts the call against its rate. Where a bearer token and a
+    /// certificate are presented, the token decides.
     pub fn authenticate(&self, presented: &Presented<'_>) -> Result<Caller, Refusal> {
         if let Callers::Everybody = self.callers {
             return Ok(Caller::local());
@@ -171,22 +174,22 @@ impl Authenticator {
         }
     }
 
-    /// Counts a call from an address that failed and that nobody signed for; refuses it where there
-    /// were too many. Calls without credentials that succeed, such as probes, count for nothing.
+    /// Counts a failed call without a known caller against its address, and refuses it where there
+    /// were too many. Calls without credentials that succeed, such as probes, are not counted.
     pub fn count_stranger(&self, from: Option<IpAddr>) -> Result<(), Refusal> {
         let counted = from.map_or(Ok(()), |from| self.strangers.count(from));
         counted.map_err(|retry_after| Refusal::TooManyFailures { retry_after })
     }
 
-    /// What to hold a call of this caller against as long as it goes on; `None` where no change can
-    /// end it. `presented` is what it was let in with.
-    pub fn standing(&self, presented: &Presented<'_>, caller: &Caller) -> Option<Standing> {
+    /// Watches whether the caller of a call may go on with it; `None` where no change can end it.
+    /// `presented` is what the caller was let in with.
+    pub fn watch(&self, presented: &Presented<'_>, caller: &Caller) -> Option<CallerWatch> {
         let file = self.file()?;
         let credential = match presented.authorization {
             Some(value) => Credential::Token(TokenDigest::of(bearer(value)?)),
             None => Credential::Certificate(Arc::clone(&presented.names)),
         };
-        Some(Standing {
+        Some(CallerWatch {
             file: Arc::clone(file),
             clock: self.clock.clone(),
             changes: file.changes.subscribe(),
@@ -195,16 +198,16 @@ impl Authenticator {
         })
     }
 
-    /// Reads the token file again; what cannot be used changes nothing. For SIGHUP, too.
+    /// Reads the token file again, as SIGHUP asks for; a file that cannot be used changes nothing.
     pub async fn reload(&self) -> Result<Reloaded, TokenFileError> {
         let Some(file) = self.file() else { return Ok(Reloaded::Unchanged) };
         let is_changed = file.reload(|table| self.rates.keep(|name| table.names(name))).await?;
         Ok(if is_changed { Reloaded::Changed } else { Reloaded::Unchanged })
     }
 
-    /// Reloads whenever the file has changed, looking `every` so often, until told to stop.
+    /// Reloads the file once in each period `every` where its contents have changed, until `stop`.
     ///
-    /// It compares the contents: a date can stay the same when a file is replaced.
+    /// Compares contents, because a replaced file can have the same date.
     pub async fn follow(&self, every: Duration, stop: CancellationToken) {
         if self.file().is_none() {
             return;

@@ -1,10 +1,10 @@
-//! The caller that a service sees.
+//! Callers: what a service sees of one, and what a configuration lets each do.
 
 use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
-use crate::jobs::Principal;
+use crate::jobs::{Principal, Timestamp};
 
 /// What a caller may do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -65,4 +65,40 @@ impl Caller {
     pub fn sees(&self) -> Option<&Principal> {
         (!self.roles.contains(&Role::Admin)).then_some(&self.principal)
     }
+}
+
+/// What a configuration lets callers do, for people who read it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Allowance {
+    /// The callers it applies to.
+    pub who: Who,
+    /// The roles.
+    pub roles: BTreeSet<Role>,
+    /// Jobs that may wait; `None` leaves it to the server's limit.
+    pub queued_jobs: Option<u64>,
+    /// Calls a second; `None` means no limit.
+    pub requests_per_second: Option<f64>,
+    /// When it ends by itself.
+    pub expires: Option<Timestamp>,
+}
+
+/// The callers that an allowance is for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Who {
+    /// Every client that reaches the port; all are one principal, [`Caller::local`].
+    Everybody,
+    /// Every client with a certificate, each as the principal that its name says.
+    EachCertificate,
+    /// The holder of a token.
+    Token {
+        /// Whose jobs these are.
+        principal: Principal,
+    },
+    /// Clients with a certificate of this name.
+    Certificate {
+        /// The name.
+        name: String,
+        /// Whose jobs these are.
+        principal: Principal,
+    },
 }

@@ -16,7 +16,7 @@ pub enum Refusal {
          known client certificate"
     )]
     Unauthenticated,
-    /// The credentials that a call began with count no more.
+    /// The credentials that a call began with are no longer valid.
     #[error(
         "the credentials that this call began with are valid no longer; call again with others"
     )]
@@ -27,7 +27,7 @@ pub enum Refusal {
         /// The role.
         role: Role,
     },
-    /// Calls from the peer's address failed too often without anybody having signed for them.
+    /// Too many calls from the peer's address failed without a known caller.
     #[error(
         "too many calls from this address with wrong credentials, with none, or with bytes that \
          are no message; try again in {} s",
@@ -111,7 +111,7 @@ pub enum TokenTableError {
         /// The name.
         name: String,
     },
-    /// A name or principal that cannot be told from others.
+    /// A name or principal that is empty, too long or has a control character.
     #[error("{key} {value:?} must have 1 to {most} characters and no control character")]
     Name {
         /// `principal` or `name`.

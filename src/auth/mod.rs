@@ -1,7 +1,7 @@
 //! Who calls and what they may: tokens, roles, limits.
 //!
-//! The token file is TOML: one `[[token]]` table a token, one `[[certificate]]` table a name in a
-//! client's certificate.
+//! The token file is TOML: a table `[[token]]` for each token, and a table `[[certificate]]` for each
+//! name in a client's certificate.
 //!
 //! ```toml
 //! [[token]]
@@ -22,32 +22,26 @@
 //!
 //! It holds no secret: a token of 256 random bits cannot be found from its hash.
 //!
-//! Without a token file a client's certificate is enough, where certificates are asked for: its name
-//! is the principal. Without either everybody is [`Caller::local`].
+//! Without a token file a verified client certificate is enough: its name is the principal. Without
+//! either, every client is [`Caller::local`].
 
-mod allowance;
 mod authenticator;
-mod bucket;
 mod caller;
-mod certificate;
+mod caller_watch;
 mod error;
-mod failures;
-mod network;
+mod limits;
+mod names;
 mod new_token;
-mod plain_name;
-mod rates;
-mod standing;
 mod table;
 mod token_file;
 
-pub use allowance::{Allowance, Who};
 pub use authenticator::{Authenticator, Presented, Reloaded};
-pub use caller::{Caller, Role};
-pub use certificate::CertificateNames;
+pub use caller::{Allowance, Caller, Role, Who};
+pub use caller_watch::CallerWatch;
 pub use error::{Refusal, TokenFileError, TokenTableError};
-pub use network::network;
+pub use limits::network;
+pub use names::CertificateNames;
 pub use new_token::{NewToken, NewTokenError, TokenGrant};
-pub use standing::Standing;
 
 #[cfg(test)]
 mod tests;

@@ -8,23 +8,22 @@ use subtle::{ConditionallySelectable, ConstantTimeEq};
 use toml::value::Datetime;
 
 use super::{
-    Allowance, Caller, CertificateNames, Role, TokenTableError,
-    allowance::Who,
-    bucket::Rate,
-    plain_name::{MOST_CHARACTERS, is_plain_name},
+    Allowance, Caller, CertificateNames, Role, TokenTableError, Who,
+    limits::Rate,
+    names::{MOST_CHARACTERS, is_plain_name},
 };
 use crate::jobs::{PRIORITIES, Principal, Timestamp};
 
-/// Above this a limit is none.
+/// The highest rate that a token file may give.
 const MOST_PER_SECOND: f64 = 1e6;
 
-/// Who is known.
+/// The callers of a token file.
 pub(super) struct Table {
     tokens: Vec<Token>,
     certificates: BTreeMap<String, Grant>,
 }
 
-/// What one entry gives.
+/// What an entry grants its caller.
 pub(super) struct Grant {
     pub(super) caller: Caller,
     pub(super) rate: Option<Rate>,
@@ -77,7 +76,7 @@ impl Table {
         Ok(Self { tokens: tokens(file.token)?, certificates: certificates(file.certificate)? })
     }
 
-    /// Whose token this is; `None` when it is unknown or has expired.
+    /// The grant of a token; `None` where the token is unknown or has expired.
     pub(super) fn of_token(&self, token: TokenDigest, now: Timestamp) -> Option<Known<'_>> {
         const NONE: u64 = u64::MAX;
         let TokenDigest(presented) = token;
@@ -92,13 +91,13 @@ impl Table {
         (entry.expires.is_none_or(|end| now < end)).then_some(known)
     }
 
-    /// Whose certificate this is: of its names the first that is known.
+    /// The grant of a certificate: that of the first of its names that is known.
     pub(super) fn of_certificate(&self, names: &CertificateNames) -> Option<Known<'_>> {
         let grant = names.all().find_map(|name| self.certificates.get(name))?;
         Some(Known { grant, expires: None })
     }
 
-    /// Everybody in it: the tokens as they stand there, then the certificates by name.
+    /// What every entry allows: tokens in the file's order, then certificates by name.
     pub(super) fn allowances(&self) -> Vec<Allowance> {
         let tokens = self.tokens.iter().map(|token| Allowance {
             who: Who::Token { principal: token.grant.caller.principal.clone() },
@@ -112,7 +111,7 @@ impl Table {
         tokens.chain(certificates).collect()
     }
 
-    /// Whether any entry is of the principal.
+    /// Whether an entry names the principal.
     pub(super) fn names(&self, principal: &Principal) -> bool {
         let of_tokens = self.tokens.iter().map(|token| &token.grant);
         let mut grants = of_tokens.chain(self.certificates.values());

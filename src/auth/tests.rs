@@ -272,13 +272,13 @@ async fn strangers_are_slowed_and_hinder_nobody_with_credentials() {
     call(&authenticator, &known.token).unwrap();
 }
 
-/// What a call that goes on is held against.
-fn standing(authenticator: &Authenticator, token: &str) -> Standing {
+/// The watch over a call that the token let in.
+fn watch(authenticator: &Authenticator, token: &str) -> CallerWatch {
     let authorization = format!("Bearer {token}");
     let presented =
         Presented { authorization: Some(authorization.as_bytes()), ..Presented::default() };
     let caller = authenticator.authenticate(&presented).unwrap();
-    authenticator.standing(&presented, &caller).unwrap()
+    authenticator.watch(&presented, &caller).unwrap()
 }
 
 #[tokio::test(start_paused = true)]
@@ -298,13 +298,13 @@ async fn a_call_that_goes_on_ends_with_what_it_was_allowed_by() {
     ] {
         let folder = Folder::with(&token.entry);
         let authenticator = Authenticator::from_file(&folder.path, Clock::System).await.unwrap();
-        let mut standing = standing(&authenticator, &token.token);
+        let mut watch = watch(&authenticator, &token.token);
         let hour = Duration::from_hours(1);
-        assert!(tokio::time::timeout(hour, standing.lost()).await.is_err(), "nothing changed");
+        assert!(tokio::time::timeout(hour, watch.revoked()).await.is_err(), "nothing changed");
         std::fs::write(&folder.path, &text).unwrap();
         let _ = authenticator.reload().await;
-        let lost = tokio::time::timeout(hour, standing.lost()).await.ok();
-        assert_eq!(lost, wanted, "{text}");
+        let revoked = tokio::time::timeout(hour, watch.revoked()).await.ok();
+        assert_eq!(revoked, wanted, "{text}");
     }
 }
 
@@ -315,10 +315,10 @@ async fn a_call_outlives_its_tokens_end_by_a_minute_at_most() {
     let micros = Arc::new(AtomicI64::new(0));
     let clock = Clock::Manual(Arc::clone(&micros));
     let authenticator = Authenticator::from_file(&folder.path, clock).await.unwrap();
-    let mut standing = standing(&authenticator, &token.token);
+    let mut watch = watch(&authenticator, &token.token);
     let day = Duration::from_hours(24);
-    assert!(tokio::time::timeout(day, standing.lost()).await.is_err(), "the clock stands still");
+    assert!(tokio::time::timeout(day, watch.revoked()).await.is_err(), "the clock stands still");
     micros.store(HOUR, Ordering::SeqCst);
     let minute = Duration::from_secs(61);
-    assert_eq!(tokio::time::timeout(minute, standing.lost()).await.unwrap(), Refusal::Revoked);
+    assert_eq!(tokio::time::timeout(minute, watch.revoked()).await.unwrap(), Refusal::Revoked);
 }

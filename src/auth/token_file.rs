@@ -7,14 +7,13 @@ use tokio::sync::watch;
 
 use super::{TokenFileError, TokenTableError, table::Table};
 
-/// A token file: its table, and whoever watches for the next one.
+/// A token file: its table, and a channel that announces the next one.
 pub(super) struct TokenFile {
     path: PathBuf,
     pub(super) table: ArcSwap<Table>,
-    /// Told of each new table.
+    /// Receives a value with each new table.
     pub(super) changes: watch::Sender<()>,
-    /// What was read last, good or bad, so that each version is read into a table, and complained
-    /// about, once.
+    /// What was read last, valid or not, so that each version is parsed, and reported, once.
     seen: tokio::sync::Mutex<Vec<u8>>,
 }
 
@@ -22,7 +21,7 @@ impl TokenFile {
     pub(super) async fn open(path: &Path) -> Result<Self, TokenFileError> {
         let bytes = read(path).await?;
         let table = parse(path, &bytes)?;
-        tell(path, &table);
+        log_read(path, &table);
         Ok(Self {
             path: path.to_owned(),
             table: ArcSwap::from_pointee(table),
@@ -35,8 +34,8 @@ impl TokenFile {
         &self.path
     }
 
-    /// Reads the file again; says whether it holds another table, which `prepare` sees before
-    /// anybody else. What cannot be used changes nothing.
+    /// Reads the file again, and returns whether its table changed. `prepare` sees the new table
+    /// before it takes effect. A file that cannot be used changes nothing.
     pub(super) async fn reload(
         &self,
         prepare: impl FnOnce(&Table),
@@ -50,14 +49,14 @@ impl TokenFile {
         *seen = bytes;
         let table = parsed?;
         prepare(&table);
-        tell(&self.path, &table);
+        log_read(&self.path, &table);
         self.table.store(table.into());
         self.changes.send_replace(());
         Ok(true)
     }
 }
 
-fn tell(path: &Path, table: &Table) {
+fn log_read(path: &Path, table: &Table) {
     let (tokens, certificates) = table.counts();
     tracing::info!(path = %path.display(), tokens, certificates, "read the token file");
 }

@@ -7,7 +7,7 @@ use tonic::Status;
 
 use super::{connection::Peer, status};
 use crate::{
-    auth::{Authenticator, Presented, Refusal, Standing},
+    auth::{Authenticator, CallerWatch, Presented, Refusal},
     jobs::Principal,
 };
 
@@ -27,7 +27,7 @@ pub(super) enum Admitted {
         /// The principal.
         principal: Principal,
         /// What may end the call early.
-        standing: Option<Standing>,
+        watch: Option<CallerWatch>,
     },
 }
 
@@ -72,10 +72,10 @@ impl Admission {
             status: status::refused(&refusal),
             is_repeated: matches!(refusal, Refusal::TooManyFailures { .. }),
         })?;
-        let standing = self.0.standing(&presented, &caller);
+        let watch = self.0.watch(&presented, &caller);
         let principal = caller.principal.clone();
         request.extensions.insert(caller);
-        Ok(Admitted::Known { principal, standing })
+        Ok(Admitted::Known { principal, watch })
     }
 
     /// Counts a call that failed and nobody signed for; the status refuses it where there were too

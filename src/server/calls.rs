@@ -120,14 +120,14 @@ impl Calls {
             return Begun::Refused(self.stranger(call, peer, status::malformed(problem)));
         };
         let deadline = time.and_then(|time| call.give(time));
-        let (is_known, standing) = match parts.admission.admit(peer, &mut request) {
+        let (is_known, watch) = match parts.admission.admit(peer, &mut request) {
             Ok(Admitted::Anybody) => {
                 rules.most_bytes = rules.most_bytes.min(LONGEST_OF_STRANGERS);
                 (false, None)
             }
-            Ok(Admitted::Known { principal, standing }) => {
+            Ok(Admitted::Known { principal, watch }) => {
                 call.admitted(&principal);
-                (true, standing)
+                (true, watch)
             }
             Err(refused) => {
                 if refused.is_repeated {
@@ -137,7 +137,7 @@ impl Calls {
             }
         };
         let draining = ends_with_drain.then(|| parts.draining.clone());
-        let mut ending = Endings { deadline, draining, standing }.first();
+        let mut ending = Endings { deadline, draining, watch }.first();
         let fault = Fault::default();
         let body = Body::new(RequestBody::new(body, rules, Arc::clone(&fault)));
         let answered = guarded(parts.services.clone(), Request::from_parts(request, body));

@@ -6,7 +6,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
 use super::status;
-use crate::auth::Standing;
+use crate::auth::CallerWatch;
 
 /// Ends a call early, with this.
 pub(super) type Ending = BoxFuture<'static, Status>;
@@ -18,15 +18,15 @@ pub(super) struct Endings {
     pub(super) deadline: Option<Instant>,
     /// Ends the calls of services that do not look at it themselves.
     pub(super) draining: Option<CancellationToken>,
-    /// What the caller is allowed by.
-    pub(super) standing: Option<Standing>,
+    /// Whether the caller may still go on.
+    pub(super) watch: Option<CallerWatch>,
 }
 
 impl Endings {
     /// Whichever comes first; `None` where nothing can.
     pub(super) fn first(self) -> Option<Ending> {
-        let Self { deadline, draining, standing } = self;
-        if deadline.is_none() && draining.is_none() && standing.is_none() {
+        let Self { deadline, draining, watch } = self;
+        if deadline.is_none() && draining.is_none() && watch.is_none() {
             return None;
         }
         let late = async move {
@@ -41,9 +41,9 @@ impl Endings {
                 None => std::future::pending().await,
             }
         };
-        let lost = async move {
-            match standing {
-                Some(mut standing) => standing.lost().await,
+        let revoked = async move {
+            match watch {
+                Some(mut watch) => watch.revoked().await,
                 None => std::future::pending().await,
             }
         };
@@ -51,7 +51,7 @@ impl Endings {
             tokio::select! {
                 biased;
                 () = late => status::late(),
-                refusal = lost => status::refused(&refusal),
+                refusal = revoked => status::refused(&refusal),
                 () = drained => status::draining(),
             }
         };

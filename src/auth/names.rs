@@ -1,9 +1,11 @@
-//! The names that a client's certificate gives its holder.
+//! Names: those in a client's certificate, and what a principal may be called.
 
 use x509_parser::{certificate::X509Certificate, extensions::GeneralName, prelude::FromDer};
 
-use super::plain_name::is_plain_name;
 use crate::jobs::Principal;
+
+/// The longest name of a principal or in a certificate, in characters.
+pub(super) const MOST_CHARACTERS: usize = 256;
 
 /// The names in a client's certificate, which was verified; empty when it showed none.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -48,9 +50,15 @@ impl CertificateNames {
     }
 
     /// Who the holder is where no token file says so: the first URI, else the first DNS name, else
-    /// the first common name. `None` where that name cannot be told from others.
+    /// the first common name. `None` where that name is not plain.
     pub fn principal(&self) -> Option<Principal> {
         let name = self.uris.first().or(self.dns.first()).or(self.common.first())?;
         is_plain_name(name).then(|| Principal(name.clone()))
     }
+}
+
+/// Whether a name is not empty, short and without control characters, so that it is clear in logs.
+pub(super) fn is_plain_name(name: &str) -> bool {
+    let fits = (1..=MOST_CHARACTERS).contains(&name.chars().count());
+    fits && !name.contains(char::is_control)
 }

@@ -1,4 +1,4 @@
-//! Whether a call that goes on may still go on.
+//! Ends calls whose caller has lost, meanwhile, what it was let in by.
 
 use std::{sync::Arc, time::Duration};
 
@@ -7,11 +7,11 @@ use tokio::sync::watch;
 use super::{Caller, CertificateNames, Refusal, Role, table::TokenDigest, token_file::TokenFile};
 use crate::jobs::{Clock, Timestamp};
 
-/// The longest until an end by the wall clock is looked at again: the clock may be set.
+/// The longest wait before the wall clock is read again: somebody may have set it.
 const LOOK_AGAIN: Duration = Duration::from_mins(1);
 
-/// What a call began with, held against the token file whenever that is read anew.
-pub struct Standing {
+/// Compares what a call began with with the token file, whenever that is read again.
+pub struct CallerWatch {
     pub(super) file: Arc<TokenFile>,
     pub(super) clock: Clock,
     pub(super) changes: watch::Receiver<()>,
@@ -25,16 +25,16 @@ pub(super) enum Credential {
     Certificate(Arc<CertificateNames>),
 }
 
-impl std::fmt::Debug for Standing {
+impl std::fmt::Debug for CallerWatch {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Standing").field("caller", &self.caller).finish_non_exhaustive()
+        f.debug_struct("CallerWatch").field("caller", &self.caller).finish_non_exhaustive()
     }
 }
 
-impl Standing {
+impl CallerWatch {
     /// Waits until the caller may no longer do what it could when the call began: its token was
     /// taken out of the file, has expired or is another principal's, or a role of it is gone.
-    pub async fn lost(&mut self) -> Refusal {
+    pub async fn revoked(&mut self) -> Refusal {
         loop {
             self.changes.borrow_and_update();
             let expires = match self.check() {
