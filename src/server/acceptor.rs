@@ -1,4 +1,4 @@
-//! Letting connections in: their places, TLS, and when to stop.
+//! Accepts connections: a slot for each, TLS, and when to stop.
 
 use std::{io, sync::Arc, time::Duration};
 
@@ -7,55 +7,59 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    calls::Calls,
     connection::{Duplex, Greeted, Peer, Socket},
-    places::{Place, Places},
+    connection_slots::{ConnectionSlot, ConnectionSlots},
+    layers::LayeredServices,
+    lifetime::{EndSignals, Lifetime},
     settings::ServerSettings,
-    stay::{Stay, StayParts},
     tls::Certificates,
 };
 use crate::auth::CertificateNames;
 
-/// How long to wait when the system has no more files to give.
+/// How long to wait when the process has no file descriptor left.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// What every connection passes.
+/// Accepts connections and serves each until it is closed.
 #[derive(Debug, Clone)]
-pub(super) struct Door {
+pub(super) struct Acceptor {
     certificates: Option<Arc<Certificates>>,
-    places: Arc<Places>,
+    slots: Arc<ConnectionSlots>,
     handshake_timeout: Duration,
-    stay: Stay,
+    lifetime: Lifetime,
     shutdown: CancellationToken,
 }
 
-impl Door {
+impl Acceptor {
     pub(super) fn new(
         settings: &ServerSettings,
         certificates: Option<Arc<Certificates>>,
-        stay: StayParts,
+        signals: EndSignals,
     ) -> Self {
         Self {
             certificates,
-            places: Arc::new(Places::new(settings)),
+            slots: Arc::new(ConnectionSlots::new(settings)),
             handshake_timeout: settings.handshake_timeout,
-            shutdown: stay.shutdown.clone(),
-            stay: Stay::new(settings, stay),
+            shutdown: signals.shutdown.clone(),
+            lifetime: Lifetime::new(settings, signals),
         }
     }
 
-    /// Lets in until shutdown, when the port closes; returns once every connection is closed.
-    pub(super) async fn serve(self, sockets: BoxStream<'static, io::Result<Socket>>, calls: Calls) {
+    /// Accepts until shutdown, when the port closes; returns once every connection is closed.
+    pub(super) async fn serve(
+        self,
+        sockets: BoxStream<'static, io::Result<Socket>>,
+        services: LayeredServices,
+    ) {
         let connections = TaskTracker::new();
-        self.watch(sockets, &calls, &connections).await;
+        self.accept(sockets, &services, &connections).await;
         connections.close();
         connections.wait().await;
     }
 
-    async fn watch(
+    async fn accept(
         &self,
         mut sockets: BoxStream<'static, io::Result<Socket>>,
-        calls: &Calls,
+        services: &LayeredServices,
         connections: &TaskTracker,
     ) {
         loop {
@@ -66,32 +70,32 @@ impl Door {
             match socket {
                 None => return,
                 Some(Ok(socket)) => {
-                    let place = self.places.take(socket.address);
-                    connections.spawn(self.clone().admit(socket, place, calls.clone()));
+                    let slot = self.slots.take(socket.address);
+                    connections.spawn(self.clone().serve_one(socket, slot, services.clone()));
                 }
                 Some(Err(error)) => {
-                    // Mostly too many open files. The port stays, or nobody could ever call again.
+                    // Mostly too many open files. The port stays open, or no client could call again.
                     tracing::warn!(%error, "could not accept a connection");
-                    self.places.relieve();
+                    self.slots.free_one();
                     tokio::time::sleep(PAUSE).await;
                 }
             }
         }
     }
 
-    async fn admit(self, socket: Socket, place: Place, calls: Calls) {
+    async fn serve_one(self, socket: Socket, slot: ConnectionSlot, services: LayeredServices) {
         let Socket { stream, address } = socket;
         let encrypted = tokio::select! {
             encrypted = self.encrypted(stream) => encrypted,
             () = self.shutdown.cancelled() => return,
-            () = place.leave.cancelled() => return,
+            () = slot.leave.cancelled() => return,
         };
         match encrypted {
             Err(error) => tracing::debug!(peer = ?address, %error, "closed: no TLS"),
             Ok((stream, names)) => {
                 let stream = Greeted::new(stream, self.handshake_timeout);
-                let peer = Peer { address, names: Arc::new(names), place };
-                self.stay.serve(stream, Arc::new(peer), calls).await;
+                let peer = Peer { address, names: Arc::new(names), slot };
+                self.lifetime.serve(stream, Arc::new(peer), services).await;
             }
         }
     }

@@ -15,10 +15,10 @@ use tokio::{
     time::Sleep,
 };
 
-use super::places::Place;
+use super::connection_slots::ConnectionSlot;
 use crate::auth::CertificateNames;
 
-/// Bytes there and back.
+/// A stream of bytes in both directions.
 pub(super) trait Duplex: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> Duplex for T {}
 
@@ -51,8 +51,8 @@ pub(super) struct Peer {
     pub(super) address: Option<SocketAddr>,
     /// The names in its certificate, which was verified.
     pub(super) names: Arc<CertificateNames>,
-    /// The connection's place.
-    pub(super) place: Place,
+    /// The connection's slot.
+    pub(super) slot: ConnectionSlot,
 }
 
 impl Peer {
@@ -62,8 +62,8 @@ impl Peer {
     }
 }
 
-/// A stream whose client has to greet: one that says nothing the transport would wait for without
-/// end.
+/// A stream whose client must send the HTTP/2 preface in time; the transport itself would wait for it
+/// without end.
 pub(super) struct Greeted {
     stream: Box<dyn Duplex>,
     greeting: Option<Greeting>,

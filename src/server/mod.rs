@@ -1,28 +1,17 @@
 //! The listener: TLS, layers, health, reflection.
 //!
-//! One call passes, from outside in: `door` (places for connections, TLS), `stay` (HTTP/2, and how
-//! long a connection stays), `calls` (request id, span, metrics, credentials, deadlines, panics), and
-//! the service.
+//! One call passes, from outside in: `acceptor` (slots for connections, TLS), `lifetime` (HTTP/2, and
+//! how long a connection stays open), `layers` (request id, span, metrics, credentials, deadlines,
+//! panics), and the service.
 
 mod acceptor;
-mod authentication;
-mod body;
-mod call;
-mod calls;
 mod connection;
-mod ending;
+mod connection_slots;
 mod error;
-mod health;
-mod methods;
-mod places;
-mod protocol;
-mod reflection;
-mod request_body;
-mod request_id;
+mod layers;
+mod lifetime;
 mod services;
 mod settings;
-mod status;
-mod stay;
 mod tls;
 
 use std::{net::SocketAddr, sync::Arc};
@@ -32,35 +21,32 @@ use tokio::{net::TcpListener, sync::watch};
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 
-pub use call::CallObserver;
 pub use connection::Socket;
 pub use error::{CertificateError, ServerError};
-pub use request_id::RequestName;
+pub use layers::{CallObserver, RequestName};
 pub use services::services;
 pub use settings::{ServerSettings, TlsSettings};
 
 use crate::auth::Authenticator;
-use acceptor::Door;
-use authentication::Admission;
-use calls::{CallParts, Calls};
-use health::HealthBoard;
-use methods::Methods;
-use stay::StayParts;
+use acceptor::Acceptor;
+use layers::{Admission, LayerParts, LayeredServices, Methods};
+use lifetime::EndSignals;
+use services::{HealthBoard, with_reflection};
 use tls::Certificates;
 
 #[cfg(test)]
 mod tests;
 
-/// What the server serves and asks.
+/// What a server is made of.
 #[derive(Debug)]
 pub struct ServerParts {
     /// The services, see [`services`].
     pub services: Routes,
-    /// Who may call.
+    /// Identifies callers.
     pub authenticator: Arc<Authenticator>,
-    /// Whether health says "serving"; not serving when its sender is gone.
+    /// Whether health checks answer "serving"; "not serving" once the sender is gone.
     pub ready: watch::Receiver<bool>,
-    /// Who is told of every call that ends.
+    /// Observes every call that ends.
     pub observer: Arc<dyn CallObserver>,
 }
 
@@ -83,12 +69,12 @@ impl Server {
         Ok(Self { listener, address, core })
     }
 
-    /// Where it listens; the port is the real one where port 0 was asked for.
+    /// The address that it listens on; the port is the real one where port 0 was asked for.
     pub fn local_addr(&self) -> SocketAddr {
         self.address
     }
 
-    /// Something that reads tokens and certificates again, for SIGHUP.
+    /// Reads tokens and certificates again, for SIGHUP.
     pub fn reloader(&self) -> Reloader {
         self.core.reloader.clone()
     }
@@ -167,7 +153,7 @@ impl Core {
         let health = HealthBoard::not_serving(parts.ready).await;
         let mut routes = parts.services.add_service(health.service());
         if settings.reflection {
-            routes = reflection::add(routes)?;
+            routes = with_reflection(routes)?;
         }
         let authenticator = parts.authenticator;
         Ok(Self {
@@ -188,7 +174,7 @@ impl Core {
         abort: CancellationToken,
     ) -> Result<(), ServerError> {
         let settings = &self.settings;
-        let calls = Calls(Arc::new(CallParts {
+        let services = LayeredServices(Arc::new(LayerParts {
             services: self.routes.prepare(),
             admission: self.admission,
             observer: self.observer,
@@ -196,17 +182,16 @@ impl Core {
             max_message_bytes: settings.max_message_bytes,
             draining: shutdown.clone(),
         }));
-        let stay = StayParts { shutdown: shutdown.clone(), abort: abort.clone() };
-        let door = Door::new(settings, self.reloader.certificates.clone(), stay);
+        let signals = EndSignals { shutdown: shutdown.clone(), abort: abort.clone() };
+        let acceptor = Acceptor::new(settings, self.reloader.certificates.clone(), signals);
 
-        // Ends with the calls, not with the first sign of shutdown: until then certificates matter
-        // to nobody, but health is still asked.
+        // Health is asked until the last call ends, not only until the shutdown begins.
         let ended = CancellationToken::new();
         let every = settings.reload_every;
         let serve_calls = async {
             let _ended = ended.clone().drop_guard();
             tokio::select! {
-                () = door.serve(sockets, calls) => {}
+                () = acceptor.serve(sockets, services) => {}
                 () = abort.cancelled() => {}
             }
         };

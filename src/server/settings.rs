@@ -2,10 +2,10 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
-/// How the server listens, and what one client may take of it.
+/// How the server listens, and how much of it one client may use.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServerSettings {
-    /// Where; port 0 takes any that is free.
+    /// The address to listen on; port 0 takes any that is free.
     pub listen: SocketAddr,
     /// The files of TLS; without them everything is readable on the way.
     pub tls: Option<TlsSettings>,
@@ -17,24 +17,24 @@ pub struct ServerSettings {
     pub max_header_bytes: u32,
     /// Most calls at a time on one connection.
     pub max_concurrent_streams: u32,
-    /// Most connections at a time. For what comes beyond one goes that is not in use; where all are,
-    /// it may ask for health alone.
+    /// Most connections at a time. A further one takes the slot of one that is not in use; where all
+    /// are in use, it is accepted for health checks alone.
     pub max_connections: usize,
     /// Most of them from one address, or one network of IPv6 (64 bits).
     pub max_connections_of_address: usize,
-    /// How long a connection may be without a call before it is told to go.
+    /// How long a connection may be without a call before it is closed.
     pub max_connection_idle: Duration,
     /// How long a connection takes new calls; those under way then may end in it.
     pub max_connection_age: Duration,
     /// How long a client may take to agree on TLS, and then to greet.
     pub handshake_timeout: Duration,
-    /// How often a silent client is asked for a sign of life.
+    /// The interval of HTTP/2 pings to a silent client.
     pub keepalive: Duration,
-    /// How long it may take to give it.
+    /// How long a client may take to answer a ping.
     pub keepalive_timeout: Duration,
     /// Serve gRPC reflection of the public services.
     pub reflection: bool,
-    /// How often tokens and certificates are looked at for changes.
+    /// How often tokens and certificates are read again.
     pub reload_every: Duration,
 }
 

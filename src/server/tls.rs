@@ -19,11 +19,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::{error::CertificateError, settings::TlsSettings};
 
-/// What new connections are encrypted with. Those that are open stay as they are.
+/// The TLS configuration of new connections; open ones keep theirs.
 pub(super) struct Certificates {
     files: TlsSettings,
     config: ArcSwap<ServerConfig>,
-    /// What was read last, good or bad.
+    /// What was read last, valid or not.
     seen: Mutex<Contents>,
 }
 
@@ -51,7 +51,7 @@ impl Certificates {
         self.config.load_full()
     }
 
-    /// Reads the files again; what cannot be used changes nothing.
+    /// Reads the files again; files that cannot be used change nothing.
     pub(super) async fn reload(&self) -> Result<(), CertificateError> {
         let mut seen = self.seen.lock().await;
         let contents = Contents::read(&self.files).await?;
@@ -65,7 +65,7 @@ impl Certificates {
         Ok(())
     }
 
-    /// Reloads whenever a file has changed, looking `every` so often, until told to stop.
+    /// Reloads the files once in each period `every` where their contents have changed, until `stop`.
     pub(super) async fn follow(&self, every: Duration, stop: CancellationToken) {
         let mut complaint = String::new();
         while stop.run_until_cancelled(tokio::time::sleep(every)).await.is_some() {

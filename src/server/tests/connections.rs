@@ -20,9 +20,9 @@ async fn a_long_message_is_refused_and_a_short_one_is_not() {
     get(&channel, asking(&"a".repeat(1000), &[])).await.unwrap();
     let error = get(&channel, asking(&"a".repeat(2000), &[])).await.unwrap_err();
     assert_eq!(error.code(), Code::ResourceExhausted, "{error:?}");
-    let told = error.get_details_error_info().unwrap();
+    let info = error.get_details_error_info().unwrap();
     assert_eq!(
-        (told.reason.as_str(), told.metadata["limit"].as_str()),
+        (info.reason.as_str(), info.metadata["limit"].as_str()),
         ("REQUEST_TOO_LONG", "1024")
     );
 }
@@ -55,7 +55,7 @@ async fn those_who_only_hold_connections_keep_nobody_out() {
         get(&other, asking("a", &[])).await.unwrap();
         check(&server.channel().await).await.unwrap();
     }
-    // Whose call is under way stays.
+    // A connection with a call under way stays.
     server.release.notify_one();
     stream.message().await.unwrap().unwrap();
     get(&caller, asking("a", &[])).await.unwrap();
@@ -80,7 +80,7 @@ async fn where_all_connections_are_in_use_health_still_answers() {
         assert_eq!(error.code(), Code::ResourceExhausted);
         assert_eq!(error.get_details_error_info().unwrap().reason, "CONNECTIONS_FULL");
     }
-    // Calls over the connections that there are go on, and a place that is free is taken again.
+    // Calls over the connections that there are go on, and a free slot is taken again.
     get(&callers[0], asking("a", &[])).await.unwrap();
     server.release.notify_one();
     server.release.notify_one();
@@ -105,7 +105,7 @@ async fn where_all_connections_are_in_use_health_still_answers() {
 }
 
 #[tokio::test]
-async fn an_idle_connection_is_told_to_go_and_one_with_a_call_is_not() {
+async fn an_idle_connection_is_closed_and_one_with_a_call_is_not() {
     let settings = ServerSettings {
         max_connection_idle: Duration::from_millis(50),
         ..ServerSettings::default()
@@ -152,7 +152,7 @@ async fn an_old_connection_ends_its_calls_and_takes_no_new_ones() {
 }
 
 #[tokio::test]
-async fn a_connection_that_says_nothing_gives_its_place_back() {
+async fn a_connection_that_says_nothing_gives_its_slot_back() {
     let handshake_timeout = Duration::from_millis(50);
     let settings = ServerSettings { handshake_timeout, ..ServerSettings::default() };
     let server = Running::start(settings, Authenticator::none()).await;

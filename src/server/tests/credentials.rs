@@ -59,7 +59,7 @@ async fn a_service_learns_who_calls_and_strangers_learn_nothing() {
 }
 
 #[tokio::test]
-async fn too_many_calls_are_told_when_to_come_back() {
+async fn too_many_calls_are_refused_with_a_time_to_retry() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("tokens.toml");
     let token = new_token("ci", &[Role::Read], Some(0.001));
@@ -138,7 +138,7 @@ async fn a_stream_ends_with_its_token_or_its_role() {
         let changed =
             replaced.map_or(String::new(), |roles| token.entry.replace("[\"read\"]", roles));
         let change = async {
-            tokio::time::sleep(Duration::from_millis(20)).await;
+            server.slow_begun.notified().await;
             std::fs::write(&path, format!("{changed}{}", other.entry)).unwrap();
         };
         let ended = async { tokio::join!(ending.message(), waiting, change) };

@@ -78,10 +78,10 @@ async fn certificates_change_without_a_restart() {
     connect(&server, &new, None).await.unwrap_err();
     server.endpoint().connect().await.ok();
 
-    // Half of a change serves the old pair on.
+    // Half of a change leaves the old pair in use.
     let pair = new.sign("server", &["localhost"]);
     write(folder.path(), "server.pem", &pair.certificate);
-    tokio::time::sleep(Duration::from_millis(50)).await;
+    server.reloader.reload().await;
     get(&connect(&server, &old, None).await.unwrap(), asking("a", &[])).await.unwrap();
     write(folder.path(), "server.key", &pair.key);
     let changed = async {

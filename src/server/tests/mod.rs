@@ -46,7 +46,7 @@ use small_services::{SmallOperations, SmallUnlearning};
 /// Long enough for a machine that is busy; nothing waits for it to pass.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Who was told of which call.
+/// The calls that ended, with their codes.
 #[derive(Debug, Default)]
 struct Notes(Mutex<Vec<(String, Code)>>);
 
@@ -75,6 +75,9 @@ struct Running {
     notes: Arc<Notes>,
     /// Ends the stream of `WatchOperation`.
     release: Arc<Notify>,
+    /// Notified when the call "slow" has begun.
+    slow_begun: Arc<Notify>,
+    reloader: Reloader,
     shutdown: CancellationToken,
     abort: CancellationToken,
     task: JoinHandle<Result<(), ServerError>>,
@@ -83,12 +86,12 @@ struct Running {
 impl Running {
     async fn start(settings: ServerSettings, authenticator: Authenticator) -> Self {
         let settings = ServerSettings { listen: "127.0.0.1:0".parse().unwrap(), ..settings };
-        let (_, parts, notes, release) = parts(&settings, authenticator);
+        let (_, parts, notes, release, slow_begun) = parts(&settings, authenticator);
         let server = Server::bind(settings, parts).await.unwrap();
-        let address = server.local_addr();
+        let (address, reloader) = (server.local_addr(), server.reloader());
         let (shutdown, abort) = (CancellationToken::new(), CancellationToken::new());
         let task = tokio::spawn(server.serve(shutdown.clone(), abort.clone()));
-        Self { address, notes, release, shutdown, abort, task }
+        Self { address, notes, release, slow_begun, reloader, shutdown, abort, task }
     }
 
     async fn open() -> Self {
@@ -111,13 +114,13 @@ impl Running {
 fn parts(
     settings: &ServerSettings,
     authenticator: Authenticator,
-) -> (watch::Sender<bool>, ServerParts, Arc<Notes>, Arc<Notify>) {
+) -> (watch::Sender<bool>, ServerParts, Arc<Notes>, Arc<Notify>, Arc<Notify>) {
     let (ready, ready_seen) = watch::channel(false);
     let notes = Arc::new(Notes::default());
-    let release = Arc::new(Notify::new());
+    let (release, slow_begun) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
     let unlearning = SmallUnlearning { release: Arc::clone(&release) };
     let services = Routes::new(
-        OperationsServer::new(SmallOperations)
+        OperationsServer::new(SmallOperations { slow_begun: Arc::clone(&slow_begun) })
             .max_decoding_message_size(settings.max_message_bytes),
     )
     .add_service(UnlearningServiceServer::new(unlearning));
@@ -127,7 +130,7 @@ fn parts(
         ready: ready_seen,
         observer: Arc::clone(&notes) as Arc<dyn CallObserver>,
     };
-    (ready, parts, notes, release)
+    (ready, parts, notes, release, slow_begun)
 }
 
 /// What the small service says to `name`, with all metadata.

@@ -1,4 +1,4 @@
-//! Request ids, traces, panics, and what the observer is told.
+//! Request ids, traces, panics, and what the observer sees.
 
 use super::*;
 
@@ -52,7 +52,7 @@ async fn a_panic_ends_its_call_alone() {
 }
 
 #[tokio::test]
-async fn the_observer_is_told_how_each_call_ended() {
+async fn the_observer_sees_how_each_call_ended() {
     let server = Running::open().await;
     let channel = server.channel().await;
     get(&channel, asking("a", &[])).await.unwrap();

@@ -28,7 +28,10 @@ fn none<T>() -> Answer<T> {
 }
 
 #[derive(Debug)]
-pub(super) struct SmallOperations;
+pub(super) struct SmallOperations {
+    /// Notified when the call "slow" has begun, which never ends by itself.
+    pub(super) slow_begun: Arc<Notify>,
+}
 
 #[tonic::async_trait]
 impl Operations for SmallOperations {
@@ -36,7 +39,10 @@ impl Operations for SmallOperations {
         match request.get_ref().name.as_str() {
             "panic" => panic!("planted"),
             "missing" => return Err(Status::not_found("no such operation")),
-            "slow" => std::future::pending().await,
+            "slow" => {
+                self.slow_begun.notify_one();
+                std::future::pending::<()>().await;
+            }
             "submit" => {
                 let caller = request.extensions().get::<Caller>().unwrap();
                 if !caller.may(Role::Submit) {

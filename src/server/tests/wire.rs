@@ -140,8 +140,8 @@ async fn bytes_that_are_no_message_are_the_clients_fault_everywhere() {
         for bytes in &bad {
             let status = client.call(path, &[], bytes.clone()).await;
             assert_eq!(status.code(), Code::InvalidArgument, "{path} {bytes:?}: {status:?}");
-            let told = status.get_details_error_info().unwrap();
-            assert_eq!(told.reason, "MALFORMED_REQUEST");
+            let info = status.get_details_error_info().unwrap();
+            assert_eq!(info.reason, "MALFORMED_REQUEST");
             server.notes.wait_for(path, Code::InvalidArgument).await;
         }
         if ![REFLECT, REFLECT_ALPHA].contains(&path) {

@@ -1,4 +1,4 @@
-//! How long a connection stays: HTTP/2 in it, and the reasons for it to go.
+//! Serves HTTP/2 over a connection, and closes it where it is idle, old, or its slot is needed.
 
 use std::{convert::Infallible, pin::pin, sync::Arc, time::Duration};
 
@@ -10,45 +10,45 @@ use tokio_util::sync::CancellationToken;
 use tonic::body::Body;
 
 use super::{
-    calls::Calls,
     connection::{Greeted, Peer},
-    places::Usage,
+    connection_slots::Usage,
+    layers::LayeredServices,
     settings::ServerSettings,
 };
 
-/// How long a connection that was told to go may take for it while it is not in use.
+/// How long a connection that is to close may stay open while it is not in use.
 const GRACE: Duration = Duration::from_secs(2);
 
-/// What ends every connection.
+/// The signals that end every connection.
 #[derive(Debug, Clone)]
-pub(super) struct StayParts {
-    /// Each finishes its calls.
+pub(super) struct EndSignals {
+    /// Each connection finishes its calls.
     pub(super) shutdown: CancellationToken,
-    /// Each is cut.
+    /// Each connection is cut.
     pub(super) abort: CancellationToken,
 }
 
-/// What holds for every connection.
+/// How connections are served, and for how long.
 #[derive(Debug, Clone)]
-pub(super) struct Stay {
+pub(super) struct Lifetime {
     transport: http2::Builder<TokioExecutor>,
-    /// How long it may be without a call.
+    /// How long a connection may be without a call.
     idle: Duration,
-    /// How long it may be there at all.
+    /// How long a connection takes new calls.
     age: Duration,
-    parts: StayParts,
+    signals: EndSignals,
 }
 
-/// Why a connection is told to go.
+/// Why a connection is to close.
 enum Reason {
-    /// The server goes away.
+    /// The server shuts down.
     Shutdown,
-    /// Its place is needed, or it has been there for long enough.
+    /// Its slot is needed, or it is idle or old.
     Leave,
 }
 
-impl Stay {
-    pub(super) fn new(settings: &ServerSettings, parts: StayParts) -> Self {
+impl Lifetime {
+    pub(super) fn new(settings: &ServerSettings, signals: EndSignals) -> Self {
         let mut transport = http2::Builder::new(TokioExecutor::new());
         transport
             .timer(TokioTimer::new())
@@ -57,53 +57,53 @@ impl Stay {
             .keep_alive_timeout(settings.keepalive_timeout)
             .max_header_list_size(settings.max_header_bytes);
         let (idle, age) = (settings.max_connection_idle, settings.max_connection_age);
-        Self { transport, idle, age, parts }
+        Self { transport, idle, age, signals }
     }
 
     /// Serves the calls of one connection until it is closed.
-    pub(super) async fn serve(self, stream: Greeted, peer: Arc<Peer>, calls: Calls) {
+    pub(super) async fn serve(self, stream: Greeted, peer: Arc<Peer>, services: LayeredServices) {
         let service = service_fn(|request: Request<Incoming>| {
-            let (peer, calls) = (Arc::clone(&peer), calls.clone());
-            async move { Ok::<_, Infallible>(calls.answer(&peer, request.map(Body::new)).await) }
+            let (peer, services) = (Arc::clone(&peer), services.clone());
+            async move { Ok::<_, Infallible>(services.answer(&peer, request.map(Body::new)).await) }
         });
         let mut serving = pin!(self.transport.serve_connection(TokioIo::new(stream), service));
         let reason = tokio::select! {
-            ended = &mut serving => return told(&peer, ended),
-            () = self.parts.abort.cancelled() => return,
-            reason = self.reason_to_go(&peer) => reason,
+            ended = &mut serving => return log_break(&peer, ended),
+            () = self.signals.abort.cancelled() => return,
+            reason = self.reason_to_close(&peer) => reason,
         };
         // GOAWAY: calls that are on their way are still served, and clients make new ones elsewhere.
         serving.as_mut().graceful_shutdown();
         let cut = async {
             match reason {
-                // How long calls may take to end is for the shutdown to say.
+                // The shutdown itself limits how long calls may take to end.
                 Reason::Shutdown => std::future::pending().await,
-                Reason::Leave => unused(&peer.place.usage).await,
+                Reason::Leave => unused(&peer.slot.usage).await,
             }
         };
         tokio::select! {
-            ended = &mut serving => told(&peer, ended),
-            () = self.parts.abort.cancelled() => {}
+            ended = &mut serving => log_break(&peer, ended),
+            () = self.signals.abort.cancelled() => {}
             () = cut => tracing::debug!(peer = ?peer.address, "cut"),
         }
     }
 
-    async fn reason_to_go(&self, peer: &Peer) -> Reason {
+    async fn reason_to_close(&self, peer: &Peer) -> Reason {
         let reason = tokio::select! {
-            () = self.parts.shutdown.cancelled() => return Reason::Shutdown,
-            () = peer.place.leave.cancelled() => "its place is needed",
+            () = self.signals.shutdown.cancelled() => return Reason::Shutdown,
+            () = peer.slot.leave.cancelled() => "its slot is needed",
             () = tokio::time::sleep(self.age) => "it has been open for long",
-            () = self.idled(&peer.place.usage) => "it has been without a call for long",
+            () = self.idled(&peer.slot.usage) => "it has been without a call for long",
         };
-        tracing::debug!(peer = ?peer.address, reason, "told to go");
+        tracing::debug!(peer = ?peer.address, reason, "asked to close");
         Reason::Leave
     }
 
-    /// Until there was no call for as long as there may be none.
+    /// Waits until the connection has been idle for as long as it may be.
     async fn idled(&self, usage: &Usage) {
         loop {
             let now = Instant::now();
-            // A call that ends after now cannot make it due before this has passed.
+            // A call that ends later cannot make the connection due sooner.
             let since = usage.idle_since().unwrap_or(now);
             let due = since + self.idle;
             if due <= now {
@@ -114,7 +114,7 @@ impl Stay {
     }
 }
 
-/// Until a while has passed in which no known caller's call was under way at its end.
+/// Waits, in periods of [`GRACE`], until one ends with no call of a known caller under way.
 async fn unused(usage: &Usage) {
     loop {
         tokio::time::sleep(GRACE).await;
@@ -124,7 +124,7 @@ async fn unused(usage: &Usage) {
     }
 }
 
-fn told(peer: &Peer, ended: Result<(), hyper::Error>) {
+fn log_break(peer: &Peer, ended: Result<(), hyper::Error>) {
     if let Err(error) = ended {
         tracing::debug!(peer = ?peer.address, %error, "a connection broke");
     }

@@ -1,13 +1,19 @@
-//! A request's messages, held against gRPC's framing before a service reads them: what is wrong in
-//! them is the client's fault, whoever reads it.
+//! A request held against gRPC before a service reads it: its headers, and the framing of its
+//! messages. A fault in either is the client's.
 
 use std::{
     pin::Pin,
     sync::{Arc, OnceLock},
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use bytes::{Bytes, BytesMut};
+use http::{
+    HeaderMap, HeaderValue, Method, Response, StatusCode,
+    header::{ALLOW, CONTENT_TYPE},
+    request::Parts,
+};
 use http_body::Frame;
 use prost::Message;
 use tonic::{Status, body::Body};
@@ -15,10 +21,68 @@ use tonic_reflection::pb::v1::ServerReflectionRequest;
 
 use super::status;
 
-/// A message's flag and length.
-const HEADER: usize = 5;
+/// The prefix of a gRPC request's content type.
+const GRPC: &str = "application/grpc";
 
-/// What a method's requests must keep.
+/// The answer to a request that is not gRPC; `None` where it is. A browser must not be able to call
+/// with its user's certificate, and it sends this content type to no other site without a preflight.
+pub(super) fn not_grpc(request: &Parts) -> Option<Response<Body>> {
+    let status = if request.method != Method::POST {
+        StatusCode::METHOD_NOT_ALLOWED
+    } else if !is_grpc(&request.headers) {
+        StatusCode::UNSUPPORTED_MEDIA_TYPE
+    } else {
+        return None;
+    };
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = status;
+    if status == StatusCode::METHOD_NOT_ALLOWED {
+        response.headers_mut().insert(ALLOW, HeaderValue::from_static("POST"));
+    }
+    Some(response)
+}
+
+/// `application/grpc`, alone or with `+proto` or parameters; `application/grpc-web` is another
+/// protocol.
+fn is_grpc(headers: &HeaderMap) -> bool {
+    let mut types = headers.get_all(CONTENT_TYPE).iter();
+    let (Some(first), None) = (types.next(), types.next()) else { return false };
+    let Some((start, rest)) = first.as_bytes().split_at_checked(GRPC.len()) else { return false };
+    let rest = rest.trim_ascii_start();
+    start.eq_ignore_ascii_case(GRPC.as_bytes()) && matches!(rest.first(), None | Some(b'+' | b';'))
+}
+
+/// A `grpc-timeout` that cannot be read.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct MalformedTimeout;
+
+/// The time that the client allows for the call, `None` where it sets no limit: `grpc-timeout` is at
+/// most eight digits and a unit.
+pub(super) fn timeout(headers: &HeaderMap) -> Result<Option<Duration>, MalformedTimeout> {
+    let mut values = headers.get_all("grpc-timeout").iter();
+    let Some(value) = values.next() else { return Ok(None) };
+    let Some((unit, digits)) = value.as_bytes().split_last() else { return Err(MalformedTimeout) };
+    let fits = (1..=8).contains(&digits.len()) && digits.iter().all(u8::is_ascii_digit);
+    if !fits || values.next().is_some() {
+        return Err(MalformedTimeout);
+    }
+    // Eight digits of hours are far from the limit.
+    let number = digits.iter().fold(0, |number: u64, digit| number * 10 + u64::from(digit - b'0'));
+    Ok(Some(match unit {
+        b'H' => Duration::from_secs(number * 60 * 60),
+        b'M' => Duration::from_secs(number * 60),
+        b'S' => Duration::from_secs(number),
+        b'm' => Duration::from_millis(number),
+        b'u' => Duration::from_micros(number),
+        b'n' => Duration::from_nanos(number),
+        _ => return Err(MalformedTimeout),
+    }))
+}
+
+/// Bytes of a message's flag and length.
+const FRAME_HEADER: usize = 5;
+
+/// The rules for a method's requests.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct RequestRules {
     /// The longest message.
@@ -27,35 +91,35 @@ pub(super) struct RequestRules {
     pub(super) one_message: bool,
     /// Whether the headers name a compression.
     pub(super) compression: bool,
-    /// Whether the messages are those of reflection, whose service ends without a word where it
+    /// Whether the messages are those of reflection, whose service ends without a status where it
     /// cannot read one.
     pub(super) reflection: bool,
 }
 
-/// What was wrong with a request. A service that reads a stream may pass over it.
-pub(super) type Fault = Arc<OnceLock<Status>>;
+/// The first fault of a request, once it is found. A service that reads a stream may ignore it.
+pub(super) type RequestFault = Arc<OnceLock<Status>>;
 
 /// A body whose framing is checked as it passes.
 pub(super) struct RequestBody {
     inner: Body,
     rules: RequestRules,
-    fault: Fault,
+    fault: RequestFault,
     header: Vec<u8>,
     /// Of the message under way.
     bytes_missing: usize,
     messages: u64,
-    /// The message under way, where it is looked at.
+    /// The bytes of the message under way, where it is decoded.
     read: Option<BytesMut>,
     is_over: bool,
 }
 
 impl RequestBody {
-    pub(super) fn new(inner: Body, rules: RequestRules, fault: Fault) -> Self {
+    pub(super) fn new(inner: Body, rules: RequestRules, fault: RequestFault) -> Self {
         Self {
             inner,
             rules,
             fault,
-            header: Vec::with_capacity(HEADER),
+            header: Vec::with_capacity(FRAME_HEADER),
             bytes_missing: 0,
             messages: 0,
             read: None,
@@ -81,7 +145,8 @@ impl RequestBody {
             if self.rules.one_message && self.messages > 0 {
                 return Err(status::malformed("the method takes one message, and a second began"));
             }
-            let (header, rest) = bytes.split_at((HEADER - self.header.len()).min(bytes.len()));
+            let (header, rest) =
+                bytes.split_at((FRAME_HEADER - self.header.len()).min(bytes.len()));
             self.header.extend_from_slice(header);
             bytes = rest;
             if let &[flag, a, b, c, d] = self.header.as_slice() {
@@ -173,6 +238,80 @@ mod tests {
 
     use super::*;
 
+    fn request(method: Method, types: &[&str]) -> Parts {
+        let mut request = http::Request::builder().method(method);
+        for one in types {
+            request = request.header(CONTENT_TYPE, *one);
+        }
+        request.body(()).unwrap().into_parts().0
+    }
+
+    #[test]
+    fn only_posts_of_grpc_are_calls() {
+        for good in ["application/grpc", "application/grpc+proto", "Application/gRPC ; x=y"] {
+            assert!(not_grpc(&request(Method::POST, &[good])).is_none(), "{good}");
+        }
+        for bad in [
+            &[][..],
+            &["text/plain"],
+            &["application/grpc-web"],
+            &["application/grpc-web+proto"],
+            &["application/grpcx"],
+            &["application/json"],
+            &["application/grp"],
+            &["application/grpc", "text/plain"],
+            &["text/plain", "application/grpc"],
+        ] {
+            let answer = not_grpc(&request(Method::POST, bad)).unwrap();
+            assert_eq!(answer.status(), 415, "{bad:?}");
+        }
+        for method in [Method::GET, Method::PUT, Method::OPTIONS, Method::HEAD, Method::CONNECT] {
+            let answer = not_grpc(&request(method, &["application/grpc"])).unwrap();
+            assert_eq!(
+                (answer.status().as_u16(), &answer.headers()[ALLOW]),
+                (405, &"POST".parse().unwrap())
+            );
+        }
+    }
+
+    #[test]
+    fn a_timeout_is_read_or_refused() {
+        let given = |values: &[&[u8]]| {
+            let mut headers = HeaderMap::new();
+            for value in values {
+                headers.append("grpc-timeout", HeaderValue::from_bytes(value).unwrap());
+            }
+            timeout(&headers)
+        };
+        assert_eq!(given(&[]), Ok(None));
+        for (text, wanted) in [
+            (&b"99999999H"[..], Duration::from_hours(99_999_999)),
+            (b"2M", Duration::from_mins(2)),
+            (b"3S", Duration::from_secs(3)),
+            (b"0m", Duration::ZERO),
+            (b"007u", Duration::from_micros(7)),
+            (b"1n", Duration::from_nanos(1)),
+        ] {
+            assert_eq!(given(&[text]), Ok(Some(wanted)));
+        }
+        for bad in [
+            &b""[..],
+            b"S",
+            b"5",
+            b"123456789S",
+            b"+5S",
+            b"-5S",
+            b"5s",
+            b"5 S",
+            b"1.5S",
+            b"5\xff",
+            b"5ms",
+        ] {
+            assert_eq!(given(&[bad]), Err(MalformedTimeout), "{bad:?}");
+        }
+        assert_eq!(given(&[b"5S", b"5S"]), Err(MalformedTimeout));
+    }
+
     const RULES: RequestRules =
         RequestRules { most_bytes: 100, one_message: true, compression: true, reflection: false };
 
@@ -181,7 +320,7 @@ mod tests {
         let pieces: Vec<_> = bytes.chunks(piece).map(Bytes::copy_from_slice).collect();
         let pieces = stream::iter(pieces).map(|piece| Ok::<_, Status>(Frame::data(piece)));
         let body = Body::new(Pieces(pieces.boxed()));
-        let fault = Fault::default();
+        let fault = RequestFault::default();
         let mut body = RequestBody::new(body, rules, Arc::clone(&fault));
         let mut passed = Vec::new();
         let next = |body: &mut RequestBody| {

@@ -1,58 +1,59 @@
-//! Who gets through to the services.
+//! Which calls get through to the services.
 
 use std::sync::Arc;
 
 use http::{header::AUTHORIZATION, request::Parts};
 use tonic::Status;
 
-use super::{connection::Peer, status};
+use super::status;
 use crate::{
     auth::{Authenticator, CallerWatch, Presented, Refusal},
     jobs::Principal,
+    server::connection::Peer,
 };
 
-/// What anybody may ask: probes have no token.
+/// The prefix of the calls that need no credentials: probes have none.
 const OPEN: &str = "/grpc.health.v1.Health/";
 
-/// Puts the caller into the request.
+/// Authenticates each call, and puts its caller into the request.
 #[derive(Debug, Clone)]
-pub(super) struct Admission(Arc<Authenticator>);
+pub(in crate::server) struct Admission(Arc<Authenticator>);
 
-/// Who was let in.
+/// A call that was let in.
 pub(super) enum Admitted {
-    /// The call is open to anybody.
+    /// It needs no credentials.
     Anybody,
-    /// The caller stands in the request's extensions.
+    /// Its caller lies in the request's extensions.
     Known {
         /// The principal.
         principal: Principal,
-        /// What may end the call early.
+        /// Whether the caller may still go on.
         watch: Option<CallerWatch>,
     },
 }
 
-/// Who was not.
+/// A call that was refused.
 #[derive(Debug)]
 pub(super) struct Refused {
-    /// What the client is told.
+    /// The answer to the client.
     pub(super) status: Status,
     /// Whether the address has been refused often of late.
     pub(super) is_repeated: bool,
 }
 
 impl Admission {
-    pub(super) fn new(authenticator: Arc<Authenticator>) -> Self {
+    pub(in crate::server) fn new(authenticator: Arc<Authenticator>) -> Self {
         Self(authenticator)
     }
 
-    /// Who calls.
+    /// Lets a call in or refuses it.
     pub(super) fn admit(&self, peer: &Peer, request: &mut Parts) -> Result<Admitted, Refused> {
         if !needs_caller(request) {
             return Ok(Admitted::Anybody);
         }
-        if peer.place.is_for_health {
-            // The next connection may find a place.
-            peer.place.leave.cancel();
+        if peer.slot.is_for_health {
+            // The client's next connection may get a slot for calls.
+            peer.slot.leave.cancel();
             return Err(Refused { status: status::connections_full(), is_repeated: true });
         }
         // The services have no use for the secret, and cannot leak what they do not see.
@@ -78,14 +79,13 @@ impl Admission {
         Ok(Admitted::Known { principal, watch })
     }
 
-    /// Counts a call that failed and nobody signed for; the status refuses it where there were too
-    /// many from its address.
+    /// Counts a failed call without a known caller; refuses it where too many came from its address.
     pub(super) fn count_stranger(&self, peer: &Peer) -> Result<(), Status> {
         self.0.count_stranger(peer.ip()).map_err(|refusal| status::refused(&refusal))
     }
 }
 
-/// Whether a call is not open to anybody.
+/// Whether a call needs credentials.
 fn needs_caller(request: &Parts) -> bool {
     !request.uri.path().starts_with(OPEN)
 }

@@ -1,9 +1,9 @@
-//! The places for connections, and whose turn it is to go where there are none left.
+//! The slots for connections, and which connection closes where none is left.
 //!
-//! A connection is in use while a call goes on in it whose caller is known. One that is not in use
-//! goes when somebody else needs its place: those first in which no known caller ever called, and of
-//! them the one that has waited longest. Where all are in use, a few more are let in for health
-//! alone, so that those who watch the server do not take it for dead.
+//! A connection is in use while a call of a known caller goes on in it. One that is not in use closes
+//! when a new connection needs its slot: first those in which no known caller ever called, and of them
+//! the one that has waited longest. Where all are in use, a few more are accepted for health checks
+//! alone, so that probes do not take a busy server for a dead one.
 
 use std::{
     collections::HashMap,
@@ -18,15 +18,15 @@ use tokio_util::sync::CancellationToken;
 use super::settings::ServerSettings;
 use crate::auth::network;
 
-/// Connections beyond the limit that may ask for health alone.
+/// Connections beyond the limit that are accepted for health checks alone.
 const FOR_HEALTH: usize = 16;
 
-/// How often the log says that connections make room.
-const TELL_EVERY: Duration = Duration::from_secs(10);
+/// The least time between two warnings that connections were closed for others.
+const WARN_EVERY: Duration = Duration::from_secs(10);
 
 /// Every connection that is open.
 #[derive(Debug)]
-pub(super) struct Places {
+pub(super) struct ConnectionSlots {
     most: usize,
     most_of_address: usize,
     open: Mutex<Open>,
@@ -37,7 +37,7 @@ struct Open {
     connections: HashMap<u64, Entry>,
     of_network: HashMap<IpAddr, usize>,
     next: u64,
-    told: Option<Instant>,
+    warned: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -48,20 +48,20 @@ struct Entry {
     is_for_health: bool,
 }
 
-/// One connection's place, until it is dropped.
+/// One connection's slot, until it is dropped.
 #[derive(Debug)]
-pub(super) struct Place {
+pub(super) struct ConnectionSlot {
     number: u64,
-    places: Arc<Places>,
+    slots: Arc<ConnectionSlots>,
     /// The calls in it.
     pub(super) usage: Arc<Usage>,
-    /// Cancelled once the connection is to finish its calls and go.
+    /// Cancelled once the connection is to finish its calls and close.
     pub(super) leave: CancellationToken,
-    /// Whether it may ask for health alone.
+    /// Whether it is accepted for health checks alone.
     pub(super) is_for_health: bool,
 }
 
-impl Places {
+impl ConnectionSlots {
     pub(super) fn new(settings: &ServerSettings) -> Self {
         Self {
             most: settings.max_connections,
@@ -70,8 +70,8 @@ impl Places {
         }
     }
 
-    /// A place for a new connection; another one may have to go for it.
-    pub(super) fn take(self: &Arc<Self>, address: Option<SocketAddr>) -> Place {
+    /// A slot for a new connection; another one may have to close for it.
+    pub(super) fn take(self: &Arc<Self>, address: Option<SocketAddr>) -> ConnectionSlot {
         let network = address.map(|address| network(address.ip()));
         let mut open = self.lock();
         let of_network = network.map_or(0, |network| open.count(network));
@@ -85,25 +85,25 @@ impl Places {
         }
         let number = open.next;
         open.next += 1;
-        let place = Place {
+        let slot = ConnectionSlot {
             number,
-            places: Arc::clone(self),
+            slots: Arc::clone(self),
             usage: Arc::default(),
             leave: CancellationToken::new(),
             is_for_health: !has_room,
         };
         let entry = Entry {
             network,
-            usage: Arc::clone(&place.usage),
-            leave: place.leave.clone(),
-            is_for_health: place.is_for_health,
+            usage: Arc::clone(&slot.usage),
+            leave: slot.leave.clone(),
+            is_for_health: slot.is_for_health,
         };
         open.insert(number, entry);
-        place
+        slot
     }
 
-    /// Has one connection go that is not in use, for want of something else than places.
-    pub(super) fn relieve(&self) {
+    /// Closes one connection that is not in use, because something other than slots is short.
+    pub(super) fn free_one(&self) {
         self.lock().evict(None);
     }
 
@@ -112,9 +112,9 @@ impl Places {
     }
 }
 
-impl Drop for Place {
+impl Drop for ConnectionSlot {
     fn drop(&mut self) {
-        self.places.lock().remove(self.number);
+        self.slots.lock().remove(self.number);
     }
 }
 
@@ -152,7 +152,8 @@ impl Open {
         self.connections.len() - self.for_health().count()
     }
 
-    /// Has the connection go that is needed least, of one network or of all; says whether any could.
+    /// Closes the connection that is needed least, of one network or of all; returns whether there was
+    /// one that is not in use.
     fn evict(&mut self, of: Option<IpAddr>) -> bool {
         let others = self
             .connections
@@ -166,7 +167,7 @@ impl Open {
         true
     }
 
-    /// Their calls are short or watch; whoever has watched longest can begin again.
+    /// Closes the oldest connection for health checks: its calls are short or can begin again.
     fn evict_oldest_for_health(&mut self) {
         if self.for_health().count() >= FOR_HEALTH
             && let Some(oldest) = self.for_health().min()
@@ -179,12 +180,12 @@ impl Open {
         let Some(entry) = self.remove(number) else { return };
         entry.leave.cancel();
         let now = Instant::now();
-        if self.told.is_none_or(|told| now.duration_since(told) >= TELL_EVERY) {
-            self.told = Some(now);
+        if self.warned.is_none_or(|warned| now.duration_since(warned) >= WARN_EVERY) {
+            self.warned = Some(now);
             tracing::warn!(
                 connections = self.connections.len(),
                 network = ?entry.network,
-                "connections that are not in use are closed, for new ones need their places"
+                "connections that are not in use are closed, for new ones need their slots"
             );
         }
     }
@@ -226,7 +227,7 @@ impl Default for Usage {
 }
 
 impl Usage {
-    /// A call begins, and goes on until the result is dropped.
+    /// Begins a call, which goes on until the result is dropped.
     pub(super) fn begin(self: &Arc<Self>) -> CallInProgress {
         self.lock().calls += 1;
         CallInProgress { usage: Arc::clone(self), is_of_known_caller: false }
@@ -262,7 +263,7 @@ pub(super) struct CallInProgress {
 }
 
 impl CallInProgress {
-    /// Its caller is known.
+    /// Marks the caller as known.
     pub(super) fn admitted(&mut self) {
         if !std::mem::replace(&mut self.is_of_known_caller, true) {
             let mut used = self.usage.lock();
@@ -289,13 +290,13 @@ impl Drop for CallInProgress {
 mod tests {
     use super::*;
 
-    fn places(most: usize, most_of_address: usize) -> Arc<Places> {
+    fn slots(most: usize, most_of_address: usize) -> Arc<ConnectionSlots> {
         let settings = ServerSettings {
             max_connections: most,
             max_connections_of_address: most_of_address,
             ..ServerSettings::default()
         };
-        Arc::new(Places::new(&settings))
+        Arc::new(ConnectionSlots::new(&settings))
     }
 
     fn address(last: u8) -> SocketAddr {
@@ -306,70 +307,70 @@ mod tests {
         tokio::time::advance(Duration::from_secs(1)).await;
     }
 
-    fn used(place: &Place) -> CallInProgress {
-        let mut call = place.usage.begin();
+    fn used(slot: &ConnectionSlot) -> CallInProgress {
+        let mut call = slot.usage.begin();
         call.admitted();
         call
     }
 
     #[tokio::test(start_paused = true)]
     async fn strangers_go_before_callers_and_the_longest_idle_first() {
-        let places = places(3, 3);
-        let caller = places.take(Some(address(1)));
+        let slots = slots(3, 3);
+        let caller = slots.take(Some(address(1)));
         drop(used(&caller));
         pass().await;
-        let first = places.take(Some(address(2)));
+        let first = slots.take(Some(address(2)));
         pass().await;
-        let second = places.take(Some(address(3)));
-        // A call that nobody signed for keeps no place.
+        let second = slots.take(Some(address(3)));
+        // A call without a known caller keeps no slot.
         let _watch = first.usage.begin();
         pass().await;
-        let third = places.take(Some(address(4)));
+        let third = slots.take(Some(address(4)));
         assert!(first.leave.is_cancelled() && !second.leave.is_cancelled());
-        let fourth = places.take(Some(address(5)));
-        let fifth = places.take(Some(address(6)));
+        let fourth = slots.take(Some(address(5)));
+        let fifth = slots.take(Some(address(6)));
         assert!(second.leave.is_cancelled() && third.leave.is_cancelled());
         let calls = [used(&fourth), used(&fifth)];
-        let sixth = places.take(Some(address(7)));
+        let sixth = slots.take(Some(address(7)));
         assert!(caller.leave.is_cancelled(), "it is not in use");
-        let newest = places.take(Some(address(8)));
+        let newest = slots.take(Some(address(8)));
         assert!(sixth.leave.is_cancelled() && !newest.is_for_health);
         drop(calls);
     }
 
     #[tokio::test(start_paused = true)]
     async fn one_address_has_its_share_and_takes_nothing_of_others() {
-        let places = places(8, 2);
-        let other = places.take(Some(address(1)));
-        let mine = [places.take(Some(address(2))), places.take(Some(address(2)))];
-        let third = places.take(Some(address(2)));
+        let slots = slots(8, 2);
+        let other = slots.take(Some(address(1)));
+        let mine = [slots.take(Some(address(2))), slots.take(Some(address(2)))];
+        let third = slots.take(Some(address(2)));
         assert!(mine[0].leave.is_cancelled() && !mine[1].leave.is_cancelled());
         let _calls = [used(&mine[1]), used(&third)];
-        let fourth = places.take(Some(address(2)));
+        let fourth = slots.take(Some(address(2)));
         assert!(fourth.is_for_health && !other.leave.is_cancelled());
-        assert!(!places.take(Some(address(1))).is_for_health);
+        assert!(!slots.take(Some(address(1))).is_for_health);
         // Of an IPv6 network every address is one.
         let six = |last| Some(SocketAddr::from(([0x2001, 0xdb8, 0, 0, 0, 0, 0, last], 1)));
-        let mine = [places.take(six(1)), places.take(six(2))];
-        let _third = places.take(six(3));
+        let mine = [slots.take(six(1)), slots.take(six(2))];
+        let _third = slots.take(six(3));
         assert!(mine[0].leave.is_cancelled());
     }
 
     #[tokio::test(start_paused = true)]
-    async fn there_is_always_a_place_for_health() {
-        let places = places(2, 2);
-        let busy = [places.take(Some(address(1))), places.take(Some(address(2)))];
+    async fn there_is_always_a_slot_for_health() {
+        let slots = slots(2, 2);
+        let busy = [slots.take(Some(address(1))), slots.take(Some(address(2)))];
         let calls = busy.each_ref().map(used);
         let mut probes = Vec::new();
         for _ in 0..=FOR_HEALTH {
-            let probe = places.take(Some(address(3)));
+            let probe = slots.take(Some(address(3)));
             assert!(probe.is_for_health);
             probes.push(probe);
         }
         assert!(probes[0].leave.is_cancelled() && !probes[1].leave.is_cancelled());
-        assert!(busy.iter().all(|place| !place.leave.is_cancelled()));
+        assert!(busy.iter().all(|slot| !slot.leave.is_cancelled()));
         drop((calls, busy, probes));
-        assert!(!places.take(Some(address(1))).is_for_health);
-        assert!(places.lock().of_network.is_empty() && places.lock().connections.is_empty());
+        assert!(!slots.take(Some(address(1))).is_for_health);
+        assert!(slots.lock().of_network.is_empty() && slots.lock().connections.is_empty());
     }
 }

@@ -1,4 +1,4 @@
-//! A response's messages, followed to their end.
+//! A response's messages, followed to their end, and what ends them before their service does.
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
@@ -8,54 +8,112 @@ use std::{
 };
 
 use bytes::Bytes;
+use futures::{FutureExt, future::BoxFuture};
 use http::HeaderMap;
 use http_body::{Body as _, Frame, SizeHint};
-use tokio::task::AbortHandle;
+use tokio::{task::AbortHandle, time::Instant};
+use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status, body::Body};
 use tracing::Instrument;
 
 use super::{
-    call::Call,
-    ending::Ending,
-    request_body::Fault,
+    call_record::CallRecord,
+    request::RequestFault,
     status::{self, code_of},
 };
+use crate::auth::CallerWatch;
+
+/// Resolves, with the call's status, once something ends the call early.
+pub(super) type EarlyEnd = BoxFuture<'static, Status>;
+
+/// What may end a call before its service does.
+#[derive(Debug)]
+pub(super) struct EarlyEnds {
+    /// When the client stops waiting.
+    pub(super) deadline: Option<Instant>,
+    /// The drain, for services that do not end their streams by it themselves.
+    pub(super) draining: Option<CancellationToken>,
+    /// Whether the caller may still go on.
+    pub(super) watch: Option<CallerWatch>,
+}
+
+impl EarlyEnds {
+    /// The first of them; `None` where nothing can end the call early.
+    pub(super) fn first(self) -> Option<EarlyEnd> {
+        let Self { deadline, draining, watch } = self;
+        if deadline.is_none() && draining.is_none() && watch.is_none() {
+            return None;
+        }
+        let late = async move {
+            match deadline {
+                Some(deadline) => tokio::time::sleep_until(deadline).await,
+                None => std::future::pending().await,
+            }
+        };
+        let drained = async move {
+            match draining {
+                Some(draining) => draining.cancelled_owned().await,
+                None => std::future::pending().await,
+            }
+        };
+        let revoked = async move {
+            match watch {
+                Some(mut watch) => watch.revoked().await,
+                None => std::future::pending().await,
+            }
+        };
+        let first = async move {
+            tokio::select! {
+                biased;
+                () = late => status::late(),
+                refusal = revoked => status::refused(&refusal),
+                () = drained => status::draining(),
+            }
+        };
+        Some(first.boxed())
+    }
+}
 
 /// The messages of one call, and how they ended.
 pub(super) struct CallBody {
     messages: Arc<Messages>,
     /// What was wrong with the request, once something was.
-    fault: Fault,
-    /// Waits for what ends the call early.
+    fault: RequestFault,
+    /// The task that waits for an early end.
     watch: Option<AbortHandle>,
 }
 
-/// Shared with the watch, which lets go of the service's work even where the client does not read
-/// and so nobody asks for the next message.
+/// Shared with the watch, which drops the service's work even where the client does not read and so
+/// nothing polls for the next message.
 struct Messages(Mutex<Following>);
 
 struct Following {
     state: State,
-    call: Call,
+    call: CallRecord,
     waker: Option<Waker>,
 }
 
 enum State {
     Open(Body),
-    /// Ended early, which the client does not know yet.
+    /// Ended early, with a status that the client has not received yet.
     Ending(Status),
     Ended,
 }
 
 impl CallBody {
-    /// `ending` ends the messages early.
-    pub(super) fn new(inner: Body, call: Call, fault: Fault, ending: Option<Ending>) -> Self {
+    /// `early_end` ends the messages early.
+    pub(super) fn new(
+        inner: Body,
+        call: CallRecord,
+        fault: RequestFault,
+        early_end: Option<EarlyEnd>,
+    ) -> Self {
         let span = call.span().clone();
         let following = Following { state: State::Open(inner), call, waker: None };
         let messages = Arc::new(Messages(Mutex::new(following)));
-        let watch = ending.map(|ending| {
+        let watch = early_end.map(|early_end| {
             let messages = Arc::clone(&messages);
-            let watch = async move { messages.end_early(ending.await) };
+            let watch = async move { messages.end_early(early_end.await) };
             tokio::spawn(watch.instrument(span)).abort_handle()
         });
         Self { messages, fault, watch }
@@ -87,7 +145,7 @@ impl Messages {
         let dropped = std::mem::replace(&mut following.state, State::Ending(status));
         let waker = following.waker.take();
         drop(following);
-        // Outside of the lock, for what a service does when it is dropped is its own.
+        // Outside of the lock, because dropping a service's body runs code of the service.
         drop(dropped);
         if let Some(waker) = waker {
             waker.wake();
@@ -106,14 +164,14 @@ impl Following {
         self.state = State::Ended;
         self.call.finish(status.code());
         let mut trailers = HeaderMap::new();
-        // What cannot be said in headers was not said by us.
+        // Every status of ours fits into headers.
         let _ = status.add_header(&mut trailers);
         Frame::trailers(trailers)
     }
 
     fn poll(
         &mut self,
-        fault: &Fault,
+        fault: &RequestFault,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         let inner = match &mut self.state {
@@ -139,7 +197,7 @@ impl Following {
                 if let Some(fault) = fault.get()
                     && code == Code::Ok
                 {
-                    // The service passed over what it could not read.
+                    // The service ignored a message that it could not read.
                     return Poll::Ready(Some(Ok(self.end(fault))));
                 }
                 self.call.finish(code);
@@ -162,7 +220,7 @@ impl http_body::Body for CallBody {
 
     fn is_end_stream(&self) -> bool {
         match &self.messages.lock().state {
-            // With a fault there are trailers to come that the service does not know of.
+            // A fault adds trailers to those of the service.
             State::Open(inner) => self.fault.get().is_none() && inner.is_end_stream(),
             State::Ending(_) => false,
             State::Ended => true,

@@ -1,4 +1,4 @@
-//! What clients are told by the server itself, before and around the services.
+//! The statuses that the server itself answers with, before and around the services.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -11,13 +11,13 @@ use tonic_types::{ErrorDetails, StatusExt};
 
 use crate::{api::Reason, auth::Refusal};
 
-/// Who names the reasons, as in `api`.
+/// The domain of the reasons, as in `api`.
 const DOMAIN: &str = "keystep.v1";
 
-/// When another server will do.
+/// How long a client should wait before it tries again, perhaps at another server.
 const SOON: Duration = Duration::from_secs(2);
 
-/// A refusal, without a word on which part of the credentials was wrong.
+/// A refusal, which does not say which part of the credentials was wrong.
 pub(super) fn refused(refusal: &Refusal) -> Status {
     let message = refusal.to_string();
     match refusal {
@@ -45,35 +45,35 @@ pub(super) fn refused(refusal: &Refusal) -> Status {
     }
 }
 
-/// What a client is told of a panic; the rest stands in the log.
+/// The answer to a call whose service panicked; the log says more.
 pub(super) fn panicked() -> Status {
     tracing::error!("a service panicked; the panic's own message is on standard error");
     let message = "a fault of Keystep; the server's log says more under this call's x-request-id";
     Status::with_error_details(Code::Internal, message, reason(Reason::Internal, HashMap::new()))
 }
 
-/// What ends streams that no service ends.
+/// The end of streams that no service ends when the server drains.
 pub(super) fn draining() -> Status {
     let mut details = reason(Reason::Draining, retry_seconds(SOON));
     details.set_retry_info(Some(SOON));
     Status::with_error_details(Code::Unavailable, "the server is going away; call again", details)
 }
 
-/// What ends a call at its deadline.
+/// The end of a call at its deadline.
 pub(super) fn late() -> Status {
     let message = "the call was not done within the time that its grpc-timeout gave";
     let details = reason(Reason::DeadlineExceeded, HashMap::new());
     Status::with_error_details(Code::DeadlineExceeded, message, details)
 }
 
-/// Bytes that are no request; `problem` says what is wrong with them.
+/// A request that cannot be read; `problem` says why.
 pub(super) fn malformed(problem: &str) -> Status {
     let message = format!("the request cannot be read: {problem}");
     let details = reason(Reason::MalformedRequest, HashMap::new());
     Status::with_error_details(Code::InvalidArgument, message, details)
 }
 
-/// A message of more bytes than may be; its length is not known of one that is compressed.
+/// A message of more bytes than the limit; `length` is `None` where it is compressed.
 pub(super) fn too_long(length: Option<usize>, limit: usize) -> Status {
     let mut variables = HashMap::from([("limit".to_owned(), limit.to_string())]);
     let length = length.map_or("more".to_owned(), |length| {
@@ -85,7 +85,7 @@ pub(super) fn too_long(length: Option<usize>, limit: usize) -> Status {
     Status::with_error_details(Code::ResourceExhausted, message, details)
 }
 
-/// A connection that was let in for health alone.
+/// A call over a connection that was accepted for health checks alone.
 pub(super) fn connections_full() -> Status {
     let message = "all connections that may be open are in use; call again over fewer, or later";
     let mut details = reason(Reason::ConnectionsFull, retry_seconds(SOON));
@@ -94,8 +94,8 @@ pub(super) fn connections_full() -> Status {
     Status::with_error_details(Code::ResourceExhausted, message, details)
 }
 
-/// What the transport's decoder says of a request, as the client's fault that it is; `None` for
-/// everything else. Whatever a service says has details, and what the decoder says has none.
+/// The client's fault behind a status of the transport's decoder; `None` for a status of a service,
+/// which always has details.
 pub(super) fn of_decoder(status: &Status, limit: usize) -> Option<Status> {
     if !status.details().is_empty() {
         return None;
