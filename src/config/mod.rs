@@ -1,13 +1,12 @@
 //! Typed settings: defaults, file, environment, flags.
 //!
 //! [`load`] reads the sources and checks the result without touching any file but the configuration
-//! itself; [`open_files`] then looks at the files that the settings name. Every violation is told at
-//! once, with the place that each value came from.
+//! itself; [`open_files`] then looks at the files that the settings name. Both report all violations at
+//! once, with the origin of each value.
 
 mod error;
 mod files;
 mod load;
-mod print;
 mod reference;
 mod secret;
 mod section;
@@ -20,8 +19,7 @@ mod tests;
 pub use error::{ConfigError, ConfigViolation, Origin};
 pub use files::open_files;
 pub use load::{FlagValue, Loaded, Sources, load};
-pub use print::print;
-pub use reference::{reference_page, sample_file};
+pub use reference::{print, reference_page, sample_file};
 pub use secret::Secret;
 pub use settings::{
     AuthenticationSettings, CacheSettings, CertificateRole, DeviceSettings, JobSettings,

@@ -1,11 +1,12 @@
-//! The reference page and the sample file, made of the declarations, so that neither can be wrong.
+//! Settings as text: the reference page and the sample file, made of the declarations so that neither
+//! can be wrong, and the settings in effect with their origins.
 
 use std::fmt::Write;
 
 use toml::{Table, Value};
 
 use super::{
-    Settings,
+    ConfigError, Loaded, Origin, Settings,
     section::{Key, Kind, paragraph},
 };
 
@@ -126,4 +127,31 @@ fn default_of<'a>(key: &Key, defaults: &'a Table) -> Option<&'a Value> {
         defaults.get(key.section)?.get(key.name)
     };
     found.filter(|value| value.as_array().is_none_or(|list| !list.is_empty()))
+}
+
+/// The settings as a TOML file that gives the same settings, with secrets masked and the origin of
+/// each value behind it.
+pub fn print(loaded: &Loaded) -> Result<String, ConfigError> {
+    let table = Table::try_from(&loaded.settings)?;
+    let mut text = String::new();
+    printed(&mut text, loaded, &Settings::MODELS, table.get(Settings::MODELS.name));
+    for section in Settings::SECTIONS {
+        let _ = writeln!(text, "\n[{}]", section.name);
+        let values = table.get(section.name).and_then(Value::as_table);
+        for key in section.keys {
+            printed(&mut text, loaded, key, values.and_then(|values| values.get(key.name)));
+        }
+    }
+    Ok(text)
+}
+
+fn printed(text: &mut String, loaded: &Loaded, key: &Key, value: Option<&Value>) {
+    let origin = loaded.origins.get(&key.path()).unwrap_or(&Origin::Default);
+    // Writing to a text cannot fail.
+    let _ = match value {
+        // Commented out: a masked secret must not pass for one when the text is used as a file.
+        Some(value) if key.is_secret() => writeln!(text, "# {} = {value} # {origin}", key.name),
+        Some(value) => writeln!(text, "{} = {value} # {origin}", key.name),
+        None => writeln!(text, "# {} is not set # {origin}", key.name),
+    };
 }

@@ -8,11 +8,11 @@ use std::{
 };
 
 use super::StartError;
-use crate::jobs::{Identifiers, StoreError};
+use crate::jobs::{Identifiers, JobId, JobStore, SqliteStore, StoreError};
 
-/// Held while the folder is in use; freed by the system however the process ends.
+/// Locked while the folder is in use; the system frees it however the process ends.
 const LOCK: &str = "lock";
-/// Who works here; kept, so that leases and traces name the same worker after a restart.
+/// The worker's name; kept, so that leases and traces name the same worker after a restart.
 const IDENTITY: &str = "identity";
 
 /// The jobs.
@@ -26,7 +26,6 @@ pub(super) struct DataFolder {
     path: PathBuf,
     identity: String,
     was_used: bool,
-    /// Locked; the lock goes with it.
     _lock: File,
 }
 
@@ -53,13 +52,30 @@ impl DataFolder {
         Ok(Self { path, identity, was_used, _lock: lock })
     }
 
-    /// Whether a daemon has worked here before, with a store that it had opened.
-    pub(super) fn was_used(&self) -> bool {
-        self.was_used
+    /// Refuses a store that was lost or replaced, for going on with it would remove what is left of
+    /// its jobs: one that is new in a folder that had one, or knows none of the jobs whose work was
+    /// saved here.
+    pub(super) async fn check_store(&self, store: &SqliteStore) -> Result<(), StartError> {
+        let lost = |jobs: &[JobId]| StartError::StoreLost {
+            path: self.path.clone(),
+            jobs: jobs.len(),
+            example: jobs.first().map_or_else(|| "none".to_owned(), ToString::to_string),
+        };
+        let saved = saved_jobs(&self.path.join("jobs"));
+        if store.is_new() && self.was_used {
+            return Err(lost(&saved));
+        }
+        for id in &saved {
+            // A job that cannot be read is not unknown.
+            if !matches!(store.get(*id).await, Ok(None)) {
+                return Ok(());
+            }
+        }
+        if saved.is_empty() { Ok(()) } else { Err(lost(&saved)) }
     }
 
-    /// Keeps who works here, once the store is open: from then on a store that is missing was lost.
-    /// Blocking.
+    /// Writes the identity down, once the store is open: from then on a store that is missing was
+    /// lost. Blocking.
     pub(super) fn keep_identity(&self) -> Result<(), StartError> {
         let path = self.path.join(IDENTITY);
         let write = || {
@@ -79,7 +95,7 @@ impl DataFolder {
         &self.path
     }
 
-    /// Names the daemon that works here, over restarts.
+    /// The name of the daemon that works here, the same after restarts.
     pub(super) fn identity(&self) -> &str {
         &self.identity
     }
@@ -107,10 +123,16 @@ impl DataFolder {
         Ok(())
     }
 
-    /// What an error of the database means: SQLite does not always tell that the disk is full.
+    /// The cause of an error of the database: SQLite does not always report a full disk as one.
     pub(super) fn store_error(&self, error: StoreError) -> StartError {
         store_error(&self.path, free_bytes(&self.path), error)
     }
+}
+
+fn saved_jobs(folder: &Path) -> Vec<JobId> {
+    let Ok(entries) = fs::read_dir(folder) else { return Vec::new() };
+    let names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
+    names.filter_map(|name| name.parse().ok()).collect()
 }
 
 /// `free` is what the folder's disk has left, in bytes.

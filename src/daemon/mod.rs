@@ -6,7 +6,6 @@
 mod available_memory;
 mod data_folder;
 mod error;
-mod known_work;
 mod measured_store;
 mod readiness;
 mod running;

@@ -17,7 +17,6 @@ use url::Url;
 use super::{
     Daemon, StartError,
     data_folder::DataFolder,
-    known_work,
     measured_store::MeasuredStore,
     readiness::Readiness,
     running::RunningParts,
@@ -224,7 +223,7 @@ async fn open_store(
     let opened = SqliteStore::open(&data.database(), store).await;
     let store = opened.map_err(|error| data.store_error(error))?;
     if !settings.jobs.begin_anew {
-        known_work::check(data, &store).await?;
+        data.check_store(&store).await?;
     }
     data.keep_identity()?;
     data.narrow_database()?;

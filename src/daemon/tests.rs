@@ -1,6 +1,6 @@
 use std::{ffi::OsString, fs, path::PathBuf, time::Duration};
 
-use super::{StartError, data_folder::DataFolder, known_work};
+use super::{StartError, data_folder::DataFolder};
 use crate::{
     config::{self, Settings, Sources},
     jobs::{Identifiers, SqliteStore, StoreSettings},
@@ -24,7 +24,7 @@ fn loaded(sources: &Sources) -> Settings {
 }
 
 #[test]
-fn whoever_kills_the_process_waits_longer_than_a_shutdown_takes() {
+fn service_managers_wait_longer_than_a_shutdown_takes() {
     let unit = deployed("keystep.service");
     let defaults = Limits::from(&Settings::default().shutdown).total();
     assert!(Duration::from_secs(number(&unit, "TimeoutStopSec=")) > defaults, "{defaults:?}");
@@ -112,13 +112,13 @@ fn a_data_folder_that_cannot_be_is_named() {
 }
 
 #[tokio::test]
-async fn a_store_that_was_lost_is_not_begun_anew_without_a_word() {
+async fn a_store_that_was_lost_is_not_silently_replaced() {
     let outer = tempfile::tempdir().unwrap();
     let file = outer.path().join("jobs.sqlite");
     let look = async || {
         let folder = DataFolder::take(outer.path(), &Identifiers::default()).unwrap();
         let store = SqliteStore::open(&file, StoreSettings::default()).await.unwrap();
-        let checked = known_work::check(&folder, &store).await;
+        let checked = folder.check_store(&store).await;
         store.close().await;
         checked.and_then(|()| folder.keep_identity())
     };

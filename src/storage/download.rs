@@ -13,7 +13,7 @@ use object_store::{GetOptions, ObjectStore};
 use super::{
     Content, Patience, Place, StorageError, StorageErrorKind,
     content::{Counted, name_of, on_disk},
-    retry::retrying,
+    transfer_options::retrying,
 };
 
 /// Bytes that are gathered before the disk is asked to write.

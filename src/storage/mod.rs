@@ -1,23 +1,22 @@
-//! Object storage by URL: bytes there and back, in parts, compared. Knows no jobs and no wire.
+//! Object storage by URL: uploads and downloads, in parts, compared afterwards. Knows no jobs and no
+//! wire.
 //!
 //! [`Storages`] opens a URL as a [`Place`]. [`deliver`] brings a local file to a place and reads it
 //! back, [`download`] the other way round; [`create`] and [`read`] are for what fits into memory,
-//! such as a manifest; [`prove`] says beforehand whether all of that works at a place. Dropping a future stops the transfer; what it sent in parts is resumed by
-//! the next one with the same journal.
+//! such as a manifest; [`prove`] checks beforehand that all of that works at a place. Dropping a future
+//! stops the transfer; the next one with the same journal resumes what it sent in parts.
 
 mod content;
 mod download;
-mod emptying;
 mod error;
 mod journal;
-mod leftovers;
 #[cfg(test)]
 mod live;
 mod open;
 mod parts;
 mod place;
 mod proof;
-mod retry;
+mod removal;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod transfer_options;
@@ -26,14 +25,12 @@ mod whole;
 
 pub use content::{Content, LocalFile};
 pub use download::{download, read_back};
-pub use emptying::remove_below;
 pub use error::{StorageError, StorageErrorKind};
-pub use leftovers::remove_leftovers;
 pub use open::{StorageSettings, Storages};
 pub use parts::abandon;
 pub use place::Place;
 pub use proof::prove;
-pub use retry::Patience;
-pub use transfer_options::TransferOptions;
+pub use removal::{remove_below, remove_leftovers};
+pub use transfer_options::{Patience, TransferOptions};
 pub use upload::{deliver, deliver_bytes};
 pub use whole::{create, exists, read, remove};

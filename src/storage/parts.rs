@@ -14,7 +14,7 @@ use object_store::multipart::{MultipartStore, PartId};
 use super::{
     LocalFile, Place, StorageError, StorageErrorKind, Storages, TransferOptions,
     journal::{Journal, Upload},
-    retry::retrying,
+    transfer_options::retrying,
 };
 
 /// Most parts that every store takes.

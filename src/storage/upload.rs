@@ -8,7 +8,7 @@ use super::{
     download::read_back,
     journal::Journal,
     parts::{PartsUpload, part_bytes},
-    retry::retrying,
+    transfer_options::retrying,
     whole::overwrite,
 };
 

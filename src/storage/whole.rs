@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use object_store::{GetOptions, ObjectStore, ObjectStoreExt, PutMode, PutOptions};
 
-use super::{Patience, Place, StorageError, StorageErrorKind, retry::retrying};
+use super::{Patience, Place, StorageError, StorageErrorKind, transfer_options::retrying};
 
 /// Creates an object, unless there is one: exactly one of several callers succeeds, the others get
 /// [`StorageError::AlreadyExists`]. Where an answer was lost, that may be our own: read it.

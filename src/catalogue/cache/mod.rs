@@ -9,18 +9,16 @@
 //! ```
 //!
 //! `complete.json` is written last and names every file with size and SHA-256. Sizes are compared
-//! on every use, digests on the first one of a process; what is damaged goes. Room is made by what
-//! was used longest ago, never by what is in use. Pictures make room among themselves, within a share of
-//! the bound, and are compared whenever they are read. A cache that is emptied by hand fills again: its
-//! folders are made where they are missing, and whoever uses a model holds its files open.
+//! on every use, digests on the first one of a process; damaged entries are removed. What was used
+//! longest ago makes room, and never what is in use. Pictures make room among themselves, within a share
+//! of the bound, and are compared whenever they are read. A cache that is emptied by hand fills again:
+//! its folders are made where they are missing, and users of a model hold its files open.
 
-mod complete;
 mod entry;
 mod files;
 mod pictures;
 mod room;
 
-pub(super) use complete::{damage_of, write_atomically};
-pub(super) use entry::{EntryKey, EntryKind, FILES};
+pub(super) use entry::{EntryKey, EntryKind, FILES, damage_of, write_atomically};
 pub(super) use files::{CachedModel, EditedModel};
 pub(super) use room::{Cache, CacheError, Held, InUse};

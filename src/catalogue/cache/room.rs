@@ -8,9 +8,8 @@ use std::{
     time::SystemTime,
 };
 
-use super::{
-    complete::{find_damage, read_complete, remove_complete, write_complete},
-    entry::{EntryKey, EntryKind, FILES},
+use super::entry::{
+    EntryKey, EntryKind, FILES, find_damage, read_complete, remove_complete, write_complete,
 };
 use crate::{
     artifacts::{digest::digest_bytes, model_digest::ModelFile},
@@ -75,7 +74,7 @@ pub(in crate::catalogue) enum CacheError {
 }
 
 impl CacheError {
-    /// What it means for whoever asked for the model.
+    /// The failure of a request for the model.
     pub(in crate::catalogue) fn failure(&self, model: &str) -> Failure {
         let message = format!("the model {model} cannot be kept on this machine: {self}");
         let failure = Failure::new(FailureReason::DiskFull, message).with("model", &model);
