@@ -13,9 +13,10 @@ use super::{
     entry::{EntryKey, EntryKind, FILES},
 };
 use crate::{
-    artifacts::{digest::digest_bytes, model_digest::ModelFile},
+    artifacts::digest::digest_bytes,
     catalogue::CacheSettings,
     jobs::{Failure, FailureReason},
+    outcome::FileDigest,
 };
 
 /// Written on every use, so that the order of uses outlives the process.
@@ -32,7 +33,7 @@ pub(in crate::catalogue) struct InUse {
 /// An entry that is whole, and stays.
 #[derive(Debug)]
 pub(in crate::catalogue) struct Held {
-    pub(in crate::catalogue) files: Vec<ModelFile>,
+    pub(in crate::catalogue) files: Vec<FileDigest>,
     pub(in crate::catalogue) in_use: InUse,
     folder: PathBuf,
 }
@@ -244,7 +245,7 @@ impl Cache {
         &self,
         partial: &EntryKey,
         key: &EntryKey,
-        files: Vec<ModelFile>,
+        files: Vec<FileDigest>,
     ) -> Result<Held, CacheError> {
         let (from, folder) = (self.folder_of(partial), self.folder_of(key));
         let mut kept = self.kept()?;
