@@ -9,6 +9,34 @@ use std::{
     process::Command,
 };
 
+/// Messages that the client prints as JSON, with the fields that need a form of their own.
+const PRINTED: [(&str, &[(&str, &str)]); 15] = [
+    ("Estimate", &[]),
+    ("EvaluateErasureMetadata", &METADATA),
+    ("EvaluateErasureResponse", &[]),
+    ("Figures", &[]),
+    ("LogSnrWindow", &[]),
+    ("Model", &[("kind", "model_kind"), ("create_time", "text")]),
+    ("Plan", &[("estimated_duration", "text")]),
+    ("Progress", &[("phase", "work_phase")]),
+    ("PublishedFile", &[]),
+    ("ScoreSummary", &[]),
+    ("ScoreTimestepsResponse", &[("update", "")]),
+    ("UnlearnConceptMetadata", &METADATA),
+    ("UnlearnConceptResponse", &[]),
+    ("Verdict", &[("sampler", "sampler")]),
+    ("Vocabulary", &[]),
+];
+/// Those of both kinds of metadata.
+const METADATA: [(&str, &str); 6] = [
+    ("state", "job_state"),
+    ("create_time", "text"),
+    ("update_time", "text"),
+    ("expire_time", "text"),
+    ("deadline", "text"),
+    ("result_expire_time", "text"),
+];
+
 const FILES: [&str; 4] = [
     "keystep/v1/operation.proto",
     "keystep/v1/unlearning_service.proto",
@@ -36,6 +64,18 @@ fn main() -> Result<(), Box<dyn Error>> {
     // The indented examples in Google's comments are no Rust, and would be run as doctests.
     let mut config = tonic_prost_build::Config::new();
     config.disable_comments([".google"]);
+    config.enable_type_names().type_name_domain(["."], "type.googleapis.com");
+    for (message, fields) in PRINTED {
+        let message = format!(".keystep.v1.{message}");
+        config.type_attribute(&message, "#[derive(serde::Serialize)]");
+        for (field, form) in fields {
+            let attribute = match *form {
+                "" => "#[serde(skip)]".to_owned(),
+                form => format!("#[serde(serialize_with = \"crate::proto::as_json::{form}\")]"),
+            };
+            config.field_attribute(format!("{message}.{field}"), attribute);
+        }
+    }
     tonic_prost_build::configure()
         .build_server(env::var_os("CARGO_FEATURE_SERVER").is_some())
         .extern_path(".google.rpc", "::tonic_types::pb")

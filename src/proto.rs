@@ -16,3 +16,31 @@ include!(concat!(env!("OUT_DIR"), "/mod.rs"));
 
 /// Every file of `proto/` as a `FileDescriptorSet`, for reflection and for tests.
 pub const DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptor.bin"));
+
+/// How fields look in JSON that have no form of their own there.
+mod as_json {
+    use serde::{Serialize, Serializer};
+
+    use super::keystep::v1::{JobState, ModelKind, Sampler, WorkPhase};
+
+    pub(super) fn text<T: ToString, S: Serializer>(
+        value: &Option<T>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        value.as_ref().map(T::to_string).serialize(serializer)
+    }
+
+    /// An enum's value by its name in the proto; one that is not known as unspecified.
+    macro_rules! by_name {
+        ($($form:ident of $of:ident),*) => {$(
+            pub(super) fn $form<S: Serializer>(
+                number: &i32,
+                serializer: S,
+            ) -> Result<S::Ok, S::Error> {
+                $of::try_from(*number).unwrap_or_default().as_str_name().serialize(serializer)
+            }
+        )*};
+    }
+
+    by_name!(job_state of JobState, model_kind of ModelKind, sampler of Sampler, work_phase of WorkPhase);
+}

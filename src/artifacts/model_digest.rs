@@ -2,25 +2,14 @@
 
 use std::fmt::Write as _;
 
-use serde::{Deserialize, Serialize};
-
 use super::{
     ArtifactError,
     digest::{digest_bytes, digest_reader},
 };
-use crate::spec::{FileError, ModelFiles};
-
-/// One file of a model, by what it holds.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ModelFile {
-    /// Path with `/` relative to the model's folder.
-    pub name: String,
-    /// Length in bytes.
-    pub size: u64,
-    /// Hexadecimal.
-    pub sha256: String,
-}
+use crate::{
+    outcome::FileDigest,
+    spec::{FileError, ModelFiles},
+};
 
 /// Whether a file is part of a diffusers folder: configs, vocabularies and safetensors.
 ///
@@ -40,13 +29,13 @@ pub fn is_model_file(name: &str) -> bool {
 }
 
 /// Reads every file of a model that [`is_model_file`].
-pub fn read_model_files(files: &dyn ModelFiles) -> Result<Vec<ModelFile>, ArtifactError> {
+pub fn read_model_files(files: &dyn ModelFiles) -> Result<Vec<FileDigest>, ArtifactError> {
     let names = files.names().iter().filter(|name| is_model_file(name));
     names.map(|name| read_model_file(files, name)).collect()
 }
 
 /// Reads one file of a model to its end.
-pub fn read_model_file(files: &dyn ModelFiles, name: &str) -> Result<ModelFile, ArtifactError> {
+pub fn read_model_file(files: &dyn ModelFiles, name: &str) -> Result<FileDigest, ArtifactError> {
     let (mut reader, size) = files.open(name)?;
     let sha256 = digest_reader(&mut reader).map_err(|source| {
         ArtifactError::File(FileError::Unreadable {
@@ -55,13 +44,13 @@ pub fn read_model_file(files: &dyn ModelFiles, name: &str) -> Result<ModelFile, 
             source,
         })
     })?;
-    Ok(ModelFile { name: name.to_owned(), size, sha256 })
+    Ok(FileDigest { name: name.to_owned(), size, sha256 })
 }
 
 /// The digest of a model, in hexadecimal: SHA-256 over one line a file, `SHA256 SIZE NAME`, in
 /// order of the names' bytes, of those files for which [`is_model_file`] holds. The same model has
 /// the same digest in a local folder, in a bucket and in the binary.
-pub fn model_digest(files: &[ModelFile]) -> String {
+pub fn model_digest(files: &[FileDigest]) -> String {
     let mut sorted: Vec<_> = files.iter().filter(|file| is_model_file(&file.name)).collect();
     sorted.sort_by(|one, other| one.name.cmp(&other.name));
     let mut list = String::new();
@@ -76,8 +65,8 @@ pub fn model_digest(files: &[ModelFile]) -> String {
 mod tests {
     use super::*;
 
-    fn file(name: &str, size: u64) -> ModelFile {
-        ModelFile { name: name.to_owned(), size, sha256: "00".repeat(32) }
+    fn file(name: &str, size: u64) -> FileDigest {
+        FileDigest { name: name.to_owned(), size, sha256: "00".repeat(32) }
     }
 
     #[test]

@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 
 use crate::{
-    jobs::{ConceptVerdict, JobId, Timestamp},
+    jobs::{JobId, Timestamp},
+    outcome::ConceptVerdict,
     spec::Vocabulary,
 };
 

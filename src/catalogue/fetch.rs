@@ -19,8 +19,9 @@ use super::{
     model_failure::{on_disk, storage_failure},
 };
 use crate::{
-    artifacts::{digest::digest_reader, model_digest::ModelFile},
+    artifacts::digest::digest_reader,
     jobs::{Failure, FailureReason},
+    outcome::FileDigest,
     storage::{Patience, Place, download},
     worker::disk_failure,
 };
@@ -80,7 +81,7 @@ pub(super) struct Fetch<'a> {
 #[derive(Debug)]
 pub(super) struct Whole {
     /// What it holds.
-    pub(super) files: Vec<ModelFile>,
+    pub(super) files: Vec<FileDigest>,
     /// Keeps it until it is an entry.
     pub(super) _reserved: InUse,
 }
@@ -103,10 +104,10 @@ impl Fetch<'_> {
     }
 
     /// Whether the download's folder and these files of it are there.
-    async fn is_here(&self, files: &[ModelFile]) -> Result<bool, Failure> {
+    async fn is_here(&self, files: &[FileDigest]) -> Result<bool, Failure> {
         let (folder, files) = (self.folder(), files.to_vec());
         on_disk(move || {
-            let is_there = |file: &ModelFile| damage_of(&folder, file, false).is_ok();
+            let is_there = |file: &FileDigest| damage_of(&folder, file, false).is_ok();
             Ok(folder.join(INCOMING).is_dir() && files.iter().all(is_there))
         })
         .await
@@ -130,7 +131,7 @@ impl Fetch<'_> {
             fetched.push(brought?);
             self.note(&fetched).await?;
         }
-        let file = |fetched: Fetched| ModelFile {
+        let file = |fetched: Fetched| FileDigest {
             name: fetched.object.name,
             size: fetched.object.size,
             sha256: fetched.sha256,

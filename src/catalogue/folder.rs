@@ -12,9 +12,10 @@ use crate::{
     artifacts::{
         ArtifactError, ModelFolder,
         diffusers::PipelineFiles,
-        model_digest::{ModelFile, is_model_file, model_digest, read_model_file},
+        model_digest::{is_model_file, model_digest, read_model_file},
     },
     jobs::{Failure, FailureReason},
+    outcome::FileDigest,
     spec::ModelFiles,
     worker::artifact_failure,
 };
@@ -22,7 +23,7 @@ use crate::{
 /// Digests of the files that were read, by name, with the size and the time that they had then: a
 /// file is read again only where one of these changed.
 #[derive(Debug, Clone, Default)]
-pub(super) struct KnownDigests(HashMap<String, (Stamp, ModelFile)>);
+pub(super) struct KnownDigests(HashMap<String, (Stamp, FileDigest)>);
 
 /// Tells a file from another one of the same name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -18,10 +18,13 @@ use super::{
 use crate::{
     artifacts::{diffusers::UNET_WEIGHTS, digest::digest_bytes},
     jobs::{
-        Failure, FailureReason, JobId, JobState, JobSummary, Outcome, PublishedFile,
-        UnlearnSummary, Unlearned, WorkSummary,
+        Failure, FailureReason, JobId, JobState, JobSummary, Outcome, UnlearnSummary, Unlearned,
+        WorkSummary,
     },
-    outcome::result_layout::{CHECKPOINTS, DELTA},
+    outcome::{
+        PublishedFile,
+        result_layout::{CHECKPOINTS, DELTA},
+    },
     storage::{Place, StorageError, StorageErrorKind},
 };
 
@@ -78,7 +81,7 @@ impl<'a> Checkpoint<'a> {
             origin: ModelOrigin::Erased(Box::new(ErasedOrigin {
                 base_model: self.work.base_model.clone(),
                 concepts: self.work.concepts.clone(),
-                manifest_uri: self.unlearned.manifest_uri.clone(),
+                manifest_uri: self.unlearned.published.manifest_uri.clone(),
                 // A job that is done never changes again.
                 published_at: self.job.updated_at,
                 verdicts: self.unlearned.verdicts.clone(),
@@ -103,7 +106,8 @@ impl<'a> Checkpoint<'a> {
     }
 
     fn smallest(&self, fits: impl Fn(&str) -> bool) -> Option<&'a PublishedFile> {
-        self.unlearned.files.iter().filter(|file| fits(&file.name)).min_by_key(|file| file.size)
+        let files = self.unlearned.published.files.iter();
+        files.filter(|file| fits(&file.name)).min_by_key(|file| file.size)
     }
 
     /// Its job published no file that the model could be made of.
@@ -136,7 +140,7 @@ impl<'a> Checkpoint<'a> {
     fn place(&self, means: &Means<'_>, file: &PublishedFile) -> Result<Place, Failure> {
         let name = self.name();
         let of = |error: StorageError| storage_failure(&name, &error);
-        let manifest = &self.unlearned.manifest_uri;
+        let manifest = &self.unlearned.published.manifest_uri;
         let folder = manifest.rsplit_once('/').map_or(manifest.as_str(), |(folder, _)| folder);
         let folder = means.storages.open(folder).map_err(of)?;
         let place = means.storages.open(&file.uri).map_err(of)?;

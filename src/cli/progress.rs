@@ -176,6 +176,7 @@ fn phase_name(phase: Phase) -> &'static str {
         Phase::Train => "training",
         Phase::Draw => "drawing pictures",
         Phase::Judge => "judging pictures",
+        Phase::Upload => "uploading",
     }
 }
 

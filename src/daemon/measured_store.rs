@@ -11,7 +11,7 @@ use tokio::{sync::watch, time::Instant};
 use crate::{
     jobs::{
         Clock, Fence, Inserted, Job, JobEvent, JobId, JobState, JobStore, JobSummary, LeaseStatus,
-        ListQuery, Milestone, NewEvent, NewJob, Outcome, Page, Principal, QueueLimits, RequestId,
+        ListQuery, Milestone, NewEvent, NewJob, Page, Principal, QueueLimits, RequestId,
         ScoresJson, Sequence, StateName, StoreError, Swept, WorkerId, WorkerLoss,
     },
     telemetry,
@@ -79,10 +79,7 @@ impl<S: JobStore> MeasuredStore<S> {
             }
         });
         if let JobState::Succeeded(outcome) = &job.state {
-            let files = match outcome {
-                Outcome::Unlearned(unlearned) => &unlearned.files,
-                Outcome::Evaluated(evaluated) => &evaluated.files,
-            };
+            let files = &outcome.published().files;
             telemetry::artifact_bytes(files.iter().map(|file| file.size).sum());
         }
     }

@@ -13,9 +13,7 @@ mod identity;
 mod job;
 mod machine;
 mod memory;
-mod outcome;
 mod progress;
-mod scores;
 mod sqlite;
 mod step;
 mod store;
@@ -31,9 +29,7 @@ pub use identity::{Fence, JobId, Milestone, Principal, RequestId, Sequence, Work
 pub use job::{Job, JobOptions, JobState, JobSummary, Lease, PRIORITIES, StateName, Transition};
 pub use machine::IllegalTransition;
 pub use memory::MemoryStore;
-pub use outcome::{ConceptVerdict, Evaluated, Outcome, PublishedFile, Unlearned};
-pub use progress::{JobProgress, WorkPhase};
-pub use scores::StoredScores;
+pub use progress::JobProgress;
 pub use sqlite::SqliteStore;
 pub use step::StoreSettings;
 pub use store::{
@@ -41,5 +37,6 @@ pub use store::{
     Swept, WorkerLoss,
 };
 pub use work::{
-    EvaluateSummary, EvaluateWork, Evaluation, UnlearnSummary, UnlearnWork, Work, WorkSummary,
+    EvaluateSummary, EvaluateWork, Evaluated, Evaluation, Outcome, StoredScores, UnlearnSummary,
+    UnlearnWork, Unlearned, Work, WorkSummary,
 };

@@ -1,32 +1,14 @@
 //! How far a job is.
 
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Serialize};
 
-/// A part of a job's work.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum WorkPhase {
-    /// Walking trajectories and comparing predictions.
-    Score,
-    /// Sampling the switch curve.
-    SwitchCurve,
-    /// Walking the frozen model's trajectories.
-    Walk,
-    /// Optimising.
-    Train,
-    /// Denoising pictures.
-    Draw,
-    /// Naming what the pictures show.
-    Judge,
-    /// Sending files to object storage; units are bytes.
-    Upload,
-}
+use crate::outcome::{Phase, number};
 
 /// How far a job is.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct JobProgress {
     /// What is being done.
-    pub phase: WorkPhase,
+    pub phase: Phase,
     /// Units of the phase that are done.
     pub done: u64,
     /// Units of the phase in all.
@@ -38,16 +20,27 @@ pub struct JobProgress {
     /// Step of the last update.
     pub key_step: u32,
     /// Loss of the last update.
-    #[serde(deserialize_with = "null_is_not_a_number")]
+    #[serde(deserialize_with = "number::deserialize")]
     pub loss: f64,
     /// Gradient norm of the last update.
-    #[serde(deserialize_with = "null_is_not_a_number")]
+    #[serde(deserialize_with = "number::deserialize")]
     pub gradient_norm: f64,
 }
 
-/// JSON has no NaN and writes null: a diverged run's log must stay readable.
-fn null_is_not_a_number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
-    Ok(Option::deserialize(deserializer)?.unwrap_or(f64::NAN))
+impl JobProgress {
+    /// Of a job that has not trained.
+    pub fn untrained(phase: Phase) -> Self {
+        Self {
+            phase,
+            done: 0,
+            total: 0,
+            updates_done: 0,
+            updates_total: 0,
+            key_step: 0,
+            loss: 0.0,
+            gradient_norm: 0.0,
+        }
+    }
 }
 
 #[cfg(test)]
@@ -58,7 +51,7 @@ mod tests {
     #[test]
     fn a_loss_that_is_no_number_comes_back() {
         let progress = JobProgress {
-            phase: WorkPhase::Train,
+            phase: Phase::Train,
             done: 1,
             total: 2,
             updates_done: 1,

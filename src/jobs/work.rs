@@ -1,8 +1,12 @@
-//! What a job does: immutable once it is stored.
+//! What a job does, immutable once it is stored; the scores that its request may cite; and what it
+//! came to.
 
 use serde::{Deserialize, Serialize};
 
-use crate::spec::{JudgeSpec, OutputFormat, SamplerKind, UnlearnSpec};
+use crate::{
+    outcome::{ConceptVerdict, Published, TimestepScores},
+    spec::{JudgeSpec, LogSnrWindow, OutputFormat, SamplerKind, StepIndex, UnlearnSpec},
+};
 
 /// A job's task, whole: what is stored is what runs.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -38,9 +42,7 @@ impl Work {
             Self::Evaluate(work) => &work.destination,
         }
     }
-}
 
-impl Work {
     /// What lists show of it.
     pub fn summary(&self) -> WorkSummary {
         match self {
@@ -159,4 +161,85 @@ pub enum Evaluation {
     Required,
     /// Never.
     Skipped,
+}
+
+/// Scores as a store keeps them, in JSON, so that a later request can cite them.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StoredScores {
+    /// The model's name in the catalogue.
+    pub model: String,
+    /// The model's digest in the catalogue, which is over its files; that of the scores themselves
+    /// is over the U-Net's tensors.
+    pub model_digest: String,
+    /// What was measured.
+    pub scores: TimestepScores,
+}
+
+/// The result of a job that succeeded.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Outcome {
+    /// Of an erasure.
+    Unlearned(Box<Unlearned>),
+    /// Of a judgement.
+    Evaluated(Box<Evaluated>),
+}
+
+impl Outcome {
+    /// Where the result stands.
+    pub fn published(&self) -> &Published {
+        match self {
+            Self::Unlearned(unlearned) => &unlearned.published,
+            Self::Evaluated(evaluated) => &evaluated.published,
+        }
+    }
+}
+
+/// An erased and published model.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Unlearned {
+    /// Where it stands.
+    #[serde(flatten)]
+    pub published: Published,
+    /// What the judges say, by concept; empty where nothing was judged.
+    pub verdicts: Vec<ConceptVerdict>,
+    /// Steps that were trained at, ascending.
+    pub key_steps: Vec<StepIndex>,
+    /// The band that was trained in, where the method has one.
+    pub window: Option<LogSnrWindow>,
+    /// Updates made.
+    pub updates: usize,
+    /// U-Net evaluations, scoring and checks included.
+    pub unet_evaluations: u64,
+}
+
+/// A published judgement.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Evaluated {
+    /// Where it stands.
+    #[serde(flatten)]
+    pub published: Published,
+    /// One a judge.
+    pub verdicts: Vec<ConceptVerdict>,
+    /// U-Net evaluations spent.
+    pub unet_evaluations: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As rows hold it since the first version.
+    #[test]
+    fn an_outcome_is_written_as_it_always_was() {
+        let text = r#"{"kind":"unlearned","manifest_uri":"s3://out/1/manifest.json","manifest_sha256":"0f","files":[{"name":"files/delta.safetensors","uri":"s3://out/1/files/delta.safetensors","size":9007199254740993,"sha256":"a7"}],"verdicts":[{"concept":"cat","verdict":{"judge":"cnn","sampler":"euler","edited":{"ua":0.97,"ira":0.95,"cra":null},"base":{"ua":0.02,"ira":0.95,"cra":null}}}],"key_steps":[2,9],"window":{"low":-3.0,"high":1.0},"updates":40,"unet_evaluations":18446744073709551615}"#;
+        let outcome: Outcome = serde_json::from_str(text).unwrap();
+        assert_eq!(serde_json::to_string(&outcome).unwrap(), text);
+        let Outcome::Unlearned(unlearned) = &outcome else { panic!("{outcome:?}") };
+        assert!(unlearned.verdicts[0].verdict.edited.cra.is_nan());
+        let judged = r#"{"kind":"evaluated","manifest_uri":"","manifest_sha256":"","files":[],"verdicts":[],"unet_evaluations":7}"#;
+        let outcome: Outcome = serde_json::from_str(judged).unwrap();
+        assert_eq!(serde_json::to_string(&outcome).unwrap(), judged);
+    }
 }

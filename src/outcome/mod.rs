@@ -1,20 +1,18 @@
-//! What a job yields: plain, serializable data. Computed by `engine`, shown by `report`.
+//! What a job yields: plain, serializable data. Computed by `engine`, shown by `report`, recorded by
+//! `jobs` and published as it is.
 
-mod device_kind;
-mod figures;
-mod notice;
-mod picture;
+mod judgement;
+pub(crate) mod number;
 mod plan;
 mod progress;
+mod result;
 pub mod result_layout;
 mod scores;
 mod training;
 
-pub use device_kind::DeviceKind;
-pub use figures::{Figures, JudgeReport, JudgedPicture, Verdict};
-pub use notice::Notice;
-pub use picture::Picture;
+pub use judgement::{ConceptVerdict, Figures, JudgeReport, JudgedPicture, Picture, Verdict};
 pub use plan::{MemoryPlan, MemorySavings, Plan};
-pub use progress::{Phase, Progress};
+pub use progress::{Notice, Phase, Progress};
+pub use result::{DeviceKind, FileDigest, FinishedResult, Published, PublishedFile};
 pub use scores::{Estimate, StepScore, TimestepScores};
-pub use training::{ErasureRecord, TrainingLog, UpdateRecord};
+pub use training::{ErasureRecord, TrainingFigures, TrainingLog, UpdateRecord};

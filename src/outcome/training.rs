@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::TimestepScores;
+use super::{TimestepScores, number};
 use crate::spec::{LogSnrWindow, StepIndex, Timestep, UnlearnSpec};
 
 /// One update.
@@ -48,6 +48,46 @@ pub struct TrainingLog {
     pub weight_change: f64,
     /// The rate that Adam ran at (the largest, where it is derived for each tensor).
     pub learning_rate: f64,
+}
+
+/// A training without its single updates.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TrainingFigures {
+    /// As [`TrainingLog::stopped_early`].
+    pub stopped_early: bool,
+    /// Loss of the first update.
+    #[serde(with = "number::optional")]
+    pub first_loss: Option<f64>,
+    /// Loss of the last update.
+    #[serde(with = "number::optional")]
+    pub last_loss: Option<f64>,
+    /// As [`TrainingLog::erase_measure`].
+    #[serde(with = "number")]
+    pub erase_measure: f64,
+    /// As [`TrainingLog::damage_measure`].
+    #[serde(with = "number")]
+    pub damage_measure: f64,
+    /// As [`TrainingLog::weight_change`].
+    #[serde(with = "number")]
+    pub weight_change: f64,
+    /// As [`TrainingLog::learning_rate`].
+    #[serde(with = "number")]
+    pub learning_rate: f64,
+}
+
+impl From<&TrainingLog> for TrainingFigures {
+    fn from(log: &TrainingLog) -> Self {
+        Self {
+            stopped_early: log.stopped_early,
+            first_loss: log.updates.first().map(|update| update.loss),
+            last_loss: log.updates.last().map(|update| update.loss),
+            erase_measure: log.erase_measure,
+            damage_measure: log.damage_measure,
+            weight_change: log.weight_change,
+            learning_rate: log.learning_rate,
+        }
+    }
 }
 
 /// All of an erasure but its weights.

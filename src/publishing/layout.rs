@@ -5,10 +5,12 @@ use std::fmt::Write as _;
 use crate::{
     artifacts::digest::digest_bytes,
     jobs::{Job, Work},
-    outcome::result_layout::{CHECKPOINTS, EVALUATIONS},
+    outcome::{
+        FileDigest,
+        result_layout::{CHECKPOINTS, EVALUATIONS},
+    },
     publishing::MANIFEST,
     storage::{Place, StorageError, Storages},
-    worker::ResultFile,
 };
 
 /// Letters of the content's digest that name its folder.
@@ -41,7 +43,7 @@ impl Layout {
 }
 
 /// The folder that files of this content share, whoever sends them.
-pub(super) fn content_folder(files: &[ResultFile]) -> String {
+pub(super) fn content_folder(files: &[FileDigest]) -> String {
     let mut list = String::new();
     for file in files {
         // Writing to a string cannot fail. A name may hold anything but ends with its line.

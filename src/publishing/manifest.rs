@@ -2,15 +2,17 @@
 
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::Value;
 
 use crate::{
-    jobs::{ConceptVerdict, Job, JobId, PublishedFile, Timestamp, Work},
-    outcome::{DeviceKind, Figures},
-    spec::{LogSnrWindow, OutputFormat, SamplerKind, StepIndex},
+    jobs::{Job, JobId, Timestamp, Work},
+    outcome::{
+        ConceptVerdict, DeviceKind, FinishedResult, PublishedFile, TrainingFigures, Verdict, number,
+    },
+    spec::{Concept, LogSnrWindow, OutputFormat, StepIndex},
     storage::Place,
-    worker::{FinishedResult, RunTimes, TrainingFigures},
+    worker::RunTimes,
 };
 
 /// The manifest's name in a job's folder.
@@ -18,7 +20,7 @@ pub const MANIFEST: &str = "manifest.json";
 
 /// What a result is and where its files stand. Written once, and never changed.
 ///
-/// A number that is none (an accuracy over no pictures) is `null`.
+/// A number that is not finite (an accuracy over no pictures) is `null`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Manifest {
@@ -36,7 +38,8 @@ pub struct Manifest {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub edited_model: Option<String>,
     /// What was erased, or judged to be gone.
-    pub concepts: Vec<ManifestConcept>,
+    #[serde(serialize_with = "with_replacements")]
+    pub concepts: Vec<Concept>,
     /// The whole spec, as it ran.
     pub spec: Value,
     /// What was asked to be published.
@@ -56,11 +59,13 @@ pub struct Manifest {
     /// U-Net evaluations, scoring, checks and judging included.
     pub unet_evaluations: u64,
     /// What the training measured; absent for a judgement.
-    pub training: Option<ManifestTraining>,
+    #[serde(serialize_with = "number::finite_or_null")]
+    pub training: Option<TrainingFigures>,
     /// What the judges say; empty where nothing was judged.
-    pub verdicts: Vec<ManifestVerdict>,
+    #[serde(with = "flat_verdicts")]
+    pub verdicts: Vec<ConceptVerdict>,
     /// Every file but this one.
-    pub files: Vec<ManifestFile>,
+    pub files: Vec<PublishedFile>,
     /// Files of the base model that are no part of its pipeline, and so not of the result.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub left_out: Vec<String>,
@@ -84,79 +89,46 @@ pub struct ManifestModel {
     pub digest: String,
 }
 
-/// A concept in short.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ManifestConcept {
-    /// The words.
-    pub text: String,
-    /// "object", "style", "instance" or "nudity".
-    pub kind: String,
-    /// What shall appear instead.
-    pub replacement: Option<String>,
+/// Concepts as a manifest has them: one without a replacement says so.
+fn with_replacements<S: Serializer>(
+    concepts: &[Concept],
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(concepts.iter().map(|Concept { text, kind, replacement }| {
+        serde_json::json!({ "text": text, "kind": kind, "replacement": replacement })
+    }))
 }
 
-/// What the training measured.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ManifestTraining {
-    /// Whether the erase measure ended the run before its last update.
-    pub stopped_early: bool,
-    /// Loss of the first update.
-    pub first_loss: Option<f64>,
-    /// Loss of the last update.
-    pub last_loss: Option<f64>,
-    /// What is left of the concept's guidance.
-    pub erase_measure: Option<f64>,
-    /// Squared change of unrelated predictions over the squared guidance of the concept.
-    pub damage_measure: Option<f64>,
-    /// Relative change of the weights in scope.
-    pub weight_change: Option<f64>,
-    /// The rate that Adam ran at.
-    pub learning_rate: Option<f64>,
-}
+/// Verdicts as a manifest has them: the concept beside the verdict's own fields.
+mod flat_verdicts {
+    use super::{ConceptVerdict, Deserialize, Deserializer, Serialize, Serializer, Verdict};
 
-/// What a judge says of a concept.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ManifestVerdict {
-    /// The concept.
-    pub concept: String,
-    /// The judge, such as "clip" or "cnn".
-    pub judge: String,
-    /// What the pictures were drawn with. Manifests without it are of when all were drawn with DDIM.
-    #[serde(default)]
-    pub sampler: SamplerKind,
-    /// The edited model.
-    pub edited: ManifestFigures,
-    /// The base model.
-    pub base: ManifestFigures,
-}
+    #[derive(Serialize, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Flat<C, V> {
+        concept: C,
+        #[serde(flatten)]
+        verdict: V,
+    }
 
-/// Accuracies, each 0 to 1.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ManifestFigures {
-    /// Unlearning accuracy.
-    pub ua: Option<f64>,
-    /// In-domain retain accuracy.
-    pub ira: Option<f64>,
-    /// Cross-domain retain accuracy.
-    pub cra: Option<f64>,
-}
+    pub(super) fn serialize<S: Serializer>(
+        verdicts: &[ConceptVerdict],
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(
+            verdicts.iter().map(|ConceptVerdict { concept, verdict }| Flat { concept, verdict }),
+        )
+    }
 
-/// A file of the result.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ManifestFile {
-    /// Path below the manifest's folder.
-    pub name: String,
-    /// Where it stands.
-    pub uri: String,
-    /// Length in bytes.
-    pub size: u64,
-    /// Hexadecimal.
-    pub sha256: String,
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Vec<ConceptVerdict>, D::Error> {
+        let flat = Vec::<Flat<String, Verdict>>::deserialize(deserializer)?;
+        Ok(flat
+            .into_iter()
+            .map(|Flat { concept, verdict }| ConceptVerdict { concept, verdict })
+            .collect())
+    }
 }
 
 /// Why a manifest is not to be relied on.
@@ -208,14 +180,12 @@ impl Manifest {
         let Findings { job, result, times, files } = findings;
         let (base_digest, concepts, spec) = match &job.work {
             Work::Unlearn(work) => {
-                let concepts = work.spec.concepts.clone();
+                (&work.base_digest, work.spec.concepts.clone(), serde_json::to_value(&work.spec)?)
+            }
+            Work::Evaluate(work) => {
+                let concepts = vec![work.spec.concept.clone()];
                 (&work.base_digest, concepts, serde_json::to_value(&work.spec)?)
             }
-            Work::Evaluate(work) => (
-                &work.base_digest,
-                vec![work.spec.concept.clone()],
-                serde_json::to_value(&work.spec)?,
-            ),
         };
         let (edited_model, formats, cited) = match &job.work {
             Work::Unlearn(work) => (None, work.formats.clone(), work.score_digest.clone()),
@@ -235,14 +205,7 @@ impl Manifest {
                 digest: base_digest.clone(),
             },
             edited_model,
-            concepts: concepts
-                .into_iter()
-                .map(|concept| ManifestConcept {
-                    text: concept.text,
-                    kind: concept.kind.name().to_owned(),
-                    replacement: concept.replacement,
-                })
-                .collect(),
+            concepts,
             spec,
             formats,
             seeds: result.seeds.clone(),
@@ -251,9 +214,9 @@ impl Manifest {
             window: result.window,
             updates: result.updates,
             unet_evaluations: result.unet_evaluations,
-            training: result.training.as_ref().map(ManifestTraining::from),
-            verdicts: result.verdicts.iter().map(ManifestVerdict::from).collect(),
-            files: files.into_iter().map(ManifestFile::from).collect(),
+            training: result.training.clone(),
+            verdicts: result.verdicts.clone(),
+            files,
             left_out: result.left_out.clone(),
             engine_version: env!("CARGO_PKG_VERSION").to_owned(),
             device: result.device,
@@ -310,68 +273,12 @@ impl Manifest {
         }
         Ok(())
     }
-
-    /// Every file but the manifest.
-    pub fn published_files(&self) -> Vec<PublishedFile> {
-        self.files
-            .iter()
-            .map(|file| PublishedFile {
-                name: file.name.clone(),
-                uri: file.uri.clone(),
-                size: file.size,
-                sha256: file.sha256.clone(),
-            })
-            .collect()
-    }
 }
 
 /// Whether a file holds timestep scores: `scores.json`, `scores-2.json`.
 fn is_scores(name: &str) -> bool {
     let stem = name.strip_prefix("scores").and_then(|rest| rest.strip_suffix(".json"));
     stem.is_some_and(|rest| !rest.contains('/'))
-}
-
-fn finite(number: f64) -> Option<f64> {
-    number.is_finite().then_some(number)
-}
-
-impl From<PublishedFile> for ManifestFile {
-    fn from(file: PublishedFile) -> Self {
-        let PublishedFile { name, uri, size, sha256 } = file;
-        Self { name, uri, size, sha256 }
-    }
-}
-
-impl From<&ConceptVerdict> for ManifestVerdict {
-    fn from(about: &ConceptVerdict) -> Self {
-        Self {
-            concept: about.concept.clone(),
-            judge: about.verdict.judge.clone(),
-            sampler: about.verdict.sampler,
-            edited: about.verdict.edited.into(),
-            base: about.verdict.base.into(),
-        }
-    }
-}
-
-impl From<Figures> for ManifestFigures {
-    fn from(figures: Figures) -> Self {
-        Self { ua: finite(figures.ua), ira: finite(figures.ira), cra: finite(figures.cra) }
-    }
-}
-
-impl From<&TrainingFigures> for ManifestTraining {
-    fn from(figures: &TrainingFigures) -> Self {
-        Self {
-            stopped_early: figures.stopped_early,
-            first_loss: figures.first_loss.and_then(finite),
-            last_loss: figures.last_loss.and_then(finite),
-            erase_measure: finite(figures.erase_measure),
-            damage_measure: finite(figures.damage_measure),
-            weight_change: finite(figures.weight_change),
-            learning_rate: finite(figures.learning_rate),
-        }
-    }
 }
 
 /// A time for people and machines, such as `2026-03-01T12:00:00.000001Z`.
@@ -408,5 +315,105 @@ mod tests {
     fn scores_are_told_from_plots() {
         assert!(is_scores("scores.json") && is_scores("scores-2.json"));
         assert!(!is_scores("scores.png") && !is_scores("scores/a.json"));
+    }
+
+    /// As every version has written it, `NaN` and infinity as null.
+    const WRITTEN: &str = r#"{
+  "schema_version": 1,
+  "kind": "unlearn",
+  "job": "00000000-0000-0000-0000-000000000001",
+  "work_digest": "work",
+  "base_model": {
+    "name": "emoji-canvas",
+    "digest": "base"
+  },
+  "concepts": [
+    {
+      "text": "cat",
+      "kind": "object",
+      "replacement": null
+    }
+  ],
+  "spec": {},
+  "formats": [
+    "delta"
+  ],
+  "seeds": {
+    "unlearn": 7
+  },
+  "scores": {},
+  "key_steps": [
+    2,
+    9
+  ],
+  "window": {
+    "low": -3.0,
+    "high": 1.0
+  },
+  "updates": 40,
+  "unet_evaluations": 1234,
+  "training": {
+    "stopped_early": true,
+    "first_loss": 0.5,
+    "last_loss": null,
+    "erase_measure": 0.1,
+    "damage_measure": null,
+    "weight_change": 0.01,
+    "learning_rate": 0.001
+  },
+  "verdicts": [
+    {
+      "concept": "cat",
+      "judge": "cnn",
+      "sampler": "euler",
+      "edited": {
+        "ua": 0.97,
+        "ira": 0.95,
+        "cra": null
+      },
+      "base": {
+        "ua": 0.02,
+        "ira": 0.95,
+        "cra": null
+      }
+    }
+  ],
+  "files": [
+    {
+      "name": "0f/delta.safetensors",
+      "uri": "s3://out/1/0f/delta.safetensors",
+      "size": 12345,
+      "sha256": "a7"
+    }
+  ],
+  "engine_version": "0.1.0",
+  "device": "cuda",
+  "started_at": "1970-01-01T00:00:00Z",
+  "created_at": "1970-01-01T00:00:01Z"
+}
+"#;
+
+    #[test]
+    fn a_manifest_is_written_as_it_was_read() {
+        let manifest = Manifest::from_json(WRITTEN.as_bytes()).unwrap();
+        assert_eq!(String::from_utf8(manifest.to_json().unwrap()).unwrap(), WRITTEN);
+        // What the engine measured may be infinite, and is null all the same.
+        let training = manifest.training.map(|training| TrainingFigures {
+            last_loss: Some(f64::INFINITY),
+            damage_measure: f64::NEG_INFINITY,
+            ..training
+        });
+        let manifest = Manifest { training, ..manifest };
+        assert_eq!(String::from_utf8(manifest.to_json().unwrap()).unwrap(), WRITTEN);
+    }
+
+    #[test]
+    fn nothing_unknown_is_read_over() {
+        let known = ["\"schema_version\"", "\"text\"", "\"low\"", "\"stopped_early\""];
+        for known in known.into_iter().chain(["\"judge\"", "\"ua\"", "\"uri\"", "\"digest\""]) {
+            let odd = WRITTEN.replacen(known, &format!("\"odd\": 1, {known}"), 1);
+            let error = Manifest::from_json(odd.as_bytes()).unwrap_err().to_string();
+            assert!(error.contains("unknown field `odd`"), "{known}: {error}");
+        }
     }
 }

@@ -22,9 +22,6 @@ mod storage_failure;
 #[cfg(test)]
 mod tests;
 
-pub use manifest::{
-    MANIFEST, Manifest, ManifestConcept, ManifestError, ManifestFigures, ManifestFile,
-    ManifestModel, ManifestTraining, ManifestVerdict,
-};
+pub use manifest::{MANIFEST, Manifest, ManifestError, ManifestModel};
 pub use publisher::{ObjectPublisher, PublisherSettings};
 pub use storage_failure::storage_failure;

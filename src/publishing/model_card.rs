@@ -9,11 +9,9 @@ use super::{
 };
 use crate::{
     artifacts::diffusers::UNET_WEIGHTS,
-    jobs::{ConceptVerdict, EvaluateWork, UnlearnWork, Work},
-    outcome::Figures,
-    outcome::result_layout::DELTA,
+    jobs::{EvaluateWork, UnlearnWork, Work},
+    outcome::{ConceptVerdict, Figures, FinishedResult, result_layout::DELTA},
     spec::{Concept, Scope},
-    worker::FinishedResult,
 };
 
 /// The model card's name in a result's folder.

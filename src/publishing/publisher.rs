@@ -22,14 +22,13 @@ use super::{
     storage_failure::storage_failure,
 };
 use crate::{
-    jobs::{Failure, FailureReason, Job, PublishedFile, Timestamp, Work},
+    jobs::{Failure, FailureReason, Job, Timestamp, Work},
+    outcome::{FileDigest, Published, PublishedFile},
     storage::{
         self, Content, LocalFile, Place, StorageError, StorageErrorKind, StorageSettings, Storages,
         TransferOptions,
     },
-    worker::{
-        Leavings, PublishRequest, Published, Publisher, ResultFile, disk_failure, is_allowed,
-    },
+    worker::{Leavings, PublishRequest, Publisher, disk_failure, is_allowed},
 };
 
 /// The journal of parts that were sent, beside the result folder.
@@ -160,7 +159,7 @@ impl ObjectPublisher {
         let card = self.model_card(request);
         if let Some(card) = &card {
             let Content { size, sha256 } = Content::of(card);
-            files.push(ResultFile { name: MODEL_CARD.to_owned(), size, sha256 });
+            files.push(FileDigest { name: MODEL_CARD.to_owned(), size, sha256 });
         }
         files.sort_by(|left, right| left.name.cmp(&right.name));
         let content_folder = content_folder(&files);
@@ -223,7 +222,7 @@ impl ObjectPublisher {
             let patience = self.settings.transfer.patience;
             storage::deliver_bytes(&piece.place, bytes.clone(), patience).await?;
         } else {
-            let ResultFile { name, size, sha256 } = &piece.file;
+            let FileDigest { name, size, sha256 } = &piece.file;
             let content = Content { size: *size, sha256: sha256.clone() };
             let file = LocalFile { path: request.folder.join(name), content };
             let journal = journal.map(Path::to_owned);
@@ -315,7 +314,7 @@ async fn clear_leftovers(layout: &Layout, request: &PublishRequest) {
 #[derive(Debug)]
 struct Piece {
     place: Place,
-    file: ResultFile,
+    file: FileDigest,
     /// Where it lies in memory and in no folder.
     bytes: Option<Bytes>,
     /// Bytes that stand.
@@ -338,7 +337,7 @@ fn of_manifest(layout: &Layout, job: &Job, bytes: &[u8]) -> Result<Published, Fa
     Ok(Published {
         manifest_uri: layout.manifest.url.to_string(),
         manifest_sha256: Content::of(bytes).sha256,
-        files: manifest.published_files(),
+        files: manifest.files,
     })
 }
 

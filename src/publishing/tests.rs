@@ -10,11 +10,13 @@ use uuid::Uuid;
 use super::*;
 use crate::{
     jobs::{
-        ConceptVerdict, EvaluateWork, Evaluation, Failure, FailureReason, Fence, Job, JobId,
-        JobOptions, JobState, Milestone, Principal, RequestId, Sequence, Timestamp, UnlearnWork,
-        Work,
+        EvaluateWork, Evaluation, Failure, FailureReason, Fence, Job, JobId, JobOptions, JobState,
+        Milestone, Principal, RequestId, Sequence, Timestamp, UnlearnWork, Work,
     },
-    outcome::{DeviceKind, Figures, Verdict},
+    outcome::{
+        ConceptVerdict, DeviceKind, Figures, FileDigest, FinishedResult, Published,
+        TrainingFigures, Verdict,
+    },
     spec::{
         Concept, ConceptKind, JudgeSpec, LogSnrWindow, Method, MethodName, OutputFormat,
         SamplerKind, StepIndex, UnlearnSpec, Vocabulary,
@@ -23,10 +25,7 @@ use crate::{
         Content, Patience, Place, StorageSettings, Storages, TransferOptions,
         testing::{Call, Fault, Flaky},
     },
-    worker::{
-        CommitGate, FinishedResult, Leavings, PublishRequest, Published, Publisher, ResultFile,
-        RunTimes, TrainingFigures,
-    },
+    worker::{CommitGate, Leavings, PublishRequest, Publisher, RunTimes},
 };
 
 const BUCKET: &str = "memory://published/models";
@@ -101,7 +100,7 @@ fn result(folder: &Path, concept: &str) -> FinishedResult {
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         std::fs::write(path, &bytes).unwrap();
         let Content { size, sha256 } = Content::of(&bytes);
-        files.push(ResultFile { name: name.to_owned(), size, sha256 });
+        files.push(FileDigest { name: name.to_owned(), size, sha256 });
     }
     let figures = |ua| Figures { ua, ira: 0.95, cra: f64::NAN };
     FinishedResult {
@@ -248,7 +247,7 @@ impl Bench {
 
     async fn check(&self, published: &Published) -> Manifest {
         let manifest = self.standing().await.expect("a manifest stands");
-        assert_eq!(published.files, manifest.published_files());
+        assert_eq!(published.files, manifest.files);
         let content = Content::of(&manifest.to_json().unwrap());
         assert_eq!(published.manifest_sha256, content.sha256);
         // The model card comes on top.
@@ -285,10 +284,11 @@ async fn a_result_is_published_whole() {
     let spec: UnlearnSpec = serde_json::from_value(manifest.spec.clone()).unwrap();
     assert_eq!(spec, self::spec("cat"));
     let training = manifest.training.unwrap();
-    assert_eq!((training.last_loss, training.damage_measure), (None, None));
-    assert_eq!(manifest.verdicts[0].edited.cra, None);
-    assert_eq!(manifest.verdicts[0].edited.ua, Some(0.97));
-    assert_eq!(manifest.verdicts[0].sampler, SamplerKind::Euler);
+    assert!(training.last_loss.is_none() && training.damage_measure.is_nan());
+    let ConceptVerdict { concept, verdict } = &manifest.verdicts[0];
+    assert!(verdict.edited.cra.is_nan());
+    assert_eq!((concept.as_str(), verdict.edited.ua), ("cat", 0.97));
+    assert_eq!(verdict.sampler, SamplerKind::Euler);
 }
 
 #[tokio::test]

@@ -2,11 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use serde::Serialize;
-
 use super::{
     Cost, Headline, ReportError, ReportPage, RunReport, Seeds, TrainingSummary, contact_sheet,
-    score_plot, training_plot,
+    run_report::to_json, score_plot, training_plot,
 };
 use crate::{
     outcome::{
@@ -53,7 +51,7 @@ impl Evidence<'_> {
         let mut plots = Vec::new();
         for (index, scores) in self.scores.iter().enumerate() {
             let name = numbered("scores", index, self.scores.len());
-            files.push((format!("{name}.json"), json(scores)?));
+            files.push((format!("{name}.json"), to_json(scores)?));
             let plot = score_plot(scores)?;
             files.push((format!("{name}.png"), plot.clone()));
             plots.push(plot);
@@ -66,7 +64,7 @@ impl Evidence<'_> {
             files.push((format!("{name}.png"), sheet.clone()));
             sheets.push(sheet);
         }
-        files.push((TRAINING.to_owned(), json(self.log)?));
+        files.push((TRAINING.to_owned(), to_json(self.log)?));
         let training = training_plot(self.log)?;
         let report = self.report();
         files.push((REPORT.to_owned(), report.to_json()?));
@@ -121,10 +119,4 @@ fn numbered(name: &str, index: usize, count: usize) -> String {
         1 => name.to_owned(),
         _ => format!("{name}-{}", index + 1),
     }
-}
-
-fn json(value: &impl Serialize) -> Result<Vec<u8>, ReportError> {
-    let mut bytes = serde_json::to_vec_pretty(value)?;
-    bytes.push(b'\n');
-    Ok(bytes)
 }

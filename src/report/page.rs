@@ -90,7 +90,7 @@ impl ReportPage<'_> {
         let plot = self
             .training_plot_png
             .map_or_else(String::new, |png| figure(png, "Loss and gradient norm of each update"));
-        section("Training", &(training_words(&self.report.training, self.log) + &plot))
+        section("Training", &(training_words(self.log) + &plot))
     }
 }
 

@@ -1,7 +1,7 @@
 //! Sections of the page: figures, words and tables.
 
 use super::{
-    PhaseCost, ReportError, RunReport, TrainingSummary,
+    PhaseCost, ReportError, RunReport,
     embed::{duration, escaped, grouped, memory, signed},
     plot::short_number,
 };
@@ -29,9 +29,9 @@ pub(super) fn lead(report: &RunReport) -> String {
 pub(super) fn figures_section(report: &RunReport) -> String {
     let Some(headline) = &report.headline else { return String::new() };
     let tiles = [
-        ("Forgotten", "UA", headline.ua, headline.base_ua),
-        ("Kept, same domain", "IRA", headline.ira, headline.base_ira),
-        ("Kept, other domain", "CRA", headline.cra, headline.base_cra),
+        ("Forgotten", "UA", headline.edited.ua, headline.base.ua),
+        ("Kept, same domain", "IRA", headline.edited.ira, headline.base.ira),
+        ("Kept, other domain", "CRA", headline.edited.cra, headline.base.cra),
     ];
     let tiles = tiles.map(|(name, short, edited, base)| {
         format!(
@@ -89,8 +89,8 @@ pub(super) fn score_words(scores: &TimestepScores) -> String {
 }
 
 /// What the training measured, in sentences.
-pub(super) fn training_words(summary: &TrainingSummary, log: &TrainingLog) -> String {
-    let ended = if summary.stopped_early {
+pub(super) fn training_words(log: &TrainingLog) -> String {
+    let ended = if log.stopped_early {
         "It stopped early, because the concept was gone."
     } else {
         "It ran to its last update."
@@ -99,12 +99,12 @@ pub(super) fn training_words(summary: &TrainingSummary, log: &TrainingLog) -> St
         "<p><b>{}</b> updates at {} (learning rate {}). {ended} Of the concept\u{2019}s guidance \
          <b>{:.2}</b> is left (1 untouched, 0 neutral, below 0 steered away); unrelated predictions \
          moved by <b>{}</b> of it; the trained weights changed by <b>{} %</b>.</p>\n",
-        summary.updates,
+        log.updates.len(),
         key_step_words(&log.key_steps),
-        short_number(summary.learning_rate),
-        summary.erase_measure,
-        short_number(summary.damage_measure),
-        short_number(summary.weight_change * 100.0),
+        short_number(log.learning_rate),
+        log.erase_measure,
+        short_number(log.damage_measure),
+        short_number(log.weight_change * 100.0),
     )
     .replace(">-", ">\u{2212}")
 }

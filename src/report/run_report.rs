@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::ReportError;
 use crate::{
-    outcome::{TrainingLog, Verdict},
+    outcome::{Figures, TrainingFigures, TrainingLog, Verdict, number},
     spec::{JudgeSpec, LogSnrWindow, StepIndex, UnlearnSpec},
 };
 
@@ -15,18 +15,24 @@ use crate::{
 pub struct Headline {
     /// Which judge these figures are by.
     pub judge: String,
-    /// Unlearning accuracy of the edited model.
-    pub ua: f64,
-    /// In-domain retain accuracy of the edited model.
-    pub ira: f64,
-    /// Cross-domain retain accuracy of the edited model.
-    pub cra: f64,
-    /// Unlearning accuracy of the base model: how often the judge misses a concept that is there.
-    pub base_ua: f64,
-    /// In-domain retain accuracy of the base model.
-    pub base_ira: f64,
-    /// Cross-domain retain accuracy of the base model.
-    pub base_cra: f64,
+    /// Of the edited model.
+    #[serde(flatten)]
+    pub edited: Figures,
+    /// Of the base model. Its `ua` is how often the judge misses a concept that is there.
+    #[serde(flatten, with = "BaseFigures")]
+    pub base: Figures,
+}
+
+/// [`Figures`] under names that tell them from the edited model's.
+#[derive(Serialize, Deserialize)]
+#[serde(remote = "Figures")]
+struct BaseFigures {
+    #[serde(rename = "base_ua", deserialize_with = "number::deserialize")]
+    ua: f64,
+    #[serde(rename = "base_ira", deserialize_with = "number::deserialize")]
+    ira: f64,
+    #[serde(rename = "base_cra", deserialize_with = "number::deserialize")]
+    cra: f64,
 }
 
 impl Headline {
@@ -35,15 +41,7 @@ impl Headline {
     pub fn of(verdicts: &[Verdict]) -> Option<Self> {
         let verdict =
             verdicts.iter().find(|verdict| verdict.judge == "cnn").or_else(|| verdicts.last())?;
-        Some(Self {
-            judge: verdict.judge.clone(),
-            ua: verdict.edited.ua,
-            ira: verdict.edited.ira,
-            cra: verdict.edited.cra,
-            base_ua: verdict.base.ua,
-            base_ira: verdict.base.ira,
-            base_cra: verdict.base.cra,
-        })
+        Some(Self { judge: verdict.judge.clone(), edited: verdict.edited, base: verdict.base })
     }
 }
 
@@ -86,34 +84,14 @@ pub struct Seeds {
 pub struct TrainingSummary {
     /// Updates made.
     pub updates: usize,
-    /// Whether the erase measure ended the run before its last update.
-    pub stopped_early: bool,
-    /// Loss of the first update.
-    pub first_loss: Option<f64>,
-    /// Loss of the last update.
-    pub last_loss: Option<f64>,
-    /// What is left of the concept's guidance: 1 untouched, 0 neutral, below 0 steered away.
-    pub erase_measure: f64,
-    /// Squared change of unrelated predictions over the concept's squared guidance.
-    pub damage_measure: f64,
-    /// Relative change of the weights in scope.
-    pub weight_change: f64,
-    /// The rate that Adam ran at.
-    pub learning_rate: f64,
+    /// What they measured.
+    #[serde(flatten, serialize_with = "number::finite_or_null")]
+    pub figures: TrainingFigures,
 }
 
 impl From<&TrainingLog> for TrainingSummary {
     fn from(log: &TrainingLog) -> Self {
-        Self {
-            updates: log.updates.len(),
-            stopped_early: log.stopped_early,
-            first_loss: log.updates.first().map(|update| update.loss),
-            last_loss: log.updates.last().map(|update| update.loss),
-            erase_measure: log.erase_measure,
-            damage_measure: log.damage_measure,
-            weight_change: log.weight_change,
-            learning_rate: log.learning_rate,
-        }
+        Self { updates: log.updates.len(), figures: log.into() }
     }
 }
 
@@ -196,8 +174,9 @@ impl EvaluationReport {
     }
 }
 
-fn to_json(report: &impl Serialize) -> Result<Vec<u8>, ReportError> {
-    let mut bytes = serde_json::to_vec_pretty(report)?;
+/// JSON for people, with a line end.
+pub(super) fn to_json(value: &impl Serialize) -> Result<Vec<u8>, ReportError> {
+    let mut bytes = serde_json::to_vec_pretty(value)?;
     bytes.push(b'\n');
     Ok(bytes)
 }
@@ -206,7 +185,6 @@ fn to_json(report: &impl Serialize) -> Result<Vec<u8>, ReportError> {
 pub(super) mod tests {
     use super::*;
     use crate::{
-        outcome::Figures,
         report::training_plot::tests::sample_log,
         spec::{Concept, ConceptKind, Method, MethodName, SamplerKind, Vocabulary},
     };

@@ -1,7 +1,7 @@
 //! The engine's part of a job, on the device thread: train, judge, write the result folder.
 
 use super::{
-    DeviceEngine, EngineSource, FinishedResult, StateFiles, Undertaking,
+    DeviceEngine, EngineSource, StateFiles, Undertaking,
     device_job::DeviceJob,
     device_state::DeviceState,
     engine_failure::engine_failure,
@@ -14,7 +14,7 @@ use super::{
 use crate::{
     engine::{CancelFlag, CheckpointPolicy, EngineError, RunContext, WorkMemory},
     jobs::{EvaluateWork, Evaluation, Failure, FailureReason, UnlearnWork, Work},
-    outcome::{JudgeReport, Notice, Progress},
+    outcome::{FinishedResult, JudgeReport, Notice, Progress},
     spec::JudgeSpec,
 };
 

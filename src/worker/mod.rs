@@ -14,7 +14,6 @@ mod device_settings;
 mod device_state;
 mod engine;
 mod engine_failure;
-mod exact_number;
 mod heartbeat;
 mod interactive;
 mod interactive_queue;
@@ -56,10 +55,7 @@ pub use interactive_queue::InteractiveCalls;
 pub use kept_pictures::PictureCache;
 pub use models::{EditedTensors, ModelProvider, OpenedModel};
 pub use output_health::OutputHealth;
-pub use publishing::{
-    CommitGate, FinishedResult, Leavings, PublishRequest, Published, Publisher, ResultFile,
-    RunTimes, TrainingFigures,
-};
+pub use publishing::{CommitGate, Leavings, PublishRequest, Publisher, RunTimes};
 pub use publishing_settings::PublishingSettings;
 pub use serving_mark::ServingMark;
 pub use state_files::StateFiles;

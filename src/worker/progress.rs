@@ -3,7 +3,7 @@
 use tokio::sync::watch;
 
 use crate::{
-    jobs::{JobProgress, Monotonic, WorkPhase},
+    jobs::{JobProgress, Monotonic},
     outcome::{Phase, Progress},
 };
 
@@ -16,21 +16,11 @@ pub(super) struct ProgressLine<'a> {
 
 impl<'a> ProgressLine<'a> {
     pub(super) fn new(sender: &'a watch::Sender<Option<JobProgress>>) -> Self {
-        let last = JobProgress {
-            phase: WorkPhase::Score,
-            done: 0,
-            total: 0,
-            updates_done: 0,
-            updates_total: 0,
-            key_step: 0,
-            loss: 0.0,
-            gradient_norm: 0.0,
-        };
-        Self { sender, last }
+        Self { sender, last: JobProgress::untrained(Phase::Score) }
     }
 
     pub(super) fn tell(&mut self, progress: &Progress) {
-        self.last.phase = work_phase(progress.phase);
+        self.last.phase = progress.phase;
         self.last.done = progress.done as u64;
         self.last.total = progress.total as u64;
         if progress.phase == Phase::Train {
@@ -43,18 +33,6 @@ impl<'a> ProgressLine<'a> {
             self.last.gradient_norm = update.gradient_norm;
         }
         self.sender.send_replace(Some(self.last));
-    }
-}
-
-/// The same phase in the jobs' words.
-fn work_phase(phase: Phase) -> WorkPhase {
-    match phase {
-        Phase::Score => WorkPhase::Score,
-        Phase::SwitchCurve => WorkPhase::SwitchCurve,
-        Phase::Walk => WorkPhase::Walk,
-        Phase::Train => WorkPhase::Train,
-        Phase::Draw => WorkPhase::Draw,
-        Phase::Judge => WorkPhase::Judge,
     }
 }
 
@@ -128,7 +106,7 @@ mod tests {
         line.tell(&update(8, 100));
         line.tell(&Progress { phase: Phase::Draw, done: 1, total: 400, update: None });
         let seen = receiver.borrow().unwrap();
-        assert_eq!((seen.phase, seen.done, seen.total), (WorkPhase::Draw, 1, 400));
+        assert_eq!((seen.phase, seen.done, seen.total), (Phase::Draw, 1, 400));
         assert_eq!((seen.updates_done, seen.updates_total, seen.key_step), (9, 9, 3));
     }
 }

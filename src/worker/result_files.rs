@@ -11,7 +11,7 @@ use std::{
 use serde::Serialize;
 
 use super::{
-    DeviceEngine, FinishedResult, ResultFile, TrainingFigures,
+    DeviceEngine,
     device_job::DeviceJob,
     engine_failure::{artifact_failure, disk_failure, engine_failure, report_failure},
 };
@@ -20,9 +20,9 @@ use crate::{
         ErasedModel, StagedFolder, delta_metadata,
         digest::{digest_bytes, digest_reader},
     },
-    jobs::{ConceptVerdict, EvaluateWork, Failure, FailureReason, UnlearnWork},
+    jobs::{EvaluateWork, Failure, FailureReason, UnlearnWork},
     outcome::{
-        DeviceKind, JudgeReport,
+        ConceptVerdict, DeviceKind, FileDigest, FinishedResult, JudgeReport, TrainingFigures,
         result_layout::{CONTACT_SHEET, PIPELINE, REPORT},
     },
     report::{Cost, EvaluationReport, Evidence, Headline, PhaseCost, ReportError, contact_sheet},
@@ -237,7 +237,7 @@ fn digests(folder: &Path) -> Result<BTreeMap<String, String>, Failure> {
 }
 
 /// Every file but the marker, in order of their names.
-fn list(folder: &Path) -> Result<Vec<ResultFile>, Failure> {
+fn list(folder: &Path) -> Result<Vec<FileDigest>, Failure> {
     let mut files = Vec::new();
     collect(folder, "", &mut files).map_err(|error| disk_failure("the result folder", &error))?;
     files.retain(|file| file.name != COMPLETE);
@@ -245,7 +245,7 @@ fn list(folder: &Path) -> Result<Vec<ResultFile>, Failure> {
     Ok(files)
 }
 
-fn collect(folder: &Path, prefix: &str, files: &mut Vec<ResultFile>) -> io::Result<()> {
+fn collect(folder: &Path, prefix: &str, files: &mut Vec<FileDigest>) -> io::Result<()> {
     for entry in fs::read_dir(folder)? {
         let entry = entry?;
         let name = format!("{prefix}{}", entry.file_name().to_string_lossy());
@@ -254,7 +254,7 @@ fn collect(folder: &Path, prefix: &str, files: &mut Vec<ResultFile>) -> io::Resu
         } else {
             let mut file = File::open(entry.path())?;
             let size = file.metadata()?.len();
-            files.push(ResultFile { name, size, sha256: digest_reader(&mut file)? });
+            files.push(FileDigest { name, size, sha256: digest_reader(&mut file)? });
         }
     }
     Ok(())

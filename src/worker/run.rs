@@ -4,7 +4,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    FinishedResult, OpenedModel, Published,
+    OpenedModel,
     clearing::clear,
     context::{Hold, LeaseLost, RESULT, STATE},
     device_job::DeviceJob,
@@ -20,7 +20,7 @@ use crate::{
         Evaluated, Failure, FailureReason, JobStore, JobSummary, Milestone, NewEvent, Outcome,
         StateName, StoredScores, Timestamp, Transition, Unlearned, Work,
     },
-    outcome::{Notice, TimestepScores},
+    outcome::{FinishedResult, Notice, Published, TimestepScores},
 };
 
 impl<S: JobStore + 'static> Running<S> {
@@ -268,12 +268,9 @@ fn result_not_kept() -> Failure {
 }
 
 fn outcome(work: &Work, finished: FinishedResult, published: Published) -> Outcome {
-    let Published { manifest_uri, manifest_sha256, files } = published;
     match work {
         Work::Unlearn(_) => Outcome::Unlearned(Box::new(Unlearned {
-            manifest_uri,
-            manifest_sha256,
-            files,
+            published,
             verdicts: finished.verdicts,
             key_steps: finished.key_steps,
             window: finished.window,
@@ -281,9 +278,7 @@ fn outcome(work: &Work, finished: FinishedResult, published: Published) -> Outco
             unet_evaluations: finished.unet_evaluations,
         })),
         Work::Evaluate(_) => Outcome::Evaluated(Box::new(Evaluated {
-            manifest_uri,
-            manifest_sha256,
-            files,
+            published,
             verdicts: finished.verdicts,
             unet_evaluations: finished.unet_evaluations,
         })),

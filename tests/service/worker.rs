@@ -129,8 +129,8 @@ async fn a_job_goes_from_the_queue_to_its_manifest() {
     let outcome = unlearned(&job);
     assert_eq!(outcome.updates, 12);
     assert_eq!(outcome.verdicts.len(), 1);
-    assert!(outcome.manifest_uri.ends_with("manifest.json"));
-    let names: Vec<_> = outcome.files.iter().map(|file| file.name.as_str()).collect();
+    assert!(outcome.published.manifest_uri.ends_with("manifest.json"));
+    let names: Vec<_> = outcome.published.files.iter().map(|file| file.name.as_str()).collect();
     for name in ["delta.safetensors", "unet/config.json", "report.html", "before-after.png"] {
         assert!(names.contains(&format!("files/{name}").as_str()), "{name} in {names:?}");
     }

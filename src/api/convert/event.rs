@@ -3,7 +3,7 @@
 use super::{small, time};
 use crate::{
     api::status::failure_status,
-    jobs::{EventBody, JobEvent, JobProgress, StateName, WorkPhase},
+    jobs::{EventBody, JobEvent, JobProgress, StateName},
     outcome::{Phase, Progress},
     proto::keystep::v1::{
         JobEvent as WireEvent, JobState as WireState, Progress as WireProgress, StateChanged,
@@ -53,40 +53,35 @@ pub(super) fn progress(progress: JobProgress) -> WireProgress {
         loss,
         gradient_norm,
     } = progress;
-    let phase = match phase {
-        WorkPhase::Score => WirePhase::Score,
-        WorkPhase::SwitchCurve => WirePhase::SwitchCurve,
-        WorkPhase::Walk => WirePhase::Walk,
-        WorkPhase::Train => WirePhase::Train,
-        WorkPhase::Draw => WirePhase::Draw,
-        WorkPhase::Judge => WirePhase::Judge,
-        WorkPhase::Upload => WirePhase::Upload,
-    };
     WireProgress {
         iterations_done: updates_done,
         iterations_total: updates_total,
         key_step,
         loss,
-        phase: phase.into(),
+        phase: wire_phase(phase).into(),
         units_done: done,
         units_total: total,
         gradient_norm,
     }
 }
 
-/// How far a call that is bound to its caller is.
-pub(in crate::api) fn progress_of_call(made: &Progress) -> WireProgress {
-    let Progress { phase, done, total, update } = made;
-    let phase = match phase {
+fn wire_phase(phase: Phase) -> WirePhase {
+    match phase {
         Phase::Score => WirePhase::Score,
         Phase::SwitchCurve => WirePhase::SwitchCurve,
         Phase::Walk => WirePhase::Walk,
         Phase::Train => WirePhase::Train,
         Phase::Draw => WirePhase::Draw,
         Phase::Judge => WirePhase::Judge,
-    };
+        Phase::Upload => WirePhase::Upload,
+    }
+}
+
+/// How far a call that is bound to its caller is.
+pub(in crate::api) fn progress_of_call(made: &Progress) -> WireProgress {
+    let Progress { phase, done, total, update } = made;
     let mut told = WireProgress {
-        phase: phase.into(),
+        phase: wire_phase(*phase).into(),
         units_done: *done as u64,
         units_total: *total as u64,
         ..WireProgress::default()

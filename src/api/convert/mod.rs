@@ -12,7 +12,7 @@ mod plan;
 mod score;
 mod unlearn;
 
-use prost::Message;
+use prost::Name;
 
 pub(super) use evaluate::EvaluateDraft;
 pub(super) use event::{event, progress_of_call};
@@ -40,11 +40,8 @@ pub(super) struct Limits<'a> {
 }
 
 /// A message of `keystep.v1` as `Any`.
-fn packed(name: &str, message: &impl Message) -> prost_types::Any {
-    prost_types::Any {
-        type_url: format!("type.googleapis.com/keystep.v1.{name}"),
-        value: message.encode_to_vec(),
-    }
+fn packed<M: Name>(message: &M) -> prost_types::Any {
+    prost_types::Any { type_url: M::type_url(), value: message.encode_to_vec() }
 }
 
 fn time(time: Timestamp) -> prost_types::Timestamp {

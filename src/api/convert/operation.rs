@@ -10,10 +10,7 @@ use crate::{
         names::{operation_name, request_name},
         status::failure_status,
     },
-    jobs::{
-        EvaluateSummary, Failure, FailureReason, JobState, JobSummary, Outcome, UnlearnSummary,
-        WorkSummary,
-    },
+    jobs::{Failure, FailureReason, JobState, JobSummary, Outcome, WorkSummary},
     proto::{
         google::longrunning::{Operation, operation::Result as Ending},
         keystep::v1::{
@@ -23,16 +20,44 @@ use crate::{
     },
 };
 
+/// A message of metadata: what every operation has, and the fields of its kind.
+macro_rules! metadata {
+    ($message:ident of $job:expr, $queue_position:expr, { $($own:tt)* }) => {{
+        let job: &JobSummary = $job;
+        packed(&$message {
+            state: state(job.state.name()).into(),
+            queue_position: $queue_position,
+            progress: job.progress.map(progress),
+            attempt: job.attempt,
+            create_time: Some(time(job.created_at)),
+            update_time: Some(time(job.updated_at)),
+            expire_time: job.expires_at.map(time),
+            labels: job.options.labels.clone(),
+            cancel_requested: job.cancel_requested,
+            last_sequence: job.last_sequence.0,
+            request_id: request_name(job.request_id),
+            priority: job.options.priority,
+            deadline: job.options.deadline.map(time),
+            result_expire_time: job.result_kept_until().map(time),
+            $($own)*
+        })
+    }};
+}
+
 /// A stored job; the position is of use while it is queued.
 pub(in crate::api) fn operation(job: &JobSummary, queue_position: u64) -> Operation {
     let queue_position = u32::try_from(queue_position).unwrap_or(u32::MAX);
     let metadata = match &job.work {
-        WorkSummary::Unlearn(work) => {
-            packed("UnlearnConceptMetadata", &unlearn_metadata(job, work, queue_position))
-        }
-        WorkSummary::Evaluate(work) => {
-            packed("EvaluateErasureMetadata", &evaluate_metadata(job, work, queue_position))
-        }
+        WorkSummary::Unlearn(work) => metadata!(UnlearnConceptMetadata of job, queue_position, {
+            base_model: work.base_model.clone(),
+            concepts: work.concepts.clone(),
+            seed: work.seed,
+        }),
+        WorkSummary::Evaluate(work) => metadata!(EvaluateErasureMetadata of job, queue_position, {
+            base_model: work.base_model.clone(),
+            edited_model: work.edited_model.clone(),
+            concept: work.concept.clone(),
+        }),
     };
     let result = ending(job);
     Operation {
@@ -43,66 +68,14 @@ pub(in crate::api) fn operation(job: &JobSummary, queue_position: u64) -> Operat
     }
 }
 
-fn unlearn_metadata(
-    job: &JobSummary,
-    work: &UnlearnSummary,
-    queue_position: u32,
-) -> UnlearnConceptMetadata {
-    UnlearnConceptMetadata {
-        state: state(job.state.name()).into(),
-        queue_position,
-        progress: job.progress.map(progress),
-        attempt: job.attempt,
-        create_time: Some(time(job.created_at)),
-        update_time: Some(time(job.updated_at)),
-        expire_time: job.expires_at.map(time),
-        labels: job.options.labels.clone(),
-        cancel_requested: job.cancel_requested,
-        last_sequence: job.last_sequence.0,
-        base_model: work.base_model.clone(),
-        concepts: work.concepts.clone(),
-        request_id: request_name(job.request_id),
-        priority: job.options.priority,
-        deadline: job.options.deadline.map(time),
-        seed: work.seed,
-        result_expire_time: job.result_kept_until().map(time),
-    }
-}
-
-fn evaluate_metadata(
-    job: &JobSummary,
-    work: &EvaluateSummary,
-    queue_position: u32,
-) -> EvaluateErasureMetadata {
-    EvaluateErasureMetadata {
-        state: state(job.state.name()).into(),
-        queue_position,
-        progress: job.progress.map(progress),
-        attempt: job.attempt,
-        create_time: Some(time(job.created_at)),
-        update_time: Some(time(job.updated_at)),
-        expire_time: job.expires_at.map(time),
-        labels: job.options.labels.clone(),
-        cancel_requested: job.cancel_requested,
-        last_sequence: job.last_sequence.0,
-        base_model: work.base_model.clone(),
-        edited_model: work.edited_model.clone(),
-        concept: work.concept.clone(),
-        request_id: request_name(job.request_id),
-        priority: job.options.priority,
-        deadline: job.options.deadline.map(time),
-        result_expire_time: job.result_kept_until().map(time),
-    }
-}
-
 fn ending(job: &JobSummary) -> Option<Ending> {
     match &job.state {
         JobState::Queued | JobState::Preparing | JobState::Running | JobState::Publishing => None,
         JobState::Succeeded(Outcome::Unlearned(outcome)) => {
-            Some(Ending::Response(packed("UnlearnConceptResponse", &unlearned(job.id, outcome))))
+            Some(Ending::Response(packed(&unlearned(job.id, outcome))))
         }
         JobState::Succeeded(Outcome::Evaluated(outcome)) => {
-            Some(Ending::Response(packed("EvaluateErasureResponse", &evaluated(outcome))))
+            Some(Ending::Response(packed(&evaluated(outcome))))
         }
         JobState::Failed(failure) => Some(Ending::Error(failure_status(failure))),
         JobState::Cancelled => {
@@ -116,11 +89,8 @@ fn ending(job: &JobSummary) -> Option<Ending> {
 /// request asks for an erasure.
 pub(in crate::api) fn validated(plan: Option<Plan>) -> Operation {
     let response = match plan {
-        Some(plan) => packed(
-            "UnlearnConceptResponse",
-            &UnlearnConceptResponse { plan: Some(plan), ..UnlearnConceptResponse::default() },
-        ),
-        None => packed("EvaluateErasureResponse", &EvaluateErasureResponse::default()),
+        Some(_) => packed(&UnlearnConceptResponse { plan, ..UnlearnConceptResponse::default() }),
+        None => packed(&EvaluateErasureResponse::default()),
     };
     Operation {
         name: String::new(),

@@ -3,8 +3,8 @@
 use super::{fields::sampler, small};
 use crate::{
     api::names::checkpoint_name,
-    jobs::{ConceptVerdict, Evaluated, JobId, PublishedFile, Unlearned},
-    outcome::{Figures, Verdict},
+    jobs::{Evaluated, JobId, Unlearned},
+    outcome::{ConceptVerdict, Figures, Published, PublishedFile, Verdict},
     proto::keystep::v1::{
         EvaluateErasureResponse, Figures as WireFigures, LogSnrWindow as WireWindow,
         PublishedFile as WireFile, UnlearnConceptResponse, Verdict as WireVerdict,
@@ -12,19 +12,11 @@ use crate::{
 };
 
 pub(super) fn unlearned(id: JobId, outcome: &Unlearned) -> UnlearnConceptResponse {
-    let Unlearned {
+    let Unlearned { published, verdicts, key_steps, window, updates, unet_evaluations } = outcome;
+    let Published { manifest_uri, manifest_sha256, files } = published.clone();
+    UnlearnConceptResponse {
         manifest_uri,
         manifest_sha256,
-        files: published,
-        verdicts,
-        key_steps,
-        window,
-        updates,
-        unet_evaluations,
-    } = outcome;
-    UnlearnConceptResponse {
-        manifest_uri: manifest_uri.clone(),
-        manifest_sha256: manifest_sha256.clone(),
         model: checkpoint_name(id),
         verdicts: verdicts.iter().map(verdict).collect(),
         key_steps: key_steps.iter().map(|step| small(step.0)).collect(),
@@ -32,26 +24,26 @@ pub(super) fn unlearned(id: JobId, outcome: &Unlearned) -> UnlearnConceptRespons
         updates: small(*updates),
         unet_evaluations: *unet_evaluations,
         plan: None,
-        files: published.iter().map(file).collect(),
+        files: files.into_iter().map(file).collect(),
     }
 }
 
 pub(super) fn evaluated(outcome: &Evaluated) -> EvaluateErasureResponse {
-    let Evaluated { manifest_uri, manifest_sha256, files: published, verdicts, unet_evaluations } =
-        outcome;
+    let Evaluated { published, verdicts, unet_evaluations } = outcome;
+    let Published { manifest_uri, manifest_sha256, files } = published.clone();
     EvaluateErasureResponse {
         verdicts: verdicts.iter().map(verdict).collect(),
-        manifest_uri: manifest_uri.clone(),
-        manifest_sha256: manifest_sha256.clone(),
+        manifest_uri,
+        manifest_sha256,
         unet_evaluations: *unet_evaluations,
-        files: published.iter().map(file).collect(),
+        files: files.into_iter().map(file).collect(),
     }
 }
 
-fn file(file: &PublishedFile) -> WireFile {
+fn file(file: PublishedFile) -> WireFile {
     // The name is the end of the URI.
     let PublishedFile { name: _, uri, size, sha256 } = file;
-    WireFile { uri: uri.clone(), size_bytes: *size, sha256: sha256.clone() }
+    WireFile { uri, size_bytes: size, sha256 }
 }
 
 pub(super) fn verdict(verdict: &ConceptVerdict) -> WireVerdict {

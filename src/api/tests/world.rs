@@ -22,6 +22,7 @@ use crate::{
         Clock, Identifiers, Job, JobStore, JobSummary, MemoryStore, NewEvent, Outcome, Principal,
         Store, StoreSettings, Timestamp, Transition, Unlearned, WorkerId,
     },
+    outcome::Published,
     proto::{
         google::longrunning::{GetOperationRequest, Operation, operations_server::Operations},
         keystep::v1::{
@@ -140,9 +141,11 @@ impl World {
 
 fn outcome(job: &Job) -> Outcome {
     Outcome::Unlearned(Box::new(Unlearned {
-        manifest_uri: format!("s3://out/models/{}/manifest.json", job.id),
-        manifest_sha256: "0".repeat(64),
-        files: Vec::new(),
+        published: Published {
+            manifest_uri: format!("s3://out/models/{}/manifest.json", job.id),
+            manifest_sha256: "0".repeat(64),
+            files: Vec::new(),
+        },
         verdicts: Vec::new(),
         key_steps: vec![StepIndex(2)],
         window: Some(LogSnrWindow { low: -4.0, high: -1.0 }),

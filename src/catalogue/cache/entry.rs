@@ -8,9 +8,12 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::artifacts::{
-    digest::{digest_bytes, digest_reader},
-    model_digest::{ModelFile, model_digest},
+use crate::{
+    artifacts::{
+        digest::{digest_bytes, digest_reader},
+        model_digest::model_digest,
+    },
+    outcome::FileDigest,
 };
 
 /// Below an entry: the files themselves, so that none of them passes for a file of the cache's.
@@ -82,18 +85,18 @@ impl EntryKey {
 #[serde(deny_unknown_fields)]
 struct Complete {
     version: u32,
-    files: Vec<ModelFile>,
+    files: Vec<FileDigest>,
 }
 
 /// What a whole entry holds; `None` where it is not whole.
-pub(super) fn read_complete(entry: &Path) -> Option<Vec<ModelFile>> {
+pub(super) fn read_complete(entry: &Path) -> Option<Vec<FileDigest>> {
     let bytes = fs::read(entry.join(COMPLETE)).ok()?;
     let complete: Complete = serde_json::from_slice(&bytes).ok()?;
     (complete.version == VERSION).then_some(complete.files)
 }
 
 /// Marks an entry as whole.
-pub(super) fn write_complete(entry: &Path, files: &[ModelFile]) -> io::Result<()> {
+pub(super) fn write_complete(entry: &Path, files: &[FileDigest]) -> io::Result<()> {
     let complete = Complete { version: VERSION, files: files.to_vec() };
     write_atomically(&entry.join(COMPLETE), &serde_json::to_vec_pretty(&complete)?)
 }
@@ -122,7 +125,7 @@ pub(in crate::catalogue) fn write_atomically(path: &Path, bytes: &[u8]) -> io::R
 pub(super) fn find_damage(
     entry: &Path,
     key: &EntryKey,
-    files: &[ModelFile],
+    files: &[FileDigest],
     every_byte: bool,
 ) -> Option<String> {
     let names_itself = match key.kind() {
@@ -141,7 +144,7 @@ pub(super) fn find_damage(
 /// What is wrong with one of an entry's files: its size alone, or every byte.
 pub(in crate::catalogue) fn damage_of(
     entry: &Path,
-    expected: &ModelFile,
+    expected: &FileDigest,
     every_byte: bool,
 ) -> Result<(), String> {
     let name = &expected.name;

@@ -3,10 +3,7 @@
 use std::{fs, io::Write, path::Path};
 
 use super::{Cache, CacheError, EntryKey, EntryKind, FILES, PinnedEntry, entry::PICTURES};
-use crate::{
-    artifacts::{digest::digest_bytes, model_digest::ModelFile},
-    worker::PictureCache,
-};
+use crate::{artifacts::digest::digest_bytes, outcome::FileDigest, worker::PictureCache};
 
 impl PictureCache for Cache {
     fn read(&self, key: &str) -> Option<Vec<u8>> {
@@ -52,7 +49,7 @@ impl Cache {
         };
         write(&self.folder_of(&partial).join(FILES).join(PICTURES), bytes)?;
         let sha256 = digest_bytes(bytes);
-        let file = ModelFile { name: PICTURES.to_owned(), size, sha256 };
+        let file = FileDigest { name: PICTURES.to_owned(), size, sha256 };
         Cache::keep(self, &partial, key, vec![file])?;
         Ok(true)
     }

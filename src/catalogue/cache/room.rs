@@ -12,9 +12,10 @@ use super::entry::{
     EntryKey, EntryKind, FILES, find_damage, read_complete, remove_complete, write_complete,
 };
 use crate::{
-    artifacts::{digest::digest_bytes, model_digest::ModelFile},
+    artifacts::digest::digest_bytes,
     catalogue::CacheSettings,
     jobs::{Failure, FailureReason},
+    outcome::FileDigest,
 };
 
 /// Written on every use, so that the order of uses outlives the process.
@@ -31,7 +32,7 @@ pub(in crate::catalogue) struct InUse {
 /// A whole entry that is not evicted while this lives.
 #[derive(Debug)]
 pub(in crate::catalogue) struct PinnedEntry {
-    pub(in crate::catalogue) files: Vec<ModelFile>,
+    pub(in crate::catalogue) files: Vec<FileDigest>,
     pub(in crate::catalogue) in_use: InUse,
     folder: PathBuf,
 }
@@ -247,7 +248,7 @@ impl Cache {
         &self,
         partial: &EntryKey,
         key: &EntryKey,
-        files: Vec<ModelFile>,
+        files: Vec<FileDigest>,
     ) -> Result<PinnedEntry, CacheError> {
         let (from, folder) = (self.folder_of(partial), self.folder_of(key));
         let mut entries = self.entries()?;

@@ -2,8 +2,7 @@
 
 use super::world::{Erasure, UNET, World, ada, assert_whole, bob, published};
 use crate::{
-    catalogue::ModelOrigin,
-    jobs::{FailureReason as Reason, PublishedFile},
+    catalogue::ModelOrigin, jobs::FailureReason as Reason, outcome::PublishedFile,
     worker::ModelProvider,
 };
 

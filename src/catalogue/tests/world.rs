@@ -10,11 +10,11 @@ use crate::{
     artifacts::digest::digest_bytes,
     catalogue::{BaseModel, CacheSettings, Catalogue},
     jobs::{
-        Clock, ConceptVerdict, Evaluation, Identifiers, Inserted, JobId, JobOptions, JobStore,
-        JobSummary, MemoryStore, NewEvent, NewJob, Outcome, Principal, PublishedFile, QueueLimits,
-        RequestId, Store, StoreSettings, Transition, UnlearnWork, Unlearned, Work, WorkerId,
+        Clock, Evaluation, Identifiers, Inserted, JobId, JobOptions, JobStore, JobSummary,
+        MemoryStore, NewEvent, NewJob, Outcome, Principal, QueueLimits, RequestId, Store,
+        StoreSettings, Transition, UnlearnWork, Unlearned, Work, WorkerId,
     },
-    outcome::{Figures, Verdict},
+    outcome::{ConceptVerdict, Figures, Published, PublishedFile, Verdict},
     spec::{
         Concept, ConceptKind, Method, MethodName, ModelFiles, OutputFormat, SamplerKind,
         UnlearnSpec, Vocabulary,
@@ -143,9 +143,11 @@ impl World {
             base: figures(0.0),
         };
         let outcome = Outcome::Unlearned(Box::new(Unlearned {
-            manifest_uri: "s3://models/out/manifest.json".to_owned(),
-            manifest_sha256: "00".repeat(32),
-            files: erasure.files,
+            published: Published {
+                manifest_uri: "s3://models/out/manifest.json".to_owned(),
+                manifest_sha256: "00".repeat(32),
+                files: erasure.files,
+            },
             verdicts: vec![ConceptVerdict { concept: "cat".to_owned(), verdict }],
             key_steps: Vec::new(),
             window: None,

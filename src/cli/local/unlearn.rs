@@ -162,7 +162,7 @@ pub(super) fn tell(report: &RunReport, session: &Session, out: &Path) {
         report.training.updates,
         report.unet_evaluations,
         report.seconds.unwrap_or_else(|| session.seconds()),
-        report.training.erase_measure,
+        report.training.figures.erase_measure,
         out.join(CHECKPOINT).display(),
         out.join(REPORT_PAGE).display(),
     ));

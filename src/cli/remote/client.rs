@@ -72,7 +72,7 @@ impl Client {
         let request = WatchOperationRequest { name: submitted.name, after_sequence: 0 };
         let ended = watch(&self.connection, request, display).await?;
         verdict(&ended)?;
-        json::response(&ended, "UnlearnConceptResponse")?
+        json::response(&ended)?
             .ok_or_else(|| RemoteError::Answer("the job ended without a response".to_owned()))
     }
 

@@ -1,7 +1,6 @@
 //! `keystep models`: the server's catalogue.
 
 use clap::{Args, Subcommand};
-use serde_json::Value;
 
 use super::{
     RemoteError, block_on,
@@ -67,7 +66,6 @@ async fn list(server: &ServerArguments) -> Result<(), RemoteError> {
         request.page_token = page.next_page_token;
     }
     if server.json {
-        let models: Value = models.iter().map(json::model).collect();
         print(&json::pretty(&serde_json::json!({ "models": models })));
     } else {
         for model in &models {
@@ -88,7 +86,7 @@ async fn get(name: &str, server: &ServerArguments) -> Result<(), RemoteError> {
         .await?;
     let model =
         response.model.ok_or_else(|| RemoteError::Answer(format!("no model came for {name}")))?;
-    print(&if server.json { json::pretty(&json::model(&model)) } else { line(&model) });
+    print(&if server.json { json::pretty(&serde_json::json!(model)) } else { line(&model) });
     Ok(())
 }
 

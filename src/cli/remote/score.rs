@@ -46,7 +46,7 @@ pub(in crate::cli) fn run(arguments: &ScoreArguments) -> Result<(), CliError> {
         write(out, &summary)?;
     }
     if server.json {
-        print(&json::pretty(&json::scores(&steps, &summary)));
+        print(&json::pretty(&serde_json::json!({ "steps": steps, "summary": summary })));
     } else {
         print(&tables::scores(&steps, &summary));
         if let Some(out) = out {

@@ -62,12 +62,10 @@ pub(super) fn plan(plan: &Plan) -> String {
 
 /// What came of a job; nothing where it has no response.
 pub(super) fn result(operation: &Operation) -> Result<Option<String>, RemoteError> {
-    if let Some(response) =
-        json::response::<UnlearnConceptResponse>(operation, "UnlearnConceptResponse")?
-    {
+    if let Some(response) = json::response::<UnlearnConceptResponse>(operation)? {
         return Ok(Some(erasure(operation, &response)));
     }
-    let response = json::response::<EvaluateErasureResponse>(operation, "EvaluateErasureResponse")?;
+    let response = json::response::<EvaluateErasureResponse>(operation)?;
     Ok(response.map(|response| {
         let mut rows = vec![("operation", operation.name.clone())];
         if !response.manifest_uri.is_empty() {

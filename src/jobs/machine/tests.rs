@@ -8,6 +8,7 @@ use crate::{
         JobState, Milestone, Outcome, Principal, RequestId, Sequence, StateName, Timestamp,
         Transition, Work, WorkerId,
     },
+    outcome::Published,
     spec::{Concept, ConceptKind, JudgeSpec, Vocabulary},
 };
 
@@ -47,9 +48,11 @@ fn job(max_attempts: u32) -> Job {
 
 fn outcome() -> Outcome {
     Outcome::Evaluated(Box::new(Evaluated {
-        manifest_uri: "file:///tmp/manifest.json".to_owned(),
-        manifest_sha256: "00".to_owned(),
-        files: Vec::new(),
+        published: Published {
+            manifest_uri: "file:///tmp/manifest.json".to_owned(),
+            manifest_sha256: "00".to_owned(),
+            files: Vec::new(),
+        },
         verdicts: Vec::new(),
         unet_evaluations: 1,
     }))

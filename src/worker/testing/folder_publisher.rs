@@ -13,8 +13,9 @@ use tokio::sync::watch;
 
 use crate::{
     artifacts::digest::digest_bytes,
-    jobs::{Failure, FailureReason, Job, PublishedFile},
-    worker::{Leavings, PublishRequest, Published, Publisher},
+    jobs::{Failure, FailureReason, Job},
+    outcome::{Published, PublishedFile},
+    worker::{Leavings, PublishRequest, Publisher},
 };
 
 /// Copies a result below a folder, file by file, and writes `JOB/manifest.json` last.

@@ -12,8 +12,9 @@ use keystep::{
     jobs::{
         Evaluation, EventBody, Inserted, JobId, JobOptions, JobState, JobStore, JobSummary,
         ListQuery, NewJob, Outcome, Principal, QueueLimits, RequestId, Sequence, StateName, Store,
-        UnlearnWork, Unlearned, Work,
+        UnlearnWork, Work,
     },
+    outcome::Published,
     spec::{
         Concept, ConceptKind, KeySteps, KeystepSettings, LogSnrWindow, Method, OutputFormat, Scope,
         UnlearnSpec, Vocabulary,
@@ -189,13 +190,14 @@ impl World {
             assert!(!home.join("manifest.json").exists(), "{:?} with a manifest", job.state);
             return BTreeMap::new();
         };
-        check_manifest(&home, unlearned);
-        let listed: BTreeSet<_> = unlearned.files.iter().map(|file| path_of(&file.uri)).collect();
-        let manifest = path_of(&unlearned.manifest_uri);
+        let published = &unlearned.published;
+        check_manifest(&home, published);
+        let listed: BTreeSet<_> = published.files.iter().map(|file| path_of(&file.uri)).collect();
+        let manifest = path_of(&published.manifest_uri);
         let there: BTreeSet<_> = all_files(&home).into_iter().collect();
         let expected: BTreeSet<_> = listed.into_iter().chain([manifest]).collect();
         assert_eq!(there, expected, "{id}");
-        unlearned
+        published
             .files
             .iter()
             .map(|file| {
@@ -208,15 +210,15 @@ impl World {
     }
 }
 
-fn check_manifest(home: &Path, unlearned: &Unlearned) {
-    let path = path_of(&unlearned.manifest_uri);
+fn check_manifest(home: &Path, published: &Published) {
+    let path = path_of(&published.manifest_uri);
     assert_eq!(path, home.join("manifest.json"));
     let bytes = fs::read(path).unwrap();
-    assert_eq!(digest_bytes(&bytes), unlearned.manifest_sha256);
+    assert_eq!(digest_bytes(&bytes), published.manifest_sha256);
     let manifest: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
     let listed = manifest["files"].as_array().unwrap();
-    assert_eq!(listed.len(), unlearned.files.len());
-    for (file, listed) in unlearned.files.iter().zip(listed) {
+    assert_eq!(listed.len(), published.files.len());
+    for (file, listed) in published.files.iter().zip(listed) {
         assert_eq!(listed["sha256"], file.sha256.as_str());
         assert_eq!(listed["size"], file.size);
     }

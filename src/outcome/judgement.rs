@@ -1,18 +1,33 @@
-//! UnlearnCanvas's measures.
+//! Pictures, and UnlearnCanvas's measures of what a judge sees in them.
 
 use serde::{Deserialize, Serialize};
 
-use super::Picture;
+use super::number;
 use crate::spec::{JudgeSpec, Prompt, SamplerKind};
 
-/// Accuracies of one model by one judge, each 0 to 1.
+/// A drawn picture: 8-bit RGB, rows from the top, three bytes a pixel, no padding.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Picture {
+    /// Pixels a row.
+    pub width: usize,
+    /// Height in pixels.
+    pub height: usize,
+    /// `width * height * 3` bytes.
+    pub rgb: Vec<u8>,
+}
+
+/// Accuracies of one model by one judge, each 0 to 1; NaN over no pictures, which JSON has as null.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Figures {
     /// Unlearning accuracy: share of the concept's pictures that the judge does not assign to it.
+    #[serde(deserialize_with = "number::deserialize")]
     pub ua: f64,
     /// In-domain retain accuracy: the judge's accuracy over the other concepts of the domain.
+    #[serde(deserialize_with = "number::deserialize")]
     pub ira: f64,
     /// Cross-domain retain accuracy: accuracy in the other domain, on prompts without the concept.
+    #[serde(deserialize_with = "number::deserialize")]
     pub cra: f64,
 }
 
@@ -28,6 +43,15 @@ pub struct Verdict {
     pub edited: Figures,
     /// The base model.
     pub base: Figures,
+}
+
+/// A verdict and the concept that it is about.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ConceptVerdict {
+    /// The concept.
+    pub concept: String,
+    /// What one judge says.
+    pub verdict: Verdict,
 }
 
 /// A judged cell of the grid, with both models' pictures.
