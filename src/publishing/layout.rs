@@ -7,8 +7,8 @@ use crate::{
     jobs::{Job, Work},
     outcome::result_layout::{CHECKPOINTS, EVALUATIONS},
     publishing::MANIFEST,
+    run::ResultFile,
     storage::{Place, StorageError, Storages},
-    worker::ResultFile,
 };
 
 /// Letters of the content's digest that name its folder.

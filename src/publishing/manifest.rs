@@ -8,9 +8,10 @@ use serde_json::Value;
 use crate::{
     jobs::{ConceptVerdict, Job, JobId, PublishedFile, Timestamp, Work},
     outcome::{DeviceKind, Figures},
+    run::{FinishedResult, TrainingFigures},
     spec::{LogSnrWindow, OutputFormat, SamplerKind, StepIndex},
     storage::Place,
-    worker::{FinishedResult, RunTimes, TrainingFigures},
+    worker::RunTimes,
 };
 
 /// The manifest's name in a job's folder.

@@ -12,8 +12,8 @@ use crate::{
     jobs::{ConceptVerdict, EvaluateWork, UnlearnWork, Work},
     outcome::Figures,
     outcome::result_layout::DELTA,
+    run::FinishedResult,
     spec::{Concept, Scope},
-    worker::FinishedResult,
 };
 
 /// The model card's name in a result's folder.

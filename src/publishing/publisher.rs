@@ -23,13 +23,12 @@ use super::{
 };
 use crate::{
     jobs::{Failure, FailureReason, Job, PublishedFile, Timestamp, Work},
+    run::ResultFile,
     storage::{
         self, Content, LocalFile, Place, StorageError, StorageErrorKind, StorageSettings, Storages,
         TransferOptions,
     },
-    worker::{
-        Leavings, PublishRequest, Published, Publisher, ResultFile, disk_failure, is_allowed,
-    },
+    worker::{Leavings, PublishRequest, Published, Publisher, disk_failure, is_allowed},
 };
 
 /// The journal of parts that were sent, beside the result folder.

@@ -15,6 +15,7 @@ use crate::{
         Work,
     },
     outcome::{DeviceKind, Figures, Verdict},
+    run::{FinishedResult, ResultFile, TrainingFigures},
     spec::{
         Concept, ConceptKind, JudgeSpec, LogSnrWindow, Method, MethodName, OutputFormat,
         SamplerKind, StepIndex, UnlearnSpec, Vocabulary,
@@ -23,10 +24,7 @@ use crate::{
         Content, Patience, Place, StorageSettings, Storages, TransferOptions,
         testing::{Call, Fault, Flaky},
     },
-    worker::{
-        CommitGate, FinishedResult, Leavings, PublishRequest, Published, Publisher, ResultFile,
-        RunTimes, TrainingFigures,
-    },
+    worker::{CommitGate, Leavings, PublishRequest, Published, Publisher, RunTimes},
 };
 
 const BUCKET: &str = "memory://published/models";

@@ -15,7 +15,7 @@ use tokio::{
 };
 
 use super::{
-    DeviceSettings, EngineSource, FinishedResult, InteractiveCalls, ModelProvider, OpenedModel,
+    DeviceSettings, EngineSource, InteractiveCalls, ModelProvider, OpenedModel,
     device_command::Command,
     device_job::DeviceJob,
     device_state::DeviceState,
@@ -23,7 +23,7 @@ use super::{
     interactive_queue::{Places, device_is_gone},
     job_run::run_job,
 };
-use crate::jobs::Failure;
+use crate::{jobs::Failure, run::FinishedResult};
 
 /// Whether the device takes work.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -2,8 +2,8 @@
 
 use tokio::sync::oneshot;
 
-use super::{FinishedResult, OpenedModel, device_job::DeviceJob};
-use crate::jobs::Failure;
+use super::{OpenedModel, device_job::DeviceJob};
+use crate::{jobs::Failure, run::FinishedResult};
 
 /// A message to the device thread.
 #[derive(Debug)]

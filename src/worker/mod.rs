@@ -14,7 +14,6 @@ mod device_settings;
 mod device_state;
 mod engine;
 mod engine_failure;
-mod exact_number;
 mod heartbeat;
 mod interactive;
 mod interactive_queue;
@@ -32,7 +31,6 @@ mod running;
 mod saving;
 mod serving;
 mod serving_mark;
-mod state_files;
 mod stop;
 #[doc(hidden)]
 pub mod testing;
@@ -45,7 +43,7 @@ pub use context::{WorkerParts, WorkerSettings, WorkerSignals};
 pub use destination::{destination, is_allowed};
 pub use device::{Device, DeviceHealth};
 pub use device_settings::DeviceSettings;
-pub use engine::{CandleSource, DeviceEngine, EngineSource, Undertaking};
+pub use engine::{CandleSource, EngineSource};
 pub use engine_failure::{
     artifact_failure, disk_failure, engine_failure, report_failure, spec_failure,
 };
@@ -56,11 +54,7 @@ pub use interactive_queue::InteractiveCalls;
 pub use kept_pictures::PictureCache;
 pub use models::{EditedTensors, ModelProvider, OpenedModel};
 pub use output_health::OutputHealth;
-pub use publishing::{
-    CommitGate, FinishedResult, Leavings, PublishRequest, Published, Publisher, ResultFile,
-    RunTimes, TrainingFigures,
-};
+pub use publishing::{CommitGate, Leavings, PublishRequest, Published, Publisher, RunTimes};
 pub use publishing_settings::PublishingSettings;
 pub use serving_mark::ServingMark;
-pub use state_files::StateFiles;
 pub use words::check_words;

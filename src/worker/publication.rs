@@ -10,12 +10,15 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    CommitGate, FinishedResult, PublishRequest, Published, RunTimes,
+    CommitGate, PublishRequest, Published, RunTimes,
     context::RESULT,
     running::{Halt, Running},
     stop::Stop,
 };
-use crate::jobs::{Failure, FailureReason, JobProgress, JobStore, NewEvent, WorkPhase};
+use crate::{
+    jobs::{Failure, FailureReason, JobProgress, JobStore, NewEvent, WorkPhase},
+    run::FinishedResult,
+};
 
 /// How often what was read back may differ from what was written: no outage, and so nothing that
 /// hours of waiting mend.

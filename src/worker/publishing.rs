@@ -1,7 +1,6 @@
 //! The seam to object storage: a result folder goes out, its addresses come back.
 
 use std::{
-    collections::BTreeMap,
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -10,13 +9,10 @@ use std::{
 };
 
 use futures::future::BoxFuture;
-use serde::{Deserialize, Serialize};
 
-use super::exact_number;
 use crate::{
-    jobs::{ConceptVerdict, Failure, Job, PublishedFile, Timestamp},
-    outcome::{DeviceKind, TrainingLog},
-    spec::{LogSnrWindow, StepIndex},
+    jobs::{Failure, Job, PublishedFile, Timestamp},
+    run::FinishedResult,
 };
 
 /// Publishes results.
@@ -114,90 +110,6 @@ pub struct RunTimes {
     pub claimed_at: Timestamp,
     /// When its result was whole.
     pub finished_at: Timestamp,
-}
-
-/// What the engine's part of a job came to; kept beside the files as `complete.json`, so that a
-/// worker that is lost while it publishes does not train again.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct FinishedResult {
-    /// Which work this is the result of.
-    pub work_digest: String,
-    /// Every file to publish, in order of their names.
-    pub files: Vec<ResultFile>,
-    /// What the judges say, by concept.
-    pub verdicts: Vec<ConceptVerdict>,
-    /// Steps that were trained at, ascending; none for a judgement.
-    pub key_steps: Vec<StepIndex>,
-    /// The band that was trained in, where the method has one.
-    pub window: Option<LogSnrWindow>,
-    /// Updates made.
-    pub updates: usize,
-    /// U-Net evaluations of the whole job, scoring, checks and judging included.
-    pub unet_evaluations: u64,
-    /// What the training measured; absent for a judgement.
-    pub training: Option<TrainingFigures>,
-    /// Where each draw that took place started: "score", "unlearn", "judge".
-    #[serde(default)]
-    pub seeds: BTreeMap<String, u64>,
-    /// What computed it.
-    #[serde(default)]
-    pub device: DeviceKind,
-    /// Files of the base model that are no part of its pipeline, and so not of the result.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub left_out: Vec<String>,
-}
-
-/// What a manifest tells of a training.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct TrainingFigures {
-    /// Whether the erase measure ended the run before its last update.
-    pub stopped_early: bool,
-    /// Loss of the first update.
-    #[serde(with = "exact_number::optional")]
-    pub first_loss: Option<f64>,
-    /// Loss of the last update.
-    #[serde(with = "exact_number::optional")]
-    pub last_loss: Option<f64>,
-    /// What is left of the concept's guidance.
-    #[serde(with = "exact_number")]
-    pub erase_measure: f64,
-    /// Squared change of unrelated predictions over the squared guidance of the concept.
-    #[serde(with = "exact_number")]
-    pub damage_measure: f64,
-    /// Relative change of the weights in scope.
-    #[serde(with = "exact_number")]
-    pub weight_change: f64,
-    /// The rate that Adam ran at.
-    #[serde(with = "exact_number")]
-    pub learning_rate: f64,
-}
-
-impl From<&TrainingLog> for TrainingFigures {
-    fn from(log: &TrainingLog) -> Self {
-        Self {
-            stopped_early: log.stopped_early,
-            first_loss: log.updates.first().map(|update| update.loss),
-            last_loss: log.updates.last().map(|update| update.loss),
-            erase_measure: log.erase_measure,
-            damage_measure: log.damage_measure,
-            weight_change: log.weight_change,
-            learning_rate: log.learning_rate,
-        }
-    }
-}
-
-/// A file of a result.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ResultFile {
-    /// Path within the result folder, with `/`.
-    pub name: String,
-    /// Length in bytes.
-    pub size: u64,
-    /// Hexadecimal.
-    pub sha256: String,
 }
 
 /// Where a result stands.

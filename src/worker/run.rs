@@ -4,7 +4,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    FinishedResult, OpenedModel, Published,
+    OpenedModel, Published,
     clearing::clear,
     context::{Hold, LeaseLost, RESULT, STATE},
     device_job::DeviceJob,
@@ -21,6 +21,7 @@ use crate::{
         StateName, StoredScores, Timestamp, Transition, Unlearned, Work,
     },
     outcome::{Notice, TimestepScores},
+    run::FinishedResult,
 };
 
 impl<S: JobStore + 'static> Running<S> {

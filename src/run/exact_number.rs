@@ -42,14 +42,14 @@ pub(super) mod optional {
     use super::Written;
 
     #[allow(clippy::ref_option, reason = "serde calls it so")]
-    pub(in crate::worker) fn serialize<S: Serializer>(
+    pub(in crate::run) fn serialize<S: Serializer>(
         number: &Option<f64>,
         serializer: S,
     ) -> Result<S::Ok, S::Error> {
         number.map(Written::from).serialize(serializer)
     }
 
-    pub(in crate::worker) fn deserialize<'de, D: Deserializer<'de>>(
+    pub(in crate::run) fn deserialize<'de, D: Deserializer<'de>>(
         deserializer: D,
     ) -> Result<Option<f64>, D::Error> {
         Option::<Written>::deserialize(deserializer)?.map(Written::read).transpose()
@@ -58,7 +58,7 @@ pub(super) mod optional {
 
 #[cfg(test)]
 mod tests {
-    use crate::worker::TrainingFigures;
+    use crate::run::TrainingFigures;
 
     #[test]
     fn figures_come_back_whatever_they_are() {
