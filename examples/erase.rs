@@ -25,7 +25,7 @@ use keystep::{
 const MODEL: &str = "builtin:emoji-canvas";
 
 /// The parts of the result; without one of them the folder never gets its name.
-const UNET: &str = "checkpoint/unet/diffusion_pytorch_model.safetensors";
+const UNET: &str = "pipeline/unet/diffusion_pytorch_model.safetensors";
 const DELTA: &str = "delta.safetensors";
 const SHEET: &str = "before-after.png";
 
@@ -60,7 +60,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     pictures.extend(draw(&edited, &mut context)?);
     let sheet = encode_png(&picture_grid(&pictures)?, &PictureNotes::default())?;
 
-    folder.within("checkpoint", |folder| {
+    folder.within("pipeline", |folder| {
         write_checkpoint(folder, files.as_ref(), |out| Ok(erased.write_unet(out)?))
     })?;
     let metadata = BTreeMap::from([

@@ -10,9 +10,10 @@
 //! | [`engine`] | everything with tensors: models, sampling, scoring, unlearning, judging | `spec`, `outcome` |
 //! | [`artifacts`] | model folders in, result folders out; bytes and digests only | `spec`, `outcome` |
 //! | [`jobs`] | jobs that are never lost: the machine, the log, leases, stores | `spec`, `outcome` |
-//! | [`worker`] | claim, run, publish; the device's two threads, by turns for jobs and calls | `spec`, `outcome`, `engine`, `artifacts`, `jobs`, `report` |
+//! | [`run`] | the use cases, each from a request to the files of its result: for `--local` and the worker alike | `spec`, `outcome`, `engine`, `artifacts`, `jobs`, `report` |
+//! | [`worker`] | claim, run, publish; the device's two threads, by turns for jobs and calls | `spec`, `outcome`, `engine`, `artifacts`, `jobs`, `report`, `run` |
 //! | [`storage`] | object storage by URL: bytes there and back, in parts, compared | – |
-//! | [`publishing`] | results into object storage: files, model card, and last the manifest | `spec`, `outcome`, `artifacts`, `jobs`, `worker`, `report`, `storage` |
+//! | [`publishing`] | results into object storage: files, model card, and last the manifest | `spec`, `outcome`, `artifacts`, `jobs`, `run`, `worker`, `report`, `storage` |
 //! | [`catalogue`] | models by name: base models by URL through a local cache, and what jobs published | `spec`, `outcome`, `artifacts`, `jobs`, `worker`, `storage` |
 //! | [`auth`] | who calls and what they may: tokens, roles, limits | `jobs` |
 //! | [`proto`] | the generated wire types | – |
@@ -65,6 +66,8 @@ pub mod proto;
 pub mod publishing;
 #[cfg(feature = "server")]
 pub mod report;
+#[cfg(feature = "server")]
+pub mod run;
 #[cfg(feature = "server")]
 pub mod server;
 #[cfg(feature = "server")]

@@ -2,13 +2,18 @@
 
 use std::{
     fmt::Write as _,
+    fs::{self, File},
     io::{self, Read, Write},
+    path::Path,
 };
 
 use sha2::{Digest, Sha256};
 
 use super::ArtifactError;
-use crate::spec::{FileError, ModelFiles};
+use crate::{
+    outcome::FileDigest,
+    spec::{FileError, ModelFiles},
+};
 
 /// The digest of bytes in memory, in hexadecimal.
 pub fn digest_bytes(bytes: &[u8]) -> String {
@@ -57,6 +62,33 @@ pub fn digest_file(files: &dyn ModelFiles, name: &str) -> Result<String, Artifac
             source,
         })
     })
+}
+
+/// The digest of a file of these bytes, by its name.
+pub fn digest_named(name: &str, bytes: &[u8]) -> FileDigest {
+    FileDigest { name: name.to_owned(), size: bytes.len() as u64, sha256: digest_bytes(bytes) }
+}
+
+/// The digests of every file in a folder and below it, in order of their names.
+pub fn list_digests(folder: &Path) -> io::Result<Vec<FileDigest>> {
+    fn collect(folder: &Path, prefix: &str, files: &mut Vec<FileDigest>) -> io::Result<()> {
+        for entry in fs::read_dir(folder)? {
+            let entry = entry?;
+            let name = format!("{prefix}{}", entry.file_name().to_string_lossy());
+            if entry.file_type()?.is_dir() {
+                collect(&entry.path(), &format!("{name}/"), files)?;
+            } else {
+                let mut file = File::open(entry.path())?;
+                let size = file.metadata()?.len();
+                files.push(FileDigest { name, size, sha256: digest_reader(&mut file)? });
+            }
+        }
+        Ok(())
+    }
+    let mut files = Vec::new();
+    collect(folder, "", &mut files)?;
+    files.sort_by(|left, right| left.name.cmp(&right.name));
+    Ok(files)
 }
 
 /// The digest of a component, such as `unet`, in hexadecimal: that of the list which

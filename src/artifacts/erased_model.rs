@@ -13,7 +13,7 @@ use super::{
     refuse_erased_weights,
 };
 use crate::{
-    outcome::result_layout::DELTA,
+    outcome::result_layout::{DELTA, PIPELINE},
     spec::{ModelFiles, OutputFormat, UnlearnSpec},
 };
 
@@ -29,15 +29,13 @@ pub struct EditedBytes {
     pub delta: u64,
 }
 
-/// Which files of an erased model a result holds, and where.
+/// Which files of an erased model a result holds.
 #[derive(Debug, Clone, Copy)]
 pub struct ErasedModel<'a> {
     /// The model that it was made of.
     pub base: &'a dyn ModelFiles,
     /// What is written.
     pub formats: &'a [OutputFormat],
-    /// The folder of a whole pipeline.
-    pub pipeline: &'a str,
 }
 
 /// How an erased model's weights are written.
@@ -102,13 +100,13 @@ impl ErasedModel<'_> {
                     }
                 }
                 OutputFormat::Pipeline => {
-                    left_out = staged.within(self.pipeline, |staged| {
+                    left_out = staged.within(PIPELINE, |staged| {
                         write_checkpoint(staged, self.base, write_unet)
                     })?;
                 }
             }
         }
-        let pipeline_unet = format!("{}/{UNET_WEIGHTS}", self.pipeline);
+        let pipeline_unet = format!("{PIPELINE}/{UNET_WEIGHTS}");
         let edited = [DELTA, UNET_WEIGHTS, &pipeline_unet];
         refuse_erased_weights(staged.unfinished(), erased_stretches, &edited)?;
         if !left_out.is_empty() {

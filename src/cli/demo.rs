@@ -16,19 +16,18 @@ use super::{
     arguments::{MethodArguments, QuietArguments, kind_parser},
     compute::ComputeArguments,
     files::name_part,
-    memory::peak_rss_bytes,
-    result_folder::verdict_table,
     session::{Session, print_result},
     staging::Staging,
+    verdict_table::verdict_table,
 };
 use crate::{
-    outcome::result_layout::{CHECKPOINT, REPORT_PAGE},
+    outcome::result_layout::{PIPELINE, REPORT_PAGE},
     report::RunReport,
     spec::{Concept, ConceptKind},
     worker::EngineSource,
 };
 use demo_run::DemoRun;
-use result::{EXPECTED, Spent};
+use result::EXPECTED;
 
 /// Makes the built-in model forget a concept: score, erase, draw before and after, judge, write.
 ///
@@ -44,7 +43,7 @@ The folder then holds:
   before-after.png   pictures of both models for the same prompts and seeds
   scores.png         which denoising steps decide the concept (numbers in scores.json)
   report.json        figures, cost, spec, digests (every update in training.json)
-  checkpoint/        the edited model, a diffusers folder
+  pipeline/          the edited model, a diffusers folder
   delta.safetensors  the edited tensors alone
 
 Examples:
@@ -99,8 +98,7 @@ pub(super) fn run(
     // Within the unfinished folder, so that whatever removes that leaves nothing of the daemon.
     let daemon_folder = staging.path().join(embedded::FOLDER);
     let answers = embedded::ask_own_daemon(source, &daemon_folder, &demo_run, session)?;
-    let spent = Spent { seconds: session.seconds(), peak_rss_bytes: peak_rss_bytes() };
-    let report = result::write(&answers, spent, &mut staging)?;
+    let report = result::write(&answers, &session.measurements(0.0), &mut staging)?;
     std::fs::remove_dir_all(&daemon_folder)
         .map_err(|source| CliError::Remove { path: daemon_folder, source })?;
     staging.commit()?;
@@ -124,6 +122,6 @@ fn summary(report: &RunReport, out: &Path) -> String {
         out.join(REPORT_PAGE).display(),
         out.join("before-after.png").display(),
         out.join("scores.png").display(),
-        out.join(CHECKPOINT).display(),
+        out.join(PIPELINE).display(),
     )
 }

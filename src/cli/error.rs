@@ -9,6 +9,7 @@ use crate::spec::SpecError;
 #[cfg(feature = "server")]
 use crate::{
     artifacts::ArtifactError, daemon::StartError, engine::EngineError, report::ReportError,
+    run::RunError,
 };
 
 /// Why a verb did not do its work.
@@ -110,6 +111,10 @@ pub(super) enum CliError {
         source: Box<EngineError>,
     },
     #[cfg(feature = "server")]
+    /// A run gave no result for a reason of its own.
+    #[error(transparent)]
+    Run(RunError),
+    #[cfg(feature = "server")]
     /// The signal handler could not be set.
     #[error("cannot listen for Ctrl-C")]
     Signals(#[source] ctrlc::Error),
@@ -152,6 +157,18 @@ impl From<EngineError> for CliError {
             EngineError::Spec(error) => Self::Spec(error),
             EngineError::Cancelled => Self::Interrupted,
             error => Self::Engine(error),
+        }
+    }
+}
+
+#[cfg(feature = "server")]
+impl From<RunError> for CliError {
+    fn from(error: RunError) -> Self {
+        match error {
+            RunError::Engine(error) => error.into(),
+            RunError::Artifact(error) => error.into(),
+            RunError::Report(error) => error.into(),
+            error => Self::Run(error),
         }
     }
 }

@@ -24,7 +24,7 @@ Both models draw the same prompts from the same seeds with the same sampler, and
 judges name what the pictures show. With --server, the job is queued, watched, and goes on when this program ends.
 
 Examples:
-  keystep evaluate --local --model no-cat/checkpoint --base builtin:emoji-canvas \\
+  keystep evaluate --local --model no-cat/pipeline --base builtin:emoji-canvas \\
       --concept cat --kind object --out no-cat.json --sheet no-cat.png
   keystep evaluate --server http://127.0.0.1:50051 --model checkpoints/0192 \\
       --base emoji-canvas --concept cat --kind object")

@@ -2,6 +2,7 @@
 
 use std::{
     cell::RefCell,
+    panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
     sync::{Arc, atomic::Ordering},
 };
@@ -26,7 +27,7 @@ use crate::{
 /// The model that comes with the program.
 const BUILTIN_MODEL: &str = "builtin:emoji-canvas";
 
-const UNET: &str = "checkpoint/unet/diffusion_pytorch_model.safetensors";
+const UNET: &str = "pipeline/unet/diffusion_pytorch_model.safetensors";
 
 thread_local! {
     /// What the engines do that this test's verbs load.
@@ -110,11 +111,106 @@ fn nothing_is_left_of_a_run_that_failed_or_was_interrupted() {
 
 /// `unlearn --local` of a cat, and the updates that it made.
 fn erase(model: &str, out: &Path, script: FakeScript) -> (Result<(), CliError>, usize) {
+    erase_with(&["--model", model], out, script)
+}
+
+/// The same with further flags.
+fn erase_with(flags: &[&str], out: &Path, script: FakeScript) -> (Result<(), CliError>, usize) {
     SCRIPT.set(Arc::new(script));
     let out = out.to_str().unwrap();
-    let line = ["unlearn", "--local", "--model", model, "--kind", "object", "--out", out];
-    let done = run(&[&line[..], &["--concept", "cat"]].concat());
+    let line = ["unlearn", "--local", "--concept", "cat", "--kind", "object", "--out", out];
+    let done = run(&[&line[..], flags].concat());
     (done, SCRIPT.with_borrow(|script| script.updates_made.load(Ordering::SeqCst)))
+}
+
+/// The same on the built-in model, killed before an update; the program is gone, and not what it
+/// would have removed.
+fn kill(flags: &[&str], out: &Path, at: usize, script: FakeScript) {
+    script.set_fault(Fault { at, kind: FaultKind::Panic, times: 1 });
+    let flags = [&["--model", BUILTIN_MODEL], flags].concat();
+    let erase = AssertUnwindSafe(|| erase_with(&flags, out, script));
+    assert!(catch_unwind(erase).is_err());
+}
+
+#[test]
+fn a_killed_erasure_goes_on_where_it_was() {
+    let parent = tempfile::tempdir().unwrap();
+    let (out, undisturbed) = (parent.path().join("out"), parent.path().join("never"));
+    let script = || FakeScript { updates: 70, ..script() };
+    kill(&[], &out, 60, script());
+    assert_eq!(names_in(parent.path()), ["out.state"]);
+    let (done, updates) = erase(BUILTIN_MODEL, &out, script());
+    done.unwrap();
+    // The last save was after the 50th.
+    assert_eq!(updates, 20);
+    erase(BUILTIN_MODEL, &undisturbed, script()).0.unwrap();
+    assert_eq!(names_in(parent.path()), ["never", "out"]);
+    for name in ["delta.safetensors", "training.json", UNET, "before-after.png"] {
+        let read = |folder: &Path| std::fs::read(folder.join(name)).unwrap();
+        assert!(read(&out) == read(&undisturbed), "{name}");
+    }
+
+    // From a folder that was asked for, whatever the result is called.
+    let state = parent.path().join("elsewhere");
+    let asked = ["--state-folder", state.to_str().unwrap()];
+    kill(&asked, &parent.path().join("one"), 30, script());
+    let flags = [&["--model", BUILTIN_MODEL], &asked[..]].concat();
+    let (done, updates) = erase_with(&flags, &parent.path().join("two"), script());
+    done.unwrap();
+    assert_eq!((updates, state.exists()), (45, false));
+}
+
+#[test]
+fn an_interruption_leaves_the_state_that_was_asked_for_alone() {
+    let parent = tempfile::tempdir().unwrap();
+    let (out, state) = (parent.path().join("out"), parent.path().join("mine"));
+    let interrupted = |flags: &[&str]| {
+        let script = FakeScript { updates: 70, ..script() };
+        script.set_fault(Fault { at: 60, kind: FaultKind::Cancelled, times: 1 });
+        let flags = [&["--model", BUILTIN_MODEL], flags].concat();
+        let error = erase_with(&flags, &out, script).0.unwrap_err();
+        assert_eq!(error.exit_code(), 130);
+    };
+    interrupted(&[]);
+    assert!(names_in(parent.path()).is_empty());
+    interrupted(&["--state-folder", state.to_str().unwrap()]);
+    assert_eq!(names_in(parent.path()), ["mine"]);
+    assert_eq!(names_in(&state), ["training.safetensors"]);
+
+    // What no further run can use goes with the run that made it.
+    let script = FakeScript { updates: 70, ..script() };
+    script.set_fault(Fault { at: 60, kind: FaultKind::NotFinite, times: 1 });
+    assert_eq!(erase(BUILTIN_MODEL, &out, script).0.unwrap_err().exit_code(), 1);
+    assert_eq!(names_in(parent.path()), ["mine"]);
+}
+
+#[test]
+fn a_result_is_judged_as_it_was_asked_for() {
+    let parent = tempfile::tempdir().unwrap();
+    let path = |name: &str| parent.path().join(name);
+    let erase = |flags: &[&str], name: &str, script: FakeScript| {
+        erase_with(&[&["--model", BUILTIN_MODEL], flags].concat(), &path(name), script)
+    };
+    erase(&["--sampler", "lcm"], "judged", script()).0.unwrap();
+    let report = json(path("judged/report.json"));
+    assert_eq!((&report["ua"], &report["judges"][0]["sampler"]), (&1.0.into(), &"lcm".into()));
+    assert_eq!(report["cost"]["judging"]["unet_evaluations"], 500);
+    assert!(report["cost"]["judging"]["seconds"].is_f64());
+    assert!(path("judged/before-after.png").exists());
+    let digests = report["digests"].as_object().unwrap();
+    assert!(digests.contains_key("base") && digests.contains_key(UNET), "{digests:?}");
+
+    erase(&["--no-evaluate"], "unjudged", script()).0.unwrap();
+    assert!(json(path("unjudged/report.json")).get("ua").is_none());
+    assert!(!path("unjudged/before-after.png").exists());
+
+    let judgeless = || FakeScript { can_judge: false, ..script() };
+    erase(&[], "judgeless", judgeless()).0.unwrap();
+    assert!(json(path("judgeless/report.json")).get("ua").is_none());
+    let (done, updates) = erase(&["--evaluate"], "none", judgeless());
+    let error = done.unwrap_err();
+    assert!(error.to_string().contains("no judge"), "{error}");
+    assert_eq!((error.exit_code(), updates, path("none").exists()), (1, 0, false));
 }
 
 #[test]
@@ -166,7 +262,7 @@ fn a_disk_that_fills_leaves_the_edited_tensors() {
     done.unwrap();
     assert_eq!(updates, 0);
     erase(BUILTIN_MODEL, &undisturbed, script()).0.unwrap();
-    for name in ["delta.safetensors", "training.json", "checkpoint/model_index.json", UNET] {
+    for name in ["delta.safetensors", "training.json", "pipeline/model_index.json", UNET] {
         let read = |folder: &Path| std::fs::read(folder.join(name)).unwrap();
         assert!(read(&elsewhere) == read(&undisturbed), "{name}");
     }
@@ -206,7 +302,7 @@ fn the_verbs_hang_together() {
     run(&[&["unlearn"], &model[..], &cat, &window].concat()).unwrap();
     let report = json(Path::new(&erased).join("report.json"));
     assert_eq!(report["window"]["low"], -4.0);
-    assert!(report.get("ua").is_none());
+    assert_eq!((&report["judge"], &report["ua"]), (&"cnn".into(), &1.0.into()));
 
     let other = ["--concept", "dog", "--kind", "object", "--scores", &scores, "--out", "x"];
     assert!(matches!(
@@ -214,10 +310,10 @@ fn the_verbs_hang_together() {
         Err(CliError::Usage(message)) if message.contains("not to be erased")
     ));
 
-    let (checkpoint, judged, sheet) =
-        (path("erased/checkpoint"), path("judged.json"), path("sheet.png"));
+    let (pipeline, judged, sheet) =
+        (path("erased/pipeline"), path("judged.json"), path("sheet.png"));
     let files = ["--out", &judged, "--sheet", &sheet, "--sampler", "lcm"];
-    let models = ["--local", "--model", &checkpoint, "--base", BUILTIN_MODEL];
+    let models = ["--local", "--model", &pipeline, "--base", BUILTIN_MODEL];
     run(&[&["evaluate"], &models[..], &cat, &files].concat()).unwrap();
     let report = json(PathBuf::from(&judged));
     assert_eq!(report["base_ua"], 0.0);

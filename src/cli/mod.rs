@@ -21,15 +21,13 @@ mod interrupt;
 #[cfg(feature = "server")]
 mod local;
 #[cfg(feature = "server")]
-mod memory;
+mod measurements;
 mod pace;
 mod place;
 mod progress;
 mod remote;
 #[cfg(feature = "server")]
 mod rescue;
-#[cfg(feature = "server")]
-mod result_folder;
 mod score;
 #[cfg(feature = "server")]
 mod serve;
@@ -41,6 +39,8 @@ mod stopwatch;
 #[cfg(feature = "server")]
 mod token;
 mod unlearn;
+#[cfg(feature = "server")]
+mod verdict_table;
 
 use std::process::ExitCode;
 
@@ -85,7 +85,7 @@ enum Verb {
     Token(token::TokenArguments),
     #[cfg(feature = "server")]
     Demo(demo::DemoArguments),
-    Unlearn(unlearn::UnlearnArguments),
+    Unlearn(Box<unlearn::UnlearnArguments>),
     Score(score::ScoreArguments),
     Generate(generate::GenerateArguments),
     Evaluate(evaluate::EvaluateArguments),

@@ -13,8 +13,9 @@ use super::{CliError, files::name_part};
 use crate::{
     artifacts::digest::digest_written,
     engine::{EngineError, checkpoint::read_metadata},
+    jobs::Evaluation,
     outcome::{ErasureRecord, TimestepScores},
-    spec::ReadSeek,
+    spec::{ReadSeek, SamplerKind},
 };
 
 /// The entry of the metadata that holds [`KeptErasure`] as JSON; the others are the delta's own.
@@ -36,6 +37,12 @@ pub(super) struct KeptErasure {
     pub(super) record: ErasureRecord,
     /// The scores that were given, where the run did not measure its own.
     pub(super) given: Option<TimestepScores>,
+    /// Whether its result is judged; where possible when absent.
+    #[serde(default)]
+    pub(super) evaluation: Option<Evaluation>,
+    /// What the judged pictures are drawn with, where that was asked for.
+    #[serde(default)]
+    pub(super) sampler: Option<SamplerKind>,
     /// How long it took.
     pub(super) spent: Spent,
 }
@@ -56,6 +63,8 @@ pub(super) struct Keeping<'a> {
     pub(super) variant: Option<&'a str>,
     pub(super) record: ErasureRecord,
     pub(super) given: Option<&'a TimestepScores>,
+    pub(super) evaluation: Evaluation,
+    pub(super) sampler: Option<SamplerKind>,
     pub(super) spent: Spent,
     /// What the result's delta says of itself.
     pub(super) metadata: &'a BTreeMap<String, String>,
@@ -102,6 +111,8 @@ fn kept_metadata(
         delta_digest: digest_written(|out| write_delta(keeping.metadata, out))?,
         record: keeping.record,
         given: keeping.given.cloned(),
+        evaluation: Some(keeping.evaluation),
+        sampler: keeping.sampler,
         spent: keeping.spent,
     };
     let mut metadata = keeping.metadata.clone();
@@ -169,9 +180,21 @@ impl KeptFile {
 
     /// The base model, as it was named.
     pub(super) fn base(&self) -> Result<&str, CliError> {
-        self.metadata.get("keystep.base").map(String::as_str).ok_or_else(|| {
-            CliError::Usage("--model is missing, and the file names none".to_owned())
-        })
+        self.entry("keystep.base")
+    }
+
+    /// Digest of the base model's files.
+    pub(super) fn base_digest(&self) -> Result<&str, CliError> {
+        self.entry("keystep.base_digest")
+    }
+
+    fn entry(&self, name: &str) -> Result<&str, CliError> {
+        let text = self.metadata.get(name).map(String::as_str);
+        text.ok_or_else(|| self.refused(format!("its metadata have no entry {name}")))
+    }
+
+    fn refused(&self, message: String) -> CliError {
+        CliError::NotKept { path: self.path.clone(), message }
     }
 
     /// The tensors: gives the file to whoever can read them, and compares what comes of it with
@@ -252,6 +275,8 @@ mod tests {
             variant: None,
             record: record(),
             given: None,
+            evaluation: Evaluation::WherePossible,
+            sampler: None,
             spent: Spent { erasing: 2.0, whole: 3.0 },
             metadata: &BTreeMap::from([("keystep.base".to_owned(), "place".to_owned())]),
         };
@@ -303,6 +328,8 @@ mod tests {
             variant: None,
             record: record(),
             given: None,
+            evaluation: Evaluation::WherePossible,
+            sampler: None,
             spent: Spent { erasing: 0.0, whole: 0.0 },
             metadata: &BTreeMap::new(),
         };

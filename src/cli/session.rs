@@ -1,16 +1,18 @@
 //! One run of a verb: its progress, its cancel flag, its clock.
 
-use std::io::Write;
+use std::{cell::RefCell, io::Write};
 
 use super::{
     CliError,
     interrupt::Interrupt,
+    measurements::VerbMeasurements,
     progress::{PhaseProgress, ProgressDisplay},
     stopwatch::Stopwatch,
 };
 use crate::{
-    engine::{EngineError, RunContext},
-    report::PhaseCost,
+    engine::{EngineError, PauseFlag, RunContext, evaluate::NoPictures},
+    outcome::{Notice, Progress},
+    run::RunPorts,
 };
 
 /// What every verb is handed.
@@ -26,9 +28,36 @@ impl Session {
         Self { interrupt, stopwatch: Stopwatch::start(), progress: ProgressDisplay::new(quiet) }
     }
 
-    /// Seconds since the verb began.
-    pub(super) fn seconds(&self) -> f64 {
-        self.stopwatch.seconds()
+    /// What is measured of the verb's run, beside what an earlier process spent on the same work.
+    pub(super) fn measurements(&self, earlier: f64) -> VerbMeasurements {
+        VerbMeasurements { stopwatch: self.stopwatch, earlier }
+    }
+
+    /// Lets a use case run, with progress and notices shown and the signals watched.
+    pub(super) fn run<T>(
+        &mut self,
+        measurements: &VerbMeasurements,
+        has_memory_limit: bool,
+        run: impl FnOnce(&mut RunPorts<'_>) -> T,
+    ) -> T {
+        let display = RefCell::new(&mut self.progress);
+        let mut progress =
+            |progress: Progress| display.borrow_mut().show(PhaseProgress::from(&progress));
+        let mut notice = |notice: Notice| display.borrow_mut().note(&notice.to_string());
+        // The engine holds its own work to the limit. Asked beforehand, it refuses a judgement that
+        // does not fit before the hours of training.
+        let mut admit = |_| Ok(());
+        let done = run(&mut RunPorts {
+            admit: has_memory_limit.then_some(&mut admit),
+            progress: &mut progress,
+            notice: &mut notice,
+            pictures: &mut NoPictures,
+            cancel: self.interrupt.cancel.clone(),
+            pause: PauseFlag::default(),
+            measurements: Some(measurements),
+        });
+        self.progress.finish();
+        done
     }
 
     /// Lets the engine work, with progress shown and the signals watched. Gives the result and the
@@ -57,11 +86,6 @@ impl Session {
     pub(super) fn note(&mut self, text: &str) {
         self.progress.note(text);
     }
-}
-
-/// The cost of a part.
-pub(super) fn cost(unet_evaluations: u64, seconds: f64) -> PhaseCost {
-    PhaseCost { unet_evaluations, seconds: Some(seconds) }
 }
 
 /// A result on stdout. A reader that has gone away, such as `head`, is no failure of ours.

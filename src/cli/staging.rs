@@ -1,19 +1,20 @@
 //! A result folder in the making that knows of signals.
 
 use std::{
-    io::{self, Write},
-    path::Path,
+    io::Write,
+    path::{Path, PathBuf},
 };
 
 use super::{CliError, interrupt::Interrupt};
-use crate::artifacts::{ArtifactError, StagedFolder};
+use crate::artifacts::StagedFolder;
 
 /// Appears under its name when it is complete, and else never.
 #[derive(Debug)]
 pub(super) struct Staging {
     // None once it is committed.
     folder: Option<StagedFolder>,
-    unfinished: std::path::PathBuf,
+    target: PathBuf,
+    unfinished: PathBuf,
     interrupt: Interrupt,
 }
 
@@ -27,7 +28,8 @@ impl Staging {
         let folder = StagedFolder::create(out, expected)?;
         let unfinished = folder.unfinished().to_owned();
         interrupt.guard(&unfinished);
-        Ok(Self { folder: Some(folder), unfinished, interrupt: interrupt.clone() })
+        let target = out.to_owned();
+        Ok(Self { folder: Some(folder), target, unfinished, interrupt: interrupt.clone() })
     }
 
     /// Where it is until it is complete.
@@ -35,31 +37,21 @@ impl Staging {
         &self.unfinished
     }
 
-    /// Lets the artifacts module write into it.
-    pub(super) fn fill<T>(
-        &mut self,
-        fill: impl FnOnce(&mut StagedFolder) -> Result<T, ArtifactError>,
-    ) -> Result<T, CliError> {
-        self.interrupt.check()?;
-        // It is there until commit, which takes the staging itself.
-        let folder = self.folder.as_mut().ok_or(CliError::Interrupted)?;
-        Ok(fill(folder)?)
+    /// Where it will be.
+    pub(super) fn target(&self) -> &Path {
+        &self.target
     }
 
-    /// Lets the artifacts module look at it.
-    pub(super) fn look<T>(
-        &self,
-        look: impl FnOnce(&StagedFolder) -> Result<T, ArtifactError>,
-    ) -> Result<T, CliError> {
-        let folder = self.folder.as_ref().ok_or(CliError::Interrupted)?;
-        Ok(look(folder)?)
+    /// The folder, to write into; fails once a signal has come.
+    pub(super) fn folder(&mut self) -> Result<&mut StagedFolder, CliError> {
+        self.interrupt.check()?;
+        // It is there until commit, which takes the staging itself.
+        self.folder.as_mut().ok_or(CliError::Interrupted)
     }
 
     /// Writes one file.
     pub(super) fn write(&mut self, name: &str, bytes: &[u8]) -> Result<(), CliError> {
-        self.fill(|folder| {
-            folder.write(name, |out: &mut dyn Write| -> io::Result<()> { out.write_all(bytes) })
-        })
+        Ok(self.folder()?.write(name, |out: &mut dyn Write| out.write_all(bytes))?)
     }
 
     /// Gives the folder its name, unless a signal came.

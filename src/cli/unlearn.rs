@@ -14,6 +14,8 @@ use super::{
     place::PlaceArguments,
     remote::SubmitArguments,
 };
+#[cfg(feature = "server")]
+use crate::jobs::Evaluation;
 use crate::{
     proto::keystep::v1::OutputFormat,
     spec::{Concept, ConceptKind, SamplerKind, Scope},
@@ -25,10 +27,12 @@ use crate::{
 #[cfg_attr(
     feature = "server",
     command(after_help = "\
-With --local, the folder then holds checkpoint/ (a diffusers folder), delta.safetensors (the edited \
-tensors alone, with the spec in their metadata), report.json, report.html, training.json, and \
-scores.json and scores.png where a window was measured. Where the disk fills or the folder is taken \
-meanwhile, what was trained is kept in a file that the error names, for --resume.
+With --local, the folder then holds pipeline/ (a diffusers folder), delta.safetensors (the edited \
+tensors alone, with the spec in their metadata), report.json, report.html, training.json, \
+scores.json and scores.png where a window was measured, and before-after.png where the result was \
+judged. A run that is killed goes on where it was when the same command is given again. Where the \
+disk fills or the folder is taken meanwhile, what was trained is kept in a file that the error \
+names, for --resume.
 
 With --server, the job is queued, watched, and goes on when this program ends; the server publishes \
 the same to its object storage, with a manifest.
@@ -102,13 +106,19 @@ pub(super) struct UnlearnArguments {
     #[cfg(feature = "server")]
     #[arg(long, value_name = "DIR", conflicts_with = "server")]
     pub(super) out: Option<PathBuf>,
+    /// Folder in which the run saves how far it is, and looks for where an earlier one was killed;
+    /// removed when the result stands. Ctrl-C leaves it where it is named, and removes the default.
+    /// --local alone [default: beside --out, with its name and .state].
+    #[cfg(feature = "server")]
+    #[arg(long, value_name = "DIR", requires = "local", conflicts_with = "server")]
+    pub(super) state_folder: Option<PathBuf>,
     /// Write the result of an erasure that is done and could not be written: the file in which it
     /// was kept, as the error named it. What was asked lies in it, the model too unless --model is
     /// given (it may have moved); nothing is trained again. --local alone.
     #[cfg(feature = "server")]
     #[arg(long, value_name = "FILE", requires = "local", conflicts_with_all = [
         "concept", "kind", "replace_with", "preserve", "vocabulary", "method", "learning_rate",
-        "updates", "scope", "window", "scores", "seed", "memory_limit", "server",
+        "updates", "scope", "window", "scores", "seed", "memory_limit", "state_folder", "server",
     ])]
     pub(super) resume: Option<PathBuf>,
     /// What the server publishes: delta, unet or pipeline. Give it again for several [default:
@@ -119,16 +129,13 @@ pub(super) struct UnlearnArguments {
     /// Have the result judged, and fail where no judge knows the concepts [default: judged where
     /// one does].
     #[arg(long, conflicts_with = "no_evaluate")]
-    #[cfg_attr(feature = "server", arg(conflicts_with = "local"))]
     pub(super) evaluate: bool,
     /// Have the result not judged.
     #[arg(long)]
-    #[cfg_attr(feature = "server", arg(conflicts_with = "local"))]
     pub(super) no_evaluate: bool,
     /// What the judged pictures are drawn with, as `keystep evaluate` draws them; measuring and
     /// training keep to DDIM [default: the sampler that the model's folder names].
     #[arg(long, value_name = "NAME", conflicts_with = "no_evaluate")]
-    #[cfg_attr(feature = "server", arg(conflicts_with = "local"))]
     pub(super) sampler: Option<SamplerKind>,
     #[command(flatten)]
     pub(super) submit: SubmitArguments,
@@ -140,6 +147,16 @@ impl UnlearnArguments {
     /// What sort of thing the concepts are.
     pub(super) fn kind(&self) -> Result<ConceptKind, CliError> {
         self.kind.ok_or_else(|| CliError::Usage("--kind is missing".to_owned()))
+    }
+
+    /// Whether the result is judged, where that was said.
+    #[cfg(feature = "server")]
+    pub(super) fn evaluation(&self) -> Option<Evaluation> {
+        match (self.evaluate, self.no_evaluate) {
+            (true, _) => Some(Evaluation::Required),
+            (false, true) => Some(Evaluation::Skipped),
+            (false, false) => None,
+        }
     }
 
     /// The concepts, all of one kind and with one replacement.

@@ -2,9 +2,7 @@
 
 /// The edited tensors alone.
 pub const DELTA: &str = "delta.safetensors";
-/// The whole pipeline in a result of this process.
-pub const CHECKPOINT: &str = "checkpoint";
-/// The whole pipeline in a published result.
+/// The whole pipeline, a diffusers folder.
 pub const PIPELINE: &str = "pipeline";
 /// The figures.
 pub const REPORT: &str = "report.json";

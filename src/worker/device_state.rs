@@ -14,8 +14,7 @@ use std::{
 };
 
 use super::{
-    CallLimits, DeviceEngine, DeviceSettings, EngineSource, InteractiveCalls, OpenedModel,
-    ServingMark,
+    CallLimits, DeviceSettings, EngineSource, InteractiveCalls, OpenedModel, ServingMark,
     account::{Account, Holder},
     engine_failure::engine_failure,
     turn::{JobFlags, Turn},
@@ -23,6 +22,7 @@ use super::{
 use crate::{
     engine::{EngineError, WorkMemory},
     jobs::{Clock, Failure, FailureReason},
+    run::DeviceEngine,
     spec::UnlearnSpec,
 };
 

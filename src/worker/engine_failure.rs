@@ -5,6 +5,7 @@ use crate::{
     engine::{EngineError, StateError},
     jobs::{Failure, FailureReason as Reason, VIOLATION},
     report::ReportError,
+    run::RunError,
     spec::{FileError, SpecError},
 };
 
@@ -178,6 +179,20 @@ pub fn artifact_failure(error: &ArtifactError) -> Failure {
         | ArtifactError::Unwritable { .. } => of(Reason::DiskFull),
         // Ours to prevent: the worker names its own folders.
         _ => of(Reason::EngineFault),
+    }
+}
+
+/// What a run's error means for its job.
+pub(super) fn run_failure(error: RunError) -> Failure {
+    match error {
+        RunError::Engine(error) => engine_failure(&error),
+        RunError::Artifact(error) => artifact_failure(&error),
+        RunError::Report(error) => report_failure(&error),
+        RunError::Unlisted(error) => disk_failure("the result folder", &error),
+        RunError::NoJudge { ref base_model } => {
+            Failure::new(Reason::NoJudge, error.to_string()).with("baseModel", base_model)
+        }
+        RunError::NotAdmitted(failure) => failure,
     }
 }
 

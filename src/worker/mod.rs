@@ -31,7 +31,6 @@ mod running;
 mod saving;
 mod serving;
 mod serving_mark;
-mod state_files;
 mod stop;
 #[cfg(feature = "testing")]
 pub mod testing;
@@ -44,7 +43,7 @@ pub use context::{WorkerParts, WorkerSettings, WorkerSignals};
 pub use destination::{destination, is_allowed};
 pub use device::{Device, DeviceHealth};
 pub use device_settings::DeviceSettings;
-pub use engine::{CandleSource, DeviceEngine, EngineSource, Undertaking};
+pub use engine::{CandleSource, EngineSource};
 pub use engine_failure::{
     artifact_failure, disk_failure, engine_failure, report_failure, spec_failure,
 };
@@ -58,5 +57,4 @@ pub use output_health::OutputHealth;
 pub use publishing::{CommitGate, Leavings, PublishRequest, Publisher, RunTimes};
 pub use publishing_settings::PublishingSettings;
 pub use serving_mark::ServingMark;
-pub use state_files::StateFiles;
 pub use words::check_words;

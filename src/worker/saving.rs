@@ -1,63 +1,28 @@
-//! What a run saves: told to whoever charges losses, and no oftener than it is worth.
+//! How far a job's saved state is, for the job store: a worker that is lost is charged to its job
+//! only where nothing new was saved.
 
-use std::{
-    cell::Cell,
-    io::{self, Write},
-    time::Duration,
-};
+use std::io::{self, Write};
 
 use tokio::sync::watch;
 
-use super::StateFiles;
 use crate::{
     engine::{PartReader, SavePoint, StateError, StatePart, StateStore},
-    jobs::{Clock, Milestone, Monotonic},
+    jobs::Milestone,
 };
 
 /// A result that stands outweighs everything that led to it.
 pub(super) const RESULT_STANDS: Milestone = Milestone(u64::MAX >> 1);
 
-/// At most one part of this many of a run's time goes into saving, however much there is to save.
-const SHARE: u32 = 20;
-
-/// When it is time to save: a while after the last time, and much longer than that took.
+/// A store that sends a milestone after every save.
 #[derive(Debug)]
-pub(super) struct SavePace {
-    clock: Clock,
-    every: Duration,
-    last: Cell<Monotonic>,
-    took: Cell<Duration>,
+pub(super) struct MilestoneStore<'a, S> {
+    pub(super) store: S,
+    pub(super) saved: &'a watch::Sender<Milestone>,
 }
 
-impl SavePace {
-    pub(super) fn new(clock: Clock, every: Duration) -> Self {
-        let last = Cell::new(clock.monotonic());
-        Self { clock, every, last, took: Cell::default() }
-    }
-
-    pub(super) fn is_due(&self) -> bool {
-        let wait = self.every.max(self.took.get().saturating_mul(SHARE));
-        self.clock.monotonic().since(self.last.get()) >= wait
-    }
-
-    fn note(&self, began: Monotonic) {
-        let now = self.clock.monotonic();
-        self.took.set(now.since(began));
-        self.last.set(now);
-    }
-}
-
-/// Files whose every save is told.
-#[derive(Debug)]
-pub(super) struct ToldFiles<'a> {
-    pub(super) files: StateFiles,
-    pub(super) pace: &'a SavePace,
-    pub(super) told: &'a watch::Sender<Milestone>,
-}
-
-impl StateStore for ToldFiles<'_> {
+impl<S: StateStore> StateStore for MilestoneStore<'_, S> {
     fn load(&mut self, part: StatePart) -> Result<Option<PartReader>, StateError> {
-        self.files.load(part)
+        self.store.load(part)
     }
 
     fn save(
@@ -65,10 +30,8 @@ impl StateStore for ToldFiles<'_> {
         point: SavePoint,
         write: &mut dyn FnMut(&mut dyn Write) -> io::Result<()>,
     ) -> Result<(), StateError> {
-        let began = self.pace.clock.monotonic();
-        self.files.save(point, write)?;
-        self.pace.note(began);
-        self.told.send_replace(milestone(point));
+        self.store.save(point, write)?;
+        self.saved.send_replace(milestone(point));
         Ok(())
     }
 }
@@ -82,7 +45,6 @@ fn milestone(point: SavePoint) -> Milestone {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::jobs::{ScriptedClock, Timestamp};
 
     #[test]
     fn milestones_grow_along_a_run() {
@@ -95,24 +57,5 @@ mod tests {
             }
         }
         assert!(last < RESULT_STANDS);
-    }
-
-    #[test]
-    fn what_takes_long_is_saved_seldom() {
-        let script = ScriptedClock::new(Timestamp(0));
-        let second = Duration::from_secs(1);
-        let pace = SavePace::new(Clock::Scripted(script.clone()), 2 * second);
-        assert!(!pace.is_due());
-        script.pass(2 * second);
-        // A step of the wall clock is no time.
-        script.jump(-7_200_000_000);
-        assert!(pace.is_due());
-        let began = pace.clock.monotonic();
-        script.pass(30 * second);
-        pace.note(began);
-        for (passed, is_due) in [(2, false), (590, false), (8, true)] {
-            script.pass(passed * second);
-            assert_eq!(pace.is_due(), is_due, "{passed}");
-        }
     }
 }

@@ -6,8 +6,7 @@ use std::{
 };
 
 use super::{
-    DeviceEngine, EngineSource, InteractiveCall, InteractiveUpdate, OpenedModel, ServingMark,
-    Undertaking,
+    EngineSource, InteractiveCall, InteractiveUpdate, OpenedModel, ServingMark,
     device_state::DeviceState,
     engine_failure::{engine_failure, panic_failure, spec_failure},
     interactive_queue::{CallLine, ReadyCall},
@@ -17,6 +16,7 @@ use crate::{
     engine::{Drawn, RunContext},
     jobs::Failure,
     outcome::Progress,
+    run::{DeviceEngine, Undertaking},
 };
 
 impl<S: EngineSource> DeviceState<S> {

@@ -70,6 +70,7 @@ const VERBS: [(&str, &[&str]); 5] = [
             "--no-evaluate",
             "--sampler",
             "--resume",
+            "--state-folder",
             "--memory-limit",
             "--quiet",
         ],

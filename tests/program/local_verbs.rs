@@ -51,6 +51,7 @@ fn unlearn(place: &TempDir, model: &str, out: &str) -> Command {
         "6",
         "--window",
         "-9:-4",
+        "--no-evaluate",
         "--out",
         out,
     ];
@@ -188,6 +189,7 @@ fn scores_are_written_with_their_plot_and_taken_by_unlearn() {
         "4",
         "--scores",
         "scores/scores.json",
+        "--no-evaluate",
         "--out",
         "no-cat",
         "--quiet",
@@ -200,11 +202,11 @@ fn scores_are_written_with_their_plot_and_taken_by_unlearn() {
 #[test]
 fn an_erased_model_is_written_whole_and_can_be_drawn_with_and_judged() {
     let place = tempfile::tempdir().unwrap();
-    unlearn(&place, MODEL, "no-cat").assert().success().stdout(contains("no-cat/checkpoint"));
+    unlearn(&place, MODEL, "no-cat").assert().success().stdout(contains("no-cat/pipeline"));
     assert_eq!(names(place.path()), ["no-cat"]);
     assert_eq!(
         names(&place.path().join("no-cat")),
-        ["checkpoint", "delta.safetensors", "report.html", "report.json", "training.json"]
+        ["delta.safetensors", "pipeline", "report.html", "report.json", "training.json"]
     );
     let log: TrainingLog = json(&place, "no-cat/training.json");
     assert_eq!(log.updates.len(), 6);
@@ -216,7 +218,7 @@ fn an_erased_model_is_written_whole_and_can_be_drawn_with_and_judged() {
     let report: Value = json(&place, "no-cat/report.json");
     assert_eq!(serde_json::to_value(&stored).unwrap(), report["spec"]);
     assert_eq!(report["training"]["erase_measure"], Value::from(log.erase_measure));
-    let whole = read(&place, &format!("no-cat/checkpoint/{UNET}"));
+    let whole = read(&place, &format!("no-cat/pipeline/{UNET}"));
     let whole = SafeTensors::deserialize(&whole).unwrap();
     let delta = SafeTensors::deserialize(&delta).unwrap();
     assert!(!delta.is_empty());
@@ -224,7 +226,7 @@ fn an_erased_model_is_written_whole_and_can_be_drawn_with_and_judged() {
         assert!(tensor.data() == whole.tensor(name).unwrap().data(), "{name}");
     }
 
-    generate(&place, "no-cat/checkpoint", "a cat", "after.png").assert().success();
+    generate(&place, "no-cat/pipeline", "a cat", "after.png").assert().success();
     generate(&place, MODEL, "a cat", "before.png").assert().success();
     assert!(read(&place, "after.png") != read(&place, "before.png"));
 
@@ -236,7 +238,7 @@ fn an_erased_model_is_written_whole_and_can_be_drawn_with_and_judged() {
     .unwrap();
     let line = [
         "--model",
-        "no-cat/checkpoint",
+        "no-cat/pipeline",
         "--base",
         MODEL,
         "--concept",

@@ -29,7 +29,7 @@ done
 eval "$DISASTER"
 wait $!
 "#;
-const ERASURE: [&str; 14] = [
+const ERASURE: [&str; 15] = [
     "unlearn",
     "--local",
     "--concept",
@@ -44,6 +44,7 @@ const ERASURE: [&str; 14] = [
     "1e-3",
     "--scope",
     "cross-attention",
+    "--no-evaluate",
 ];
 
 /// The built-in model with small latents, at which everything takes a sixteenth of the time.
@@ -203,7 +204,7 @@ fn what_was_trained_outlives_its_disk() {
     refused(&damaged, &[], 1, &["damaged.safetensors", "SHA-256", "or erase again"]);
     let delta = undisturbed.join("delta.safetensors");
     refused(&delta, &[], 1, &["delta.safetensors", "no entry keystep.kept", "--resume"]);
-    let another = undisturbed.join("checkpoint");
+    let another = undisturbed.join("pipeline");
     let another = another.to_str().unwrap();
     refused(&kept, &["--model", another], 2, &["of another model", another, "--model"]);
     refused(&folder.path().join("nowhere"), &[], 1, &["cannot read", "nowhere"]);

@@ -7,16 +7,14 @@ use url::Url;
 
 use super::demo_run::DemoAnswers;
 use crate::{
-    cli::{CliError, remote::RemoteError, result_folder::versions, staging::Staging},
+    cli::{CliError, remote::RemoteError, staging::Staging},
     outcome::{
         TimestepScores, TrainingLog,
-        result_layout::{
-            CHECKPOINT, CONTACT_SHEET, DELTA, PIPELINE, REPORT, REPORT_PAGE, SCORE_PLOT, SCORES,
-            TRAINING,
-        },
+        result_layout::{CONTACT_SHEET, DELTA, REPORT, REPORT_PAGE, SCORE_PLOT, SCORES, TRAINING},
     },
     proto::keystep::v1::UnlearnConceptResponse,
     report::{PhaseCost, ReportPage, RunReport, score_plot, training_plot},
+    run::{Measurements, versions},
     spec::Method,
 };
 
@@ -25,8 +23,8 @@ const MODEL_CARD: &str = "README.md";
 
 /// What the folder must hold to be a result.
 pub(super) const EXPECTED: [&str; 9] = [
-    "checkpoint/model_index.json",
-    "checkpoint/unet/diffusion_pytorch_model.safetensors",
+    "pipeline/model_index.json",
+    "pipeline/unet/diffusion_pytorch_model.safetensors",
     DELTA,
     REPORT,
     REPORT_PAGE,
@@ -36,17 +34,11 @@ pub(super) const EXPECTED: [&str; 9] = [
     TRAINING,
 ];
 
-/// What the whole run took: published reports know no clock.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Spent {
-    pub(super) seconds: f64,
-    pub(super) peak_rss_bytes: Option<u64>,
-}
-
-/// Writes the folder; gives the report that lies in it.
+/// Writes the folder; gives the report that lies in it, with what the whole run took: published
+/// reports know no clock.
 pub(super) fn write(
     answers: &DemoAnswers,
-    spent: Spent,
+    spent: &dyn Measurements,
     staging: &mut Staging,
 ) -> Result<RunReport, CliError> {
     // Those that the page and the report are made of anew.
@@ -56,7 +48,7 @@ pub(super) fn write(
         match name.as_str() {
             REPORT_PAGE | MODEL_CARD => continue,
             REPORT => {}
-            _ => staging.write(&name_here(&name), &bytes)?,
+            _ => staging.write(&name, &bytes)?,
         }
         if [REPORT, CONTACT_SHEET, SCORES, SCORE_PLOT, TRAINING].contains(&name.as_str()) {
             read.insert(name, bytes);
@@ -95,7 +87,7 @@ fn restated(
     published: RunReport,
     answers: &DemoAnswers,
     scores: &TimestepScores,
-    spent: Spent,
+    spent: &dyn Measurements,
 ) -> RunReport {
     let mut report = published;
     let scoring = answers.scores.unet_evaluations;
@@ -106,11 +98,9 @@ fn restated(
         report.unet_evaluations += scoring;
     }
     report.seeds.score = Some(scores.spec.seed);
-    report.seconds = Some(spent.seconds);
-    report.peak_rss_bytes = spent.peak_rss_bytes;
-    report.versions = versions();
-    let digests = std::mem::take(&mut report.digests).into_iter();
-    report.digests = digests.map(|(name, digest)| (name_here(&name), digest)).collect();
+    report.seconds = Some(spent.seconds());
+    report.peak_rss_bytes = spent.peak_rss_bytes();
+    report.versions = versions(Some(spent));
     report
 }
 
@@ -129,14 +119,6 @@ fn published(response: &UnlearnConceptResponse) -> Result<Vec<(String, PathBuf)>
         files.push((name.to_owned(), path.ok_or_else(|| wrong(uri))?));
     }
     Ok(files)
-}
-
-/// A published file's name in the demo's folder, where the pipeline becomes the checkpoint.
-fn name_here(name: &str) -> String {
-    match name.strip_prefix(PIPELINE).and_then(|rest| rest.strip_prefix('/')) {
-        Some(rest) => format!("{CHECKPOINT}/{rest}"),
-        None => name.to_owned(),
-    }
 }
 
 fn bytes_of<'a>(read: &'a BTreeMap<String, Vec<u8>>, name: &str) -> Result<&'a [u8], RemoteError> {
@@ -167,8 +149,8 @@ mod tests {
         };
         let found = published(&response).unwrap();
         assert!(found[1].1.ends_with("a b/1/0f/pipeline/unet/config.json"), "{found:?}");
-        let names: Vec<_> = found.iter().map(|(name, _)| name_here(name)).collect();
-        assert_eq!(names, ["report.json", "checkpoint/unet/config.json"]);
+        let names: Vec<_> = found.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(names, ["report.json", "pipeline/unet/config.json"]);
         response.files[0].uri = "file:///elsewhere/0f/report.json".to_owned();
         assert!(published(&response).is_err());
     }

@@ -51,8 +51,8 @@ fn json(path: PathBuf) -> serde_json::Value {
 
 const FILES: [&str; 8] = [
     "before-after.png",
-    "checkpoint",
     "delta.safetensors",
+    "pipeline",
     "report.html",
     "report.json",
     "scores.json",
@@ -68,7 +68,7 @@ fn the_demo_writes_all_of_its_files() {
     run(&["--out", out.to_str().unwrap(), "--seed", "4"]).unwrap();
     assert_eq!(names_in(&out), FILES);
     assert_eq!(names_in(parent.path()).len(), 1);
-    assert!(names_in(&out.join("checkpoint")).contains(&"unet".to_owned()));
+    assert!(names_in(&out.join("pipeline")).contains(&"unet".to_owned()));
 
     let report = json(out.join("report.json"));
     assert_eq!(report["judge"], "cnn");
@@ -82,11 +82,10 @@ fn the_demo_writes_all_of_its_files() {
     assert_eq!(report["spec"]["method"]["key_steps"]["window"]["high"], -1.0);
     assert_eq!((&report["seeds"]["unlearn"], &report["seeds"]["score"]), (&4.into(), &4.into()));
     let digests = report["digests"].as_object().unwrap();
-    for name in ["delta.safetensors", "checkpoint/unet/diffusion_pytorch_model.safetensors"] {
+    for name in ["delta.safetensors", "pipeline/unet/diffusion_pytorch_model.safetensors"] {
         let bytes = std::fs::read(out.join(name)).unwrap();
         assert_eq!(digests[name], crate::artifacts::digest::digest_bytes(&bytes), "{name}");
     }
-    assert!(!digests.keys().any(|name| name.starts_with("pipeline/")), "{digests:?}");
     let delta = std::fs::read(out.join("delta.safetensors")).unwrap();
     assert!(String::from_utf8_lossy(&delta).contains("keystep.spec"));
     let page = std::fs::read_to_string(out.join("report.html")).unwrap();

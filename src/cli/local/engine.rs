@@ -6,8 +6,8 @@ use crate::{
     cli::{CliError, session::Session},
     engine::{CandleEngine, Compute, EngineError},
     outcome::ErasureRecord,
+    run::DeviceEngine,
     spec::{ModelFiles, ReadSeek},
-    worker::DeviceEngine,
 };
 
 /// A model that is loaded in this process, and where it came from.

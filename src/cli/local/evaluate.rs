@@ -6,13 +6,11 @@ use crate::{
         CliError,
         evaluate::EvaluateArguments,
         files::{check_target, write_whole},
-        memory::peak_rss_bytes,
         place::needed,
-        result_folder::{verdict_table, versions},
         session::{Session, print_result},
+        verdict_table::verdict_table,
     },
-    engine::evaluate::NoPictures,
-    report::{EvaluationReport, Headline, contact_sheet},
+    run::{self, EvaluateRequest},
     spec::{Concept, JudgeSpec},
 };
 
@@ -48,30 +46,19 @@ pub(in crate::cli) fn run<E: LocalEngine>(
     base.judge_sampler(&spec)?;
     let edited =
         LocalModel::<E>::open(name, arguments.model.variant.as_deref(), &compute, session)?.engine;
-    let (judged, _) =
-        session.work(|context| base.judge(&spec, &edited, &mut NoPictures, context))?;
-    let report = EvaluationReport {
-        headline: Headline::of(&judged.verdicts),
-        judges: judged.verdicts.clone(),
-        unet_evaluations: judged.unet_evaluations,
-        seconds: Some(session.seconds()),
-        peak_rss_bytes: peak_rss_bytes(),
-        model: name.to_owned(),
-        base: arguments.base.clone(),
-        spec: judged.spec.clone(),
-        versions: versions(),
-    };
+    let request = EvaluateRequest { base_model: &arguments.base, edited_model: name, spec: &spec };
+    let measurements = session.measurements(0.0);
+    let judgement = session
+        .run(&measurements, false, |ports| run::evaluate(&request, &base, &edited, ports))?;
+    let json = judgement.report.to_json()?;
     let sheet = arguments
         .sheet
         .as_ref()
-        .map(|path| {
-            contact_sheet(&judged.pictures, &spec.vocabulary, &spec.concept).map(|png| (path, png))
-        })
+        .map(|path| judgement.sheet().map(|png| (path, png)))
         .transpose()?;
-    let json = report.to_json()?;
     let mut files = vec![(out, json.as_slice())];
     files.extend(sheet.as_ref().map(|(path, png)| (path.as_path(), png.as_slice())));
     write_whole(&files, &session.interrupt)?;
-    print_result(&verdict_table(&report.judges));
+    print_result(&verdict_table(&judgement.report.judges));
     Ok(())
 }

@@ -4,6 +4,7 @@ mod engine;
 pub(super) mod evaluate;
 pub(super) mod generate;
 mod resume;
+mod saved_state;
 pub(super) mod score;
 mod unlearn;
 

@@ -5,19 +5,16 @@ use std::path::Path;
 
 use super::{
     LocalEngine, LocalModel,
-    unlearn::{Finished, tell},
+    unlearn::{EXPECTED, FORMATS, print_erased},
 };
 use crate::{
     artifacts::ErasedWeights as _,
     cli::{
-        CliError,
-        place::needed,
-        rescue::KeptFile,
-        result_folder::{EXPECTED, check_before},
-        session::Session,
-        staging::Staging,
+        CliError, place::needed, rescue::KeptFile, session::Session, staging::Staging,
         unlearn::UnlearnArguments,
     },
+    jobs::Evaluation,
+    run::{Trained, UnlearnRequest, write_trained},
 };
 
 /// Writes the result as the run would have. Where that fails once more, the file stays as it is.
@@ -33,7 +30,7 @@ pub(super) fn run<E: LocalEngine>(
         Some(name) => name,
         None => kept.base()?,
     };
-    let staging = Staging::create(out, &EXPECTED, &session.interrupt)?;
+    let mut staging = Staging::create(out, &EXPECTED, &session.interrupt)?;
     let compute = arguments.model.compute.settings().open()?;
     let variant = arguments.model.variant.as_deref().or(erasure.variant.as_deref());
     let base = LocalModel::<E>::open(name, variant, &compute, session)?;
@@ -46,24 +43,36 @@ pub(super) fn run<E: LocalEngine>(
             erasure.unet_digest
         )));
     }
-    check_before(&base, &erasure.record.spec, &staging)?;
-    let erased = kept.restore(
+    let weights = kept.restore(
         |file, reader, length| {
             base.engine.restore_erased(erasure.record.clone(), file, reader, length)
         },
         |erased, delta| erased.write_delta(&kept.metadata, delta),
     )?;
-    let finished = Finished {
-        base: &base,
-        erased,
-        spec: erasure.record.spec.clone(),
-        metadata: kept.metadata.clone(),
-        given: erasure.given.clone(),
-        erasing: erasure.spent.erasing,
-        earlier: erasure.spent.whole,
+    let evaluation =
+        arguments.evaluation().or(erasure.evaluation).unwrap_or(Evaluation::WherePossible);
+    let request = UnlearnRequest {
+        base: base.files.as_ref(),
+        // As the run named it, wherever it lies now.
+        base_model: kept.base()?,
+        base_digest: kept.base_digest()?,
+        spec: &erasure.record.spec,
+        work_digest: "",
+        cited: erasure.given.as_slice(),
+        formats: &FORMATS,
+        evaluation,
+        sampler: arguments.sampler.or(erasure.sampler),
     };
-    let report = finished.write(session, staging)?;
-    tell(&report, session, out);
+    let trained = Trained { weights, seconds: erasure.spent.erasing };
+    let measurements = session.measurements(erasure.spent.whole);
+    let folder = staging.folder()?;
+    let written = session
+        .run(&measurements, false, |ports| {
+            write_trained(&request, &base.engine, trained, folder, ports)
+        })
+        .map_err(|unfinished| unfinished.error)?;
+    staging.commit()?;
+    print_erased(&written.report, evaluation, out);
     session.note(&format!("{} is needed no longer", file.display()));
     Ok(())
 }

@@ -1,28 +1,50 @@
 //! `keystep unlearn --local`: erases in this process.
 
-use std::{collections::BTreeMap, path::Path};
+use std::{path::Path, time::Duration};
 
-use super::{LocalEngine, LocalModel};
+use super::{LocalEngine, LocalModel, saved_state::SavedState};
 use crate::{
-    artifacts::{ErasedWeights as _, delta_metadata},
+    artifacts::{
+        ErasedWeights as _, delta_metadata,
+        model_digest::{model_digest, read_model_files},
+    },
     cli::{
         CliError,
         place::needed,
         rescue::{Keeping, Spent, keep},
-        result_folder::{EXPECTED, base_digest, check_before, write_evidence, write_model},
-        session::{Session, cost, print_result},
+        session::{Session, print_result},
         staging::Staging,
         unlearn::UnlearnArguments,
+        verdict_table::verdict_table,
     },
+    jobs::{Clock, Evaluation},
     outcome::{
-        ErasureRecord, TimestepScores,
-        result_layout::{CHECKPOINT, REPORT_PAGE},
+        ErasureRecord,
+        result_layout::{DELTA, PIPELINE, REPORT, REPORT_PAGE},
     },
-    report::{Cost, Evidence, RunReport},
-    spec::{UnlearnSpec, Vocabulary},
+    report::RunReport,
+    run::{self, Measurements as _, Saving, Trained, UnlearnRequest},
+    spec::{OutputFormat, UnlearnSpec, Vocabulary},
 };
 
-/// Runs the erasure.
+/// What a result must hold to be one.
+pub(super) const EXPECTED: [&str; 5] = [
+    "pipeline/model_index.json",
+    "pipeline/unet/diffusion_pytorch_model.safetensors",
+    DELTA,
+    REPORT,
+    REPORT_PAGE,
+];
+
+/// What is written of the edited model.
+pub(super) const FORMATS: [OutputFormat; 2] = [OutputFormat::Pipeline, OutputFormat::Delta];
+
+/// Updates from one save of the state to the next.
+const SAVE_EVERY: usize = 25;
+/// Least time from one save to the next, where no updates are counted.
+const SAVE_AFTER: Duration = Duration::from_secs(30);
+
+/// Runs the erasure, from the state of an earlier one that was killed where there is such.
 pub(super) fn run<E: LocalEngine>(
     arguments: &UnlearnArguments,
     session: &mut Session,
@@ -57,113 +79,91 @@ pub(super) fn run<E: LocalEngine>(
             "the scores are of another model than {name}; score this one"
         )));
     }
-    check_before(&base, &spec, &staging)?;
-
-    let (erased, erasing) = session.work(|context| base.engine.unlearn(&spec, context))?;
     let files = base.files.as_ref();
-    let metadata = delta_metadata(files.location(), &base_digest(files)?, &spec);
-    let finished = Finished { base: &base, erased, spec, metadata, given, erasing, earlier: 0.0 };
-    let report = finished
-        .write(session, staging)
-        .map_err(|error| finished.keep(error, out, variant, session))?;
-    tell(&report, session, out);
+    let base_digest = model_digest(&read_model_files(files)?);
+    let request = UnlearnRequest {
+        base: files,
+        base_model: files.location(),
+        base_digest: &base_digest,
+        spec: &spec,
+        work_digest: "",
+        cited: given.as_slice(),
+        formats: &FORMATS,
+        evaluation: arguments.evaluation().unwrap_or(Evaluation::WherePossible),
+        sampler: arguments.sampler,
+    };
+    let mut state = SavedState::of(arguments.state_folder.as_deref(), out, &session.interrupt);
+    let erased = erase(arguments, &request, &base.engine, (staging, &mut state), session);
+    state.settle(erased.as_ref().err(), session);
+    let report = erased?;
+    print_erased(&report, request.evaluation, out);
     Ok(())
 }
 
-/// An erasure that is done, and not yet written.
-pub(super) struct Finished<'a, E: LocalEngine> {
-    pub(super) base: &'a LocalModel<E>,
-    pub(super) erased: E::Erased,
-    pub(super) spec: UnlearnSpec,
-    /// What its delta says of itself.
-    pub(super) metadata: BTreeMap<String, String>,
-    /// The scores that were given, where the run did not measure its own.
-    pub(super) given: Option<TimestepScores>,
-    /// Seconds that the engine worked.
-    pub(super) erasing: f64,
-    /// Seconds of the process that trained, where that was an earlier one.
-    pub(super) earlier: f64,
+/// Erases and writes the result. What is trained and cannot be written is kept for `--resume`.
+fn erase<E: LocalEngine>(
+    arguments: &UnlearnArguments,
+    request: &UnlearnRequest<'_>,
+    engine: &E,
+    (mut staging, state): (Staging, &mut SavedState),
+    session: &mut Session,
+) -> Result<RunReport, CliError> {
+    let out = staging.target().to_owned();
+    let measurements = session.measurements(0.0);
+    let saving =
+        Saving { store: state, every: SAVE_EVERY, after: SAVE_AFTER, clock: Clock::System };
+    let folder = staging.folder()?;
+    let erased = session.run(&measurements, arguments.memory_limit.is_some(), |ports| {
+        run::unlearn(request, engine, folder, saving, ports)
+    });
+    let (failed, trained) = match erased {
+        Ok(erasure) => match staging.commit() {
+            Ok(()) => return Ok(erasure.report),
+            Err(error) => (error, Some(erasure.trained)),
+        },
+        Err(unfinished) => {
+            // There is room then for what is kept.
+            drop(staging);
+            (unfinished.error.into(), unfinished.trained)
+        }
+    };
+    let Some(Trained { weights, seconds }) = trained else { return Err(failed) };
+    let keeping = Keeping {
+        unet_digest: engine.unet_digest()?,
+        variant: arguments.model.variant.as_deref(),
+        record: ErasureRecord {
+            spec: request.spec.clone(),
+            log: E::log(&weights).clone(),
+            scores: E::scores(&weights).to_vec(),
+        },
+        given: request.cited.first(),
+        evaluation: request.evaluation,
+        sampler: request.sampler,
+        spent: Spent { erasing: seconds, whole: measurements.seconds() },
+        metadata: &delta_metadata(request.base_model, request.base_digest, request.spec),
+    };
+    let write_delta =
+        |metadata: &_, file: &mut dyn std::io::Write| weights.write_delta(metadata, file);
+    Err(keep(failed, &out, keeping, &write_delta))
 }
 
-impl<E: LocalEngine> Finished<'_, E> {
-    /// Writes the whole result and gives it its name. The folder goes with the failure, so that
-    /// there is room for what is kept.
-    pub(super) fn write(
-        &self,
-        session: &Session,
-        mut staging: Staging,
-    ) -> Result<RunReport, CliError> {
-        let Self { base, erased, spec, .. } = self;
-        let left_out = write_model(base, erased, &self.metadata, &mut staging)?;
-        let measured = E::scores(erased);
-        let scoring = cost(measured.iter().map(|scores| scores.unet_evaluations).sum(), 0.0);
-        let scores = if measured.is_empty() { self.given.as_slice() } else { measured };
-        let log = E::log(erased);
-        let evidence = Evidence {
-            model: base.files.location(),
-            spec,
-            log,
-            scores,
-            judged: &[],
-            cost: Cost {
-                scoring,
-                erasing: cost(log.unet_evaluations, self.erasing),
-                judging: cost(0, 0.0),
-            },
-            seconds: Some(self.seconds(session)),
-            peak_rss_bytes: None,
-            versions: BTreeMap::new(),
-            digests: BTreeMap::new(),
-            left_out,
-        };
-        let report = write_evidence(base.files.as_ref(), evidence, &mut staging)?;
-        staging.commit()?;
-        Ok(report)
-    }
-
-    fn seconds(&self, session: &Session) -> f64 {
-        self.earlier + session.seconds()
-    }
-
-    /// Keeps what cost hours, for `--resume`.
-    fn keep(
-        &self,
-        failed: CliError,
-        out: &Path,
-        variant: Option<&str>,
-        session: &Session,
-    ) -> CliError {
-        let unet_digest = match self.base.engine.unet_digest() {
-            Ok(digest) => digest,
-            Err(error) => return error.into(),
-        };
-        let record = ErasureRecord {
-            spec: self.spec.clone(),
-            log: E::log(&self.erased).clone(),
-            scores: E::scores(&self.erased).to_vec(),
-        };
-        let keeping = Keeping {
-            unet_digest,
-            variant,
-            record,
-            given: self.given.as_ref(),
-            spent: Spent { erasing: self.erasing, whole: self.seconds(session) },
-            metadata: &self.metadata,
-        };
-        keep(failed, out, keeping, &|metadata, file| self.erased.write_delta(metadata, file))
-    }
-}
-
-/// Says what came out and where it lies.
-pub(super) fn tell(report: &RunReport, session: &Session, out: &Path) {
+/// Prints what came out and where it lies.
+pub(super) fn print_erased(report: &RunReport, evaluation: Evaluation, out: &Path) {
+    let verdicts = match (report.judges.as_slice(), evaluation) {
+        ([], Evaluation::Skipped) => String::new(),
+        ([], _) => "Not judged: the model has no judge that knows what was erased, or its own \
+                    sampler cannot draw what is judged\n"
+            .to_owned(),
+        (judges, _) => verdict_table(judges) + "\n",
+    };
     print_result(&format!(
-        "{} updates, {} U-Net evaluations, {:.0} s; of the concept's guidance {:.2} is left\n\
-         The edited model: {}\nThe report: {}\n",
+        "{verdicts}{} updates, {} U-Net evaluations, {:.0} s; of the concept's guidance {:.2} is \
+         left\nThe edited model: {}\nThe report: {}\n",
         report.training.updates,
         report.unet_evaluations,
-        report.seconds.unwrap_or_else(|| session.seconds()),
+        report.seconds.unwrap_or_default(),
         report.training.figures.erase_measure,
-        out.join(CHECKPOINT).display(),
+        out.join(PIPELINE).display(),
         out.join(REPORT_PAGE).display(),
     ));
 }

@@ -26,11 +26,12 @@ use crate::{
         DeviceKind, ErasureRecord, Estimate, Figures, JudgeReport, JudgedPicture, Notice, Phase,
         Picture, Progress, StepScore, TimestepScores, TrainingLog, UpdateRecord, Verdict,
     },
+    run::{DeviceEngine, Undertaking},
     spec::{
         GenerateSpec, JudgeSpec, LogSnrWindow, ModelFiles, Prompt, ReadSeek, SamplerKind,
         ScoreSpec, SpecError, StepIndex, Timestep, UnlearnSpec, Vocabulary,
     },
-    worker::{DeviceEngine, EngineSource, PlanEstimate, Undertaking},
+    worker::{EngineSource, PlanEstimate},
 };
 
 /// The one tensor that it trains.

@@ -3,15 +3,14 @@
 use std::{
     fs::{self, File},
     io::{self, BufWriter, Read, Seek, SeekFrom, Write},
-    path::PathBuf,
+    path::{Path, PathBuf},
 };
 
 use sha2::{Digest, Sha256};
 
 use crate::{
     artifacts::sync_folder,
-    engine::{SavePoint, StateError, StatePart, StateStore},
-    spec::ReadSeek,
+    engine::{PartReader, SavePoint, StateError, StatePart, StateStore},
 };
 
 /// Bytes of the digest that follows a part's own bytes in its file.
@@ -28,6 +27,35 @@ impl StateFiles {
     /// In a folder, which is made by the first save.
     pub fn new(folder: impl Into<PathBuf>) -> Self {
         Self { folder: folder.into() }
+    }
+
+    /// Where they lie.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Whether any part was saved.
+    pub fn is_empty(&self) -> bool {
+        !StatePart::ALL.into_iter().any(|part| self.path(part).exists())
+    }
+
+    /// Removes every part, and the folder where nothing else lies in it.
+    pub fn clear(&self) -> io::Result<()> {
+        let entries = match fs::read_dir(&self.folder) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            entries => entries?,
+        };
+        for entry in entries {
+            let entry = entry?;
+            let name = entry.file_name();
+            if name.to_str().is_some_and(is_of_state) {
+                fs::remove_file(entry.path())?;
+            }
+        }
+        match fs::remove_dir(&self.folder) {
+            Err(error) if error.kind() != io::ErrorKind::DirectoryNotEmpty => Err(error),
+            _ => Ok(()),
+        }
     }
 
     fn path(&self, part: StatePart) -> PathBuf {
@@ -53,7 +81,7 @@ impl StateFiles {
 }
 
 impl StateStore for StateFiles {
-    fn load(&mut self, part: StatePart) -> Result<Option<(Box<dyn ReadSeek>, u64)>, StateError> {
+    fn load(&mut self, part: StatePart) -> Result<Option<PartReader>, StateError> {
         let file = || part.file_name().to_owned();
         let unreadable = |source| StateError::Unreadable { file: file(), source };
         let damaged = |message: &str| StateError::Damaged { file: file(), message: message.into() };
@@ -87,6 +115,14 @@ impl StateStore for StateFiles {
         let unwritable = |source| StateError::Unwritable { file: part.file_name().into(), source };
         self.write(part, write).map_err(unwritable)
     }
+}
+
+/// Whether a file is a part, or a part that was not saved to its end.
+fn is_of_state(name: &str) -> bool {
+    StatePart::ALL.iter().map(|part| part.file_name()).any(|file| {
+        let unfinished = name.strip_prefix('.').and_then(|name| name.strip_prefix(file));
+        name == file || unfinished.is_some_and(|rest| rest.ends_with(".partial"))
+    })
 }
 
 /// Writes a part's bytes and their digest.
@@ -146,6 +182,25 @@ mod tests {
         store.save(at(StatePart::Bank), &mut |out| out.write_all(b"three")).unwrap();
         assert_eq!(text(&mut store, StatePart::Bank).as_deref(), Some("three"));
         assert_eq!(fs::read_dir(place.path().join("state")).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn what_is_cleared_is_the_state_alone() {
+        let place = tempfile::tempdir().unwrap();
+        let folder = place.path().join("state");
+        let mut store = StateFiles::new(&folder);
+        store.clear().unwrap();
+        assert!(store.is_empty());
+        store.save(at(StatePart::Walk), &mut |out| out.write_all(b"one")).unwrap();
+        assert!(!store.is_empty());
+        fs::write(folder.join(".walk.safetensors.x1.partial"), "cut").unwrap();
+        fs::write(folder.join("notes.txt"), "mine").unwrap();
+        store.clear().unwrap();
+        assert!(store.is_empty());
+        assert_eq!(fs::read_dir(&folder).unwrap().count(), 1);
+        fs::remove_file(folder.join("notes.txt")).unwrap();
+        store.clear().unwrap();
+        assert!(!folder.exists());
     }
 
     #[test]

@@ -1,0 +1,22 @@
+//! The use cases, each from a request to the files of its result: `--local` and the worker both call
+//! them, and so write the same files with the same metadata. Blocking; all that they ask of their
+//! surroundings is passed in.
+
+mod engine;
+mod error;
+mod evaluate;
+mod finished;
+mod judging;
+mod ports;
+mod saving;
+mod state_files;
+mod unlearn;
+
+pub use engine::{DeviceEngine, Undertaking};
+pub use error::RunError;
+pub use evaluate::{EvaluateRequest, Judgement, evaluate};
+pub use finished::versions;
+pub use ports::{Measurements, RunPorts};
+pub use saving::Saving;
+pub use state_files::StateFiles;
+pub use unlearn::{Erasure, Trained, Unfinished, UnlearnRequest, unlearn, write_trained};
