@@ -13,11 +13,9 @@ use clap::Args;
 
 use super::{
     CliError,
-    arguments::{MethodArguments, QuietArguments, kind_parser},
-    compute::ComputeArguments,
-    files::name_part,
+    arguments::{ComputeArguments, MethodArguments, QuietArguments, kind_parser},
+    output::{Staging, name_part},
     session::{Session, print_result},
-    staging::Staging,
     verdict_table::verdict_table,
 };
 use crate::{

@@ -176,7 +176,7 @@ fn assert_drawn(case: &str, got: &Picture) {
 }
 
 /// A model that loads with these warnings and no others.
-fn assert_warned(case: &str, engine: &CandleEngine, parts: &[&str]) {
+fn assert_warnings(case: &str, engine: &CandleEngine, parts: &[&str]) {
     let warnings = &engine.pipeline().warnings;
     assert_eq!(warnings.len(), parts.len(), "{case}: {warnings:?}");
     for (warning, part) in warnings.iter().zip(parts) {
@@ -204,7 +204,7 @@ fn schedulers_are_repaired_as_the_pipeline_repairs_them() {
         let folder = Folder::new();
         folder.scheduler(&ddim(&config));
         let engine = folder.load().unwrap();
-        assert_warned(case, &engine, parts);
+        assert_warnings(case, &engine, parts);
         assert_drawn(case, &draw(&engine, PROMPT).unwrap());
     }
 }
@@ -240,7 +240,7 @@ fn sizes_of_early_conversions_are_the_pipelines() {
     folder.edit(UNET_CONFIG, &json!({ "sample_size": 16, "_diffusers_version": "0.6.0" }));
     let engine = folder.load().unwrap();
     assert_eq!(engine.pipeline().latent_shape(None).unwrap(), [4, 64, 64]);
-    assert_warned("diffusers 0.6.0", &engine, &["unet/config.json: sample_size is 16"]);
+    assert_warnings("diffusers 0.6.0", &engine, &["unet/config.json: sample_size is 16"]);
     println!("sample_size 16 of diffusers 0.6.0: 64");
 }
 
@@ -390,7 +390,7 @@ fn a_tokenizer_for_longer_texts_than_the_encoder_reads_is_refused() {
     // What transformers writes where it knows no limit.
     folder.edit(CONFIG, &json!({ "model_max_length": 1e30 }));
     let engine = folder.load().unwrap();
-    assert_warned(
+    assert_warnings(
         "line-feed",
         &engine,
         &["model_max_length is 1e30, which stands for no limit; 32"],

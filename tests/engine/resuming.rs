@@ -456,7 +456,7 @@ fn replaced(bytes: &[u8], from: &str, to: &str) -> Vec<u8> {
     [&bytes[..at], to.as_bytes(), &bytes[at + from.len()..]].concat()
 }
 
-fn assert_ignored(part: StatePart, reason: &str, notices: &[Notice]) {
+fn assert_noticed(part: StatePart, reason: &str, notices: &[Notice]) {
     let is_noticed = notices.iter().any(|notice| match notice {
         Notice::StateIgnored { file, reason: noticed } => {
             *file == part.file_name() && noticed.contains(reason)
@@ -478,7 +478,7 @@ fn assert_ignored(part: StatePart, bytes: Vec<u8>, reason: &str) {
         }
     });
     assert!(matches!(result, Err(EngineError::Cancelled)), "{reason}");
-    assert_ignored(part, reason, &notices);
+    assert_noticed(part, reason, &notices);
 }
 
 /// And ends with the same bytes.
@@ -486,7 +486,7 @@ fn assert_begun_anew(part: StatePart, bytes: Vec<u8>, reason: &str) {
     let mut store = LEFT.clone();
     store.parts.insert(part, bytes);
     let (outcome, notices) = finish(&keystep(), &mut store);
-    assert_ignored(part, reason, &notices);
+    assert_noticed(part, reason, &notices);
     outcome.assert_is(&KEYSTEP, reason);
 }
 

@@ -1,4 +1,4 @@
-//! From what the daemon published to the demo's result folder.
+//! Makes the demo's result folder of what the daemon published.
 
 use std::{collections::BTreeMap, path::PathBuf};
 
@@ -7,7 +7,7 @@ use url::Url;
 
 use super::demo_run::DemoAnswers;
 use crate::{
-    cli::{CliError, remote::RemoteError, staging::Staging},
+    cli::{CliError, output::Staging, remote::RemoteError},
     outcome::{
         TimestepScores, TrainingLog,
         result_layout::{CONTACT_SHEET, DELTA, REPORT, REPORT_PAGE, SCORE_PLOT, SCORES, TRAINING},
@@ -18,10 +18,10 @@ use crate::{
     spec::Method,
 };
 
-/// Published beside the manifest, whose words it refers to; it would be wrong here.
+/// The published file that refers to the manifest, and would be wrong here.
 const MODEL_CARD: &str = "README.md";
 
-/// What the folder must hold to be a result.
+/// The parts of a result folder.
 pub(super) const EXPECTED: [&str; 9] = [
     "pipeline/model_index.json",
     "pipeline/unet/diffusion_pytorch_model.safetensors",
@@ -34,8 +34,8 @@ pub(super) const EXPECTED: [&str; 9] = [
     TRAINING,
 ];
 
-/// Writes the folder; gives the report that lies in it, with what the whole run took: published
-/// reports know no clock.
+/// Writes the folder, and returns its report, with what the whole run took: published reports know
+/// no clock.
 pub(super) fn write(
     answers: &DemoAnswers,
     spent: &dyn Measurements,
@@ -81,8 +81,8 @@ pub(super) fn write(
     Ok(report)
 }
 
-/// The report with what the daemon does not tell: the scoring, which was a call of its own, and
-/// what the clock and this machine say.
+/// The report with what the published one lacks: the cost of scoring, which was a call of its own, and
+/// the times and memory of this run.
 fn restated(
     published: RunReport,
     answers: &DemoAnswers,
@@ -104,8 +104,8 @@ fn restated(
     report
 }
 
-/// The published files by name. They lie in a folder that is named after their content, beside the
-/// manifest.
+/// The published files by name. They are in a folder beside the manifest that is named after their
+/// content.
 fn published(response: &UnlearnConceptResponse) -> Result<Vec<(String, PathBuf)>, CliError> {
     let wrong = |uri: &str| RemoteError::Answer(format!("{uri} is no published file"));
     let manifest = &response.manifest_uri;

@@ -4,9 +4,9 @@ use super::{LocalEngine, LocalModel};
 use crate::{
     cli::{
         CliError,
+        arguments::needed,
         evaluate::EvaluateArguments,
-        files::{check_target, write_whole},
-        place::needed,
+        output::{check_target, write_whole},
         session::{Session, print_result},
         verdict_table::verdict_table,
     },

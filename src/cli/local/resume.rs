@@ -10,7 +10,7 @@ use super::{
 use crate::{
     artifacts::ErasedWeights as _,
     cli::{
-        CliError, place::needed, rescue::KeptFile, session::Session, staging::Staging,
+        CliError, arguments::needed, output::Staging, rescue::KeptFile, session::Session,
         unlearn::UnlearnArguments,
     },
     jobs::Evaluation,

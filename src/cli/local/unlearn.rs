@@ -10,10 +10,10 @@ use crate::{
     },
     cli::{
         CliError,
-        place::needed,
+        arguments::needed,
+        output::Staging,
         rescue::{Keeping, Spent, keep},
         session::{Session, print_result},
-        staging::Staging,
         unlearn::UnlearnArguments,
         verdict_table::verdict_table,
     },

@@ -1,4 +1,4 @@
-//! Answers as JSON, with the proto's own field names; and what they say in one line.
+//! Answers as JSON, with the field names of the API.
 
 use prost::Name;
 use serde::Serialize;
@@ -14,7 +14,7 @@ use crate::proto::{
     },
 };
 
-/// Reads a packed message where it is of the wanted type.
+/// Decodes a packed message of the wanted type.
 fn unpack<T: Name + Default>(any: Option<&prost_types::Any>) -> Result<Option<T>, RemoteError> {
     let Some(any) = any.filter(|any| any.type_url.ends_with(&T::full_name())) else {
         return Ok(None);
@@ -23,7 +23,7 @@ fn unpack<T: Name + Default>(any: Option<&prost_types::Any>) -> Result<Option<T>
     read.map(Some).map_err(|error| RemoteError::Answer(format!("{}: {error}", T::NAME)))
 }
 
-/// What a job would take, where that was asked.
+/// The plan of a job, where it was asked for.
 pub(super) fn plan_of(operation: &Operation) -> Result<Option<Plan>, RemoteError> {
     Ok(response::<UnlearnConceptResponse>(operation)?.and_then(|response| response.plan))
 }
@@ -94,7 +94,7 @@ pub(super) fn model_kind_name(kind: ModelKind) -> String {
     kind.as_str_name().trim_start_matches("MODEL_KIND_").to_lowercase()
 }
 
-/// JSON as it is printed.
+/// JSON with indents.
 pub(super) fn pretty(value: &Value) -> String {
     format!("{value:#}")
 }
