@@ -171,7 +171,7 @@ fn seconds(value: Option<f64>) -> String {
     value.map_or_else(|| "–".to_owned(), |value| format!("{value:.1}"))
 }
 
-/// Processor time of all threads of this process; none where the system does not tell.
+/// Processor time of all threads of this process; none where the system does not report it.
 fn cpu_seconds() -> Option<f64> {
     // Fixed by the kernel's interface to programs, whatever the kernel's own clock.
     const TICKS_A_SECOND: f64 = 100.0;

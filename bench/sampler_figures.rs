@@ -77,7 +77,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         for Erased { word, judging, model } in &erased {
             eprintln!("{word}: judging with {}", sampler.name());
             let spec = JudgeSpec { sampler: Some(sampler), ..judging.clone() };
-            let mut report = told();
+            let mut report = progress_report();
             let mut context =
                 RunContext { report: &mut report, cancel: CancelFlag::default(), saving: None };
             let judged = engine.judge_keeping(&spec, model, &mut pictures, &mut context)?;
@@ -88,7 +88,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 }
 
 /// Progress of training on stderr.
-fn told() -> impl FnMut(Progress) {
+fn progress_report() -> impl FnMut(Progress) {
     |progress| {
         if let (Phase::Train, Some(update)) = (progress.phase, &progress.update)
             && update.update.is_multiple_of(25)
@@ -130,7 +130,7 @@ fn erase(engine: &CandleEngine, word: &str, options: &Options) -> Result<Erased,
         vocabulary: vocabulary.clone(),
         seed: options.seed,
     };
-    let mut report = told();
+    let mut report = progress_report();
     let mut context =
         RunContext { report: &mut report, cancel: CancelFlag::default(), saving: None };
     let erased = engine.unlearn(&spec, &mut context)?;

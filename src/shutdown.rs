@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 #[cfg(test)]
 mod tests;
 
-/// How long a worker may take to give back what it was told to drop.
+/// How long a worker may take to give its job back.
 const GIVE_BACK: Duration = Duration::from_secs(5);
 /// How long closing files may take.
 const CLOSE: Duration = Duration::from_secs(5);
@@ -31,7 +31,7 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// The longest that a shutdown can take; whoever kills the process must wait longer.
+    /// The longest that a shutdown can take; a service manager must wait longer before it kills.
     pub fn total(&self) -> Duration {
         let Self { drain_delay, unary, grace, publish_grace } = *self;
         [drain_delay, unary, grace, publish_grace, GIVE_BACK, CLOSE]
@@ -176,7 +176,7 @@ async fn phases(limits: Limits, steps: &Steps, tenants: &dyn Tenants) -> Departu
             }
         }
     }
-    // Whoever waits for these ends as well.
+    // Ends what still waits for these phases.
     steps.pause_jobs.cancel();
     steps.stop_publishing.cancel();
 

@@ -87,8 +87,8 @@ async fn main() -> Result<()> {
                 operation: operation.clone(),
             };
             let tally = clients::run(&load).await?;
-            let told = Told { tally, used: machine::used_by("self")? };
-            println!("{}", serde_json::to_string(&told)?);
+            let report = ClientReport { tally, used: machine::used_by("self")? };
+            println!("{}", serde_json::to_string(&report)?);
             Ok(())
         }
         None => measure(&options).await,
@@ -109,7 +109,7 @@ async fn serve(folder: &Path) -> Result<()> {
 
 /// What the clients' process tells.
 #[derive(Debug, serde::Serialize, serde::Deserialize)]
-struct Told {
+struct ClientReport {
     tally: Tally,
     /// Seconds of processor time.
     used: f64,
@@ -197,12 +197,12 @@ impl Bench<'_> {
         let operation = self.client.unlearn_concept(request).await?.into_inner().name;
         let mut clients = 0.0;
         if let Some(all) = load {
-            let told = self.call(&operation).await?;
-            clients = told.used;
-            all.gets.extend(told.tally.gets);
-            all.lists.extend(told.tally.lists);
-            all.watched.extend(told.tally.watched);
-            all.errors.extend(told.tally.errors);
+            let report = self.call(&operation).await?;
+            clients = report.used;
+            all.gets.extend(report.tally.gets);
+            all.lists.extend(report.tally.lists);
+            all.watched.extend(report.tally.watched);
+            all.errors.extend(report.tally.errors);
         }
         let seconds = training_time(&self.events(&operation).await?)?;
         let daemon = machine::used_by(&self.process)? - daemon_before;
@@ -211,7 +211,7 @@ impl Bench<'_> {
     }
 
     /// Lets the clients loose, until the operation is done.
-    async fn call(&self, operation: &str) -> Result<Told> {
+    async fn call(&self, operation: &str) -> Result<ClientReport> {
         let Options { clients, polls, nice, .. } = self.options;
         let output = Command::new("nice")
             .arg(format!("-n{nice}"))

@@ -1,4 +1,4 @@
-//! Keystep's side of `bench/run`: does one row's work as often as it is told to.
+//! Keystep's side of `bench/run`: does one row's work as often as it is asked to.
 //!
 //! Reads commands from standard input and answers each with a line of JSON: `go N` repeats the work
 //! N times and tells how long that took, `end` tells what was computed and how much memory was
@@ -64,7 +64,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Processor time of all threads; zero where the system does not tell.
+/// Processor time of all threads; zero where the system does not report it.
 fn cpu_seconds() -> f64 {
     // Fixed by the kernel's interface to programs, whatever the kernel's own clock.
     const TICKS_A_SECOND: f64 = 100.0;
@@ -75,7 +75,7 @@ fn cpu_seconds() -> f64 {
     ticks.sum::<f64>() / TICKS_A_SECOND
 }
 
-/// The most memory that the process held; none where the system does not tell.
+/// The most memory that the process held; none where the system does not report it.
 fn peak_bytes() -> Option<u64> {
     let status = fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;

@@ -1,4 +1,4 @@
-"""PyTorch's side of `bench/run`: does one row's work as often as it is told to.
+"""PyTorch's side of `bench/run`: does one row's work as often as it is asked to.
 
 Answers the same commands as `bench/ours/main.rs`, with the same numbers in the same order.
 """

@@ -117,10 +117,10 @@ impl Listing {
                 }
             }
             Ok(metadata) if metadata.is_file() => self.names.push(relative),
-            // A pipe or a device would block whoever opens it.
+            // Opening a pipe or a device could block.
             Ok(_) => {}
-            // A broken link is what an interrupted download leaves behind; listed, so that whoever
-            // needs the file is told of it by name.
+            // An interrupted download leaves a broken link behind; listed, so that the error of a
+            // missing file names it.
             Err(_) => self.names.push(relative),
         }
         Ok(())

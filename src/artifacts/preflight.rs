@@ -110,13 +110,13 @@ mod tests {
     }
 
     #[test]
-    fn both_figures_and_the_place_are_told() {
+    fn both_figures_and_the_place_are_named() {
         let target = Path::new("some/result");
         check_free(Some(5 << 20), target, 5 << 20).unwrap();
         check_free(None, target, u64::MAX).unwrap();
         let error = check_free(Some(6 << 20), target, 70 << 20).unwrap_err().to_string();
-        for told in ["70.0 MiB", "6.0 MiB", "some/result"] {
-            assert!(error.contains(told), "{error}");
+        for part in ["70.0 MiB", "6.0 MiB", "some/result"] {
+            assert!(error.contains(part), "{error}");
         }
     }
 

@@ -10,7 +10,7 @@ use super::{
     cache::{Cache, CachedModel},
     folder::{KnownDigests, ReadFolder, folder_of, read_folder},
     model_failure::{damaged, on_disk},
-    remote::{HeldModel, RemoteFolder, check_digest},
+    remote::{FetchedModel, RemoteFolder, check_digest},
 };
 use crate::{
     artifacts::{
@@ -133,10 +133,10 @@ impl Base {
         let folder = RemoteFolder { model: &self.name, url, sha256, cache, storages };
         let mut tries = MOST_TRIES;
         loop {
-            let HeldModel { digest, held } = folder.open(memory.digest.as_deref()).await?;
+            let FetchedModel { digest, entry } = folder.open(memory.digest.as_deref()).await?;
             memory.digest = Some(digest.clone());
             let name = self.name.clone();
-            let opened = on_disk(move || Ok(CachedModel::open(&name, held))).await?;
+            let opened = on_disk(move || Ok(CachedModel::open(&name, entry))).await?;
             tries -= 1;
             match opened {
                 Ok(model) => return Ok((digest, Arc::new(model))),

@@ -2,7 +2,7 @@
 //!
 //! | File | Is |
 //! | --- | --- |
-//! | `entry` | what is told of models |
+//! | `entry` | a model as the catalogue lists it |
 //! | `base` | one base model: opened one at a time, and what was found out about it |
 //! | `folder` | a base model in a local folder, read where it lies |
 //! | `remote` | a base model in a bucket |
@@ -38,7 +38,7 @@ use self::{
     cache::{Cache, EditedModel},
     list::Listed,
     model_failure::{no_such_model, store_failure},
-    published::{Checkpoint, HeldTensors, Tensors, check_lineage, checkpoint_name, job_of},
+    published::{CachedTensors, Checkpoint, Tensors, check_lineage, checkpoint_name, job_of},
 };
 use crate::{
     jobs::{Failure, JobId, JobStore, JobSummary, Principal, Store},
@@ -133,8 +133,8 @@ impl Catalogue {
         models.page(after, most).await
     }
 
-    /// Opens every base model, so that the first request need not wait for it. What fails is told
-    /// to the log, and tried again by whoever asks for it.
+    /// Opens every base model, so that the first request need not wait for it. A failure is logged, and
+    /// the next request for the model tries again.
     pub async fn prewarm(&self) {
         let openings: Vec<_> =
             self.bases.iter().map(|(name, base)| self.prewarm_one(name, base).boxed()).collect();
@@ -197,12 +197,12 @@ impl Catalogue {
             }
         };
         let tensors = tensors.ok_or_else(|| checkpoint.has_no_tensors(what))?;
-        let HeldTensors { path, held } =
+        let CachedTensors { path, entry } =
             self.tensors.open(&self.means(), &checkpoint, tensors).await?;
         Ok(OpenedModel {
             name: checkpoint.name(),
             digest: checkpoint.tensors().map(|file| checkpoint.digest(file)).unwrap_or_default(),
-            files: Arc::new(EditedModel { base: opened.files, _edited: held.in_use }),
+            files: Arc::new(EditedModel { base: opened.files, _edited: entry.in_use }),
             edited: Some(EditedTensors { base: opened.name, base_digest: opened.digest, path }),
         })
     }

@@ -18,7 +18,7 @@ pub(super) fn damaged(model: &str, what: &str) -> Failure {
         .with("damage", &what)
 }
 
-/// What an error of object storage means for whoever asked for a model.
+/// The failure of a request for a model by an error of object storage.
 pub(super) fn storage_failure(model: &str, error: &StorageError) -> Failure {
     let reason = match error.kind() {
         StorageErrorKind::InvalidPlace | StorageErrorKind::NotFound => Reason::ModelNotFound,
@@ -37,14 +37,14 @@ pub(super) fn storage_failure(model: &str, error: &StorageError) -> Failure {
     error.variables().iter().fold(failure, |failure, (name, value)| failure.with(name, value))
 }
 
-/// What an error of the job store means for whoever asked for a checkpoint.
+/// The failure of a request for a checkpoint by an error of the job store.
 pub(super) fn store_failure(error: &StoreError) -> Failure {
     tracing::warn!(%error, "published models cannot be looked up");
     Failure::new(Reason::StorageUnavailable, "the job store cannot be read; try again later")
 }
 
-/// Runs what waits for the disk on a thread that may wait. What it began it finishes, even if
-/// nobody waits for it any more.
+/// Runs blocking work on the disk on a thread that may block. Work that has begun is finished, even
+/// where its caller no longer waits.
 pub(super) async fn on_disk<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, Failure> + Send + 'static,
 ) -> Result<T, Failure> {

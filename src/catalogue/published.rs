@@ -11,7 +11,7 @@ use object_store::ObjectStoreExt;
 use super::{
     ErasedOrigin, ModelEntry, ModelOrigin,
     base::{Base, Means},
-    cache::{EntryKey, EntryKind, Held},
+    cache::{EntryKey, EntryKind, PinnedEntry},
     fetch::{Fetch, Object, Wanted},
     model_failure::{damaged, no_such_model, on_disk, storage_failure},
 };
@@ -157,18 +157,18 @@ fn is_file(name: &str, wanted: &str) -> bool {
     name.strip_suffix(wanted).is_some_and(|before| before.is_empty() || before.ends_with('/'))
 }
 
-/// Edited tensors on their way here.
+/// Downloads of edited tensors into the cache.
 #[derive(Debug, Default)]
 pub(super) struct Tensors {
     /// By digest: one download at a time.
     turns: Mutex<HashMap<String, Weak<tokio::sync::Mutex<()>>>>,
 }
 
-/// Edited tensors that are here.
+/// Edited tensors in the cache.
 #[derive(Debug)]
-pub(super) struct HeldTensors {
+pub(super) struct CachedTensors {
     pub(super) path: PathBuf,
-    pub(super) held: Held,
+    pub(super) entry: PinnedEntry,
 }
 
 impl Tensors {
@@ -178,7 +178,7 @@ impl Tensors {
         means: &Means<'_>,
         checkpoint: &Checkpoint<'_>,
         file: &PublishedFile,
-    ) -> Result<HeldTensors, Failure> {
+    ) -> Result<CachedTensors, Failure> {
         let name = checkpoint.name();
         let Some(key) = EntryKey::new(EntryKind::Tensors, &file.sha256) else {
             return Err(damaged(&name, "the digest of its tensors is no SHA-256"));
@@ -188,13 +188,13 @@ impl Tensors {
         let turn = self.turn(&file.sha256);
         let _turn = turn.lock().await;
         let (cache, model, wanted) = (means.cache.clone(), name.clone(), key.clone());
-        let held =
+        let cached =
             on_disk(move || cache.hold(&wanted).map_err(|error| error.failure(&model))).await?;
-        let held = match held {
-            Some(held) => held,
+        let entry = match cached {
+            Some(entry) => entry,
             None => fetch(means, &name, key, FileAt { file, place }).await?,
         };
-        Ok(HeldTensors { path: held.files_folder().join(EDITED), held })
+        Ok(CachedTensors { path: entry.files_folder().join(EDITED), entry })
     }
 
     fn turn(&self, digest: &str) -> Arc<tokio::sync::Mutex<()>> {
@@ -220,7 +220,7 @@ async fn fetch(
     model: &str,
     key: EntryKey,
     FileAt { file, place }: FileAt<'_>,
-) -> Result<Held, Failure> {
+) -> Result<PinnedEntry, Failure> {
     let of = |error: StorageError| match error.kind() {
         StorageErrorKind::NotFound => {
             let message = format!("{model} is gone: there is nothing at {} any more", place.url);

@@ -7,7 +7,7 @@ use object_store::{ObjectMeta, ObjectStore};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    cache::{Cache, EntryKey, EntryKind, Held, write_atomically},
+    cache::{Cache, EntryKey, EntryKind, PinnedEntry, write_atomically},
     fetch::{Fetch, Object, Wanted},
     model_failure::{damaged, on_disk, storage_failure},
 };
@@ -41,16 +41,16 @@ pub(super) struct RemoteFolder<'a> {
     pub(super) storages: &'a Storages,
 }
 
-/// A model that is here.
+/// A base model whose files are in the cache.
 #[derive(Debug)]
-pub(super) struct HeldModel {
-    /// Of all its files.
+pub(super) struct FetchedModel {
+    /// The digest of all its files.
     pub(super) digest: String,
-    /// They.
-    pub(super) held: Held,
+    /// Its files, in the cache.
+    pub(super) entry: PinnedEntry,
 }
 
-/// What a URL held when it was last read: tells without reading it whether it still does.
+/// What a URL held when it was last read, by which it is compared without being read again.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct SourceRecord {
@@ -65,12 +65,12 @@ impl RemoteFolder<'_> {
     /// What digest a URL has is found out once in a process (`known` is what was found): the bucket
     /// is listed and compared with what was fetched from it before. Where the operator names the
     /// digest, or where the bucket is away, the cache will do.
-    pub(super) async fn open(&self, known: Option<&str>) -> Result<HeldModel, Failure> {
+    pub(super) async fn open(&self, known: Option<&str>) -> Result<FetchedModel, Failure> {
         let known = self.sha256.or(known);
         if let Some(digest) = known
-            && let Some(held) = self.reuse(digest).await?
+            && let Some(entry) = self.reuse(digest).await?
         {
-            return Ok(HeldModel { digest: digest.to_owned(), held });
+            return Ok(FetchedModel { digest: digest.to_owned(), entry });
         }
         let record = if known.is_none() { self.record().await? } else { None };
         let wanted = match self.list().await {
@@ -80,9 +80,9 @@ impl RemoteFolder<'_> {
         let objects: Vec<_> = wanted.iter().map(|wanted| wanted.object.clone()).collect();
         if let Some(record) = record
             && record.objects == objects
-            && let Some(held) = self.reuse(&record.digest).await?
+            && let Some(entry) = self.reuse(&record.digest).await?
         {
-            return Ok(HeldModel { digest: record.digest, held });
+            return Ok(FetchedModel { digest: record.digest, entry });
         }
         self.fetch(&wanted, objects).await
     }
@@ -92,24 +92,28 @@ impl RemoteFolder<'_> {
         &self,
         record: Option<SourceRecord>,
         failure: Failure,
-    ) -> Result<HeldModel, Failure> {
+    ) -> Result<FetchedModel, Failure> {
         if failure.reason == FailureReason::StorageUnavailable
             && let Some(record) = record
-            && let Some(held) = self.reuse(&record.digest).await?
+            && let Some(entry) = self.reuse(&record.digest).await?
         {
             tracing::warn!(model = self.model, "storage is away; the model's local copy is used");
-            return Ok(HeldModel { digest: record.digest, held });
+            return Ok(FetchedModel { digest: record.digest, entry });
         }
         Err(failure)
     }
 
-    async fn reuse(&self, digest: &str) -> Result<Option<Held>, Failure> {
+    async fn reuse(&self, digest: &str) -> Result<Option<PinnedEntry>, Failure> {
         let Some(key) = EntryKey::new(EntryKind::Model, digest) else { return Ok(None) };
         let (cache, model) = (self.cache.clone(), self.model.to_owned());
         on_disk(move || cache.hold(&key).map_err(|error| error.failure(&model))).await
     }
 
-    async fn fetch(&self, wanted: &[Wanted], objects: Vec<Object>) -> Result<HeldModel, Failure> {
+    async fn fetch(
+        &self,
+        wanted: &[Wanted],
+        objects: Vec<Object>,
+    ) -> Result<FetchedModel, Failure> {
         let partial = EntryKey::partial(self.url);
         let fetch = Fetch { cache: self.cache, model: self.model, partial: &partial, wanted };
         let whole = fetch.run().await?;
@@ -123,19 +127,19 @@ impl RemoteFolder<'_> {
             return Err(damaged(self.model, "its digest is no SHA-256"));
         };
         let record = SourceRecord { url: self.url.to_owned(), digest: digest.clone(), objects };
-        let held = on_disk(move || {
-            let held =
+        let entry = on_disk(move || {
+            let entry =
                 cache.keep(&partial, &key, whole.files).map_err(|error| error.failure(&model))?;
             let write = || {
                 let bytes = serde_json::to_vec(&record)?;
                 write_atomically(&cache.source_file(&record.url), &bytes)
             };
             write().map_err(|error| disk_failure("what a bucket holds", &error))?;
-            Ok(held)
+            Ok(entry)
         })
         .await?;
         tracing::info!(model = self.model, digest, "a model is in the cache");
-        Ok(HeldModel { digest, held })
+        Ok(FetchedModel { digest, entry })
     }
 
     async fn record(&self) -> Result<Option<SourceRecord>, Failure> {

@@ -98,9 +98,9 @@ pub(super) fn run(
     session.note(&format!("forgetting \"{concept}\" with {method}, seed {}", arguments.seed));
     // Within the unfinished folder, so that whatever removes that leaves nothing of the daemon.
     let daemon_folder = staging.path().join(embedded::FOLDER);
-    let found = embedded::ask_own_daemon(source, &daemon_folder, &demo_run, session)?;
+    let answers = embedded::ask_own_daemon(source, &daemon_folder, &demo_run, session)?;
     let spent = Spent { seconds: session.seconds(), peak_rss_bytes: peak_rss_bytes() };
-    let report = result::write(&found, spent, &mut staging)?;
+    let report = result::write(&answers, spent, &mut staging)?;
     std::fs::remove_dir_all(&daemon_folder)
         .map_err(|source| CliError::Remove { path: daemon_folder, source })?;
     staging.commit()?;

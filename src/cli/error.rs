@@ -17,7 +17,7 @@ pub(super) enum CliError {
     /// The server could not be asked, or said no.
     #[error(transparent)]
     Remote(#[from] RemoteError),
-    /// Asked for something that cannot be; says what to ask for instead.
+    /// Wrong use; the message has the remedy.
     #[error("{0}")]
     Usage(String),
     /// The request breaks rules.
@@ -48,7 +48,7 @@ pub(super) enum CliError {
         source: std::io::Error,
     },
     #[cfg(feature = "server")]
-    /// What was made in passing stays.
+    /// An intermediate file or folder cannot be removed.
     #[error("cannot remove {}", .path.display())]
     Remove {
         /// Path of the file or folder.
@@ -77,7 +77,7 @@ pub(super) enum CliError {
     },
     #[cfg(feature = "server")]
     /// The erasure is done, and its result could not be written.
-    #[error("the result could not be written after the training; {}", told(kept.as_deref()))]
+    #[error("the result could not be written after the training; {}", remedy(kept.as_deref()))]
     NotWritten {
         /// Where the edited tensors are, if there was room for them anywhere.
         kept: Option<PathBuf>,
@@ -85,7 +85,7 @@ pub(super) enum CliError {
         source: Box<CliError>,
     },
     #[cfg(feature = "server")]
-    /// A file that was to be taken up again is none that a run kept.
+    /// The file for `--resume` is not one that a run kept.
     #[error(
         "{}: {message}; give --resume the file that `unlearn --local` named when it could not write \
          its result",
@@ -98,7 +98,7 @@ pub(super) enum CliError {
         message: String,
     },
     #[cfg(feature = "server")]
-    /// A file that a run kept, and that is no longer what it was.
+    /// A file that a run kept was changed since.
     #[error(
         "no result can be made of {}; copy it anew from where it was kept, or erase again",
         .path.display()
@@ -122,9 +122,9 @@ pub(super) enum CliError {
 /// Violations of a spec that are listed, a line each; the rest is counted.
 const MOST_VIOLATIONS: usize = 20;
 
-/// What became of the edited tensors.
+/// How to use the edited tensors, where they were kept.
 #[cfg(feature = "server")]
-fn told(kept: Option<&Path>) -> String {
+fn remedy(kept: Option<&Path>) -> String {
     match kept {
         Some(path) => format!(
             "what was trained is kept: `keystep unlearn --local --resume {0} --out DIR` writes the \
@@ -211,11 +211,11 @@ impl CliError {
         lines
     }
 
-    /// Says it on stderr.
+    /// Prints the lines to stderr.
     pub(super) fn print(&self) {
         let mut stderr = std::io::stderr().lock();
         for line in self.lines() {
-            // Nobody is left to tell when stderr is closed.
+            // A closed stderr leaves nothing to report to.
             let _ = writeln!(stderr, "{line}");
         }
     }
@@ -231,7 +231,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_whole_chain_is_told_once() {
+    fn the_whole_chain_is_printed_once() {
         let error = CliError::File {
             path: PathBuf::from("out/x.json"),
             source: std::io::Error::other("the disk\nis gone"),
@@ -256,8 +256,8 @@ mod tests {
     fn wrong_use_and_interruption_have_their_codes() {
         let spec = SpecError::one("seed", "is odd");
         let error = CliError::from(EngineError::Spec(spec));
-        let told = vec!["error: --seed: is odd".to_owned()];
-        assert_eq!((error.lines(), error.exit_code()), (told, 2));
+        let lines = vec!["error: --seed: is odd".to_owned()];
+        assert_eq!((error.lines(), error.exit_code()), (lines, 2));
         assert_eq!(CliError::from(EngineError::Cancelled).exit_code(), 130);
         let one = crate::spec::Violation { field: "seed".to_owned(), message: "is odd".to_owned() };
         let many = CliError::Spec(SpecError { violations: vec![one; 990] }).lines();

@@ -118,7 +118,7 @@ fn erase(model: &str, out: &Path, script: FakeScript) -> (Result<(), CliError>, 
 }
 
 #[test]
-fn what_cannot_be_written_is_told_before_the_first_update() {
+fn what_cannot_be_written_is_reported_before_the_first_update() {
     let parent = tempfile::tempdir().unwrap();
     let out = parent.path().join("out");
     let script = FakeScript { edited_bytes: 1 << 60, ..script() };
@@ -219,10 +219,10 @@ fn the_verbs_hang_together() {
     let files = ["--out", &judged, "--sheet", &sheet, "--sampler", "lcm"];
     let models = ["--local", "--model", &checkpoint, "--base", BUILTIN_MODEL];
     run(&[&["evaluate"], &models[..], &cat, &files].concat()).unwrap();
-    let told = json(PathBuf::from(&judged));
-    assert_eq!(told["base_ua"], 0.0);
+    let report = json(PathBuf::from(&judged));
+    assert_eq!(report["base_ua"], 0.0);
     assert_eq!(
-        (&told["spec"]["sampler"], &told["judges"][0]["sampler"]),
+        (&report["spec"]["sampler"], &report["judges"][0]["sampler"]),
         (&"lcm".into(), &"lcm".into())
     );
     assert!(std::fs::read(&sheet).unwrap().starts_with(b"\x89PNG"));
@@ -245,7 +245,7 @@ fn a_text_may_begin_with_a_hyphen() {
 }
 
 #[test]
-fn what_work_here_cannot_do_without_is_told() {
+fn what_work_here_cannot_do_without_is_reported() {
     for (line, missing) in [
         (&["generate", "--local", "--model", "m", "--prompt", "a cat"][..], "--out"),
         (&["score", "--local", "--concept", "cat", "--kind", "object", "--out", "x"], "--model"),

@@ -41,9 +41,9 @@ impl Unit {
     }
 }
 
-/// How far a phase is.
+/// How far a phase of the work is.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Standing {
+pub(super) struct PhaseProgress {
     /// The phase, as people read it.
     pub(super) phase: Cow<'static, str>,
     pub(super) done: u64,
@@ -54,7 +54,7 @@ pub(super) struct Standing {
 }
 
 #[cfg(feature = "server")]
-impl From<&Progress> for Standing {
+impl From<&Progress> for PhaseProgress {
     fn from(progress: &Progress) -> Self {
         Self {
             phase: phase_name(progress.phase).into(),
@@ -86,7 +86,7 @@ struct Current {
     last_line: Stopwatch,
     pace: Pace,
     bar: Option<ProgressBar>,
-    latest: Standing,
+    latest: PhaseProgress,
 }
 
 impl ProgressDisplay {
@@ -102,26 +102,26 @@ impl ProgressDisplay {
     }
 
     /// Shows one report of the work.
-    pub(super) fn show(&mut self, standing: Standing) {
+    pub(super) fn show(&mut self, progress: PhaseProgress) {
         if self.mode == Mode::Quiet {
             return;
         }
-        if self.current.as_ref().is_none_or(|current| current.latest.phase != standing.phase) {
+        if self.current.as_ref().is_none_or(|current| current.latest.phase != progress.phase) {
             self.finish();
-            self.begin(&standing);
+            self.begin(&progress);
         }
         let Some(current) = &mut self.current else { return };
         let seconds = current.started.seconds();
-        current.pace.see(seconds, standing.done);
+        current.pace.see(seconds, progress.done);
         if let Some(bar) = &current.bar {
-            bar.set_length(standing.total);
-            bar.set_position(standing.done);
-            bar.set_message(figures(&standing, current.pace.rate(seconds)));
+            bar.set_length(progress.total);
+            bar.set_position(progress.done);
+            bar.set_message(figures(&progress, current.pace.rate(seconds)));
         } else if current.last_line.elapsed() >= LINE_INTERVAL {
             current.last_line = Stopwatch::start();
-            say(&plain_line(&standing, current.pace.rate(seconds)));
+            say(&plain_line(&progress, current.pace.rate(seconds)));
         }
-        current.latest = standing;
+        current.latest = progress;
     }
 
     /// Ends the phase that is shown.
@@ -146,14 +146,14 @@ impl ProgressDisplay {
         }
     }
 
-    fn begin(&mut self, standing: &Standing) {
+    fn begin(&mut self, progress: &PhaseProgress) {
         let bar = (self.mode == Mode::Bars).then(|| {
             let target = ProgressDrawTarget::stderr_with_hz(8);
-            let bar = ProgressBar::with_draw_target(Some(standing.total), target);
+            let bar = ProgressBar::with_draw_target(Some(progress.total), target);
             if let Ok(style) = ProgressStyle::with_template(BAR) {
                 bar.set_style(style.progress_chars("━━╌"));
             }
-            bar.set_prefix(standing.phase.clone());
+            bar.set_prefix(progress.phase.clone());
             bar
         });
         let now = Stopwatch::start();
@@ -162,7 +162,7 @@ impl ProgressDisplay {
             last_line: now,
             pace: Pace::default(),
             bar,
-            latest: standing.clone(),
+            latest: progress.clone(),
         });
     }
 }
@@ -179,13 +179,13 @@ fn phase_name(phase: Phase) -> &'static str {
     }
 }
 
-fn plain_line(standing: &Standing, rate: Option<f64>) -> String {
-    format!("{}: {}", standing.phase, figures(standing, rate))
+fn plain_line(progress: &PhaseProgress, rate: Option<f64>) -> String {
+    format!("{}: {}", progress.phase, figures(progress, rate))
 }
 
 /// What is done, how many units a second, what is left at that rate, the loss.
-fn figures(standing: &Standing, rate: Option<f64>) -> String {
-    let Standing { done, total, unit, .. } = *standing;
+fn figures(progress: &PhaseProgress, rate: Option<f64>) -> String {
+    let PhaseProgress { done, total, unit, .. } = *progress;
     let mut parts = vec![format!("{}/{}", unit.amount(done), unit.amount(total))];
     if let Some(rate) = rate {
         parts.push(unit.rate(rate));
@@ -193,7 +193,7 @@ fn figures(standing: &Standing, rate: Option<f64>) -> String {
             parts.push(format!("{:.0} s left", (total - done) as f64 / rate));
         }
     }
-    if let Some(loss) = standing.loss {
+    if let Some(loss) = progress.loss {
         parts.push(format!("loss {loss:.4}"));
     }
     parts.join(", ")
@@ -214,7 +214,7 @@ mod tests {
     };
 
     #[test]
-    fn a_line_tells_rate_time_left_and_loss() {
+    fn a_line_has_rate_time_left_and_loss() {
         let update = UpdateRecord {
             update: 119,
             step: StepIndex(3),
@@ -226,16 +226,16 @@ mod tests {
         let progress =
             Progress { phase: Phase::Train, done: 120, total: 300, update: Some(update) };
         assert_eq!(
-            plain_line(&Standing::from(&progress), Some(2.0)),
+            plain_line(&PhaseProgress::from(&progress), Some(2.0)),
             "training: 120/300, 2.00/s, 90 s left, loss 0.0123"
         );
         let nothing = Progress { phase: Phase::Draw, done: 0, total: 0, update: None };
-        assert_eq!(plain_line(&Standing::from(&nothing), None), "drawing pictures: 0/0");
+        assert_eq!(plain_line(&PhaseProgress::from(&nothing), None), "drawing pictures: 0/0");
     }
 
     #[test]
-    fn bytes_are_told_as_people_read_them() {
-        let upload = Standing {
+    fn bytes_are_shown_as_people_read_them() {
+        let upload = PhaseProgress {
             phase: "uploading".into(),
             done: 3 << 19,
             total: 70 << 20,

@@ -88,7 +88,7 @@ impl ServeError {
     fn print(&self) {
         let mut stderr = std::io::stderr().lock();
         for line in self.lines() {
-            // Nobody is left to tell when stderr is closed.
+            // A closed stderr leaves nothing to report to.
             let _ = writeln!(stderr, "error: {line}");
         }
     }
@@ -176,9 +176,9 @@ async fn run_daemon(
     let daemon = Daemon::start(settings, DaemonParts::new(source)).await?;
     let address = daemon.address();
     tracing::info!("listening on {address}");
-    let told = announce(&daemon, ready_file);
+    let announcing = announce(&daemon, ready_file);
     let departure = daemon.run(signals).await;
-    told.abort();
+    announcing.abort();
     Ok(departure)
 }
 
@@ -189,7 +189,7 @@ fn compute(settings: &DeviceSettings) -> Result<ComputeSettings, ServeError> {
     })
 }
 
-/// Tells whoever waits that the daemon is ready, and later that it goes.
+/// Announces that the daemon is ready, and later that it shuts down: to systemd, and by the ready file.
 fn announce(daemon: &Daemon, ready_file: Option<PathBuf>) -> tokio::task::JoinHandle<()> {
     let (mut ready, draining, address) = (daemon.ready(), daemon.draining(), daemon.address());
     let notifier = Notifier::of_environment();
@@ -207,7 +207,7 @@ fn announce(daemon: &Daemon, ready_file: Option<PathBuf>) -> tokio::task::JoinHa
     })
 }
 
-/// Who waits for the file must never read half of it.
+/// Writes the file at once, so that a reader that waits for it never sees half of it.
 fn write_whole(path: &Path, text: &str) -> std::io::Result<()> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
     let mut file = tempfile::NamedTempFile::new_in(folder.unwrap_or(Path::new(".")))?;

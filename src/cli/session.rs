@@ -5,7 +5,7 @@ use std::io::Write;
 use super::{
     CliError,
     interrupt::Interrupt,
-    progress::{ProgressDisplay, Standing},
+    progress::{PhaseProgress, ProgressDisplay},
     stopwatch::Stopwatch,
 };
 use crate::{
@@ -40,7 +40,7 @@ impl Session {
         self.interrupt.check()?;
         let stopwatch = Stopwatch::start();
         let progress = &mut self.progress;
-        let mut report = |event| progress.show(Standing::from(&event));
+        let mut report = |event| progress.show(PhaseProgress::from(&event));
         let mut context =
             RunContext { report: &mut report, cancel: self.interrupt.cancel.clone(), saving: None };
         let result = work(&mut context);

@@ -95,7 +95,7 @@ pub enum ConfigError {
 }
 
 impl ConfigError {
-    /// The lines of the message, one a problem.
+    /// The lines of the message, one for each problem.
     pub fn lines(&self) -> Vec<String> {
         match self {
             Self::Invalid { violations } => violations.iter().map(ToString::to_string).collect(),

@@ -1,5 +1,5 @@
-//! The files that settings name: there and readable before anything starts, all that are not told
-//! at once.
+//! The files that settings name, checked before anything starts: all that are missing or unreadable
+//! are reported at once.
 
 use std::{fs::File, io::Read, path::Path};
 

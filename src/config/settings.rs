@@ -12,7 +12,7 @@ use super::{
 /// One mebibyte.
 const MIB: u64 = 1 << 20;
 
-/// Everything that the daemon can be told.
+/// The settings of the daemon.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Settings {
@@ -303,7 +303,7 @@ section! {
         pub name: String = "auto".to_owned();
         /// What the U-Net computes in: `f32`, or on CUDA `f16` or `bf16`. Trained weights are f32.
         pub compute_type: String = "f32".to_owned();
-        /// Threads that compute. Unset: one a core.
+        /// Threads that compute. Unset: as many as cores.
         pub threads: Option<usize> = None, example "8";
         /// Most bytes that the process may take: loaded models, the job under way and the call beside
         /// it together. To stay below, it computes parts of the network twice, runs fewer passes side

@@ -80,7 +80,7 @@ fn a_flag_that_is_given_twice_makes_a_list() {
 }
 
 #[test]
-fn every_violation_is_told_at_once_with_its_origin() {
+fn every_violation_is_reported_at_once_with_its_origin() {
     let found = violations(load(&Sources {
         environment: variables(&[
             ("KEYSTEP__SERVER__LISTEN", "0.0.0.0:50051"),

@@ -23,25 +23,25 @@ const LONGEST: Duration = Duration::from_hours(10 * 365 * 24);
 
 /// Every rule that the settings break.
 pub(super) fn validate(settings: &Settings) -> Vec<ConfigViolation> {
-    let mut found = Found::default();
-    exposure(settings, &mut found);
-    numbers(settings, &mut found);
-    durations(settings, &mut found);
-    storage(settings, &mut found);
-    models(&settings.models, &mut found);
-    device(&settings.device, &mut found);
+    let mut violations = Violations::default();
+    exposure(settings, &mut violations);
+    numbers(settings, &mut violations);
+    durations(settings, &mut violations);
+    storage(settings, &mut violations);
+    models(&settings.models, &mut violations);
+    device(&settings.device, &mut violations);
     let level = &settings.log.level;
     if let Err(error) = EnvFilter::try_new(level) {
         let remedy = "give error, warn, info, debug or trace, or directives";
-        found.add("log.level", format!("{level:?}"), &error.to_string(), remedy);
+        violations.add("log.level", format!("{level:?}"), &error.to_string(), remedy);
     }
-    found.0
+    violations.0
 }
 
 #[derive(Debug, Default)]
-struct Found(Vec<ConfigViolation>);
+struct Violations(Vec<ConfigViolation>);
 
-impl Found {
+impl Violations {
     fn add(&mut self, key: &str, value: impl Display, problem: &str, remedy: &str) {
         self.0.push(ConfigViolation {
             key: key.to_owned(),
@@ -68,7 +68,7 @@ impl Found {
 }
 
 /// What is reachable from outside must be encrypted, and know its callers.
-fn exposure(settings: &Settings, found: &mut Found) {
+fn exposure(settings: &Settings, violations: &mut Violations) {
     let (server, tls) = (&settings.server, &settings.tls);
     let encrypted = tls.certificate.is_some() && tls.key.is_some();
     let known = settings.authentication.token_file.is_some() || tls.client_ca.is_some();
@@ -80,7 +80,7 @@ fn exposure(settings: &Settings, found: &mut Found) {
             (false, true) => "TLS",
             _ => "authentication",
         };
-        found.add(
+        violations.add(
             "server.listen",
             quoted(server.listen),
             &format!("listens beyond loopback without {missing}"),
@@ -90,10 +90,10 @@ fn exposure(settings: &Settings, found: &mut Found) {
     }
     match (&tls.certificate, &tls.key) {
         (Some(path), None) => {
-            found.add("tls.certificate", shown(path), "has no private key", "set tls.key");
+            violations.add("tls.certificate", shown(path), "has no private key", "set tls.key");
         }
         (None, Some(path)) => {
-            found.add("tls.key", shown(path), "has no certificate", "set tls.certificate");
+            violations.add("tls.key", shown(path), "has no certificate", "set tls.certificate");
         }
         _ => {}
     }
@@ -101,40 +101,40 @@ fn exposure(settings: &Settings, found: &mut Found) {
         && !encrypted
     {
         let remedy = "set tls.certificate and tls.key, or unset it";
-        found.add("tls.client_ca", shown(path), "needs TLS", remedy);
+        violations.add("tls.client_ca", shown(path), "needs TLS", remedy);
     }
     if settings.authentication.certificate_roles.is_empty() {
         let remedy = "give some of read, generate, submit and admin, or unset it";
-        found.add("authentication.certificate_roles", "[]", "lets nobody do anything", remedy);
+        violations.add("authentication.certificate_roles", "[]", "lets nobody do anything", remedy);
     }
     if let Some(listen) = settings.metrics.listen
         && collide(listen, server.listen)
     {
         let problem = format!("is taken by server.listen, {}", server.listen);
-        found.add("metrics.listen", quoted(listen), &problem, "give another port");
+        violations.add("metrics.listen", quoted(listen), &problem, "give another port");
     }
     if server.data_dir.as_os_str().is_empty() {
-        found.add("server.data_dir", "\"\"", "is empty", "name a folder");
+        violations.add("server.data_dir", "\"\"", "is empty", "name a folder");
     }
 }
 
 /// Whether the device answers is seen when it is opened.
-fn device(device: &DeviceSettings, found: &mut Found) {
+fn device(device: &DeviceSettings, violations: &mut Violations) {
     let name = device.name.as_str();
     let number = name.strip_prefix("cuda:").map(str::parse::<usize>);
     if !(["auto", "cpu", "cuda"].contains(&name) || matches!(number, Some(Ok(_)))) {
         let remedy = "give auto, cpu, cuda or cuda:N";
-        found.add("device.name", format!("{name:?}"), "is no device", remedy);
+        violations.add("device.name", format!("{name:?}"), "is no device", remedy);
     }
     let compute_type = device.compute_type.as_str();
     if !["f32", "f16", "bf16"].contains(&compute_type) {
         let remedy = "give f32, f16 or bf16";
         let value = format!("{compute_type:?}");
-        found.add("device.compute_type", value, "is no type to compute in", remedy);
+        violations.add("device.compute_type", value, "is no type to compute in", remedy);
     } else if name == "cpu" && compute_type != "f32" {
         let remedy = "give f32, or a CUDA device as device.name";
         let value = format!("{compute_type:?}");
-        found.add("device.compute_type", value, "is not what a CPU computes in", remedy);
+        violations.add("device.compute_type", value, "is not what a CPU computes in", remedy);
     }
 }
 
@@ -145,67 +145,71 @@ fn collide(one: SocketAddr, other: SocketAddr) -> bool {
         && (one.ip() == other.ip() || one.ip().is_unspecified() || other.ip().is_unspecified())
 }
 
-fn numbers(settings: &Settings, found: &mut Found) {
+fn numbers(settings: &Settings, violations: &mut Violations) {
     const GIB: u64 = 1 << 30;
     let Settings { server, limits, jobs, storage, cache, device, .. } = settings;
-    found.within("server.max_message_bytes", server.max_message_bytes, &(1024..=64 << 20));
-    found.within("server.max_concurrent_streams", server.max_concurrent_streams, &(1..=1 << 20));
-    found.within("server.max_connections", server.max_connections, &(1..=1 << 20));
+    violations.within("server.max_message_bytes", server.max_message_bytes, &(1024..=64 << 20));
+    violations.within(
+        "server.max_concurrent_streams",
+        server.max_concurrent_streams,
+        &(1..=1 << 20),
+    );
+    violations.within("server.max_connections", server.max_connections, &(1..=1 << 20));
     let of_address = server.max_connections_of_address;
-    found.within("server.max_connections_of_address", of_address.unwrap_or(1), &(1..=1 << 20));
-    found.within("limits.queued_total", limits.queued_total, &(1..=10_000_000));
-    found.within("limits.queued_of_principal", limits.queued_of_principal, &(1..=10_000_000));
+    violations.within("server.max_connections_of_address", of_address.unwrap_or(1), &(1..=1 << 20));
+    violations.within("limits.queued_total", limits.queued_total, &(1..=10_000_000));
+    violations.within("limits.queued_of_principal", limits.queued_of_principal, &(1..=10_000_000));
     // Less would not hold one request of the longest kind.
     let stored = limits.stored_bytes_of_principal;
-    found.within("limits.stored_bytes_of_principal", stored, &(4 << 20..=1 << 50));
-    found.within("limits.prompt_characters", limits.prompt_characters, &(1..=100_000));
-    found.within("limits.images_per_call", limits.images_per_call, &(1..=10_000));
-    found.within("limits.pixels_per_image", limits.pixels_per_image, &(64..=1 << 26));
-    found.within("limits.interactive_queue", limits.interactive_queue, &(1..=10_000));
+    violations.within("limits.stored_bytes_of_principal", stored, &(4 << 20..=1 << 50));
+    violations.within("limits.prompt_characters", limits.prompt_characters, &(1..=100_000));
+    violations.within("limits.images_per_call", limits.images_per_call, &(1..=10_000));
+    violations.within("limits.pixels_per_image", limits.pixels_per_image, &(64..=1 << 26));
+    violations.within("limits.interactive_queue", limits.interactive_queue, &(1..=10_000));
     let of_principal = limits.interactive_queue_of_principal;
-    found.within("limits.interactive_queue_of_principal", of_principal, &(1..=10_000));
+    violations.within("limits.interactive_queue_of_principal", of_principal, &(1..=10_000));
     let pixel_steps = limits.pixel_steps_per_call;
-    found.within("limits.pixel_steps_per_call", pixel_steps, &(64..=1 << 60));
+    violations.within("limits.pixel_steps_per_call", pixel_steps, &(64..=1 << 60));
     let evaluations = limits.score_evaluations_per_call;
-    found.within("limits.score_evaluations_per_call", evaluations, &(1..=1 << 60));
-    found.within("jobs.max_attempts", jobs.max_attempts, &(1..=1_000));
-    found.within("jobs.save_every_updates", jobs.save_every_updates, &(1..=1_000_000));
+    violations.within("limits.score_evaluations_per_call", evaluations, &(1..=1 << 60));
+    violations.within("jobs.max_attempts", jobs.max_attempts, &(1..=1_000));
+    violations.within("jobs.save_every_updates", jobs.save_every_updates, &(1..=1_000_000));
     // What S3 takes as a part of an upload.
-    found.within("storage.part_bytes", storage.part_bytes, &(5 << 20..=5 * GIB));
-    found.within("storage.parts_in_flight", storage.parts_in_flight, &(1..=1_000));
-    found.within("cache.max_bytes", cache.max_bytes, &(1..=1 << 60));
-    found.within("device.threads", device.threads.unwrap_or(1), &(1..=4_096));
+    violations.within("storage.part_bytes", storage.part_bytes, &(5 << 20..=5 * GIB));
+    violations.within("storage.parts_in_flight", storage.parts_in_flight, &(1..=1_000));
+    violations.within("cache.max_bytes", cache.max_bytes, &(1..=1 << 60));
+    violations.within("device.threads", device.threads.unwrap_or(1), &(1..=4_096));
     let memory_limit = device.memory_limit_bytes.unwrap_or(1 << 30);
-    found.within("device.memory_limit_bytes", memory_limit, &(1 << 20..=1 << 60));
-    found.within("device.loaded_models", device.loaded_models, &(1..=1_000));
+    violations.within("device.memory_limit_bytes", memory_limit, &(1 << 20..=1 << 60));
+    violations.within("device.loaded_models", device.loaded_models, &(1..=1_000));
     if limits.queued_of_principal > limits.queued_total {
         let problem = format!("is more than limits.queued_total, {}", limits.queued_total);
         let remedy = "lower it, or raise limits.queued_total";
-        found.add("limits.queued_of_principal", limits.queued_of_principal, &problem, remedy);
+        violations.add("limits.queued_of_principal", limits.queued_of_principal, &problem, remedy);
     }
 }
 
-fn durations(settings: &Settings, found: &mut Found) {
+fn durations(settings: &Settings, violations: &mut Violations) {
     let Settings { jobs, publishing, shutdown, .. } = settings;
     let moment = Duration::from_millis(10);
     let server = &settings.server;
     let second = Duration::from_secs(1);
-    found.duration("server.max_connection_idle", server.max_connection_idle, second);
-    found.duration("server.max_connection_age", server.max_connection_age, second);
-    found.duration("jobs.lease", jobs.lease, moment);
-    found.duration("jobs.extend_every", jobs.extend_every, moment);
-    found.duration("jobs.sweep_every", jobs.sweep_every, moment);
-    found.duration("jobs.retention", jobs.retention, Duration::from_secs(1));
-    found.duration("publishing.retry_for", publishing.retry_for, Duration::ZERO);
-    found.duration("publishing.longest_wait", publishing.longest_wait, moment);
-    found.duration("publishing.keep_unpublished", publishing.keep_unpublished, Duration::ZERO);
-    found.duration("shutdown.drain_delay", shutdown.drain_delay, Duration::ZERO);
-    found.duration("shutdown.unary", shutdown.unary, Duration::ZERO);
-    found.duration("shutdown.grace", shutdown.grace, Duration::ZERO);
-    found.duration("shutdown.publish_grace", shutdown.publish_grace, Duration::ZERO);
+    violations.duration("server.max_connection_idle", server.max_connection_idle, second);
+    violations.duration("server.max_connection_age", server.max_connection_age, second);
+    violations.duration("jobs.lease", jobs.lease, moment);
+    violations.duration("jobs.extend_every", jobs.extend_every, moment);
+    violations.duration("jobs.sweep_every", jobs.sweep_every, moment);
+    violations.duration("jobs.retention", jobs.retention, Duration::from_secs(1));
+    violations.duration("publishing.retry_for", publishing.retry_for, Duration::ZERO);
+    violations.duration("publishing.longest_wait", publishing.longest_wait, moment);
+    violations.duration("publishing.keep_unpublished", publishing.keep_unpublished, Duration::ZERO);
+    violations.duration("shutdown.drain_delay", shutdown.drain_delay, Duration::ZERO);
+    violations.duration("shutdown.unary", shutdown.unary, Duration::ZERO);
+    violations.duration("shutdown.grace", shutdown.grace, Duration::ZERO);
+    violations.duration("shutdown.publish_grace", shutdown.publish_grace, Duration::ZERO);
     if jobs.lease <= jobs.extend_every.saturating_mul(2) {
         let every = jobs.extend_every;
-        found.add(
+        violations.add(
             "jobs.lease",
             quoted(jobs.lease),
             &format!("is not more than twice jobs.extend_every, {every:?}: one lost sign of life would end it"),
@@ -214,35 +218,45 @@ fn durations(settings: &Settings, found: &mut Found) {
     }
 }
 
-fn storage(settings: &Settings, found: &mut Found) {
+fn storage(settings: &Settings, violations: &mut Violations) {
     let storage = &settings.storage;
     for (index, text) in storage.outputs.iter().enumerate() {
         if let Err((problem, remedy)) = place(text) {
-            found.add(&format!("storage.outputs[{index}]"), quoted(masked(text)), &problem, remedy);
+            violations.add(
+                &format!("storage.outputs[{index}]"),
+                quoted(masked(text)),
+                &problem,
+                remedy,
+            );
         }
     }
     if let Some(text) = &storage.endpoint {
         match Url::parse(text) {
             Ok(url) if has_password(&url) => {
                 let remedy = "give storage.access_key_id and storage.secret_access_key_file";
-                found.add("storage.endpoint", quoted(masked(text)), "holds a password", remedy);
+                violations.add(
+                    "storage.endpoint",
+                    quoted(masked(text)),
+                    "holds a password",
+                    remedy,
+                );
             }
             Ok(url) if url.query().is_some() || url.fragment().is_some() => {
                 let remedy = "leave it out; keys belong under [storage]";
                 let problem = "has a query or fragment";
-                found.add("storage.endpoint", quoted(masked(text)), problem, remedy);
+                violations.add("storage.endpoint", quoted(masked(text)), problem, remedy);
             }
             Ok(url) if url.scheme() == "https" && url.has_host() => {}
             Ok(url) if url.scheme() == "http" && url.has_host() => {
                 if !storage.allow_http {
                     let remedy = "use https, or write storage.allow_http = true";
-                    found.add("storage.endpoint", quoted(text), "is not encrypted", remedy);
+                    violations.add("storage.endpoint", quoted(text), "is not encrypted", remedy);
                 }
             }
             _ => {
                 let remedy = "give an address such as https://minio.internal:9000";
                 let value = quoted(masked(text));
-                found.add("storage.endpoint", value, "is no http or https URL", remedy);
+                violations.add("storage.endpoint", value, "is no http or https URL", remedy);
             }
         }
     }
@@ -251,21 +265,31 @@ fn storage(settings: &Settings, found: &mut Found) {
         Some(id) if !secret => {
             let remedy = "set storage.secret_access_key_file, or \
                           KEYSTEP__STORAGE__SECRET_ACCESS_KEY in the environment";
-            found.add("storage.access_key_id", quoted(id), "has no secret", remedy);
+            violations.add("storage.access_key_id", quoted(id), "has no secret", remedy);
         }
         None if secret => {
             let problem = "is not set, but its secret is";
-            found.add("storage.access_key_id", "", problem, "name the access key, or unset both");
+            violations.add(
+                "storage.access_key_id",
+                "",
+                problem,
+                "name the access key, or unset both",
+            );
         }
         _ => {}
     }
     if let (Some(_), Some(path)) = (&storage.secret_access_key, &storage.secret_access_key_file) {
         let problem = "storage.secret_access_key is set too";
-        found.add("storage.secret_access_key_file", shown(path), problem, "give one of the two");
+        violations.add(
+            "storage.secret_access_key_file",
+            shown(path),
+            problem,
+            "give one of the two",
+        );
     }
 }
 
-fn models(models: &[ModelSettings], found: &mut Found) {
+fn models(models: &[ModelSettings], violations: &mut Violations) {
     let mut names = BTreeSet::from([BUILTIN]);
     for (index, model) in models.iter().enumerate() {
         let key = |part: &str| format!("models[{index}].{part}");
@@ -275,19 +299,19 @@ fn models(models: &[ModelSettings], found: &mut Found) {
         if !starts || name.len() > 63 || !name.chars().all(plain) {
             let problem = "is no name of a model";
             let remedy = "give up to 63 of a-z, 0-9, '-', '.' and '_', the first a letter or digit";
-            found.add(&key("name"), quoted(name), problem, remedy);
+            violations.add(&key("name"), quoted(name), problem, remedy);
         } else if !names.insert(name) {
             let problem = "is taken by another model";
-            found.add(&key("name"), quoted(name), problem, "give another name");
+            violations.add(&key("name"), quoted(name), problem, "give another name");
         }
         if let Err((problem, remedy)) = place(&model.url) {
-            found.add(&key("url"), quoted(masked(&model.url)), &problem, remedy);
+            violations.add(&key("url"), quoted(masked(&model.url)), &problem, remedy);
         }
         if let Some(digest) = &model.sha256
             && (digest.len() != 64 || !digest.chars().all(|c| c.is_ascii_hexdigit()))
         {
             let remedy = "give 64 hexadecimal digits, or unset it";
-            found.add(&key("sha256"), quoted(digest), "is no SHA-256", remedy);
+            violations.add(&key("sha256"), quoted(digest), "is no SHA-256", remedy);
         }
     }
 }

@@ -57,16 +57,16 @@ pub enum StartError {
         /// One of them.
         example: String,
     },
-    /// The jobs cannot be had.
+    /// The job store cannot be opened.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// A place for results is none.
+    /// An output cannot be opened.
     #[error(transparent)]
     Storage(#[from] StorageError),
     /// The device's thread cannot be started.
     #[error("cannot start the device's thread")]
     Device(#[source] io::Error),
-    /// Who may call cannot be told.
+    /// The token file cannot be read.
     #[error(transparent)]
     Callers(#[from] TokenFileError),
     /// Nothing can be served.

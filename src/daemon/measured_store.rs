@@ -1,4 +1,4 @@
-//! The store as the worker sees it: the same, with what passes measured.
+//! The store that the worker uses: passes everything on, and records metrics of it.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -17,17 +17,17 @@ use crate::{
     telemetry,
 };
 
-/// A store whose worker is measured by what it claims and records.
+/// A store that measures its worker by what it claims and records.
 #[derive(Debug)]
 pub(super) struct MeasuredStore<S> {
     inner: Arc<S>,
     clock: Clock,
-    held: Mutex<HashMap<JobId, Held>>,
+    jobs: Mutex<HashMap<JobId, MeasuredJob>>,
 }
 
-/// A job in this worker's hands.
+/// A job that this worker holds, as far as its metrics need it.
 #[derive(Debug, Clone, Copy)]
-struct Held {
+struct MeasuredJob {
     state: StateName,
     since: Instant,
     /// Updates that were reported, and when.
@@ -36,7 +36,7 @@ struct Held {
 
 impl<S: JobStore> MeasuredStore<S> {
     pub(super) fn new(inner: Arc<S>, clock: Clock) -> Self {
-        Self { inner, clock, held: Mutex::default() }
+        Self { inner, clock, jobs: Mutex::default() }
     }
 
     fn claimed(&self, job: &Job) {
@@ -46,29 +46,33 @@ impl<S: JobStore> MeasuredStore<S> {
         let now = Instant::now();
         // What an earlier attempt made is not made again by being claimed.
         let done = job.progress.map_or(0, |progress| progress.updates_done);
-        let held = Held { state: job.state.name(), since: now, updates: (done, now) };
-        self.with_held(|jobs| jobs.insert(job.id, held));
+        let measured = MeasuredJob { state: job.state.name(), since: now, updates: (done, now) };
+        self.with_jobs(|jobs| jobs.insert(job.id, measured));
     }
 
     fn recorded(&self, job: &JobSummary) {
         let now = Instant::now();
-        self.with_held(|jobs| {
-            let Some(held) = jobs.get_mut(&job.id) else { return };
+        self.with_jobs(|jobs| {
+            let Some(measured) = jobs.get_mut(&job.id) else { return };
             if let Some(progress) = job.progress {
-                let (before, since) = held.updates;
+                let (before, since) = measured.updates;
                 // Fewer than before: the state that was saved is older.
                 let made = progress.updates_done.saturating_sub(before);
                 if made > 0 {
                     telemetry::iterations(made.into(), now - since);
                     telemetry::loss(progress.loss);
                 }
-                // Whatever came before the first update is no part of it.
-                held.updates = (progress.updates_done, now);
+                // The time before the first update belongs to no update.
+                measured.updates = (progress.updates_done, now);
             }
             let state = job.state.name();
-            if state != held.state {
-                telemetry::job_phase_finished(held.state.name(), state.name(), now - held.since);
-                (held.state, held.since) = (state, now);
+            if state != measured.state {
+                telemetry::job_phase_finished(
+                    measured.state.name(),
+                    state.name(),
+                    now - measured.since,
+                );
+                (measured.state, measured.since) = (state, now);
             }
             if state.is_terminal() || state == StateName::Queued {
                 jobs.remove(&job.id);
@@ -89,14 +93,14 @@ impl<S: JobStore> MeasuredStore<S> {
         }
     }
 
-    /// Lets go of a job; says whether it was held.
+    /// Forgets a job, and returns whether this worker held it.
     fn dropped(&self, id: JobId) -> bool {
-        self.with_held(|jobs| jobs.remove(&id)).is_some()
+        self.with_jobs(|jobs| jobs.remove(&id)).is_some()
     }
 
-    fn with_held<T>(&self, change: impl FnOnce(&mut HashMap<JobId, Held>) -> T) -> T {
+    fn with_jobs<T>(&self, change: impl FnOnce(&mut HashMap<JobId, MeasuredJob>) -> T) -> T {
         // Figures of a job are whole after any panic.
-        change(&mut self.held.lock().unwrap_or_else(PoisonError::into_inner))
+        change(&mut self.jobs.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
@@ -178,7 +182,7 @@ impl<S: JobStore> JobStore for MeasuredStore<S> {
 
     async fn sweep(&self, alive: Option<&WorkerId>) -> Result<Swept, StoreError> {
         let swept = counted(self.inner.sweep(alive).await)?;
-        // A lease that expired is lost once, whoever finds it.
+        // An expired lease is counted once, whether the worker or the sweep notices it.
         let lost = swept.expired_leases.len() as u64;
         for id in &swept.expired_leases {
             self.dropped(*id);

@@ -1,4 +1,4 @@
-//! Whether the daemon can do what it is asked: health says what this finds.
+//! Whether the daemon can do its work, which is what health checks answer.
 
 use std::{sync::Arc, time::Duration};
 
@@ -15,47 +15,47 @@ use crate::{
     worker::{DeviceHealth, OutputHealth},
 };
 
-/// From one look at the store to the next, and at an output that failed.
-const LOOK_EVERY: Duration = Duration::from_secs(5);
-/// From one look at an output that works to the next: each one costs requests to a bucket.
+/// The interval between checks of the store, and of an output that failed.
+const CHECK_EVERY: Duration = Duration::from_secs(5);
+/// The interval between probes of an output that works: each costs requests to a bucket.
 const PROBE_EVERY: Duration = Duration::from_mins(5);
-/// What takes longer than this does not work.
+/// A check that takes longer has failed.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// What is looked at.
+/// What is checked.
 #[derive(Debug)]
 pub(super) struct Readiness {
     pub(super) store: Arc<Store>,
     pub(super) storages: Arc<Storages>,
     /// URLs of the places where results may go; the first is the default.
     pub(super) outputs: Vec<String>,
-    /// What is known of them: told here, and by publications.
+    /// Whether the outputs work, by the probes here and by publications.
     pub(super) health: OutputHealth,
     pub(super) identity: String,
     pub(super) device: watch::Receiver<DeviceHealth>,
     pub(super) draining: CancellationToken,
-    /// Told to probe the outputs at once, as on a reload.
+    /// Notified to probe the outputs at once, as on a reload.
     pub(super) probe_now: Arc<Notify>,
 }
 
 impl Readiness {
-    /// Says whether everything works, until the daemon drains; then that it does not.
-    pub(super) async fn watch(mut self, told: watch::Sender<bool>) {
+    /// Sends whether everything works, until the daemon drains; then that it does not.
+    pub(super) async fn watch(mut self, ready: watch::Sender<bool>) {
         let draining = self.draining.clone();
-        let mut verdict = Verdict { told, problem: None };
-        draining.run_until_cancelled(self.look(&mut verdict)).await;
-        if verdict.tell(false) {
+        let mut verdict = Verdict { ready, problem: None };
+        draining.run_until_cancelled(self.check(&mut verdict)).await;
+        if verdict.send(false) {
             tracing::info!("health says not-serving");
         }
     }
 
-    async fn look(&mut self, verdict: &mut Verdict) {
+    async fn check(&mut self, verdict: &mut Verdict) {
         let mut next_probe = Instant::now();
         loop {
             if Instant::now() >= next_probe {
-                // A publication that fails is told before the probe, which may wait for long.
+                // A failed publication is reported before the probe, which may take long.
                 if let Some(problem) = self.health.problem()
-                    && *verdict.told.borrow()
+                    && *verdict.ready.borrow()
                 {
                     verdict.give(Err(problem));
                 }
@@ -65,11 +65,11 @@ impl Readiness {
             let output = self.health.problem();
             telemetry::output_works(output.is_none());
             if output.is_some() {
-                next_probe = next_probe.min(Instant::now() + LOOK_EVERY);
+                next_probe = next_probe.min(Instant::now() + CHECK_EVERY);
             }
             let works = match &output {
                 Some(problem) => Err(problem.clone()),
-                None => self.look_at_store().await,
+                None => self.check_store().await,
             };
             let device = *self.device.borrow_and_update();
             let works = works.and_then(|()| match device {
@@ -79,16 +79,16 @@ impl Readiness {
             });
             verdict.give(works);
             tokio::select! {
-                () = sleep_until(Instant::now() + LOOK_EVERY) => {}
+                () = sleep_until(Instant::now() + CHECK_EVERY) => {}
                 () = self.probe_now.notified() => next_probe = Instant::now(),
                 () = self.health.changed_from(output.as_deref()) => next_probe = Instant::now(),
-                // A device that is gone wakes nobody, and is not ready.
+                // A device that is gone sends no change, and is not ready.
                 Ok(()) = self.device.changed() => {}
             }
         }
     }
 
-    async fn look_at_store(&self) -> Result<(), String> {
+    async fn check_store(&self) -> Result<(), String> {
         match timeout(PATIENCE, self.store.probe()).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(error)) => Err(error.to_string()),
@@ -96,8 +96,8 @@ impl Readiness {
         }
     }
 
-    /// Says what is wrong with the default, and with any other that could never take a manifest. An
-    /// other one that fails for now is no reason to refuse what goes elsewhere.
+    /// Fails where the default output does, or where another can never take a manifest. Another one
+    /// that fails for now does not keep jobs with other outputs from running.
     async fn probe_outputs(&self) -> Result<(), String> {
         for (index, output) in self.outputs.iter().enumerate() {
             match self.probe_output(output).await {
@@ -132,21 +132,21 @@ impl Readiness {
 
 /// What is wrong with an output.
 struct Problem {
-    /// Whether nothing but other settings or another store mend it.
+    /// Whether only other settings or another store can mend it.
     is_lasting: bool,
     message: String,
 }
 
-/// What health says, and what is logged of it: changes, and not every look.
+/// The answer to health checks, whose changes are logged.
 struct Verdict {
-    told: watch::Sender<bool>,
-    /// What was wrong at the last look.
+    ready: watch::Sender<bool>,
+    /// The problem at the last check.
     problem: Option<String>,
 }
 
 impl Verdict {
     fn give(&mut self, works: Result<(), String>) {
-        let changed = self.tell(works.is_ok());
+        let changed = self.send(works.is_ok());
         let problem = works.err();
         match &problem {
             None if changed => tracing::info!("ready: health says serving"),
@@ -159,10 +159,10 @@ impl Verdict {
         self.problem = problem;
     }
 
-    /// Whether that is another answer than before.
-    fn tell(&self, is_ready: bool) -> bool {
+    /// Sends the answer, and returns whether it changed.
+    fn send(&self, is_ready: bool) -> bool {
         telemetry::ready(is_ready);
-        self.told.send_if_modified(|ready| std::mem::replace(ready, is_ready) != is_ready)
+        self.ready.send_if_modified(|ready| std::mem::replace(ready, is_ready) != is_ready)
     }
 }
 
@@ -209,8 +209,8 @@ mod tests {
             }
         }
 
-        let (told, mut ready) = watch::channel(true);
-        tokio::spawn(readiness().watch(told));
+        let (sender, mut ready) = watch::channel(true);
+        tokio::spawn(readiness().watch(sender));
         timeout(SOON, ready.wait_for(|ready| !ready)).await.unwrap().unwrap();
         for (conditions, is_ready) in [
             (Conditions::Heeded, true),

@@ -1,4 +1,4 @@
-//! A daemon that runs, and how it goes.
+//! A daemon that runs, and how it shuts down.
 
 use std::{
     net::SocketAddr,
@@ -17,10 +17,10 @@ use crate::{
     worker::{Device, Worker},
 };
 
-/// What the daemon is told from outside.
+/// A signal to the daemon.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DaemonSignal {
-    /// Go away; the second one says at once.
+    /// Shut down; a second one ends at once.
     Terminate,
     /// Read tokens and certificates again.
     Reload,
@@ -35,12 +35,12 @@ pub struct Daemon {
     pub(super) steps: Steps,
     pub(super) limits: Limits,
     pub(super) reloader: Reloader,
-    /// Has the outputs probed again.
+    /// Notified to have the outputs probed again.
     pub(super) probe_now: Arc<Notify>,
     pub(super) parts: RunningParts,
 }
 
-/// What has to come to its end.
+/// The parts that a shutdown waits for.
 #[derive(Debug)]
 pub(super) struct RunningParts {
     pub(super) store: Arc<Store>,
@@ -51,14 +51,14 @@ pub(super) struct RunningParts {
     pub(super) served: CancellationToken,
     /// Why it ended, where it should not have.
     pub(super) server_failure: Arc<Mutex<Option<String>>>,
-    /// Ends the tasks that only look.
+    /// Cancelled to end the tasks that only observe.
     pub(super) closing: CancellationToken,
-    /// Held to the end.
+    /// Locked until everything has ended.
     pub(super) _data_folder: DataFolder,
 }
 
 impl Daemon {
-    /// Where it listens.
+    /// The address that it listens on.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
@@ -73,12 +73,12 @@ impl Daemon {
         self.parts.store.clone()
     }
 
-    /// Cancelled once it begins to go away.
+    /// Cancelled once the shutdown begins.
     pub fn draining(&self) -> CancellationToken {
         self.steps.draining.clone()
     }
 
-    /// Runs until it is told to go, or until its server fails; then goes away in order.
+    /// Runs until a signal or until its server fails, and then shuts down in order.
     pub async fn run(self, signals: impl Stream<Item = DaemonSignal> + Unpin) -> Departure {
         // After the last signal there is nothing to wait for but the server.
         let mut signals = signals.chain(stream::pending());
@@ -108,7 +108,7 @@ impl Daemon {
         }
     }
 
-    /// Goes away in order, now.
+    /// Shuts down in order, now.
     pub async fn stop(self) -> Departure {
         self.run(stream::iter([DaemonSignal::Terminate])).await
     }

@@ -1,4 +1,4 @@
-//! Figures that nobody reports: they are looked up now and then.
+//! Metrics that no event reports, and that are sampled instead.
 
 use std::{sync::Arc, time::Duration};
 
@@ -11,10 +11,10 @@ use crate::{
     worker::InteractiveCalls,
 };
 
-/// From one look to the next.
+/// The sampling interval.
 const EVERY: Duration = Duration::from_secs(5);
 
-/// Looks until it is told to close.
+/// Samples until `closing`.
 pub(super) async fn sample(
     store: Arc<Store>,
     direct: InteractiveCalls,

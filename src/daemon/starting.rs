@@ -118,7 +118,7 @@ impl Daemon {
 
         let publisher = wiring::publisher(storages.clone(), folders.outputs.clone());
         let outputs = OutputHealth::unproven();
-        let (told, ready) = watch::channel(false);
+        let (ready_sender, ready) = watch::channel(false);
         let front = FrontParts {
             api: Arc::new(ApiParts {
                 store: store.clone(),
@@ -163,7 +163,7 @@ impl Daemon {
             draining: steps.draining.clone(),
             probe_now: probe_now.clone(),
         };
-        tracker.spawn(readiness.watch(told));
+        tracker.spawn(readiness.watch(ready_sender));
         tracker.spawn(sample(store.clone(), device.interactive_calls(), closing.clone()));
         let stops = steps.draining.clone();
         tracker.spawn(async move {
@@ -200,7 +200,7 @@ fn open_storages(settings: &Settings, outputs: &[String]) -> Result<Arc<Storages
     Ok(storages)
 }
 
-/// What of a shutdown the worker heeds.
+/// The phases of a shutdown that the worker follows.
 fn signals(steps: &Steps) -> WorkerSignals {
     WorkerSignals {
         stop_claiming: steps.draining.clone(),

@@ -57,8 +57,8 @@ pub(super) async fn open(
     Ok(Front { address, serving, reloader })
 }
 
-/// Who may call: those in the token file; without one whoever shows a client certificate, where the
-/// server asks for them; without either everybody.
+/// The callers that are let in: those in the token file; without one every client with a certificate,
+/// where the server asks for them; without either every client.
 pub async fn authenticator(
     settings: &Settings,
     clock: Clock,

@@ -26,14 +26,14 @@ enum Job {
     EndsAt(Duration),
     /// Is saved so long after it was asked to.
     SavedAfter(Duration),
-    /// Publishes, and gives up when it is told to.
+    /// Publishes, and gives up when it is asked to.
     Publishes,
     /// Hears nothing.
     Stuck,
 }
 
-/// Calls and a job that take as long as they were told to.
-struct House {
+/// Calls and a job that take as long as a test says.
+struct Occupants {
     steps: Steps,
     calls_end_at: Instant,
     job: Job,
@@ -42,7 +42,7 @@ struct House {
     closed: CancellationToken,
 }
 
-impl House {
+impl Occupants {
     fn new(job: Job) -> Self {
         let began = Instant::now();
         Self {
@@ -61,7 +61,7 @@ impl House {
     }
 }
 
-impl Tenants for House {
+impl Tenants for Occupants {
     fn calls_ended(&self) -> BoxFuture<'_, ()> {
         assert!(self.steps.refuse.is_cancelled(), "calls are waited for while new ones come");
         tokio::time::sleep_until(self.calls_end_at).boxed()
@@ -98,32 +98,32 @@ fn orderly(limits_hit: &[Limit], job_given_back: bool) -> Departure {
 
 #[tokio::test(start_paused = true)]
 async fn an_idle_server_is_gone_after_the_drain_delay() {
-    let house = House::new(Job::None);
-    let (departure, lasted) = house.leave().await;
+    let occupants = Occupants::new(Job::None);
+    let (departure, lasted) = occupants.leave().await;
     assert_eq!((departure.exit_code(), &departure), (0, &orderly(&[], false)));
     assert_eq!(lasted.as_secs(), 3);
-    assert!(house.closed.is_cancelled());
+    assert!(occupants.closed.is_cancelled());
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_job_that_finishes_within_its_grace_is_left_alone() {
-    let house = House::new(Job::EndsAt(Duration::from_secs(40)));
-    let (departure, lasted) = house.leave().await;
+    let occupants = Occupants::new(Job::EndsAt(Duration::from_secs(40)));
+    let (departure, lasted) = occupants.leave().await;
     assert_eq!((departure, lasted.as_secs()), (orderly(&[], false), 40));
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_long_job_is_saved_and_given_back_and_that_is_fine() {
-    let house = House::new(Job::SavedAfter(Duration::from_secs(5)));
-    let (departure, lasted) = house.leave().await;
+    let occupants = Occupants::new(Job::SavedAfter(Duration::from_secs(5)));
+    let (departure, lasted) = occupants.leave().await;
     assert_eq!((departure.exit_code(), &departure), (0, &orderly(&[], true)));
     assert_eq!(lasted.as_secs(), 3 + 60 + 5);
 }
 
 #[tokio::test(start_paused = true)]
 async fn publishing_is_cut_short_only_after_its_own_grace() {
-    let house = House::new(Job::Publishes);
-    let (departure, lasted) = house.leave().await;
+    let occupants = Occupants::new(Job::Publishes);
+    let (departure, lasted) = occupants.leave().await;
     assert_eq!(departure.exit_code(), 1);
     assert_eq!(departure, orderly(&[Limit::PublishGrace], true));
     assert_eq!(lasted.as_secs(), 3 + 60 + 120);
@@ -132,38 +132,38 @@ async fn publishing_is_cut_short_only_after_its_own_grace() {
 
 #[tokio::test(start_paused = true)]
 async fn what_hears_nothing_cannot_hold_the_process() {
-    let mut house = House::new(Job::Stuck);
-    house.calls_end_at += NEVER;
-    house.closing = NEVER;
-    let (departure, lasted) = house.leave().await;
+    let mut occupants = Occupants::new(Job::Stuck);
+    occupants.calls_end_at += NEVER;
+    occupants.closing = NEVER;
+    let (departure, lasted) = occupants.leave().await;
     assert_eq!(departure, orderly(&[Limit::Unary, Limit::PublishGrace, Limit::Close], true));
     assert_eq!(lasted, limits().total());
 }
 
 #[tokio::test(start_paused = true)]
 async fn calls_have_their_limit_and_are_then_cut() {
-    let mut house = House::new(Job::None);
-    house.calls_end_at += NEVER;
-    let (departure, lasted) = house.leave().await;
+    let mut occupants = Occupants::new(Job::None);
+    occupants.calls_end_at += NEVER;
+    let (departure, lasted) = occupants.leave().await;
     assert_eq!((departure.exit_code(), lasted.as_secs()), (1, 13));
     assert_eq!(departure, orderly(&[Limit::Unary], false));
-    assert!(house.steps.abort.is_cancelled());
+    assert!(occupants.steps.abort.is_cancelled());
 }
 
 #[tokio::test(start_paused = true)]
 async fn the_steps_are_taken_in_their_order() {
-    let mut house = House::new(Job::Publishes);
-    house.calls_end_at += Duration::from_secs(5);
-    let steps = house.steps.clone();
+    let mut occupants = Occupants::new(Job::Publishes);
+    occupants.calls_end_at += Duration::from_secs(5);
+    let steps = occupants.steps.clone();
     let at = |token: CancellationToken| {
-        let began = house.began;
+        let began = occupants.began;
         async move {
             token.cancelled().await;
             began.elapsed().as_secs()
         }
     };
     let (_, draining, refuse, abort, pause, stop) = tokio::join!(
-        house.leave(),
+        occupants.leave(),
         at(steps.draining),
         at(steps.refuse),
         at(steps.abort),
@@ -176,19 +176,19 @@ async fn the_steps_are_taken_in_their_order() {
 #[tokio::test(start_paused = true)]
 async fn a_second_signal_ends_it_at_once_in_every_phase() {
     for second in [0, 1, 5, 30, 100, 187] {
-        let mut house = House::new(Job::Stuck);
-        house.calls_end_at += Duration::from_secs(8);
+        let mut occupants = Occupants::new(Job::Stuck);
+        occupants.calls_end_at += Duration::from_secs(8);
         let signals = stream::once(sleep(Duration::from_secs(second)));
-        let departure = run(pin!(signals), limits(), &house.steps, &house).await;
+        let departure = run(pin!(signals), limits(), &occupants.steps, &occupants).await;
         assert_eq!((departure.exit_code(), &departure), (130, &Departure::AtOnce));
-        assert_eq!(house.began.elapsed().as_secs(), second);
-        assert!(!house.closed.is_cancelled());
+        assert_eq!(occupants.began.elapsed().as_secs(), second);
+        assert!(!occupants.closed.is_cancelled());
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn that_no_signal_can_come_is_no_signal() {
-    let house = House::new(Job::EndsAt(Duration::from_secs(20)));
-    let departure = run(stream::empty::<()>(), limits(), &house.steps, &house).await;
+    let occupants = Occupants::new(Job::EndsAt(Duration::from_secs(20)));
+    let departure = run(stream::empty::<()>(), limits(), &occupants.steps, &occupants).await;
     assert_eq!(departure, orderly(&[], false));
 }

@@ -4,8 +4,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{InitImage, SamplerKind, SpecError, prompt_rules::check_drawn, violation::Violations};
 
-/// Pictures to draw: one a pair of prompt and seed, each with its own generator, so that a picture
-/// does not depend on what else is drawn with it (diffusers: a list of `torch.Generator`).
+/// Pictures to draw: one for each pair of prompt and seed, with a generator of its own, so that a
+/// picture does not depend on what else is drawn with it (diffusers: a list of `torch.Generator`).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct GenerateSpec {

@@ -106,12 +106,12 @@ mod tests {
     }
 
     #[test]
-    fn the_least_strength_that_is_told_is_enough() {
+    fn the_least_strength_that_is_named_is_enough() {
         for steps in 1..=1_000 {
-            let told = least_strength(steps);
-            assert_eq!(refused(&image(told), steps), [""; 0], "{told} of {steps}");
+            let named = least_strength(steps);
+            assert_eq!(refused(&image(named), steps), [""; 0], "{named} of {steps}");
             let below = refused(&image(0.999 / steps as f64), steps).join("\n");
-            assert!(below.contains(&format!("make it {told} at least")), "{below}");
+            assert!(below.contains(&format!("make it {named} at least")), "{below}");
         }
     }
 

@@ -118,7 +118,7 @@ mod tests {
         assert_eq!(error.violations[0].field, "vocabulary.objects[2]");
         let message = &error.violations[0].message;
         assert!(message.contains("\" Cat\"") && message.contains("objects[0]"), "{message}");
-        // White space of every sort says nothing, and is told once for each.
+        // A word of white space alone is empty, and each is reported.
         let error = given(&[" ", "\u{a0}"]).validate().unwrap_err();
         let fields: Vec<_> = error.violations.iter().map(|it| it.field.as_str()).collect();
         assert!(fields.starts_with(&["vocabulary.objects[0]", "vocabulary.objects[1]"]));

@@ -19,9 +19,9 @@ use super::{
 /// Bytes that are gathered before the disk is asked to write.
 const GATHERED: usize = 1 << 20;
 
-/// Brings an object into a file, which is replaced, and gives what it holds. The file is not to be
-/// relied on before this is done: bring it under a name of its own, compare, and rename it.
-/// `progress` is told the bytes so far.
+/// Downloads an object into a file, which is replaced, and returns what the file holds. The file is
+/// incomplete until this returns: download under another name, compare, and rename.
+/// `progress` receives the number of bytes so far.
 pub async fn download(
     place: &Place,
     to: &Path,
@@ -31,7 +31,7 @@ pub async fn download(
     let done = retrying(patience, || download_once(place, to, progress)).await;
     if done.is_err() {
         let path = to.to_owned();
-        // It may be that it was never made.
+        // The file may never have been created.
         let _ = on_disk(name_of(to), move || fs::remove_file(path)).await;
     }
     done

@@ -257,8 +257,8 @@ fn retries() -> RetryConfig {
     }
 }
 
-/// The HTTP client comes without cryptography of its own. Whoever was first has chosen, and that
-/// is well.
+/// Chooses the cryptography of the HTTP client, which brings none; a choice that another part of the
+/// process has made stays.
 fn install_cryptography() {
     if rustls::crypto::CryptoProvider::get_default().is_none() {
         let _ = rustls::crypto::ring::default_provider().install_default();

@@ -77,7 +77,7 @@ struct Script {
     for_ever: Option<(usize, Fault)>,
 }
 
-/// A store that remembers its calls, and fails those that it is told to.
+/// A store that records its calls, and fails those that its script names.
 pub struct Flaky {
     inner: Arc<dyn ObjectStore>,
     parts: Option<Arc<dyn MultipartStore>>,

@@ -12,10 +12,10 @@ use super::{
     whole::overwrite,
 };
 
-/// Sends a file, unless its bytes are there already, and reads it back; what is not as it was sent
-/// is sent once more, and then given up on as corrupted.
+/// Uploads a file, unless its bytes are there already, and reads it back; where it differs it is sent
+/// once more, and then refused as corrupted.
 ///
-/// `progress` is told the bytes of the file that stand. Dropping the future stops the upload.
+/// `progress` receives the number of the file's bytes that are stored. Dropping the future stops the upload.
 /// Parts that were sent are kept, and the journal with them, where the store is away or the future
 /// was dropped; every other failure discards them.
 pub async fn deliver(

@@ -1,7 +1,7 @@
 //! Model folders as users have them: the built-in model with one thing changed, each held to the
 //! picture that diffusers draws from the same folder, or to the refusal that names the fault.
 #![allow(clippy::unwrap_used, reason = "helpers of tests, which clippy does not take for tests")]
-#![allow(clippy::print_stdout, reason = "each case is told with its verdict")]
+#![allow(clippy::print_stdout, reason = "each case is printed with its verdict")]
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -176,11 +176,11 @@ fn assert_drawn(case: &str, got: &Picture) {
 }
 
 /// A model that loads with these warnings and no others.
-fn assert_told(case: &str, engine: &CandleEngine, told: &[&str]) {
+fn assert_warnings(case: &str, engine: &CandleEngine, parts: &[&str]) {
     let warnings = &engine.pipeline().warnings;
-    assert_eq!(warnings.len(), told.len(), "{case}: {warnings:?}");
-    for (warning, told) in warnings.iter().zip(told) {
-        assert!(warning.contains(told), "{case}: {warning}");
+    assert_eq!(warnings.len(), parts.len(), "{case}: {warnings:?}");
+    for (warning, part) in warnings.iter().zip(parts) {
+        assert!(warning.contains(part), "{case}: {warning}");
         println!("{case}: warned: {warning}");
     }
 }
@@ -196,7 +196,7 @@ fn ddim(fields: &Value) -> Value {
 fn schedulers_are_repaired_as_the_pipeline_repairs_them() {
     let offset = json!({ "clip_sample": false, "set_alpha_to_one": false, "steps_offset": 0 });
     let clip = json!({ "clip_sample": true, "set_alpha_to_one": false, "steps_offset": 1 });
-    for (case, config, told) in [
+    for (case, config, parts) in [
         ("offset0", offset, &["steps_offset is 0; 1 is used"][..]),
         ("clip", clip, &["clip_sample is true; false is used"]),
         ("bare", json!({}), &["clip_sample is absent", "steps_offset is absent"]),
@@ -204,7 +204,7 @@ fn schedulers_are_repaired_as_the_pipeline_repairs_them() {
         let folder = Folder::new();
         folder.scheduler(&ddim(&config));
         let engine = folder.load().unwrap();
-        assert_told(case, &engine, told);
+        assert_warnings(case, &engine, parts);
         assert_drawn(case, &draw(&engine, PROMPT).unwrap());
     }
 }
@@ -240,7 +240,7 @@ fn sizes_of_early_conversions_are_the_pipelines() {
     folder.edit(UNET_CONFIG, &json!({ "sample_size": 16, "_diffusers_version": "0.6.0" }));
     let engine = folder.load().unwrap();
     assert_eq!(engine.pipeline().latent_shape(None).unwrap(), [4, 64, 64]);
-    assert_told("diffusers 0.6.0", &engine, &["unet/config.json: sample_size is 16"]);
+    assert_warnings("diffusers 0.6.0", &engine, &["unet/config.json: sample_size is 16"]);
     println!("sample_size 16 of diffusers 0.6.0: 64");
 }
 
@@ -390,7 +390,11 @@ fn a_tokenizer_for_longer_texts_than_the_encoder_reads_is_refused() {
     // What transformers writes where it knows no limit.
     folder.edit(CONFIG, &json!({ "model_max_length": 1e30 }));
     let engine = folder.load().unwrap();
-    assert_told("line-feed", &engine, &["model_max_length is 1e30, which stands for no limit; 32"]);
+    assert_warnings(
+        "line-feed",
+        &engine,
+        &["model_max_length is 1e30, which stands for no limit; 32"],
+    );
     assert_drawn("line-feed", &draw(&engine, PROMPT).unwrap());
 }
 

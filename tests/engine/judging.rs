@@ -49,16 +49,16 @@ fn judge_keeping(
     spec: &JudgeSpec,
     store: &mut dyn PictureStore,
 ) -> (JudgeReport, Vec<Progress>) {
-    let mut told = Vec::new();
+    let mut reports = Vec::new();
     let mut report = |progress: Progress| {
         if progress.phase == Phase::Draw {
-            told.push(progress);
+            reports.push(progress);
         }
     };
     let mut context =
         RunContext { report: &mut report, cancel: CancelFlag::default(), saving: None };
     let judged = engine.judge_keeping(spec, engine, store, &mut context).unwrap();
-    (judged, told)
+    (judged, reports)
 }
 
 #[test]
@@ -66,7 +66,7 @@ fn both_models_draw_with_the_sampler_asked_for() {
     let engine = builtin();
     let (own, _) = judge(&engine, &small(None));
     for kind in [SamplerKind::Ddim, SamplerKind::Pndm, SamplerKind::EulerAncestral] {
-        let (judged, told) = judge(&engine, &small(Some(kind)));
+        let (judged, reports) = judge(&engine, &small(Some(kind)));
         assert!(judged.verdicts.iter().all(|verdict| verdict.sampler == kind));
         let asked = GenerateSpec {
             pictures: judged
@@ -91,8 +91,11 @@ fn both_models_draw_with_the_sampler_asked_for() {
         // PNDM evaluates one step twice; progress counts pictures all the same.
         let evaluated = if kind == SamplerKind::Pndm { 3 } else { 2 };
         assert_eq!(judged.unet_evaluations, 2 * 2 * evaluated * 2);
-        assert!(told.iter().all(|progress| progress.total == 4 && progress.done <= 4), "{told:?}");
-        assert_eq!(told.last().unwrap().done, 4);
+        assert!(
+            reports.iter().all(|progress| progress.total == 4 && progress.done <= 4),
+            "{reports:?}"
+        );
+        assert_eq!(reports.last().unwrap().done, 4);
     }
 }
 
@@ -153,21 +156,24 @@ fn the_base_model_draws_what_concepts_share_once() {
     let engine = builtin();
     let mut store = PicturesInMemory::default();
     // 34 pictures of a step without guidance, by both models.
-    let (first, told) = judge_keeping(&engine, &wide("cat"), &mut store);
+    let (first, reports) = judge_keeping(&engine, &wide("cat"), &mut store);
     assert_eq!((first.unet_evaluations, first.kept_evaluations), (68, 0));
-    assert_eq!(told.last().map(|last| (last.done, last.total)), Some((68, 68)));
+    assert_eq!(reports.last().map(|last| (last.done, last.total)), Some((68, 68)));
 
     // The same again: half the work, and the same report.
-    let (again, told) = judge_keeping(&engine, &wide("cat"), &mut store);
+    let (again, reports) = judge_keeping(&engine, &wide("cat"), &mut store);
     assert_eq!((again.unet_evaluations, again.kept_evaluations), (68, 34));
-    assert!(told.iter().all(|progress| progress.total == 34 && progress.done <= 34), "{told:?}");
-    assert_eq!(told.last().unwrap().done, 34);
+    assert!(
+        reports.iter().all(|progress| progress.total == 34 && progress.done <= 34),
+        "{reports:?}"
+    );
+    assert_eq!(reports.last().unwrap().done, 34);
     assert!(JudgeReport { kept_evaluations: 0, ..again } == first);
 
     // Another concept: the base model draws its two further pictures.
-    let (other, told) = judge_keeping(&engine, &wide("dog"), &mut store);
+    let (other, reports) = judge_keeping(&engine, &wide("dog"), &mut store);
     assert_eq!((other.unet_evaluations, other.kept_evaluations), (68, 32));
-    assert_eq!(told.last().map(|last| (last.done, last.total)), Some((36, 36)));
+    assert_eq!(reports.last().map(|last| (last.done, last.total)), Some((36, 36)));
     let (anew, _) = judge(&engine, &wide("dog"));
     assert!(JudgeReport { kept_evaluations: 0, ..other } == anew);
 }

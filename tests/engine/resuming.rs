@@ -122,7 +122,7 @@ fn run_with(
     watch: impl Fn(&Progress),
 ) -> (Result<Outcome, EngineError>, Vec<Notice>) {
     let mut notices = Vec::new();
-    let mut notice = |told| notices.push(told);
+    let mut notice = |notice| notices.push(notice);
     let mut report = |progress: Progress| watch(&progress);
     let mut due = || flags.due.get();
     let saving = CheckpointPolicy {
@@ -333,12 +333,12 @@ fn walks_get_on_though_every_process_is_lost() {
     while !store.parts.contains_key(&StatePart::Bank) {
         let flags = Flags::default();
         flags.due.set(true);
-        let (ended, told) = (Cell::new(0), Cell::new(0));
+        let (ended, reported) = (Cell::new(0), Cell::new(0));
         let (result, notices) = run_with(&keystep(), &mut store, 0, &flags, |progress| {
             // The probe's two walks come first, every time.
-            told.set(told.get() + usize::from(ended.get() >= 2));
+            reported.set(reported.get() + usize::from(ended.get() >= 2));
             ended.set(ended.get() + usize::from(progress.done == progress.total));
-            if told.get() == 3 {
+            if reported.get() == 3 {
                 flags.cancel.cancel();
             }
         });
@@ -456,14 +456,14 @@ fn replaced(bytes: &[u8], from: &str, to: &str) -> Vec<u8> {
     [&bytes[..at], to.as_bytes(), &bytes[at + from.len()..]].concat()
 }
 
-fn assert_told(part: StatePart, reason: &str, notices: &[Notice]) {
-    let told = notices.iter().any(|notice| match notice {
-        Notice::StateIgnored { file, reason: told } => {
-            *file == part.file_name() && told.contains(reason)
+fn assert_noticed(part: StatePart, reason: &str, notices: &[Notice]) {
+    let is_noticed = notices.iter().any(|notice| match notice {
+        Notice::StateIgnored { file, reason: noticed } => {
+            *file == part.file_name() && noticed.contains(reason)
         }
         _ => false,
     });
-    assert!(told, "{reason}: {notices:?}");
+    assert!(is_noticed, "{reason}: {notices:?}");
     let resumed = (part != StatePart::Training).then_some(4);
     assert_eq!(resumed_at(notices), resumed, "{reason}: {notices:?}");
 }
@@ -478,7 +478,7 @@ fn assert_ignored(part: StatePart, bytes: Vec<u8>, reason: &str) {
         }
     });
     assert!(matches!(result, Err(EngineError::Cancelled)), "{reason}");
-    assert_told(part, reason, &notices);
+    assert_noticed(part, reason, &notices);
 }
 
 /// And ends with the same bytes.
@@ -486,7 +486,7 @@ fn assert_begun_anew(part: StatePart, bytes: Vec<u8>, reason: &str) {
     let mut store = LEFT.clone();
     store.parts.insert(part, bytes);
     let (outcome, notices) = finish(&keystep(), &mut store);
-    assert_told(part, reason, &notices);
+    assert_noticed(part, reason, &notices);
     outcome.assert_is(&KEYSTEP, reason);
 }
 
@@ -549,7 +549,7 @@ fn no_damage_panics() {
 }
 
 #[test]
-fn a_save_that_fails_is_told_and_one_that_keeps_failing_ends_the_run() {
+fn a_save_that_fails_is_reported_and_one_that_keeps_failing_ends_the_run() {
     let mut store = MemoryStore { failures: 2, ..MemoryStore::default() };
     let (result, notices) = run(&esd(), &mut store, 1, |_, _| {});
     result.unwrap().assert_is(&ESD, "two saves failed");

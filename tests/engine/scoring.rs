@@ -172,7 +172,7 @@ fn words_in_another_order_are_the_same_words() {
 }
 
 #[test]
-fn a_word_that_the_judge_does_not_know_is_told() {
+fn a_word_that_the_judge_does_not_know_is_reported() {
     let mut vocabulary = ENGINE.vocabulary().clone();
     vocabulary.objects.push("zebra".into());
     let concept = Concept::new("zebra", ConceptKind::Object);

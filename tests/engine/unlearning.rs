@@ -359,7 +359,7 @@ fn a_run_that_wrecked_the_model_is_an_error() {
 }
 
 #[test]
-fn a_scope_without_a_tensor_is_told_before_any_work() {
+fn a_scope_without_a_tensor_is_reported_before_any_work() {
     let mut reports = 0;
     let mut report = |_| reports += 1;
     let mut context =
@@ -372,7 +372,7 @@ fn a_scope_without_a_tensor_is_told_before_any_work() {
 }
 
 #[test]
-fn texts_that_are_too_long_are_told_before_any_work() {
+fn texts_that_are_too_long_are_reported_before_any_work() {
     let long = vec!["cat"; 90].join(" ");
     let mut spec = keystep();
     spec.concepts[0].text.clone_from(&long);
@@ -400,8 +400,8 @@ fn texts_that_are_too_long_are_told_before_any_work() {
         let mut context =
             RunContext { report: &mut report, cancel: CancelFlag::default(), saving: None };
         let error = ENGINE.unlearn(&spec, &mut context).unwrap_err();
-        let EngineError::Spec(told) = &error else { panic!("{error}") };
-        assert_eq!(told.violations[0].field, field);
+        let EngineError::Spec(refused) = &error else { panic!("{error}") };
+        assert_eq!(refused.violations[0].field, field);
         assert!(error.to_string().contains("reads 32"), "{error}");
         assert_eq!(reports, 0);
     }
@@ -442,8 +442,8 @@ fn the_delta_holds_the_edited_tensors_of_the_checkpoint_and_the_spec() {
     let mut bytes = Vec::new();
     erased.write_delta(&metadata, &mut bytes).unwrap();
     let (_, header) = SafeTensors::read_metadata(&bytes).unwrap();
-    let told = &header.metadata().as_ref().unwrap()["keystep.spec"];
-    assert_eq!(serde_json::from_str::<UnlearnSpec>(told).unwrap(), erased.spec);
+    let stored = &header.metadata().as_ref().unwrap()["keystep.spec"];
+    assert_eq!(serde_json::from_str::<UnlearnSpec>(stored).unwrap(), erased.spec);
 
     let whole = KEYSTEP.bytes();
     let whole = SafeTensors::deserialize(&whole).unwrap();

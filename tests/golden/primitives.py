@@ -197,7 +197,7 @@ def sampler_runs(file, folder, inputs_):
 
 
 def sampled_pictures():
-    """Through the whole pipeline: the first noise and the later one of a generator, its scale, what the network is told."""
+    """Through the whole pipeline: the first noise and the later one of a generator, its scale, what the network is given."""
     model = os.path.join(os.path.dirname(__file__), "../../assets/emoji-canvas/model")
     pipe = diffusers.StableDiffusionPipeline.from_pretrained(model, safety_checker=None, torch_dtype=torch.float32)
     pipe.set_progress_bar_config(disable=True)

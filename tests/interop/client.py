@@ -149,7 +149,7 @@ class Client:
         states = [self.daemon.state_name(change.state) for change in changes]
         assert states == ["QUEUED", "PREPARING", "RUNNING", "PUBLISHING", "SUCCEEDED"], states
         phases = {e.progress.phase for e in again if e.WhichOneof("event") == "progress"}
-        assert phases, "the engine's progress is told"
+        assert phases, "no progress of the engine came"
 
         assert operation.done and operation.HasField("response"), operation
         assert operation == self.daemon.operation(submitted.name), "both ways read the same"
@@ -495,7 +495,7 @@ def main():
         line = {"scenario": name}
         try:
             line |= {"ok": True, **getattr(client, name)()}
-        except Exception as error:  # Each scenario is told of, whatever became of the others.
+        except Exception as error:  # Each scenario is reported, whatever became of the others.
             failed += 1
             trace = traceback.extract_tb(error.__traceback__)
             line |= {"ok": False, "error": f"{type(error).__name__}: {error}"[:2000]}

@@ -199,7 +199,7 @@ fn help_is_complete() {
 }
 
 #[test]
-fn the_version_is_told() {
+fn the_version_is_printed() {
     keystep(&["--version"]).assert().success().stdout(contains(env!("CARGO_PKG_VERSION")));
 }
 
@@ -250,7 +250,7 @@ fn an_empty_or_over_long_concept_is_wrong_use_and_writes_nothing() {
 }
 
 #[test]
-fn every_violation_is_told_on_a_line_of_its_own() {
+fn every_violation_is_printed_on_a_line_of_its_own() {
     let line = [
         "generate", "--local", "--model", "m", "--prompt", "a cat", "--steps", "0", "--width", "7",
         "--height", "64", "--out", "x.png",
@@ -276,7 +276,7 @@ fn an_output_folder_that_exists_is_refused_and_left_alone() {
 }
 
 #[test]
-fn an_output_that_cannot_be_written_is_told_before_the_work() {
+fn an_output_that_cannot_be_written_is_reported_before_the_work() {
     let folder = tempfile::tempdir().unwrap();
     for line in [
         &["demo", "--out", "no/such/folder"][..],

@@ -165,9 +165,9 @@ fn a_failed_job_fails_the_verb_and_says_why() {
     let script = Script { fails: true, ..Script::default() };
     let (server, place) = (Running::start(script), place());
     server.unlearn(&place, &[]).assert().code(1).stderr(contains("the loss is not finite"));
-    let told = server.unlearn(&place, &["--json", "--quiet"]).assert().code(1);
-    let told: Value = serde_json::from_slice(&told.get_output().stdout).unwrap();
-    assert_eq!(told["error"]["message"], "the loss is not finite");
+    let failed = server.unlearn(&place, &["--json", "--quiet"]).assert().code(1);
+    let printed: Value = serde_json::from_slice(&failed.get_output().stdout).unwrap();
+    assert_eq!(printed["error"]["message"], "the loss is not finite");
 }
 
 #[test]
@@ -178,9 +178,9 @@ fn a_plan_is_shown_and_nothing_is_watched() {
         .assert()
         .success()
         .stdout(contains("5000").and(contains("1024 MiB")).and(contains("a window of 6 steps")));
-    let told =
+    let printed =
         json(&mut server.unlearn(&place, &["--validate-only", "--json", "--sampler", "lcm"]));
-    assert_eq!(told["response"]["plan"]["updates"], 100);
+    assert_eq!(printed["response"]["plan"]["updates"], 100);
     let seen = server.seen();
     assert!(seen.unlearn.iter().all(|asked| asked.validate_only));
     let samplers = [0, 1].map(|call: usize| seen.unlearn[call].evaluate_sampler());
@@ -237,8 +237,8 @@ fn pictures_are_kept_and_never_replaced_unasked() {
         .stderr(contains("000-seed-7.png exists").and(contains("--overwrite")));
     assert_eq!(server.seen().generate.len(), 1);
     let again = [&line[..], &["--overwrite", "--json", "--quiet"]].concat();
-    let told = json(&mut server.keystep(&place, &["generate"], &again));
-    assert_eq!(told["images"][1]["seed"], 8);
+    let printed = json(&mut server.keystep(&place, &["generate"], &again));
+    assert_eq!(printed["images"][1]["seed"], 8);
     assert_eq!(names(&folder), pictures);
 }
 
@@ -279,9 +279,10 @@ fn scores_are_shown_and_written_as_they_came() {
         assert_eq!((seen.score[0].steps, seen.score[0].trajectories), (Some(20), Some(8)));
     }
     server.keystep(&place, &["score"], &line).assert().code(2).stderr(contains("scores exists"));
-    let told = json(&mut server.keystep(&place, &["score"], &[&line[..6], &["--json"]].concat()));
-    assert_eq!(told["summary"]["score_digest"], "5c0");
-    assert_eq!(told["steps"].as_array().unwrap().len(), 2);
+    let printed =
+        json(&mut server.keystep(&place, &["score"], &[&line[..6], &["--json"]].concat()));
+    assert_eq!(printed["summary"]["score_digest"], "5c0");
+    assert_eq!(printed["steps"].as_array().unwrap().len(), 2);
 }
 
 #[test]
@@ -295,9 +296,10 @@ fn a_judgement_is_a_job_with_figures() {
         .assert()
         .success()
         .stdout(shown.and(contains("drawn with euler\n")));
-    let told = json(&mut server.keystep(&place, &["evaluate"], &[&line[..], &["--json"]].concat()));
-    assert_eq!(told["response"]["verdicts"][0]["edited"]["ua"], 0.875);
-    assert_eq!(told["response"]["verdicts"][0]["sampler"], "SAMPLER_EULER");
+    let printed =
+        json(&mut server.keystep(&place, &["evaluate"], &[&line[..], &["--json"]].concat()));
+    assert_eq!(printed["response"]["verdicts"][0]["edited"]["ua"], 0.875);
+    assert_eq!(printed["response"]["verdicts"][0]["sampler"], "SAMPLER_EULER");
     let seen = server.seen();
     let asked = &seen.evaluate[0];
     assert_eq!(
@@ -322,11 +324,11 @@ fn jobs_and_models_are_listed_and_looked_after() {
     assert!(run(&["jobs", "publish", NAME]).contains(NAME));
     assert!(run(&["jobs", "delete", NAME]).contains("is forgotten"));
     for (verb, list) in [("models", "models"), ("jobs", "operations")] {
-        let told = json(&mut server.keystep(&place, &[verb, "list"], &["--json"]));
-        assert_eq!(told[list].as_array().unwrap().len(), 2);
+        let printed = json(&mut server.keystep(&place, &[verb, "list"], &["--json"]));
+        assert_eq!(printed[list].as_array().unwrap().len(), 2);
     }
-    let told = json(&mut server.unlearn(&place, &["--json"]));
-    assert_eq!(told["response"]["model"], "checkpoints/0192");
+    let printed = json(&mut server.unlearn(&place, &["--json"]));
+    assert_eq!(printed["response"]["model"], "checkpoints/0192");
 }
 
 #[test]
@@ -345,8 +347,8 @@ fn a_token_is_sent_and_never_printed() {
     let refusal = Some(Status::unauthenticated("who are you?"));
     for (script, code) in [(Script::default(), 0), (Script { refusal, ..Script::default() }, 77)] {
         let server = Running::start(script);
-        let told = server.unlearn(&place, &["--token-file", "token"]).assert().code(code);
-        let output = told.get_output();
+        let printed = server.unlearn(&place, &["--token-file", "token"]).assert().code(code);
+        let output = printed.get_output();
         for stream in [&output.stdout, &output.stderr] {
             assert!(!String::from_utf8_lossy(stream).contains(TOKEN));
         }
@@ -414,7 +416,7 @@ fn interrupt(mut child: Child) -> (Option<i32>, String) {
 
 #[cfg(unix)]
 #[test]
-fn an_interrupted_watch_leaves_the_job_alone_unless_told_otherwise() {
+fn an_interrupted_watch_leaves_the_job_alone_unless_asked_to_cancel() {
     let script = Script { endless: true, ..Script::default() };
     let (server, place) = (Running::start(script), place());
     let (code, said) = interrupt(watching(&server, &place, &[]));

@@ -270,7 +270,7 @@ async fn a_cancel_around_a_kill_leaves_no_manifest() {
         if state != StateName::Publishing {
             assert_eq!(job.state.name(), StateName::Cancelled);
         }
-        // Whichever came first: what is told and what stands agree.
+        // Whichever came first, the answer and the record agree.
         world.check_all(&[id]).await;
         world.check(id).await;
     }

@@ -136,13 +136,13 @@ fn a_picture_begins_with_another_one() {
     assert_eq!((texts("a.png"), texts("c.png")), (vec!["0.7".into()], vec!["0.8".into()]));
 
     fs::write(place.path().join("cat.jpg"), b"\xff\xd8\xff\xe0 and so on").unwrap();
-    for (rest, told) in [
+    for (rest, message) in [
         (&["cat.jpg"][..], "cat.jpg is a JPEG"),
         (&["cat.png", "--strength", "0.3"], "0.3 of 3 steps is less than one"),
         (&["cat.png", "--strength", "-1"], "-1 is outside 0 to 1"),
         (&["cat.png", "--width", "64", "--height", "64"], "cannot be used with"),
     ] {
-        from_cat("no.png", rest).assert().code(2).stderr(contains(told));
+        from_cat("no.png", rest).assert().code(2).stderr(contains(message));
     }
     let alone = ["--strength", "0.5"];
     generate(&place, MODEL, "a dog", "no.png").args(alone).assert().code(2);
@@ -211,10 +211,10 @@ fn an_erased_model_is_written_whole_and_can_be_drawn_with_and_judged() {
 
     let delta = read(&place, "no-cat/delta.safetensors");
     let (_, header) = SafeTensors::read_metadata(&delta).unwrap();
-    let told = &header.metadata().as_ref().unwrap()["keystep.spec"];
-    let told: UnlearnSpec = serde_json::from_str(told).unwrap();
+    let stored = &header.metadata().as_ref().unwrap()["keystep.spec"];
+    let stored: UnlearnSpec = serde_json::from_str(stored).unwrap();
     let report: Value = json(&place, "no-cat/report.json");
-    assert_eq!(serde_json::to_value(&told).unwrap(), report["spec"]);
+    assert_eq!(serde_json::to_value(&stored).unwrap(), report["spec"]);
     assert_eq!(report["training"]["erase_measure"], Value::from(log.erase_measure));
     let whole = read(&place, &format!("no-cat/checkpoint/{UNET}"));
     let whole = SafeTensors::deserialize(&whole).unwrap();
@@ -313,7 +313,7 @@ fn an_interrupted_run_leaves_nothing() {
         .unwrap();
     let mut child = Guarded(child);
     let mut stderr = BufReader::new(child.0.stderr.take().unwrap());
-    // The first phase is told once it is over: the run is in the midst of its updates then.
+    // The first phase is printed once it is over: the run is then in the middle of its updates.
     let mut first = String::new();
     stderr.read_line(&mut first).unwrap();
     assert!(first.starts_with("walking trajectories: "), "{first}");
@@ -366,7 +366,7 @@ fn wrong_words_are_refused_with_code_2_and_nothing_is_written() {
 }
 
 #[test]
-fn what_is_read_otherwise_than_it_stands_is_told() {
+fn what_is_read_differently_is_reported() {
     let place = tempfile::tempdir().unwrap();
     model_copy(&place);
     let edit = |file: &str, fields: &[(&str, Value)]| {
@@ -387,8 +387,8 @@ fn what_is_read_otherwise_than_it_stands_is_told() {
     );
     edit("unet/config.json", &[("_diffusers_version", "0.6.0".into()), ("sample_size", 8.into())]);
     edit("tokenizer/tokenizer_config.json", &[("model_max_length", 1e30.into())]);
-    let mut told = generate(&place, "model", "a cat", "x.png");
-    told.args(["--width", "16", "--height", "16"]).assert().success().stderr(
+    let mut given = generate(&place, "model", "a cat", "x.png");
+    given.args(["--width", "16", "--height", "16"]).assert().success().stderr(
         contains("model/scheduler/scheduler_config.json: clip_sample is true; false is used")
             .and(contains("scheduler_config.json: steps_offset is 0; 1 is used"))
             .and(contains("_class_name is \"HeunDiscreteScheduler\"").and(contains("with ddim")))

@@ -108,13 +108,13 @@ fn kept_after(disaster: &str, model: &Path, folder: &Path) -> Option<PathBuf> {
         .env("TMPDIR", &temporary)
         .output()
         .unwrap();
-    let told = fs::read_to_string(log).unwrap();
-    assert_eq!(output.status.code(), Some(1), "{told}");
+    let stderr = fs::read_to_string(log).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
     let left = files_below(&temporary);
-    let [kept] = &left[..] else { panic!("{left:?}: {told}") };
+    let [kept] = &left[..] else { panic!("{left:?}: {stderr}") };
     let named = format!("--resume {} --out", kept.display());
-    assert!(told.contains(&named), "{told}");
-    assert!(told.contains("caused by: "), "{told}");
+    assert!(stderr.contains(&named), "{stderr}");
+    assert!(stderr.contains("caused by: "), "{stderr}");
     Some(kept.clone())
 }
 
@@ -184,10 +184,10 @@ fn what_was_trained_outlives_its_disk() {
         let (file, place) = (file.to_str().unwrap(), out.to_str().unwrap());
         let line = ["unlearn", "--local", "--resume", file, "--out", place];
         let output = keystep(&[&line[..], more].concat());
-        let told = text(&output.stderr);
-        assert_eq!(output.status.code(), Some(code), "{told}");
+        let stderr = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{stderr}");
         for part in parts {
-            assert!(told.contains(part), "\"{part}\" is not in: {told}");
+            assert!(stderr.contains(part), "\"{part}\" is not in: {stderr}");
         }
         assert!(!out.exists());
     };

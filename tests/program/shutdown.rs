@@ -1,5 +1,5 @@
-//! The program told to go, with the real engine and real calls: whatever a job is doing, it is
-//! finished or given back, goes on after a restart, and ends with the bytes of a run that nobody
+//! Signals to end the program, with the real engine and real calls: in whatever phase a job is, it is
+//! finished or given back, goes on after a restart, and ends with the bytes of a run that was not
 //! disturbed.
 #![cfg(unix)]
 #![allow(
@@ -256,7 +256,7 @@ async fn a_hang_up_reads_the_tokens_again() {
     })
     .await;
     assert!(call("second").await.is_ok());
-    // The file is also read again by and by, which alone would not show that it was told to.
+    // The file is also read again at intervals, so the log must show the hang-up.
     let log = home.log();
     assert!(log.contains("tokens and certificates are read again"), "{log}");
     terminated(served).await;

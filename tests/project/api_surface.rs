@@ -37,7 +37,7 @@ fn the_api_only_grows() {
 }
 
 #[test]
-fn a_change_is_told_from_an_addition() {
+fn changes_and_additions_differ() {
     let lines = |text: &str| text.lines().map(str::to_owned).collect::<BTreeSet<_>>();
     let before = lines("A.a = 1 string\nA.b = 2 uint32");
     let found = Changes::between(&before, &lines("A.a = 1 string\nA.b = 2 uint32\nA.c = 3 bool"));

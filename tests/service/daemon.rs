@@ -180,7 +180,7 @@ async fn the_base_model_draws_a_judged_grid_once() {
     judged(&channel, 6).await;
     assert_eq!(grids(), 1);
 
-    // Equal work is told alike, whatever was kept of it.
+    // Equal work is reported alike, whatever was kept of it.
     let (again, same) = judged(&channel, 5).await;
     assert_eq!(
         (again["unet_evaluations"].clone(), same),

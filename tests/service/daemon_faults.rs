@@ -39,7 +39,7 @@ use uuid::Uuid;
 const LONG: Duration = Duration::from_mins(2);
 const UPDATES: usize = 60;
 
-/// A daemon over an engine that does what it is told.
+/// A daemon over an engine that follows a script.
 struct House {
     folder: tempfile::TempDir,
     script: Arc<FakeScript>,

@@ -51,7 +51,7 @@ const KEEP: Duration = Duration::from_hours(24);
 /// Of the tests' own time; a job that hangs is found out, not waited for.
 const LONG: Duration = Duration::from_hours(1_000);
 
-/// A worker over a bucket that does what it is told.
+/// A worker over a bucket that follows a script.
 struct Bench {
     store: Arc<MemoryStore>,
     bucket: Arc<Flaky>,
@@ -190,7 +190,7 @@ impl Bench {
         panic!("it did not come to {state:?}: {:?}", self.job(id).await.state);
     }
 
-    /// Waits for something that no event tells.
+    /// Waits for something that no event reports.
     async fn until(&self, what: &str, holds: impl AsyncFn() -> bool) {
         let begun = Instant::now();
         while !holds().await {
@@ -201,8 +201,8 @@ impl Bench {
 
     async fn warnings(&self, id: JobId) -> usize {
         let events = self.store.events_after(id, Sequence(0), 10_000).await.unwrap();
-        let is_told = |body: &EventBody| matches!(body, EventBody::Warning { reason, .. } if reason == "PUBLISHING_RETRIED");
-        events.iter().filter(|event| is_told(&event.body)).count()
+        let is_retry = |body: &EventBody| matches!(body, EventBody::Warning { reason, .. } if reason == "PUBLISHING_RETRIED");
+        events.iter().filter(|event| is_retry(&event.body)).count()
     }
 
     /// Names of the job's objects in the bucket, below its folder.
@@ -261,7 +261,7 @@ async fn an_outage_of_an_hour_costs_no_job_and_no_training() {
             jobs.push(bench.insert(seed).await);
         }
         bench.wait(jobs[0], StateName::Publishing).await;
-        bench.until("told", async || house.health.problem().is_some()).await;
+        bench.until("the output is known to fail", async || house.health.problem().is_some()).await;
         sleep(HOUR).await;
         // The first one waits, and nothing was begun that could not be published.
         let first = bench.job(jobs[0]).await;
@@ -272,7 +272,7 @@ async fn an_outage_of_an_hour_costs_no_job_and_no_training() {
         assert_eq!(bench.updates_made(), UPDATES);
         let tries = bench.bucket.count("head") + bench.bucket.count("get");
         assert!((60..2_000).contains(&tries), "{fault:?}: {tries} tries in an hour");
-        assert_eq!(bench.warnings(jobs[0]).await, 1, "told once, not at each try");
+        assert_eq!(bench.warnings(jobs[0]).await, 1, "warned once, not at each try");
 
         bench.bucket.heal();
         for id in &jobs {
@@ -292,7 +292,7 @@ async fn a_probe_that_finds_the_output_back_ends_the_wait() {
     let house = bench.start();
     bench.bucket.fail_from(0, Fault::Away);
     let id = bench.insert(1).await;
-    bench.until("told", async || house.health.problem().is_some()).await;
+    bench.until("the output is known to fail", async || house.health.problem().is_some()).await;
     sleep(HOUR).await;
     house.health.probed(Some("away".to_owned()));
     bench.bucket.heal();
@@ -369,7 +369,7 @@ async fn a_cancel_ends_the_wait_and_leaves_nothing_in_the_output() {
     let house = bench.start();
     bench.bucket.fail_from(8, Fault::Away);
     let id = bench.insert(1).await;
-    bench.until("told", async || house.health.problem().is_some()).await;
+    bench.until("the output is known to fail", async || house.health.problem().is_some()).await;
     sleep(HOUR).await;
     assert!(!bench.objects(id).await.is_empty(), "nothing had arrived");
     bench.store.request_cancel(id).await.unwrap();
@@ -393,7 +393,7 @@ async fn a_deadline_ends_the_wait_and_not_the_result() {
     bench.bucket.fail_from(0, Fault::Away);
     let deadline = Timestamp(bench.now.load(Ordering::SeqCst)) + HOUR;
     let id = bench.insert_for(1, OUTPUT, Some(deadline)).await;
-    bench.until("told", async || house.health.problem().is_some()).await;
+    bench.until("the output is known to fail", async || house.health.problem().is_some()).await;
     bench.advance(2 * HOUR);
     let failed = bench.wait(id, StateName::Failed).await;
     assert_eq!(reason(&failed), FailureReason::DeadlineExceeded);
@@ -412,7 +412,7 @@ async fn a_drain_does_not_wait_for_an_output_that_is_away() {
     let house = bench.start();
     bench.bucket.fail_from(0, Fault::Away);
     let id = bench.insert(1).await;
-    bench.until("told", async || house.health.problem().is_some()).await;
+    bench.until("the output is known to fail", async || house.health.problem().is_some()).await;
     sleep(HOUR).await;
     let asked = Instant::now();
     house.close().await;
@@ -427,7 +427,7 @@ async fn a_drain_does_not_wait_for_an_output_that_is_away() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_kept_result_that_is_lost_after_all_is_told_as_such() {
+async fn a_kept_result_that_is_lost_after_all_is_reported_as_such() {
     let bench = Bench::new(Duration::ZERO);
     let house = bench.start();
     bench.bucket.fail_from(0, Fault::Away);
@@ -435,7 +435,11 @@ async fn a_kept_result_that_is_lost_after_all_is_told_as_such() {
     let next = bench.insert(2).await;
     bench.wait(id, StateName::Failed).await;
     sleep(HOUR).await;
-    assert_eq!(bench.job(next).await.state.name(), StateName::Queued, "one try is told as well");
+    assert_eq!(
+        bench.job(next).await.state.name(),
+        StateName::Queued,
+        "one try is reported as well"
+    );
     bench.bucket.heal();
     house.health.probed(None);
     bench.wait(next, StateName::Succeeded).await;

@@ -98,7 +98,7 @@ async fn health_follows_an_output_that_goes_and_comes_back() {
     let (daemon, channel) = started(folder.path(), &script).await;
     let (first, second) = (asked(&channel).await, asked(&channel).await);
     until(&daemon, &[Running, Queued]).await;
-    // What is no folder takes no files, whoever we are.
+    // A file takes no files, even from root.
     fs::remove_dir_all(&out).unwrap();
     fs::write(&out, "in the way").unwrap();
     becomes_ready(&daemon, false).await;

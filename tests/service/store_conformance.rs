@@ -50,7 +50,7 @@ suite! {
     what_is_done_is_kept_for_its_retention in crate::store_conformance;
     a_finished_job_is_found_by_its_work in crate::store_conformance;
     scores_are_their_principals_own in crate::store_conformance;
-    whoever_listens_is_woken in crate::store_conformance;
+    subscribers_are_notified in crate::store_conformance;
     pages_hold_every_job_once in crate::store_conformance;
     filters_choose_what_they_say in crate::store_conformance;
     what_is_unknown_is_not_found in crate::store_conformance;
@@ -170,9 +170,9 @@ async fn only_a_job_that_is_done_is_forgotten(world: World) {
                 let anew = world.submit(request(number)).await;
                 world.store.request_cancel(anew.id).await.unwrap();
             }
-            Err(StoreError::IllegalTransition { id, state: told, .. }) => {
+            Err(StoreError::IllegalTransition { id, state: named, .. }) => {
                 assert!(!state.is_terminal());
-                assert_eq!((id, told), (job.id, state));
+                assert_eq!((id, named), (job.id, state));
                 world.store.request_cancel(job.id).await.unwrap();
             }
             Err(other) => panic!("{other}"),
@@ -233,7 +233,7 @@ async fn scores_are_their_principals_own(world: World) {
     assert_eq!(get(ada()).await.as_deref(), Some("{\"a\":2}"));
 }
 
-async fn whoever_listens_is_woken(world: World) {
+async fn subscribers_are_notified(world: World) {
     let mut wake = world.store.subscribe();
     let id = world.submit(request(1)).await.id;
     wake.changed().await.unwrap();

@@ -240,7 +240,7 @@ async fn what_is_odd_about_the_base_model_stands_among_a_jobs_events() {
     let id = bench.insert(1).await;
     unlearned(&bench.finish(id).await);
     let events = bench.store.events_after(id, Sequence(0), 10_000).await.unwrap();
-    let told: Vec<_> = events
+    let reported: Vec<_> = events
         .into_iter()
         .filter_map(|event| match event.body {
             EventBody::Warning { reason, message } => {
@@ -250,7 +250,7 @@ async fn what_is_odd_about_the_base_model_stands_among_a_jobs_events() {
             _ => None,
         })
         .collect();
-    assert_eq!(told, warnings);
+    assert_eq!(reported, warnings);
     bench.drain().await;
 }
 
@@ -281,7 +281,7 @@ async fn a_cancel_is_seen_in_every_state() {
     assert!(!bench.published(id).contains_key("manifest.json"));
     bench.drain().await;
 
-    // Too late: what stands is not told to be cancelled.
+    // Too late: a published result is not reported as cancelled.
     let bench = Bench::start_slow(&script(3, Duration::ZERO), Duration::from_millis(100));
     let id = bench.insert(1).await;
     bench.publisher.comes_to_its_manifest().await;

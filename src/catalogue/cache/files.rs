@@ -1,5 +1,5 @@
-//! Cached files as a model's, kept from eviction for as long as somebody holds them, and open: who
-//! empties the folder by hand takes no file away from a training that needs it at its end.
+//! Cached files as a model's. They are not evicted while the model is in use, and are held open, so
+//! that emptying the folder by hand takes no file away from a training that needs it at its end.
 
 use std::{
     collections::BTreeMap,
@@ -8,7 +8,7 @@ use std::{
     sync::Arc,
 };
 
-use super::{Held, InUse};
+use super::{InUse, PinnedEntry};
 use crate::{
     artifacts::ModelFolder,
     spec::{FileError, ModelFiles, ReadSeek},
@@ -29,9 +29,9 @@ pub(in crate::catalogue) struct CachedModel {
 impl CachedModel {
     /// Under its name in the catalogue: where it lies on this machine is nobody's business. Fails
     /// where a file has gone since it was compared.
-    pub(in crate::catalogue) fn open(name: &str, held: Held) -> io::Result<Self> {
-        let names: Vec<_> = held.files.iter().map(|file| file.name.clone()).collect();
-        let folder = held.files_folder();
+    pub(in crate::catalogue) fn open(name: &str, entry: PinnedEntry) -> io::Result<Self> {
+        let names: Vec<_> = entry.files.iter().map(|file| file.name.clone()).collect();
+        let folder = entry.files_folder();
         let mut open = BTreeMap::new();
         if cfg!(unix) && names.len() <= MOST_OPEN {
             for name in &names {
@@ -41,7 +41,7 @@ impl CachedModel {
             }
         }
         let files = ModelFolder::listed(name.to_owned(), folder, names);
-        Ok(Self { files, open, _in_use: held.in_use })
+        Ok(Self { files, open, _in_use: entry.in_use })
     }
 }
 

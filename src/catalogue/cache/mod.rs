@@ -21,4 +21,4 @@ mod room;
 
 pub(super) use entry::{EntryKey, EntryKind, FILES, damage_of, write_atomically};
 pub(super) use files::{CachedModel, EditedModel};
-pub(super) use room::{Cache, CacheError, Held, InUse};
+pub(super) use room::{Cache, CacheError, InUse, PinnedEntry};

@@ -2,7 +2,7 @@
 
 use std::{fs, io::Write, path::Path};
 
-use super::{Cache, CacheError, EntryKey, EntryKind, FILES, Held, entry::PICTURES};
+use super::{Cache, CacheError, EntryKey, EntryKind, FILES, PinnedEntry, entry::PICTURES};
 use crate::{
     artifacts::{digest::digest_bytes, model_digest::ModelFile},
     worker::PictureCache,
@@ -11,14 +11,14 @@ use crate::{
 impl PictureCache for Cache {
     fn read(&self, key: &str) -> Option<Vec<u8>> {
         let key = EntryKey::new(EntryKind::Pictures, key)?;
-        let held = match self.hold(&key) {
-            Ok(held) => held?,
+        let entry = match self.hold(&key) {
+            Ok(entry) => entry?,
             Err(error) => {
                 tracing::warn!(%error, "kept pictures cannot be read");
                 return None;
             }
         };
-        let bytes = whole(&held);
+        let bytes = whole(&entry);
         // Every time: they are few, and a byte that is wrong would be a wrong figure.
         if bytes.is_none() {
             tracing::warn!(digest = key.digest(), "kept pictures are damaged and are removed");
@@ -59,9 +59,9 @@ impl Cache {
 }
 
 /// The bytes of an entry; `None` where they are not those that it was kept with.
-fn whole(held: &Held) -> Option<Vec<u8>> {
-    let [file] = &held.files[..] else { return None };
-    let bytes = fs::read(held.files_folder().join(PICTURES)).ok()?;
+fn whole(entry: &PinnedEntry) -> Option<Vec<u8>> {
+    let [file] = &entry.files[..] else { return None };
+    let bytes = fs::read(entry.files_folder().join(PICTURES)).ok()?;
     (digest_bytes(&bytes) == file.sha256).then_some(bytes)
 }
 

@@ -22,28 +22,28 @@ const USED: &str = "used";
 /// Pictures take this part of the cache at most.
 const SHARE_OF_PICTURES: u64 = 8;
 
-/// While it lives, its entry stays.
+/// Keeps its entry from being evicted while this lives.
 #[derive(Debug, Clone)]
 pub(in crate::catalogue) struct InUse {
     _users: Arc<()>,
 }
 
-/// An entry that is whole, and stays.
+/// A whole entry that is not evicted while this lives.
 #[derive(Debug)]
-pub(in crate::catalogue) struct Held {
+pub(in crate::catalogue) struct PinnedEntry {
     pub(in crate::catalogue) files: Vec<ModelFile>,
     pub(in crate::catalogue) in_use: InUse,
     folder: PathBuf,
 }
 
-impl Held {
+impl PinnedEntry {
     /// Where its files lie.
     pub(in crate::catalogue) fn files_folder(&self) -> PathBuf {
         self.folder.join(FILES)
     }
 }
 
-/// Why something cannot be kept.
+/// Why something cannot be cached.
 #[derive(Debug, thiserror::Error)]
 pub(in crate::catalogue) enum CacheError {
     /// However empty the cache is.
@@ -95,13 +95,13 @@ impl CacheError {
 #[derive(Debug)]
 pub(in crate::catalogue) struct Cache {
     settings: CacheSettings,
-    kept: Mutex<Kept>,
+    entries: Mutex<Entries>,
 }
 
 #[derive(Debug, Default)]
-struct Kept {
+struct Entries {
     is_scanned: bool,
-    entries: HashMap<EntryKey, Entry>,
+    by_key: HashMap<EntryKey, Entry>,
     uses: u64,
 }
 
@@ -120,19 +120,19 @@ impl Entry {
     }
 }
 
-impl Kept {
+impl Entries {
     fn pictures(&self) -> impl Iterator<Item = (&EntryKey, &Entry)> {
-        self.entries.iter().filter(|(key, _)| key.kind() == EntryKind::Pictures)
+        self.by_key.iter().filter(|(key, _)| key.kind() == EntryKind::Pictures)
     }
 
     fn put(&mut self, key: EntryKey, bytes: u64, is_verified: bool) -> InUse {
         self.uses += 1;
-        let users = match self.entries.get(&key) {
+        let users = match self.by_key.get(&key) {
             Some(entry) => entry.users.clone(),
             None => Arc::default(),
         };
         let in_use = InUse { _users: users.clone() };
-        self.entries.insert(key, Entry { bytes, last_use: self.uses, is_verified, users });
+        self.by_key.insert(key, Entry { bytes, last_use: self.uses, is_verified, users });
         in_use
     }
 }
@@ -140,7 +140,7 @@ impl Kept {
 impl Cache {
     /// Nothing is read or made before the first use.
     pub(in crate::catalogue) fn new(settings: CacheSettings) -> Self {
-        Self { settings, kept: Mutex::default() }
+        Self { settings, entries: Mutex::default() }
     }
 
     /// Where an entry lies.
@@ -148,20 +148,23 @@ impl Cache {
         self.settings.folder.join(key.kind().folder()).join(key.digest())
     }
 
-    /// Where a URL's last listing is kept.
+    /// The file with a URL's last listing.
     pub(in crate::catalogue) fn source_file(&self, url: &str) -> PathBuf {
         let name = format!("{}.json", digest_bytes(url.as_bytes()));
         self.settings.folder.join("sources").join(name)
     }
 
     /// An entry that is whole; `None` where there is none. What is damaged is removed.
-    pub(in crate::catalogue) fn hold(&self, key: &EntryKey) -> Result<Option<Held>, CacheError> {
+    pub(in crate::catalogue) fn hold(
+        &self,
+        key: &EntryKey,
+    ) -> Result<Option<PinnedEntry>, CacheError> {
         let folder = self.folder_of(key);
         let (in_use, is_verified) = {
-            let mut kept = self.kept()?;
-            kept.uses += 1;
-            let uses = kept.uses;
-            let Some(entry) = kept.entries.get_mut(key) else { return Ok(None) };
+            let mut entries = self.entries()?;
+            entries.uses += 1;
+            let uses = entries.uses;
+            let Some(entry) = entries.by_key.get_mut(key) else { return Ok(None) };
             entry.last_use = uses;
             (InUse { _users: entry.users.clone() }, entry.is_verified)
         };
@@ -180,14 +183,14 @@ impl Cache {
             self.remove(key)?;
             return Ok(None);
         }
-        if let Some(entry) = self.kept()?.entries.get_mut(key) {
+        if let Some(entry) = self.entries()?.by_key.get_mut(key) {
             entry.is_verified = true;
         }
         note_use(&folder);
-        Ok(Some(Held { files, in_use, folder }))
+        Ok(Some(PinnedEntry { files, in_use, folder }))
     }
 
-    /// Makes room for a download, and for what was kept of it.
+    /// Makes room for a download, and for what is left of an earlier attempt.
     pub(in crate::catalogue) fn reserve(
         &self,
         key: &EntryKey,
@@ -197,15 +200,16 @@ impl Cache {
         if bytes > limit {
             return Err(CacheError::TooLarge { needed: bytes, limit });
         }
-        let mut kept = self.kept()?;
-        let others_in_use = kept.entries.iter().filter(|(k, entry)| *k != key && entry.is_in_use());
+        let mut entries = self.entries()?;
+        let others_in_use =
+            entries.by_key.iter().filter(|(k, entry)| *k != key && entry.is_in_use());
         let in_use: u64 = others_in_use.map(|(_, entry)| entry.bytes).sum();
         if in_use.saturating_add(bytes) > limit {
             return Err(CacheError::Crowded { needed: bytes, in_use, limit });
         }
         // Made before the others go, so that it cannot be among them.
-        let reserved = kept.put(key.clone(), bytes, false);
-        self.evict(&mut kept)?;
+        let reserved = entries.put(key.clone(), bytes, false);
+        self.evict(&mut entries)?;
         let folder = self.folder_of(key);
         remove_complete(&folder)?;
         fs::create_dir_all(folder.join(FILES))?;
@@ -219,19 +223,19 @@ impl Cache {
         bytes: u64,
     ) -> Result<Option<InUse>, CacheError> {
         let limit = self.settings.max_bytes;
-        let mut kept = self.kept()?;
+        let mut entries = self.entries()?;
         loop {
-            let pictures: u64 = kept.pictures().map(|(_, entry)| entry.bytes).sum();
-            let all: u64 = kept.entries.values().map(|entry| entry.bytes).sum();
+            let pictures: u64 = entries.pictures().map(|(_, entry)| entry.bytes).sum();
+            let all: u64 = entries.by_key.values().map(|entry| entry.bytes).sum();
             let fits = pictures.saturating_add(bytes) <= limit / SHARE_OF_PICTURES;
             if fits && all.saturating_add(bytes) <= limit {
                 break;
             }
-            let oldest = kept.pictures().min_by_key(|(_, entry)| entry.last_use);
+            let oldest = entries.pictures().min_by_key(|(_, entry)| entry.last_use);
             let Some(key) = oldest.map(|(key, _)| key.clone()) else { return Ok(None) };
-            self.drop_entry(&mut kept, &key)?;
+            self.drop_entry(&mut entries, &key)?;
         }
-        let reserved = kept.put(partial.clone(), bytes, false);
+        let reserved = entries.put(partial.clone(), bytes, false);
         let folder = self.folder_of(partial);
         remove_folder(&folder)?;
         fs::create_dir_all(folder.join(FILES))?;
@@ -244,10 +248,10 @@ impl Cache {
         partial: &EntryKey,
         key: &EntryKey,
         files: Vec<ModelFile>,
-    ) -> Result<Held, CacheError> {
+    ) -> Result<PinnedEntry, CacheError> {
         let (from, folder) = (self.folder_of(partial), self.folder_of(key));
-        let mut kept = self.kept()?;
-        let is_used = kept.entries.get(key).is_some_and(Entry::is_in_use);
+        let mut entries = self.entries()?;
+        let is_used = entries.by_key.get(key).is_some_and(Entry::is_in_use);
         if is_used {
             // The same bytes from elsewhere: those who use them have compared them.
             remove_folder(&from)?;
@@ -260,57 +264,57 @@ impl Cache {
             fs::rename(&from, &folder)?;
             sync_folder(&folder)?;
         }
-        kept.entries.remove(partial);
+        entries.by_key.remove(partial);
         let bytes = files.iter().map(|file| file.size).sum();
-        let in_use = kept.put(key.clone(), bytes, true);
+        let in_use = entries.put(key.clone(), bytes, true);
         note_use(&folder);
-        Ok(Held { files, in_use, folder })
+        Ok(PinnedEntry { files, in_use, folder })
     }
 
-    /// Removes an entry, whoever uses it.
+    /// Removes an entry, even one in use.
     pub(in crate::catalogue) fn remove(&self, key: &EntryKey) -> Result<(), CacheError> {
-        let mut kept = self.kept()?;
-        self.drop_entry(&mut kept, key)
+        let mut entries = self.entries()?;
+        self.drop_entry(&mut entries, key)
     }
 
-    fn drop_entry(&self, kept: &mut Kept, key: &EntryKey) -> Result<(), CacheError> {
+    fn drop_entry(&self, entries: &mut Entries, key: &EntryKey) -> Result<(), CacheError> {
         let folder = self.folder_of(key);
         // The mark first: what is half removed is not whole.
         remove_complete(&folder)?;
         remove_folder(&folder)?;
-        kept.entries.remove(key);
+        entries.by_key.remove(key);
         Ok(())
     }
 
     /// Lets go of what was used longest ago until the rest fits.
-    fn evict(&self, kept: &mut Kept) -> Result<(), CacheError> {
+    fn evict(&self, entries: &mut Entries) -> Result<(), CacheError> {
         loop {
-            let bytes: u64 = kept.entries.values().map(|entry| entry.bytes).sum();
+            let bytes: u64 = entries.by_key.values().map(|entry| entry.bytes).sum();
             if bytes <= self.settings.max_bytes {
                 return Ok(());
             }
-            let idle = kept.entries.iter().filter(|(_, entry)| !entry.is_in_use());
+            let idle = entries.by_key.iter().filter(|(_, entry)| !entry.is_in_use());
             let Some((key, _)) = idle.min_by_key(|(_, entry)| entry.last_use) else {
                 return Ok(());
             };
             let key = key.clone();
             tracing::info!(digest = key.digest(), "what is cached makes room for something else");
-            self.drop_entry(kept, &key)?;
+            self.drop_entry(entries, &key)?;
         }
     }
 
-    /// What is kept, read from the disk the first time. A poisoned lock guards a map that is still
+    /// The entries, read from the disk the first time. A poisoned lock guards a map that is still
     /// whole: what it lacks is fetched again.
-    fn kept(&self) -> Result<MutexGuard<'_, Kept>, CacheError> {
-        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        if !kept.is_scanned {
-            self.scan(&mut kept)?;
-            kept.is_scanned = true;
+    fn entries(&self) -> Result<MutexGuard<'_, Entries>, CacheError> {
+        let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        if !entries.is_scanned {
+            self.scan(&mut entries)?;
+            entries.is_scanned = true;
         }
-        Ok(kept)
+        Ok(entries)
     }
 
-    fn scan(&self, kept: &mut Kept) -> Result<(), CacheError> {
+    fn scan(&self, entries: &mut Entries) -> Result<(), CacheError> {
         fs::create_dir_all(self.settings.folder.join("sources"))?;
         let mut found = Vec::new();
         for kind in EntryKind::ALL {
@@ -338,9 +342,9 @@ impl Cache {
         }
         found.sort_by_key(|(used, _, _)| *used);
         for (_, key, bytes) in found {
-            kept.put(key, bytes, false);
+            entries.put(key, bytes, false);
         }
-        self.evict(kept)
+        self.evict(entries)
     }
 }
 

@@ -25,7 +25,7 @@ struct Script {
     read: Vec<String>,
 }
 
-/// It.
+/// A bucket that follows its script.
 #[derive(Debug, Default)]
 pub(super) struct Bucket {
     inner: InMemory,

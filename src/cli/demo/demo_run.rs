@@ -25,9 +25,9 @@ pub(super) struct DemoRun {
     seed: u64,
 }
 
-/// What the daemon answered.
+/// The daemon's answers to the calls of a demo.
 #[derive(Debug)]
-pub(super) struct Found {
+pub(super) struct DemoAnswers {
     pub(super) scores: ScoreSummary,
     /// Seconds that the scoring took.
     pub(super) scoring_seconds: f64,
@@ -55,9 +55,9 @@ impl DemoRun {
         &self,
         client: Client,
         display: &mut ProgressDisplay,
-    ) -> Result<Found, CliError> {
+    ) -> Result<DemoAnswers, CliError> {
         let mut request = self.erasure();
-        // All of it before any work, so that a wrong word costs no minutes.
+        // All of it before any work, so that a wrong word is refused at once.
         client.check(&request).await?;
         let words = client.vocabulary(BUILTIN).await?;
         JudgeSpec::new(self.concept.clone(), words).validate()?;
@@ -69,7 +69,7 @@ impl DemoRun {
             request.window_source = Some(WindowSource::ScoreDigest(scores.score_digest.clone()));
         }
         let erased = client.unlearn(&request, display).await?;
-        Ok(Found { scores, scoring_seconds, erased })
+        Ok(DemoAnswers { scores, scoring_seconds, erased })
     }
 
     fn scoring(&self) -> ScoreTimestepsRequest {

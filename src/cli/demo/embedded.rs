@@ -2,7 +2,7 @@
 
 use std::{path::Path, time::Duration};
 
-use super::demo_run::{DemoRun, Found};
+use super::demo_run::{DemoAnswers, DemoRun};
 use crate::{
     cli::{
         CliError,
@@ -24,7 +24,7 @@ pub(super) fn ask_own_daemon(
     folder: &Path,
     demo_run: &DemoRun,
     session: &mut Session,
-) -> Result<Found, CliError> {
+) -> Result<DemoAnswers, CliError> {
     let settings = settings(folder);
     let interrupt = session.interrupt.clone();
     let display = session.display();
@@ -32,17 +32,17 @@ pub(super) fn ask_own_daemon(
         .enable_all()
         .build()
         .map_err(RemoteError::Runtime)?;
-    let found = runtime.block_on(async {
+    let answers = runtime.block_on(async {
         let daemon = Daemon::start(&settings, DaemonParts::new(source)).await?;
         let asked = async { demo_run.run(Client::near(daemon.address())?, display).await };
-        let found = interrupt.unless(asked).await;
+        let answers = interrupt.unless(asked).await;
         display.finish();
         daemon.stop().await;
-        found?
+        answers?
     });
     // Everything that matters is closed; what still blocks a thread must not hold the program.
     runtime.shutdown_background();
-    found
+    answers
 }
 
 /// A free port of this machine, and results below the folder itself, as is the default.

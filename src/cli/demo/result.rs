@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, path::PathBuf};
 use serde::de::DeserializeOwned;
 use url::Url;
 
-use super::demo_run::Found;
+use super::demo_run::DemoAnswers;
 use crate::{
     cli::{CliError, remote::RemoteError, result_folder::versions, staging::Staging},
     outcome::{
@@ -45,13 +45,13 @@ pub(super) struct Spent {
 
 /// Writes the folder; gives the report that lies in it.
 pub(super) fn write(
-    found: &Found,
+    answers: &DemoAnswers,
     spent: Spent,
     staging: &mut Staging,
 ) -> Result<RunReport, CliError> {
     // Those that the page and the report are made of anew.
     let mut read = BTreeMap::new();
-    for (name, path) in published(&found.erased)? {
+    for (name, path) in published(&answers.erased)? {
         let bytes = std::fs::read(&path).map_err(|source| CliError::File { path, source })?;
         match name.as_str() {
             REPORT_PAGE | MODEL_CARD => continue,
@@ -62,10 +62,10 @@ pub(super) fn write(
             read.insert(name, bytes);
         }
     }
-    let scores: TimestepScores = parsed(SCORES, found.scores.scores_json.as_bytes())?;
+    let scores: TimestepScores = parsed(SCORES, answers.scores.scores_json.as_bytes())?;
     // The published methods cite no scores; here they are shown all the same.
     if !read.contains_key(SCORES) {
-        staging.write(SCORES, format!("{}\n", found.scores.scores_json).as_bytes())?;
+        staging.write(SCORES, format!("{}\n", answers.scores.scores_json).as_bytes())?;
     }
     let plot = if let Some(plot) = read.remove(SCORE_PLOT) {
         plot
@@ -75,7 +75,7 @@ pub(super) fn write(
         plot
     };
     let log: TrainingLog = parsed(TRAINING, bytes_of(&read, TRAINING)?)?;
-    let report = restated(parsed(REPORT, bytes_of(&read, REPORT)?)?, found, &scores, spent);
+    let report = restated(parsed(REPORT, bytes_of(&read, REPORT)?)?, answers, &scores, spent);
     staging.write(REPORT, &report.to_json()?)?;
     let page = ReportPage {
         report: &report,
@@ -93,14 +93,14 @@ pub(super) fn write(
 /// what the clock and this machine say.
 fn restated(
     published: RunReport,
-    found: &Found,
+    answers: &DemoAnswers,
     scores: &TimestepScores,
     spent: Spent,
 ) -> RunReport {
     let mut report = published;
-    let scoring = found.scores.unet_evaluations;
+    let scoring = answers.scores.unet_evaluations;
     report.cost.scoring =
-        PhaseCost { unet_evaluations: scoring, seconds: Some(found.scoring_seconds) };
+        PhaseCost { unet_evaluations: scoring, seconds: Some(answers.scoring_seconds) };
     // The published methods read no scores: for them it is no cost of the erasure.
     if matches!(report.spec.method, Method::Keystep(_)) {
         report.unet_evaluations += scoring;

@@ -71,8 +71,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_flag_is_told_with_the_path_where_that_says_more() {
-        for (path, told) in [
+    fn a_flag_is_named_with_the_path_where_that_says_more() {
+        for (path, shown) in [
             ("updates", "--updates"),
             ("learning_rate", "--learning-rate"),
             ("concepts[2]", "--concept (concepts[2])"),
@@ -86,7 +86,7 @@ mod tests {
             ("pictures[0].prompt", "--prompt (pictures[0].prompt)"),
             ("", ""),
         ] {
-            assert_eq!(flag_and_path(path), told);
+            assert_eq!(flag_and_path(path), shown);
         }
     }
 

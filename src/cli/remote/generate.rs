@@ -17,7 +17,7 @@ use crate::{
         CliError,
         generate::GenerateArguments,
         place::needed,
-        progress::{ProgressDisplay, Standing, Unit},
+        progress::{PhaseProgress, ProgressDisplay, Unit},
         stopwatch::Stopwatch,
     },
     proto::keystep::v1::{
@@ -29,9 +29,9 @@ use crate::{
 /// A large picture as PNG is longer than tonic's own limit of 4 MiB.
 const MOST_MESSAGE_BYTES: usize = 64 << 20;
 
-/// A picture that was kept.
+/// A picture that was written to a file.
 #[derive(Debug)]
-struct Kept {
+struct SavedPicture {
     index: u32,
     seed: u64,
     path: PathBuf,
@@ -58,21 +58,21 @@ pub(in crate::cli) fn run(arguments: &GenerateArguments) -> Result<(), CliError>
     let mut interrupt = Interrupt::install()?;
     let stopwatch = Stopwatch::start();
     let mut display = ProgressDisplay::new(arguments.quiet.quiet);
-    let mut kept = Vec::new();
+    let mut saved = Vec::new();
     let ended = block_on(async {
-        let mut drawing = Drawing { folder: &folder, kept: &mut kept, display: &mut display };
+        let mut drawing = Drawing { folder: &folder, saved: &mut saved, display: &mut display };
         interrupt.unless(drawing.ask(server, request)).await.unwrap_or_else(|| {
-            let (have, place) = (drawing.kept.len(), output.display());
+            let (have, place) = (drawing.saved.len(), output.display());
             let text = format!("{have} of {} pictures are in {place}", arguments.count);
             Err(RemoteError::Interrupted(text))
         })
     });
     display.finish();
     if ended.is_ok() && server.json {
-        print(&json::pretty(&document(arguments.model.name()?, &kept)));
+        print(&json::pretty(&document(arguments.model.name()?, &saved)));
     } else if ended.is_ok() {
-        for kept in &kept {
-            print(&kept.path.display().to_string());
+        for picture in &saved {
+            print(&picture.path.display().to_string());
         }
         display.note(&format!("{:.1} s", stopwatch.seconds()));
     }
@@ -111,7 +111,7 @@ fn png(path: &Path) -> Result<Vec<u8>, CliError> {
 #[derive(Debug)]
 struct Drawing<'a> {
     folder: &'a PictureFolder,
-    kept: &'a mut Vec<Kept>,
+    saved: &'a mut Vec<SavedPicture>,
     display: &'a mut ProgressDisplay,
 }
 
@@ -136,7 +136,7 @@ impl Drawing<'_> {
         {
             let (index, seed) = (message.image_index, message.seed);
             match message.update {
-                Some(Update::StepsDone(done)) => self.display.show(Standing {
+                Some(Update::StepsDone(done)) => self.display.show(PhaseProgress {
                     phase: "drawing pictures".into(),
                     // The server counts the steps of all pictures; samplers differ in how many they
                     // take.
@@ -151,22 +151,20 @@ impl Drawing<'_> {
                 Some(Update::PreviewPng(png)) => self.folder.save_preview(index, seed, &png)?,
                 Some(Update::ImagePng(png)) => {
                     let path = self.folder.save(index, seed, &png)?;
-                    self.kept.push(Kept { index, seed, path });
+                    self.saved.push(SavedPicture { index, seed, path });
                 }
                 None => {}
             }
         }
-        if self.kept.len() == wanted {
+        if self.saved.len() == wanted {
             return Ok(());
         }
-        Err(RemoteError::Answer(format!("{} of {wanted} pictures came", self.kept.len())))
+        Err(RemoteError::Answer(format!("{} of {wanted} pictures came", self.saved.len())))
     }
 }
 
-fn document(model: &str, kept: &[Kept]) -> Value {
-    let pictures: Value = kept
-        .iter()
-        .map(|kept| json!({ "image_index": kept.index, "seed": kept.seed, "path": kept.path }))
-        .collect();
+fn document(model: &str, saved: &[SavedPicture]) -> Value {
+    let of = |picture: &SavedPicture| json!({ "image_index": picture.index, "seed": picture.seed, "path": picture.path });
+    let pictures: Value = saved.iter().map(of).collect();
     json!({ "model": model, "images": pictures })
 }

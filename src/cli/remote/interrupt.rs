@@ -1,4 +1,4 @@
-//! Ctrl-C and SIGTERM during a call: the first is told to the verb, the second ends the process.
+//! Ctrl-C and SIGTERM during a call: the first ends the verb, the second the process.
 
 use std::future::Future;
 

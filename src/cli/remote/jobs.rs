@@ -178,15 +178,15 @@ async fn delete(job: &OneJob) -> Result<(), RemoteError> {
 
 fn done(job: &OneJob, field: &str, said: &str) {
     if job.server.json {
-        let mut told = serde_json::json!({ "name": job.name });
-        told[field] = Value::Bool(true);
-        print(&json::pretty(&told));
+        let mut document = serde_json::json!({ "name": job.name });
+        document[field] = Value::Bool(true);
+        print(&json::pretty(&document));
     } else {
         print(&format!("{} {said}", job.name));
     }
 }
 
-/// Watches to the end, in silence or not.
+/// Watches to the end, with progress shown or not.
 async fn follow(job: &OneJob, after_sequence: u64, aloud: bool) -> Result<(), RemoteError> {
     let connection = Connection::open(&job.server)?;
     let request = WatchOperationRequest { name: job.name.clone(), after_sequence };
@@ -197,8 +197,8 @@ async fn follow(job: &OneJob, after_sequence: u64, aloud: bool) -> Result<(), Re
 }
 
 fn show(operation: &Operation, as_json: bool) -> Result<(), RemoteError> {
-    let told = json::operation(operation)?;
-    print(&if as_json { json::pretty(&told) } else { line(&told) });
+    let document = json::operation(operation)?;
+    print(&if as_json { json::pretty(&document) } else { line(&document) });
     Ok(())
 }
 

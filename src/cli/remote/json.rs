@@ -149,12 +149,12 @@ pub(super) fn operation(operation: &Operation) -> Result<Value, RemoteError> {
 }
 
 fn failure(error: &tonic_types::pb::Status) -> Value {
-    let mut told = json!({ "code": error.code, "message": error.message });
+    let mut document = json!({ "code": error.code, "message": error.message });
     if let Some(info) = error.get_details_error_info() {
-        told["reason"] = Value::from(info.reason);
-        told["metadata"] = info.metadata.into_iter().collect();
+        document["reason"] = Value::from(info.reason);
+        document["metadata"] = info.metadata.into_iter().collect();
     }
-    told
+    document
 }
 
 fn metadata(any: Option<&prost_types::Any>) -> Result<Value, RemoteError> {
@@ -260,9 +260,9 @@ mod tests {
             metadata: Some(any),
             ..Operation::default()
         };
-        let told = operation(&asked).unwrap();
-        assert_eq!(told["metadata"]["state"], "JOB_STATE_RUNNING");
-        assert_eq!(told["metadata"]["concepts"][0], "cat");
+        let document = operation(&asked).unwrap();
+        assert_eq!(document["metadata"]["state"], "JOB_STATE_RUNNING");
+        assert_eq!(document["metadata"]["concepts"][0], "cat");
         asked.metadata.as_mut().unwrap().value = vec![0xff];
         assert!(matches!(operation(&asked), Err(RemoteError::Answer(_))));
     }

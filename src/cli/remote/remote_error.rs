@@ -137,7 +137,7 @@ mod tests {
     use tonic_types::ErrorDetails;
 
     #[test]
-    fn every_violation_is_told_with_its_field() {
+    fn every_violation_is_printed_with_its_field() {
         let mut details = ErrorDetails::new();
         details.add_bad_request_violation("concepts[0]", "is empty");
         details.add_bad_request_violation("updates", "0 is outside 1 to 100000");
@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_that_is_too_long_is_told_with_a_remedy() {
+    fn a_message_that_is_too_long_is_printed_with_a_remedy() {
         let refused = |reason| {
             let details = ErrorDetails::with_error_info(reason, "keystep", []);
             let status = Status::with_error_details(Code::ResourceExhausted, "too long", details);

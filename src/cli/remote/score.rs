@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::{
     RemoteError, block_on, connection::Connection, interrupt::Interrupt, json, print, saving,
-    tables, watch::standing, wire,
+    tables, watch::phase_progress, wire,
 };
 use crate::{
     cli::{CliError, progress::ProgressDisplay, score::ScoreArguments},
@@ -95,7 +95,7 @@ pub(super) async fn ask(
         match message.update {
             None => steps.push(message),
             Some(Update::QueuePosition(ahead)) => display.note(&format!("waiting, {ahead} ahead")),
-            Some(Update::Progress(progress)) => display.show(standing(&progress)),
+            Some(Update::Progress(progress)) => display.show(phase_progress(&progress)),
             Some(Update::Summary(last)) => summary = Some(last),
         }
     }

@@ -112,7 +112,7 @@ fn figures(verdicts: &[Verdict]) -> String {
         row
     }));
     let mut text = columns(&rows);
-    // Servers of before do not tell, and all of them drew with DDIM.
+    // Older servers do not send it, and all of them drew with DDIM.
     if let Some(verdict) = verdicts.first().filter(|it| it.sampler() != Sampler::Unspecified) {
         let _ = write!(text, "\ndrawn with {}", wire::sampler_name(verdict.sampler));
     }
@@ -184,9 +184,9 @@ mod tests {
             ..ScoreTimestepsResponse::default()
         };
         let summary = ScoreSummary { first_step: 3, last_step: 4, ..ScoreSummary::default() };
-        let told = scores(&[step], &summary);
-        assert!(told.contains("effect") && told.contains("3 *"), "{told}");
-        assert!(told.contains("0.5000 ± 0.2500"), "{told}");
-        assert!(!told.contains("until") && !told.contains("gradients"), "{told}");
+        let table = scores(&[step], &summary);
+        assert!(table.contains("effect") && table.contains("3 *"), "{table}");
+        assert!(table.contains("0.5000 ± 0.2500"), "{table}");
+        assert!(!table.contains("until") && !table.contains("gradients"), "{table}");
     }
 }

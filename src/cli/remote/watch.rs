@@ -10,7 +10,7 @@ use super::{
     json,
 };
 use crate::{
-    cli::progress::{ProgressDisplay, Standing, Unit},
+    cli::progress::{PhaseProgress, ProgressDisplay, Unit},
     proto::{
         google::longrunning::{
             GetOperationRequest, Operation, operations_client::OperationsClient,
@@ -59,7 +59,7 @@ pub(super) async fn watch(
                                 breaks = 0;
                                 request.after_sequence = event.sequence;
                                 queue.see(&event);
-                                tell(&event, display);
+                                show(&event, display);
                             }
                             Some(Update::Operation(operation)) => {
                                 display.finish();
@@ -82,52 +82,53 @@ pub(super) async fn watch(
     }
 }
 
-/// Where a job stands in the queue: no event says it, since it changes with other jobs.
+/// A job's position in the queue, which is asked for: it changes with other jobs, without an event.
 #[derive(Debug, Default)]
 struct QueueLine {
     waits: bool,
-    told: Option<u64>,
+    /// Jobs ahead that were shown last.
+    shown: Option<u64>,
 }
 
 impl QueueLine {
     fn see(&mut self, event: &JobEvent) {
         if let Some(Event::StateChanged(change)) = &event.event {
             self.waits = change.state() == JobState::Queued;
-            self.told = None;
+            self.shown = None;
         }
     }
 
-    /// Asks, and tells what is new. What cannot be asked is of no weight: the log goes on.
+    /// Asks for the position, and shows it where it changed. A failure is ignored: the log goes on.
     async fn look(&mut self, connection: &Connection, name: &str, display: &mut ProgressDisplay) {
         let request = GetOperationRequest { name: name.to_owned() };
         let mut client = OperationsClient::new(connection.channel());
         let Ok(operation) = client.get_operation(request).await else { return };
-        let Ok(told) = json::operation(&operation.into_inner()) else { return };
-        let ahead = told["metadata"]["queue_position"].as_u64();
+        let Ok(document) = json::operation(&operation.into_inner()) else { return };
+        let ahead = document["metadata"]["queue_position"].as_u64();
         // It may have been claimed in between.
-        let waits = told["metadata"]["state"] == JobState::Queued.as_str_name();
-        if let (Some(ahead), true) = (ahead, waits && ahead != self.told) {
-            self.told = Some(ahead);
+        let waits = document["metadata"]["state"] == JobState::Queued.as_str_name();
+        if let (Some(ahead), true) = (ahead, waits && ahead != self.shown) {
+            self.shown = Some(ahead);
             display.note(&format!("queued, {ahead} ahead"));
         }
     }
 }
 
-/// An event on stderr; stdout is for the result.
-fn tell(event: &JobEvent, display: &mut ProgressDisplay) {
+/// Shows an event on stderr; stdout is for the result.
+fn show(event: &JobEvent, display: &mut ProgressDisplay) {
     match &event.event {
         Some(Event::StateChanged(change)) => display.note(&json::state_name(change.state())),
-        Some(Event::Progress(progress)) => display.show(standing(progress)),
+        Some(Event::Progress(progress)) => display.show(phase_progress(progress)),
         Some(Event::Warning(warning)) => display.note(&format!("warning: {}", warning.message)),
         None => {}
     }
 }
 
 /// Progress of a job or of a call as the display takes it.
-pub(super) fn standing(progress: &Progress) -> Standing {
+pub(super) fn phase_progress(progress: &Progress) -> PhaseProgress {
     // Later phases repeat what training came to.
     let training = progress.phase() == WorkPhase::Train && progress.iterations_done > 0;
-    Standing {
+    PhaseProgress {
         phase: phase_name(progress.phase()).into(),
         done: progress.units_done,
         total: progress.units_total,

@@ -1,6 +1,6 @@
-//! Tells systemd that the daemon is ready, and that it goes (`Type=notify`).
+//! Tells systemd that the daemon is ready, and that it shuts down (`Type=notify`).
 
-/// Tells whoever started the process, where it asked to be told.
+/// Notifies the service manager, where it asked for it.
 #[derive(Debug)]
 pub(super) struct Notifier {
     #[cfg(unix)]
@@ -8,7 +8,7 @@ pub(super) struct Notifier {
 }
 
 impl Notifier {
-    /// To the socket that `NOTIFY_SOCKET` names, if it does.
+    /// Notifies the socket that `NOTIFY_SOCKET` names, if any.
     #[cfg(unix)]
     pub(super) fn of_environment() -> Self {
         let name = std::env::var_os("NOTIFY_SOCKET");
@@ -24,13 +24,13 @@ impl Notifier {
         Self {}
     }
 
-    /// Says it; a listener that has gone away is no failure of ours.
+    /// Sends a state; a listener that has gone away is no failure of ours.
     #[cfg(unix)]
     pub(super) fn say(&self, text: &str) {
         if let Some((socket, address)) = &self.to
             && let Err(error) = socket.send_to_addr(text.as_bytes(), address)
         {
-            tracing::debug!(%error, "the service manager was not told");
+            tracing::debug!(%error, "the service manager was not notified");
         }
     }
 
@@ -55,7 +55,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_service_manager_is_told() {
+    fn the_service_manager_is_notified() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("notify");
         let listener = std::os::unix::net::UnixDatagram::bind(&path).unwrap();

@@ -37,7 +37,7 @@ macro_rules! on_each_device {
 }
 pub(crate) use on_each_device;
 
-/// The first CUDA device; none, which is told, where none answers.
+/// The first CUDA device; `None`, which is printed, where none answers.
 pub fn cuda() -> Option<Compute> {
     let settings = ComputeSettings { device: DeviceChoice::Cuda(0), ..Default::default() };
     match settings.open() {

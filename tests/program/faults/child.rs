@@ -73,7 +73,7 @@ pub fn spawn(place: &Path, way: Way) -> Child {
     let mut command = Command::new(std::env::current_exe().unwrap());
     // Tests are called by their path within the binary.
     let (_, module) = module_path!().split_once("::").unwrap();
-    let test = format!("{module}::works_until_it_is_told_otherwise");
+    let test = format!("{module}::works_until_it_is_stopped");
     command.args(["--exact", &test, "--nocapture"]);
     command.env(PLACE, place).stdout(Stdio::null()).kill_on_drop(true);
     command.env(WORKER, way.worker);
@@ -91,7 +91,7 @@ fn milliseconds(name: &str) -> Duration {
 
 /// Not a test of its own: what a child runs.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn works_until_it_is_told_otherwise() {
+async fn works_until_it_is_stopped() {
     let Ok(place) = std::env::var(PLACE) else { return };
     let place = Path::new(&place);
     if std::env::var(REAL).is_ok() {

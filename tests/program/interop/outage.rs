@@ -109,8 +109,8 @@ async fn results_outlive_a_bucket_that_goes_away() {
     assert_eq!(asked["name"], first.name, "{asked:#}");
     for operation in [&first, &second] {
         assert_eq!(ended(&channel, operation).await.state(), JobState::Succeeded);
-        let told = jobs(&daemon, "publish", operation).await;
-        bucket.verify(&told, folder.path());
+        let operation = jobs(&daemon, "publish", operation).await;
+        bucket.verify(&operation, folder.path());
     }
     let made = script.updates_made.load(std::sync::atomic::Ordering::SeqCst);
     assert_eq!(made, 2 * UPDATES, "nothing was trained twice");

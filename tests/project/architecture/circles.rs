@@ -8,7 +8,7 @@ use super::source::{Source, line_of, paths, tokens};
 const OF_TESTS: [&str; 2] = ["tests", "testing"];
 
 /// A module or a name in it, from the crate's root.
-type Place = Vec<String>;
+type ModulePath = Vec<String>;
 
 /// A message for each circle: its files, what leads from one to the other, and what to do about it.
 pub fn circles(sources: &[Source]) -> Vec<String> {
@@ -19,20 +19,20 @@ pub fn circles(sources: &[Source]) -> Vec<String> {
 /// Which file uses which.
 struct Graph {
     /// By module.
-    files: BTreeMap<Place, FileUses>,
+    files: BTreeMap<ModulePath, FileUses>,
 }
 
 struct FileUses {
     path: String,
     /// The first use of each other file.
-    uses: BTreeMap<Place, Mention>,
+    uses: BTreeMap<ModulePath, Mention>,
 }
 
 /// A file before the names that it mentions are followed to where they come from.
 struct FileNames {
     path: String,
     /// What the file's `use` declarations bring into it.
-    names: BTreeMap<String, Place>,
+    names: BTreeMap<String, ModulePath>,
     mentions: Vec<Mention>,
 }
 
@@ -42,15 +42,15 @@ struct Mention {
     line: usize,
     /// As it stands there, with the tree of its `use` spread out.
     written: String,
-    meant: Place,
+    meant: ModulePath,
     /// Whether a `pub use` gives it on.
     is_given_on: bool,
 }
 
 impl Graph {
     fn of(sources: &[Source]) -> Self {
-        let modules: BTreeSet<Place> = sources.iter().filter_map(module_of).collect();
-        let read: BTreeMap<Place, FileNames> = sources
+        let modules: BTreeSet<ModulePath> = sources.iter().filter_map(module_of).collect();
+        let read: BTreeMap<ModulePath, FileNames> = sources
             .iter()
             .filter_map(|source| {
                 let module = module_of(source)?;
@@ -74,14 +74,14 @@ impl Graph {
     }
 
     /// Sets of modules in which each leads to every other.
-    fn circles(&self) -> Vec<Vec<&Place>> {
+    fn circles(&self) -> Vec<Vec<&ModulePath>> {
         let reached: BTreeMap<_, _> =
             self.files.keys().map(|module| (module, self.reached(module))).collect();
-        let mut circles: Vec<Vec<&Place>> = Vec::new();
+        let mut circles: Vec<Vec<&ModulePath>> = Vec::new();
         for (module, from_here) in &reached {
-            let is_told = circles.iter().any(|circle| circle.contains(module));
-            if from_here.contains(module) && !is_told {
-                let leads_back = |other: &&Place| reached[other].contains(module);
+            let is_reported = circles.iter().any(|circle| circle.contains(module));
+            if from_here.contains(module) && !is_reported {
+                let leads_back = |other: &&ModulePath| reached[other].contains(module);
                 circles.push(from_here.iter().copied().filter(leads_back).collect());
             }
         }
@@ -89,8 +89,8 @@ impl Graph {
     }
 
     /// Every module that one leads to: itself too where it stands in a circle.
-    fn reached(&self, from: &Place) -> BTreeSet<&Place> {
-        let uses = |module: &Place| self.files[module].uses.keys();
+    fn reached(&self, from: &ModulePath) -> BTreeSet<&ModulePath> {
+        let uses = |module: &ModulePath| self.files[module].uses.keys();
         let mut open: Vec<_> = uses(from).collect();
         let mut reached = BTreeSet::new();
         while let Some(module) = open.pop() {
@@ -101,7 +101,7 @@ impl Graph {
         reached
     }
 
-    fn message(&self, circle: &[&Place]) -> String {
+    fn message(&self, circle: &[&ModulePath]) -> String {
         let files: Vec<_> = circle.iter().map(|module| &self.files[*module]).collect();
         let names: Vec<_> = files.iter().map(|file| file.path.as_str()).collect();
         let mut lines = vec![format!(
@@ -122,7 +122,7 @@ impl Graph {
 }
 
 impl FileNames {
-    fn of(source: &Source, module: &[String], modules: &BTreeSet<Place>) -> Self {
+    fn of(source: &Source, module: &[String], modules: &BTreeSet<ModulePath>) -> Self {
         let mut file =
             Self { path: source.path.clone(), names: BTreeMap::new(), mentions: Vec::new() };
         let code = &without_foreign_paths(&source.production);
@@ -159,7 +159,12 @@ impl FileNames {
     }
 
     /// Where a path leads within the crate.
-    fn meant(&self, parts: &[&str], module: &[String], modules: &BTreeSet<Place>) -> Option<Place> {
+    fn meant(
+        &self,
+        parts: &[&str],
+        module: &[String],
+        modules: &BTreeSet<ModulePath>,
+    ) -> Option<ModulePath> {
         let mut rest = parts;
         let mut meant = module.to_vec();
         match parts[0] {
@@ -204,8 +209,8 @@ fn without_foreign_paths(code: &str) -> String {
 }
 
 /// The module of a file that counts.
-fn module_of(source: &Source) -> Option<Place> {
-    let module: Place = source.module_path().into_iter().map(str::to_owned).collect();
+fn module_of(source: &Source) -> Option<ModulePath> {
+    let module: ModulePath = source.module_path().into_iter().map(str::to_owned).collect();
     let is_of_tests = module.iter().any(|part| OF_TESTS.contains(&part.as_str()));
     // Of a file that only tests compile nothing else is left.
     let is_blank = source.production.trim().is_empty();
@@ -213,7 +218,7 @@ fn module_of(source: &Source) -> Option<Place> {
 }
 
 /// The module whose file has what a path means: names that a file only gives on are followed.
-fn home(read: &BTreeMap<Place, FileNames>, meant: &[String]) -> Option<Place> {
+fn home(read: &BTreeMap<ModulePath, FileNames>, meant: &[String]) -> Option<ModulePath> {
     let mut meant = meant.to_vec();
     let mut seen = BTreeSet::new();
     loop {
@@ -262,7 +267,7 @@ fn found(files: &[(&str, &str)]) -> Vec<String> {
 }
 
 #[test]
-fn a_circle_is_told_with_each_of_its_edges() {
+fn a_circle_is_reported_with_each_of_its_edges() {
     let found = found(&[
         ("src/lib.rs", "pub mod spec;"),
         ("src/spec/mod.rs", "mod a;\nmod b;\nmod c;\npub use a::A;\npub use b::B;"),

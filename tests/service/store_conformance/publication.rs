@@ -18,9 +18,9 @@ pub async fn a_kept_result_is_published_before_all_that_waits(world: World) {
         let Transition::Failed { failure, .. } = failed(reason, Timestamp(0)) else { panic!() };
         Transition::Unpublished { failure }
     };
-    let told = world.record(&hold, unpublished(FailureReason::StorageDenied)).await;
-    assert_eq!(told.result_kept_until(), Some(world.now() + KEEP_UNPUBLISHED));
-    assert_eq!(world.job(job.id).await, told, "as it was told, so it is stored");
+    let recorded = world.record(&hold, unpublished(FailureReason::StorageDenied)).await;
+    assert_eq!(recorded.result_kept_until(), Some(world.now() + KEEP_UNPUBLISHED));
+    assert_eq!(world.job(job.id).await, recorded, "the store holds what it answered");
     world.check_log(job.id).await;
 
     // Its deadline passes, and another job of a higher priority waits.
@@ -42,8 +42,8 @@ pub async fn a_kept_result_is_published_before_all_that_waits(world: World) {
     world.store.extend(job.id, hold.fence, LEASE).await.unwrap();
 
     // In vain once more, then with success.
-    let told = world.record(&hold, unpublished(FailureReason::StorageUnavailable)).await;
-    assert_eq!(told.result_kept_until(), Some(world.now() + KEEP_UNPUBLISHED));
+    let recorded = world.record(&hold, unpublished(FailureReason::StorageUnavailable)).await;
+    assert_eq!(recorded.result_kept_until(), Some(world.now() + KEEP_UNPUBLISHED));
     world.store.publish_again(job.id).await.unwrap();
     let hold = world.claim().await.unwrap();
     let done = world.record(&hold, Transition::Published(outcome())).await;
@@ -68,7 +68,7 @@ pub async fn only_what_is_kept_is_published_again(world: World) {
             world.store.request_cancel(job.id).await.unwrap();
         }
     }
-    // Whatever ends a job while it is published, its result is kept, and no longer than told.
+    // Whatever ends a job while it is published, its result is kept, and for no longer than reported.
     let ends = [Transition::LeaseExpired, Transition::DeadlinePassed];
     for (number, end) in (20..).zip(ends) {
         let job = world.job_in(number, StateName::Publishing).await;

@@ -120,8 +120,8 @@ pub async fn an_old_fence_writes_nothing(world: World) {
         ];
         for result in results {
             match result {
-                Err(StoreError::FenceIsOld { id: told, given, current }) => {
-                    assert_eq!((told, given, current), (id, fence(number), job.fence));
+                Err(StoreError::FenceIsOld { id: named, given, current }) => {
+                    assert_eq!((named, given, current), (id, fence(number), job.fence));
                 }
                 other => panic!("{other:?}"),
             }
@@ -342,7 +342,7 @@ async fn lose(world: &World, saved: &[Option<u64>]) -> keystep::jobs::JobSummary
 }
 
 pub async fn losses_count_where_nothing_was_gained(world: World) {
-    // Twice in a row is the limit; whoever gets on may be lost as often as it comes.
+    // Twice in a row is the limit; a job that makes progress may lose its worker any number of times.
     let id = world.submit(request(1)).await.id;
     let saved: Vec<_> = (1..=20).flat_map(|milestone| [None, Some(milestone)]).collect();
     let job = lose(&world, &saved).await;

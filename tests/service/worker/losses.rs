@@ -5,7 +5,7 @@ use keystep::jobs::{Clock, Milestone, ScriptedClock, Timestamp, WorkerLoss};
 use super::*;
 
 impl Bench {
-    /// The worker's process is lost: whoever starts under its name says so.
+    /// The worker's process is lost, and the next one under its name reports it.
     async fn lose(&self) {
         let worker = WorkerId("one".to_owned());
         self.store.expire_worker(&worker, WorkerLoss::Unexplained).await.unwrap();
@@ -64,7 +64,7 @@ async fn a_job_that_gets_nowhere_ends_and_leaves_what_it_has() {
     }
     assert_eq!(failure(&bench.job(id).await), FailureReason::AttemptsExhausted);
     bench.drain().await;
-    // Whoever tidies up leaves its state alone: nothing in it is wrong.
+    // Clearing up leaves its state alone: nothing in it is wrong.
     let next = bench.again(&FakeScript::new(1, Duration::ZERO));
     let other = next.insert(8).await;
     next.finish(other).await;
