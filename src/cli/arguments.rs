@@ -8,11 +8,12 @@ use clap::{
 };
 use serde::de::DeserializeOwned;
 
-use super::CliError;
+use super::{CliError, remote::ServerArguments};
 #[cfg(feature = "server")]
-use super::compute::ComputeArguments;
-#[cfg(feature = "server")]
-use crate::spec::{KeySteps, Method, Scope};
+use crate::{
+    engine::{ComputeSettings, ComputeType, DeviceChoice},
+    spec::{KeySteps, Method, Scope},
+};
 use crate::{
     outcome::TimestepScores,
     spec::{Concept, ConceptKind, LogSnrWindow, MethodName, SamplerKind, Vocabulary, same_words},
@@ -48,6 +49,80 @@ impl ModelArguments {
     pub(super) fn name(&self) -> Result<&str, CliError> {
         self.model.as_deref().ok_or_else(|| CliError::Usage("--model is missing".to_owned()))
     }
+}
+
+/// Device and type, for work in this process.
+#[cfg(feature = "server")]
+#[derive(Debug, Clone, Copy, Default, Args)]
+pub(super) struct ComputeArguments {
+    /// What computes: auto, cpu, cuda or cuda:N; --local alone [default: auto, which is the first
+    /// CUDA device where this build knows CUDA and one answers, else the CPU].
+    #[arg(long, value_name = "DEVICE")]
+    pub(super) device: Option<DeviceChoice>,
+    /// What the U-Net computes in: f32, f16 or bf16, the CPU in f32 alone; trained weights stay f32;
+    /// --local alone [default: f32].
+    #[arg(long, value_name = "TYPE")]
+    pub(super) compute_type: Option<ComputeType>,
+}
+
+#[cfg(feature = "server")]
+impl ComputeArguments {
+    /// The device and type to compute on, by default where they were not given.
+    pub(super) fn settings(self) -> ComputeSettings {
+        ComputeSettings {
+            device: self.device.unwrap_or_default(),
+            compute_type: self.compute_type.unwrap_or_default(),
+        }
+    }
+
+    /// The flags that a server would ignore, and whether each was given.
+    pub(super) fn given(self) -> [(&'static str, bool); 2] {
+        [("--device", self.device.is_some()), ("--compute-type", self.compute_type.is_some())]
+    }
+}
+
+/// This process, or which server.
+#[derive(Debug, Clone, Args)]
+pub(super) struct PlaceArguments {
+    /// Do the work in this process, without a server.
+    #[cfg(feature = "server")]
+    #[arg(long, conflicts_with_all = [
+        "server", "token_file", "ca_file", "client_certificate", "client_key", "json",
+    ])]
+    pub(super) local: bool,
+    #[command(flatten)]
+    pub(super) server: ServerArguments,
+}
+
+impl PlaceArguments {
+    /// The server that was named, where nothing was given that only this process understands.
+    pub(super) fn server(
+        &self,
+        only_local: &[(&'static str, bool)],
+    ) -> Result<&ServerArguments, CliError> {
+        self.server.address().map_err(|error| {
+            if cfg!(feature = "server") {
+                CliError::Usage(format!("{error}, or use --local to work in this process"))
+            } else {
+                error.into()
+            }
+        })?;
+        match only_local.iter().find(|(_, given)| *given) {
+            None => Ok(&self.server),
+            Some((flag, _)) => Err(CliError::Usage(format!(
+                "{flag} is for --local and means nothing to a server; leave it out"
+            ))),
+        }
+    }
+}
+
+/// A value that work in one of the two places needs.
+pub(super) fn needed<'a, T: ?Sized>(
+    value: Option<&'a T>,
+    flag: &str,
+    place: &str,
+) -> Result<&'a T, CliError> {
+    value.ok_or_else(|| CliError::Usage(format!("{flag} is missing; {place} needs it")))
 }
 
 /// What draws.
@@ -229,8 +304,9 @@ fn parse_window(text: &str) -> Result<LogSnrWindow, String> {
 }
 
 #[cfg(test)]
-#[cfg(feature = "server")]
 mod tests {
+    use clap::Parser;
+
     use super::*;
 
     #[test]
@@ -241,6 +317,7 @@ mod tests {
         }
     }
 
+    #[cfg(feature = "server")]
     #[test]
     fn a_window_is_for_keystep_alone() {
         let window = Some(LogSnrWindow { low: -1.0, high: 1.0 });
@@ -253,6 +330,7 @@ mod tests {
         ));
     }
 
+    #[cfg(feature = "server")]
     #[test]
     fn given_knobs_replace_the_presets() {
         let arguments = MethodArguments {
@@ -265,5 +343,29 @@ mod tests {
         };
         assert_eq!((settings.updates, settings.first_key_step), (7, 24));
         assert!((settings.learning_rate - 3e-4).abs() < 1e-12);
+    }
+
+    #[derive(Debug, Parser)]
+    struct Line {
+        #[command(flatten)]
+        place: PlaceArguments,
+    }
+
+    #[test]
+    fn what_a_server_would_pass_over_is_refused() {
+        let line = Line::try_parse_from(["keystep", "--server", "http://127.0.0.1:1"]).unwrap();
+        assert!(line.place.server(&[("--out", false)]).is_ok());
+        let error = line.place.server(&[("--sheet", false), ("--out", true)]).unwrap_err();
+        assert!(error.to_string().starts_with("--out is for --local"), "{error}");
+        assert_eq!(error.exit_code(), 2);
+    }
+
+    #[cfg(feature = "server")]
+    #[test]
+    fn there_is_one_place() {
+        let both = ["keystep", "--local", "--server", "http://127.0.0.1:1"];
+        assert!(Line::try_parse_from(both).is_err());
+        assert!(Line::try_parse_from(["keystep", "--local", "--json"]).is_err());
+        assert!(Line::try_parse_from(["keystep", "--local"]).unwrap().place.local);
     }
 }

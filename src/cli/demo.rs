@@ -13,13 +13,11 @@ use clap::Args;
 
 use super::{
     CliError,
-    arguments::{MethodArguments, QuietArguments, kind_parser},
-    compute::ComputeArguments,
-    files::name_part,
-    memory::peak_rss_bytes,
+    arguments::{ComputeArguments, MethodArguments, QuietArguments, kind_parser},
+    output::{Staging, name_part},
+    process::peak_rss_bytes,
     result_folder::verdict_table,
     session::{Session, print_result},
-    staging::Staging,
 };
 use crate::{
     outcome::result_layout::{CHECKPOINT, REPORT_PAGE},

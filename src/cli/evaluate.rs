@@ -7,9 +7,9 @@ use clap::Args;
 
 use super::{
     arguments::{
-        ModelArguments, QuietArguments, SamplerArguments, VocabularyArguments, kind_parser,
+        ModelArguments, PlaceArguments, QuietArguments, SamplerArguments, VocabularyArguments,
+        kind_parser,
     },
-    place::PlaceArguments,
     remote::SubmitArguments,
 };
 use crate::spec::ConceptKind;

@@ -4,10 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::{
-    arguments::{ModelArguments, QuietArguments, SamplerArguments},
-    place::PlaceArguments,
-};
+use super::arguments::{ModelArguments, PlaceArguments, QuietArguments, SamplerArguments};
 
 /// Draws pictures of a prompt; the same seed gives diffusers' picture.
 #[derive(Debug, Args)]

@@ -1,29 +1,23 @@
-//! The command line: one file a verb. Reads arguments, files and the clock, wires the other modules
+//! The command line: a file for each verb. Reads arguments, files and the clock, wires the other modules
 //! and shows what comes out; holds no algorithm.
 
 mod arguments;
 #[cfg(feature = "server")]
-mod compute;
-#[cfg(feature = "server")]
 mod demo;
-#[cfg(feature = "server")]
-mod environment;
 mod error;
 mod evaluate;
 #[cfg(test)]
 #[cfg(feature = "server")]
 mod fake;
-#[cfg(feature = "server")]
-mod files;
 mod generate;
 #[cfg(feature = "server")]
 mod interrupt;
 #[cfg(feature = "server")]
 mod local;
 #[cfg(feature = "server")]
-mod memory;
-mod pace;
-mod place;
+mod output;
+#[cfg(feature = "server")]
+mod process;
 mod progress;
 mod remote;
 #[cfg(feature = "server")]
@@ -35,9 +29,7 @@ mod score;
 mod serve;
 #[cfg(feature = "server")]
 mod session;
-#[cfg(feature = "server")]
-mod staging;
-mod stopwatch;
+mod timing;
 #[cfg(feature = "server")]
 mod token;
 mod unlearn;
@@ -154,7 +146,7 @@ fn command() -> Command {
 /// What work in this process needs.
 #[cfg(feature = "server")]
 fn session(quiet: arguments::QuietArguments) -> Result<Session, CliError> {
-    environment::settle(None);
+    process::settle_environment(None);
     Ok(Session::new(quiet.quiet, interrupt::install()?))
 }
 

@@ -8,7 +8,7 @@ use std::{
 
 use indicatif::{BinaryBytes, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use super::{pace::Pace, stopwatch::Stopwatch};
+use super::timing::{Pace, Stopwatch};
 #[cfg(feature = "server")]
 use crate::outcome::{Phase, Progress};
 

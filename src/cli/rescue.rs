@@ -9,7 +9,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{CliError, files::name_part};
+use super::{CliError, output::name_part};
 use crate::{
     artifacts::digest::digest_written,
     engine::{EngineError, checkpoint::read_metadata},

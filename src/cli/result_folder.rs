@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use super::{
     CliError,
     local::{LocalEngine, LocalModel},
-    memory::peak_rss_bytes,
-    staging::Staging,
+    output::Staging,
+    process::peak_rss_bytes,
 };
 use crate::{
     artifacts::{

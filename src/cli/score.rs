@@ -4,9 +4,8 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::{
-    arguments::{ModelArguments, QuietArguments, VocabularyArguments, kind_parser},
-    place::PlaceArguments,
+use super::arguments::{
+    ModelArguments, PlaceArguments, QuietArguments, VocabularyArguments, kind_parser,
 };
 use crate::spec::{ConceptKind, Scope};
 

@@ -13,7 +13,7 @@ use std::{
 
 pub(super) use arguments::ServeArguments;
 
-use super::{environment, session::print_result};
+use super::{process::settle_environment, session::print_result};
 use crate::{
     auth::TokenFileError,
     config::{self, ConfigError, DeviceSettings, LogFormat, Settings},
@@ -115,7 +115,7 @@ fn serve(arguments: &ServeArguments) -> Result<u8, ServeError> {
         print_result(&who_may(&loaded.settings)?);
         return Ok(0);
     }
-    environment::settle(loaded.settings.device.threads);
+    settle_environment(loaded.settings.device.threads);
     let settings = config::open_files(&loaded)?;
     let json = settings.log.format == LogFormat::Json;
     telemetry::log_to_stderr(&LogStyle { json, level: settings.log.level.clone() })?;

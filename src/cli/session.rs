@@ -6,14 +6,14 @@ use super::{
     CliError,
     interrupt::Interrupt,
     progress::{PhaseProgress, ProgressDisplay},
-    stopwatch::Stopwatch,
+    timing::Stopwatch,
 };
 use crate::{
     engine::{EngineError, RunContext},
     report::PhaseCost,
 };
 
-/// What every verb is handed.
+/// What a verb's work needs: signals, clock and progress.
 #[derive(Debug)]
 pub(super) struct Session {
     pub(super) interrupt: Interrupt,
@@ -31,7 +31,7 @@ impl Session {
         self.stopwatch.seconds()
     }
 
-    /// Lets the engine work, with progress shown and the signals watched. Gives the result and the
+    /// Runs work of the engine, shows its progress and watches signals. Returns the result and the
     /// seconds it took.
     pub(super) fn work<T>(
         &mut self,
@@ -48,12 +48,12 @@ impl Session {
         Ok((result?, stopwatch.seconds()))
     }
 
-    /// Where progress is shown that comes from elsewhere than [`Session::work`].
+    /// The display, for progress that does not come from [`Session::work`].
     pub(super) fn display(&mut self) -> &mut ProgressDisplay {
         &mut self.progress
     }
 
-    /// A line on what is done now, on stderr.
+    /// Prints a line on the present work to stderr.
     pub(super) fn note(&mut self, text: &str) {
         self.progress.note(text);
     }
@@ -64,7 +64,7 @@ pub(super) fn cost(unet_evaluations: u64, seconds: f64) -> PhaseCost {
     PhaseCost { unet_evaluations, seconds: Some(seconds) }
 }
 
-/// A result on stdout. A reader that has gone away, such as `head`, is no failure of ours.
+/// Prints a result to stdout. A reader that has gone away, such as `head`, is no failure of ours.
 pub(super) fn print_result(text: &str) {
     let mut stdout = std::io::stdout().lock();
     let _ = stdout.write_all(text.as_bytes());

@@ -8,10 +8,9 @@ use clap::Args;
 use super::{
     CliError,
     arguments::{
-        MethodArguments, ModelArguments, QuietArguments, VocabularyArguments, WindowArguments,
-        kind_parser,
+        MethodArguments, ModelArguments, PlaceArguments, QuietArguments, VocabularyArguments,
+        WindowArguments, kind_parser,
     },
-    place::PlaceArguments,
     remote::SubmitArguments,
 };
 use crate::{

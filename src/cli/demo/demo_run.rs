@@ -7,7 +7,7 @@ use crate::{
         arguments::MethodArguments,
         progress::ProgressDisplay,
         remote::{Client, wire},
-        stopwatch::Stopwatch,
+        timing::Stopwatch,
     },
     proto::keystep::v1::{
         OutputFormat, ScoreMeasure, ScoreSummary, ScoreTimestepsRequest, UnlearnConceptRequest,

@@ -17,8 +17,8 @@ use crate::{
 /// The daemon's folder within the unfinished result.
 pub(super) const FOLDER: &str = ".daemon";
 
-/// Starts the daemon, asks it, and ends it; what it published is then below the folder. No log is
-/// set up, so that its lines do not run into the progress.
+/// Starts the daemon, makes the demo's calls, and stops it; what it published is then below the folder.
+/// Sets up no log, whose lines would mix with the progress.
 pub(super) fn ask_own_daemon(
     source: impl EngineSource,
     folder: &Path,
@@ -45,12 +45,12 @@ pub(super) fn ask_own_daemon(
     answers
 }
 
-/// A free port of this machine, and results below the folder itself, as is the default.
+/// Listens on a free port of this machine, and publishes below the folder itself, as by default.
 fn settings(folder: &Path) -> Settings {
     let mut settings = Settings::default();
     settings.server.listen = ([127, 0, 0, 1], 0).into();
     folder.clone_into(&mut settings.server.data_dir);
-    // Ended early, the job is of no use to anybody: it stops at once.
+    // A demo that ends early has no use for its job, which stops at once.
     settings.shutdown = ShutdownSettings {
         drain_delay: Duration::ZERO,
         grace: Duration::ZERO,

@@ -1,4 +1,4 @@
-//! From what the daemon published to the demo's result folder.
+//! Makes the demo's result folder of what the daemon published.
 
 use std::{collections::BTreeMap, path::PathBuf};
 
@@ -7,7 +7,7 @@ use url::Url;
 
 use super::demo_run::DemoAnswers;
 use crate::{
-    cli::{CliError, remote::RemoteError, result_folder::versions, staging::Staging},
+    cli::{CliError, output::Staging, remote::RemoteError, result_folder::versions},
     outcome::{
         TimestepScores, TrainingLog,
         result_layout::{
@@ -20,10 +20,10 @@ use crate::{
     spec::Method,
 };
 
-/// Published beside the manifest, whose words it refers to; it would be wrong here.
+/// The published file that refers to the manifest, and would be wrong here.
 const MODEL_CARD: &str = "README.md";
 
-/// What the folder must hold to be a result.
+/// The parts of a result folder.
 pub(super) const EXPECTED: [&str; 9] = [
     "checkpoint/model_index.json",
     "checkpoint/unet/diffusion_pytorch_model.safetensors",
@@ -36,14 +36,14 @@ pub(super) const EXPECTED: [&str; 9] = [
     TRAINING,
 ];
 
-/// What the whole run took: published reports know no clock.
+/// What the whole run took, which published reports do not have.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Spent {
     pub(super) seconds: f64,
     pub(super) peak_rss_bytes: Option<u64>,
 }
 
-/// Writes the folder; gives the report that lies in it.
+/// Writes the folder, and returns its report.
 pub(super) fn write(
     answers: &DemoAnswers,
     spent: Spent,
@@ -89,8 +89,8 @@ pub(super) fn write(
     Ok(report)
 }
 
-/// The report with what the daemon does not tell: the scoring, which was a call of its own, and
-/// what the clock and this machine say.
+/// The report with what the published one lacks: the cost of scoring, which was a call of its own, and
+/// the times and memory of this run.
 fn restated(
     published: RunReport,
     answers: &DemoAnswers,
@@ -114,8 +114,8 @@ fn restated(
     report
 }
 
-/// The published files by name. They lie in a folder that is named after their content, beside the
-/// manifest.
+/// The published files by name. They are in a folder beside the manifest that is named after their
+/// content.
 fn published(response: &UnlearnConceptResponse) -> Result<Vec<(String, PathBuf)>, CliError> {
     let wrong = |uri: &str| RemoteError::Answer(format!("{uri} is no published file"));
     let manifest = &response.manifest_uri;

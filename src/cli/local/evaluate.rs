@@ -4,10 +4,10 @@ use super::{LocalEngine, LocalModel};
 use crate::{
     cli::{
         CliError,
+        arguments::needed,
         evaluate::EvaluateArguments,
-        files::{check_target, write_whole},
-        memory::peak_rss_bytes,
-        place::needed,
+        output::{check_target, write_whole},
+        process::peak_rss_bytes,
         result_folder::{verdict_table, versions},
         session::{Session, print_result},
     },

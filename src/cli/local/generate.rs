@@ -6,9 +6,9 @@ use super::{LocalEngine, LocalModel};
 use crate::{
     cli::{
         CliError,
-        files::{check_target, write_whole},
+        arguments::needed,
         generate::GenerateArguments,
-        place::needed,
+        output::{check_target, write_whole},
         session::{Session, print_result},
     },
     engine::{Drawn, RunContext},

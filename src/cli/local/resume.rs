@@ -11,11 +11,11 @@ use crate::{
     artifacts::ErasedWeights as _,
     cli::{
         CliError,
-        place::needed,
+        arguments::needed,
+        output::Staging,
         rescue::KeptFile,
         result_folder::{EXPECTED, check_before},
         session::Session,
-        staging::Staging,
         unlearn::UnlearnArguments,
     },
 };

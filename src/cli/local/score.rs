@@ -4,11 +4,10 @@ use super::{LocalEngine, LocalModel};
 use crate::{
     cli::{
         CliError,
-        files::json_bytes,
-        place::needed,
+        arguments::needed,
+        output::{Staging, json_bytes},
         score::ScoreArguments,
         session::{Session, print_result},
-        staging::Staging,
     },
     report::score_plot,
     spec::{Concept, ScoreSpec, Vocabulary},

@@ -7,11 +7,11 @@ use crate::{
     artifacts::{ErasedWeights as _, delta_metadata},
     cli::{
         CliError,
-        place::needed,
+        arguments::needed,
+        output::Staging,
         rescue::{Keeping, Spent, keep},
         result_folder::{EXPECTED, base_digest, check_before, write_evidence, write_model},
         session::{Session, cost, print_result},
-        staging::Staging,
         unlearn::UnlearnArguments,
     },
     outcome::{

@@ -16,19 +16,19 @@ use crate::{
     spec::Vocabulary,
 };
 
-/// A way to a server, with progress shown as the remote verbs show it.
+/// A client of a server, which shows progress as the remote verbs do.
 #[derive(Debug)]
 pub(in crate::cli) struct Client {
     connection: Connection,
 }
 
 impl Client {
-    /// To a server within this process; must be called within a runtime.
+    /// A client of a server within this process; must be called within a runtime.
     pub(in crate::cli) fn near(address: SocketAddr) -> Result<Self, RemoteError> {
         Ok(Self { connection: Connection::near(address)? })
     }
 
-    /// Has an erasure checked as far as that takes no work.
+    /// Has the server check an erasure without running it.
     pub(in crate::cli) async fn check(
         &self,
         request: &UnlearnConceptRequest,
@@ -51,7 +51,7 @@ impl Client {
         Ok(Vocabulary { anything: words.anything, objects: words.objects, styles: words.styles })
     }
 
-    /// Has the steps scored; the work ends where this is dropped.
+    /// Has the steps scored; dropping this ends the work.
     pub(in crate::cli) async fn score(
         &self,
         request: ScoreTimestepsRequest,
@@ -62,7 +62,7 @@ impl Client {
         Ok(scored?.1)
     }
 
-    /// Submits an erasure and follows it to its end; the job goes on where this is dropped.
+    /// Submits an erasure and follows it to its end; dropping this leaves the job running.
     pub(in crate::cli) async fn unlearn(
         &self,
         request: &UnlearnConceptRequest,

@@ -1,4 +1,4 @@
-//! The way to a server: address, TLS, token, and retries of calls that may be repeated.
+//! The connection to a server: address, TLS, token, and retries of calls that may be repeated.
 
 use std::{
     future::Future,
@@ -18,10 +18,10 @@ use tonic_types::StatusExt;
 
 use super::remote_error::{Refusal, RemoteError};
 
-/// Names the server where no flag does.
+/// The variable that names the server where no flag does.
 const SERVER_VARIABLE: &str = "KEYSTEP_SERVER";
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// Tries of one call in all.
+/// The most tries of one call.
 const TRIES: u32 = 5;
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
@@ -81,7 +81,7 @@ impl ServerArguments {
 /// A channel that carries the caller's token and request id.
 pub(super) type AuthorizedChannel = InterceptedService<Channel, Credentials>;
 
-/// Put on every call. The token is marked sensitive, so that no log shows it.
+/// Adds token and request id to every call. The token is marked sensitive, so that no log shows it.
 #[derive(Debug, Clone)]
 pub(super) struct Credentials {
     token: Option<MetadataValue<Ascii>>,
@@ -98,12 +98,12 @@ impl Interceptor for Credentials {
     }
 }
 
-/// An open way to a server; the first call makes the connection.
+/// A connection to a server, which the first call opens.
 #[derive(Debug, Clone)]
 pub(super) struct Connection {
     channel: AuthorizedChannel,
     request_id: String,
-    /// How messages name it.
+    /// Its name in messages.
     server: String,
 }
 
@@ -133,7 +133,8 @@ impl Connection {
         Self::over(&endpoint, server, token)
     }
 
-    /// To a server within this process, which knows no callers; must be called within a runtime.
+    /// A connection to a server within this process, without credentials; must be called within a
+    /// runtime.
     #[cfg(feature = "server")]
     pub(super) fn near(address: std::net::SocketAddr) -> Result<Self, RemoteError> {
         let server = format!("http://{address}");
@@ -160,13 +161,13 @@ impl Connection {
         self.channel.clone()
     }
 
-    /// A status as an error that names this client's request.
+    /// The error of a status, with this client's request id.
     pub(super) fn refused(&self, status: Status) -> RemoteError {
         let request_id = self.request_id.clone();
         RemoteError::Refused(Box::new(Refusal { status, request_id, server: self.server.clone() }))
     }
 
-    /// Makes a call that may be repeated, again and again while the server is away.
+    /// Makes a call that may be repeated, and tries again while the server is away.
     pub(super) async fn repeatable<T, F>(
         &self,
         mut call: impl FnMut(AuthorizedChannel) -> F,
@@ -188,7 +189,7 @@ impl Connection {
     }
 }
 
-/// Whether the server was away, or the way to it was cut: the call may do better another time.
+/// Whether the server was away or the connection broke, so that another try may succeed.
 fn is_passing(status: &Status) -> bool {
     // What the server itself says has no source.
     let cut = [Code::Unknown, Code::Cancelled, Code::Internal].contains(&status.code())
@@ -196,7 +197,7 @@ fn is_passing(status: &Status) -> bool {
     cut || status.code() == Code::Unavailable
 }
 
-/// How long the server asks to wait, or twice as long as the last time; never too long.
+/// The pause before the next try: what the server asks for, or twice the last one, up to a limit.
 pub(super) fn pause(status: &Status, tries: u32) -> Duration {
     let asked = status.get_details_retry_info().and_then(|info| info.retry_delay);
     let own = FIRST_PAUSE.saturating_mul(1 << tries.saturating_sub(1).min(16));
@@ -215,7 +216,7 @@ fn check_no_secret(server: &str) -> Result<(), RemoteError> {
     Ok(())
 }
 
-/// Whether the address is secure; plaintext stays on this machine.
+/// Whether the address uses TLS; plaintext is allowed to this machine alone.
 fn check_address(server: &str, uri: &Uri) -> Result<bool, RemoteError> {
     let host = uri.host().unwrap_or("").trim_matches(['[', ']']);
     let near = host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback());

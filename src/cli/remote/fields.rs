@@ -1,6 +1,6 @@
 //! The names of fields, on the wire and in specs, as the flags that set them.
 
-/// The flag that sets a field, with the field's path where that says more; or the path alone.
+/// The flag that sets a field, with the field's path where that is more precise; or the path alone.
 pub(in crate::cli) fn flag_and_path(path: &str) -> String {
     let name = path.split(['.', '[']).next().unwrap_or(path);
     match of_spec(path).or_else(|| flag(name)) {

@@ -15,10 +15,10 @@ use super::{
 use crate::{
     cli::{
         CliError,
+        arguments::needed,
         generate::GenerateArguments,
-        place::needed,
         progress::{PhaseProgress, ProgressDisplay, Unit},
-        stopwatch::Stopwatch,
+        timing::Stopwatch,
     },
     proto::keystep::v1::{
         GenerateRequest, generate_response::Update,
@@ -37,7 +37,7 @@ struct SavedPicture {
     path: PathBuf,
 }
 
-/// Has pictures drawn, and keeps each as it comes.
+/// Has pictures drawn, and saves each as it comes.
 pub(in crate::cli) fn run(arguments: &GenerateArguments) -> Result<(), CliError> {
     let only_local = [
         #[cfg(feature = "server")]
@@ -97,7 +97,7 @@ fn request(arguments: &GenerateArguments) -> Result<GenerateRequest, CliError> {
     })
 }
 
-/// A file's bytes, which the server reads.
+/// The bytes of a PNG file, which the server decodes.
 fn png(path: &Path) -> Result<Vec<u8>, CliError> {
     let read = std::fs::read(path);
     let png = read.map_err(|source| CliError::File { path: path.to_owned(), source })?;

@@ -23,7 +23,7 @@ impl Interrupt {
         Ok(Self(receiver))
     }
 
-    /// What the work gives, or nothing once a signal has come.
+    /// The result of the work, or `None` once a signal has come.
     pub(super) async fn unless<T>(&mut self, work: impl Future<Output = T>) -> Option<T> {
         tokio::select! {
             biased;

@@ -1,4 +1,4 @@
-//! Answers as JSON, with the proto's own field names; and what they say in one line.
+//! Answers as JSON, with the field names of the API.
 
 use prost::Message;
 use serde_json::{Value, json};
@@ -14,7 +14,7 @@ use crate::proto::{
     },
 };
 
-/// Reads a packed message where it is of the wanted type.
+/// Decodes a packed message of the wanted type.
 fn unpack<T: Message + Default>(
     any: Option<&prost_types::Any>,
     name: &str,
@@ -83,7 +83,7 @@ fn plan(plan: Option<&Plan>) -> Value {
     })
 }
 
-/// What a job would take, where that was asked.
+/// The plan of a job, where it was asked for.
 pub(super) fn plan_of(operation: &Operation) -> Result<Option<Plan>, RemoteError> {
     let response = response::<UnlearnConceptResponse>(operation, "UnlearnConceptResponse")?;
     Ok(response.and_then(|response| response.plan))
@@ -107,7 +107,7 @@ fn estimate(estimate: Option<&Estimate>) -> Value {
     )
 }
 
-/// The scores of all steps and what they come to.
+/// The scores of all steps, and their summary.
 pub(super) fn scores(steps: &[ScoreTimestepsResponse], summary: &ScoreSummary) -> Value {
     let one = |step: &ScoreTimestepsResponse| {
         json!({
@@ -235,7 +235,7 @@ pub(super) fn model_kind_name(kind: ModelKind) -> String {
     kind.as_str_name().trim_start_matches("MODEL_KIND_").to_lowercase()
 }
 
-/// JSON as it is printed.
+/// JSON with indents.
 pub(super) fn pretty(value: &Value) -> String {
     format!("{value:#}")
 }

@@ -37,7 +37,7 @@ fn block_on<T>(work: impl Future<Output = Result<T, RemoteError>>) -> Result<T, 
         .block_on(work)
 }
 
-/// A result on stdout. A reader that has gone away, such as `head`, is no failure of ours.
+/// Prints a result to stdout. A reader that has gone away, such as `head`, is no failure of ours.
 fn print(text: &str) {
     let mut stdout = std::io::stdout().lock();
     let _ = writeln!(stdout, "{text}");

@@ -32,7 +32,7 @@ pub(in crate::cli) enum RemoteError {
     /// The runtime that drives the sockets could not be made.
     #[error("cannot start the network runtime")]
     Runtime(#[source] std::io::Error),
-    /// The server, or the way to it, said no.
+    /// The server refused, or could not be reached.
     #[error("{}", .0.status.message())]
     Refused(Box<Refusal>),
     /// The job ended without a result.
@@ -40,7 +40,7 @@ pub(in crate::cli) enum RemoteError {
     Job {
         /// The operation.
         name: String,
-        /// What the server says of it.
+        /// The server's description.
         message: String,
     },
     /// A file that the user asked for could not be written.
@@ -62,12 +62,12 @@ pub(in crate::cli) enum RemoteError {
     Answer(String),
 }
 
-/// A status, and the id under which the server's log has the call.
+/// A status, and the request id by which the server's log has the call.
 #[derive(Debug)]
 pub(in crate::cli) struct Refusal {
     pub(super) status: Status,
     pub(super) request_id: String,
-    /// How messages name the server.
+    /// The server's name in messages.
     pub(super) server: String,
 }
 
@@ -107,7 +107,7 @@ impl Refusal {
         self.status.get_details_error_info().map(|info| info.reason)
     }
 
-    /// Whether the way to the server broke off, so that the message is none of the server's.
+    /// Whether the connection broke, so that the message is not the server's.
     fn is_unreachable(&self) -> bool {
         let source = std::error::Error::source(&self.status);
         source.is_some_and(<dyn std::error::Error>::is::<tonic::transport::Error>)

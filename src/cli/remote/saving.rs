@@ -1,4 +1,4 @@
-//! Files that a server's answers become: whole or not at all, and never over another one unasked.
+//! Saves a server's answers as files: whole or not at all, and over existing ones only where asked.
 
 use std::{
     fs, io,
@@ -16,7 +16,7 @@ pub(super) struct PictureFolder {
 }
 
 impl PictureFolder {
-    /// Makes the folder and refuses pictures that are there already, before any work is done.
+    /// Creates the folder, and refuses pictures that exist already before any work is done.
     pub(super) fn prepare(&self, seeds: impl Iterator<Item = u64>) -> Result<(), RemoteError> {
         fs::create_dir_all(&self.path).map_err(|source| unwritable(&self.path, source))?;
         for (index, seed) in seeds.enumerate() {
@@ -31,7 +31,7 @@ impl PictureFolder {
         Ok(())
     }
 
-    /// Where a picture goes.
+    /// The path of a picture.
     pub(super) fn picture(&self, index: u32, seed: u64) -> PathBuf {
         self.path.join(format!("{index:03}-seed-{seed}.png"))
     }
@@ -40,7 +40,7 @@ impl PictureFolder {
         self.path.join(format!("{index:03}-seed-{seed}.preview.png"))
     }
 
-    /// Keeps a picture, in the place of its preview; gives its path.
+    /// Saves a picture over its preview, and returns its path.
     pub(super) fn save(&self, index: u32, seed: u64, png: &[u8]) -> Result<PathBuf, RemoteError> {
         let path = self.picture(index, seed);
         save(&path, png, self.overwrite)?;
@@ -49,7 +49,7 @@ impl PictureFolder {
         Ok(path)
     }
 
-    /// Keeps a preview, in the place of the one before.
+    /// Saves a preview over the one before.
     pub(super) fn save_preview(
         &self,
         index: u32,
@@ -74,7 +74,7 @@ pub(super) fn save(path: &Path, bytes: &[u8], overwrite: bool) -> Result<(), Rem
     placed.map_err(failed)
 }
 
-/// Gives the file its name where nothing has it.
+/// Renames the file, where the name is free.
 fn place(unfinished: &Path, path: &Path) -> io::Result<()> {
     match fs::hard_link(unfinished, path) {
         Ok(()) => fs::remove_file(unfinished),

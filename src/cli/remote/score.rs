@@ -77,7 +77,7 @@ fn request(arguments: &ScoreArguments) -> Result<ScoreTimestepsRequest, CliError
     })
 }
 
-/// Follows a measurement to its end; the work ends where this is dropped.
+/// Follows a measurement to its end; dropping this ends the work.
 pub(super) async fn ask(
     connection: &Connection,
     request: ScoreTimestepsRequest,

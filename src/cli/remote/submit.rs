@@ -1,4 +1,4 @@
-//! Submitting a job and following it: what `unlearn` and `evaluate` have in common.
+//! Submits a job and follows it, for `unlearn` and `evaluate`.
 
 use std::{collections::BTreeMap, future::Future, io::Write, time::Duration};
 
@@ -14,7 +14,7 @@ use super::{
     watch::watch,
 };
 use crate::{
-    cli::{progress::ProgressDisplay, stopwatch},
+    cli::{progress::ProgressDisplay, timing},
     proto::{
         google::longrunning::{
             CancelOperationRequest, Operation, operation::Result as Ending,
@@ -74,8 +74,8 @@ enum Deadline {
     In(Duration),
 }
 
-/// The flags as fields that both requests have. Made once a job, so that a repeated call asks for
-/// the same job.
+/// The flags as the fields that both requests have. Made once for each job, so that a repeated call asks
+/// for the same job.
 #[derive(Debug)]
 pub(super) struct Submission {
     pub(super) request_id: String,
@@ -91,7 +91,7 @@ impl SubmitArguments {
     pub(super) fn submission(&self) -> Submission {
         let deadline = self.deadline.map(|deadline| match deadline {
             Deadline::At(time) => time,
-            Deadline::In(duration) => Timestamp::from(stopwatch::now() + duration),
+            Deadline::In(duration) => Timestamp::from(timing::now() + duration),
         });
         Submission {
             request_id: self.request_id.unwrap_or_else(uuid::Uuid::new_v4).to_string(),
@@ -115,7 +115,7 @@ pub(super) struct JobSubmission<'a> {
 }
 
 impl JobSubmission<'_> {
-    /// Submits, follows to the end and prints what came of it. `call` may be made several times.
+    /// Submits, follows to the end and prints the result. `call` may be made several times.
     pub(super) fn run<F>(self, call: impl FnMut(AuthorizedChannel) -> F) -> Result<(), RemoteError>
     where
         F: Future<Output = Result<Response<Operation>, Status>>,

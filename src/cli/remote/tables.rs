@@ -1,4 +1,4 @@
-//! Answers as people read them.
+//! Answers as text for people.
 
 use std::fmt::Write;
 
@@ -11,7 +11,7 @@ use crate::proto::{
     },
 };
 
-/// Lines of name and value.
+/// Aligned lines of names and values.
 fn pairs(rows: &[(&str, String)]) -> String {
     let width = rows.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
     let lines: Vec<_> =
@@ -42,7 +42,7 @@ fn columns(rows: &[Vec<String>]) -> String {
     lines.join("\n")
 }
 
-/// What a job would do and take.
+/// The plan of a job.
 pub(super) fn plan(plan: &Plan) -> String {
     let duration = plan.estimated_duration.as_ref();
     let mut rows = vec![
@@ -60,7 +60,7 @@ pub(super) fn plan(plan: &Plan) -> String {
     pairs(&rows)
 }
 
-/// What came of a job; nothing where it has no response.
+/// The result of a job; empty where it has no response.
 pub(super) fn result(operation: &Operation) -> Result<Option<String>, RemoteError> {
     if let Some(response) =
         json::response::<UnlearnConceptResponse>(operation, "UnlearnConceptResponse")?

@@ -1,4 +1,4 @@
-//! Following a job to its end, through cut connections.
+//! Follows a job to its end, through broken connections.
 
 use std::time::Duration;
 
@@ -25,10 +25,10 @@ use crate::{
 /// Broken streams in a row, without an event between them, before watching is given up: about two
 /// minutes, in which a server can restart.
 const MOST_BREAKS: u32 = 16;
-/// How often a job that waits is asked for its place.
+/// How often the position of a waiting job is asked for.
 const POSITION_EVERY: Duration = Duration::from_secs(2);
 
-/// Watches to the end, and goes on after the last event where the stream breaks.
+/// Watches to the end, and resumes after the last event where the stream breaks.
 pub(super) async fn watch(
     connection: &Connection,
     mut request: WatchOperationRequest,
@@ -124,7 +124,7 @@ fn show(event: &JobEvent, display: &mut ProgressDisplay) {
     }
 }
 
-/// Progress of a job or of a call as the display takes it.
+/// The progress of a job or call, for the display.
 pub(super) fn phase_progress(progress: &Progress) -> PhaseProgress {
     // Later phases repeat what training came to.
     let training = progress.phase() == WorkPhase::Train && progress.iterations_done > 0;
@@ -137,7 +137,7 @@ pub(super) fn phase_progress(progress: &Progress) -> PhaseProgress {
     }
 }
 
-/// The names that work in this process shows.
+/// The name of a phase, the same as for work in this process.
 fn phase_name(phase: WorkPhase) -> &'static str {
     match phase {
         WorkPhase::Unspecified => "working",

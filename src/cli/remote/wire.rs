@@ -1,4 +1,4 @@
-//! What the flags say, as the wire says it.
+//! Conversions from flags to the API's types.
 
 use crate::{
     proto::keystep::v1::{
@@ -59,7 +59,7 @@ pub(super) fn sampler(kind: Option<SamplerKind>) -> Sampler {
     }
 }
 
-/// A sampler's name as on the command line; that of the wire for one of a later server.
+/// A sampler's name on the command line; the API's name where a newer server sends one that is unknown.
 pub(super) fn sampler_name(number: i32) -> String {
     let known = SamplerKind::ALL.into_iter().find(|kind| sampler(Some(*kind)) as i32 == number);
     known.map_or_else(|| number.to_string(), |kind| kind.name().to_owned())

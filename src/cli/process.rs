@@ -1,4 +1,5 @@
-//! The environment that the tensor libraries read, which has to stand before their first thread.
+//! This process: the environment that the tensor libraries read, which has to be set before their first
+//! thread, and the most memory that was held.
 //!
 //! candle spreads large element-wise operations over a spinning pool with one global lock; our
 //! passes run side by side already, and wait for each other there (measured on two cores: an
@@ -13,10 +14,10 @@ const CANDLE_NUM_THREADS: &str = "CANDLE_NUM_THREADS";
 /// Threads of rayon's, which our passes share with matrix products.
 const RAYON_NUM_THREADS: &str = "RAYON_NUM_THREADS";
 
-/// Replaces the process by itself with the environment settled; returns where that is done already,
-/// where the user has chosen, and where the system cannot do it (the program is then slow, not
-/// wrong). Computes on so many threads, or on one a core.
-pub(super) fn settle(threads: Option<usize>) {
+/// Replaces the process by itself with the environment set; returns where that is done already, where
+/// the user has chosen, and where the system cannot do it (the program is then slow, not wrong).
+/// `threads` is how many compute, by default as many as cores.
+pub(super) fn settle_environment(threads: Option<usize>) {
     if std::env::var_os(CANDLE_NUM_THREADS).is_some() {
         return;
     }
@@ -40,3 +41,26 @@ fn replace(command: &mut Command) {
 
 #[cfg(not(unix))]
 fn replace(_: &mut Command) {}
+
+/// Peak resident set in bytes; `None` where the system does not report it.
+pub(super) fn peak_rss_bytes() -> Option<u64> {
+    parse_peak(&std::fs::read_to_string("/proc/self/status").ok()?)
+}
+
+fn parse_peak(status: &str) -> Option<u64> {
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    kibibytes.checked_mul(1_024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_peak_is_read_from_the_status_file() {
+        assert_eq!(parse_peak("Name:\tx\nVmHWM:\t  1234 kB\nVmRSS:\t 1 kB\n"), Some(1_263_616));
+        assert_eq!(parse_peak("Name:\tx\n"), None);
+        assert_eq!(parse_peak("VmHWM: many kB\n"), None);
+    }
+}

@@ -1,11 +1,17 @@
-//! Single files in and out.
+//! The files and folders that a verb writes: whole or not at all, and none after a signal.
 
-use std::path::Path;
+use std::{
+    io::{self, Write},
+    path::{Path, PathBuf},
+};
 
 use serde::Serialize;
 
 use super::{CliError, interrupt::Interrupt};
-use crate::{artifacts::StagedFile, report::ReportError};
+use crate::{
+    artifacts::{ArtifactError, StagedFile, StagedFolder},
+    report::ReportError,
+};
 
 /// Refuses an output file that exists, could not be written, or would say by its name that it holds
 /// another format than `extension`, before any work is done. `flag` is what named it.
@@ -60,6 +66,76 @@ pub(super) fn name_part(text: &str) -> String {
     if part.is_empty() { "concept".to_owned() } else { part.to_owned() }
 }
 
+/// A result folder in the making, which gets its name when it is complete and else never.
+#[derive(Debug)]
+pub(super) struct Staging {
+    /// `None` once it is committed.
+    folder: Option<StagedFolder>,
+    unfinished: PathBuf,
+    interrupt: Interrupt,
+}
+
+impl Staging {
+    /// Begins the folder; the second signal removes it.
+    pub(super) fn create(
+        out: &Path,
+        expected: &[&str],
+        interrupt: &Interrupt,
+    ) -> Result<Self, CliError> {
+        let folder = StagedFolder::create(out, expected)?;
+        let unfinished = folder.unfinished().to_owned();
+        interrupt.guard(&unfinished);
+        Ok(Self { folder: Some(folder), unfinished, interrupt: interrupt.clone() })
+    }
+
+    /// The folder until it is complete.
+    pub(super) fn path(&self) -> &Path {
+        &self.unfinished
+    }
+
+    /// Lets the artifacts module write into it.
+    pub(super) fn fill<T>(
+        &mut self,
+        fill: impl FnOnce(&mut StagedFolder) -> Result<T, ArtifactError>,
+    ) -> Result<T, CliError> {
+        self.interrupt.check()?;
+        // Only commit, which consumes the staging, takes the folder.
+        let folder = self.folder.as_mut().ok_or(CliError::Interrupted)?;
+        Ok(fill(folder)?)
+    }
+
+    /// Lets the artifacts module look at it.
+    pub(super) fn look<T>(
+        &self,
+        look: impl FnOnce(&StagedFolder) -> Result<T, ArtifactError>,
+    ) -> Result<T, CliError> {
+        let folder = self.folder.as_ref().ok_or(CliError::Interrupted)?;
+        Ok(look(folder)?)
+    }
+
+    /// Writes one file.
+    pub(super) fn write(&mut self, name: &str, bytes: &[u8]) -> Result<(), CliError> {
+        self.fill(|folder| {
+            folder.write(name, |out: &mut dyn Write| -> io::Result<()> { out.write_all(bytes) })
+        })
+    }
+
+    /// Gives the folder its name, unless a signal came.
+    pub(super) fn commit(mut self) -> Result<(), CliError> {
+        self.interrupt.check()?;
+        if let Some(folder) = self.folder.take() {
+            folder.commit()?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Staging {
+    fn drop(&mut self) {
+        self.interrupt.release(&self.unfinished);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -101,5 +177,18 @@ mod tests {
         assert!(matches!(result, Err(CliError::Interrupted)));
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
         assert_eq!(std::fs::read(&out).unwrap(), b"1");
+    }
+
+    #[test]
+    fn nothing_is_left_of_an_interrupted_folder() {
+        let parent = tempfile::tempdir().unwrap();
+        let interrupt = Interrupt::default();
+        let out = parent.path().join("out");
+        let mut staging = Staging::create(&out, &[], &interrupt).unwrap();
+        staging.write("a", b"1").unwrap();
+        interrupt.cancel.cancel();
+        assert!(matches!(staging.write("b", b"2"), Err(CliError::Interrupted)));
+        assert!(matches!(staging.commit(), Err(CliError::Interrupted)));
+        assert_eq!(std::fs::read_dir(parent.path()).unwrap().count(), 0);
     }
 }

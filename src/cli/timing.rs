@@ -1,12 +1,40 @@
-//! How fast work goes now, and when it will be done at that pace.
+//! Time: the clock, which nothing else in the program reads, and how fast work goes by it.
 
-use std::collections::VecDeque;
+use std::{
+    collections::VecDeque,
+    time::{Duration, Instant, SystemTime},
+};
 
 /// Seconds that the pace is taken over. The first units of a phase take longer than the others, and
 /// what a shared machine gives changes, so that the mean since the start would be wrong for long.
 const WINDOW: f64 = 20.0;
 /// Seconds before there is a pace: events of a job that is over come all at once.
 const LEAST: f64 = 1.0;
+
+/// Measures the time since it was started.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Stopwatch(Instant);
+
+impl Stopwatch {
+    #[allow(clippy::disallowed_methods, reason = "this is the seam that draws the time")]
+    pub(super) fn start() -> Self {
+        Self(Instant::now())
+    }
+
+    pub(super) fn elapsed(self) -> Duration {
+        self.0.elapsed()
+    }
+
+    pub(super) fn seconds(self) -> f64 {
+        self.elapsed().as_secs_f64()
+    }
+}
+
+/// The time of day, for deadlines.
+#[allow(clippy::disallowed_methods, reason = "this is the seam that draws the time")]
+pub(super) fn now() -> SystemTime {
+    SystemTime::now()
+}
 
 /// The pace of one phase.
 #[derive(Debug, Clone, Default)]
