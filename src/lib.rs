@@ -11,7 +11,7 @@
 //! | [`artifacts`] | model folders in, result folders out; bytes and digests only | `spec`, `outcome` |
 //! | [`jobs`] | jobs that are never lost: the machine, the log, leases, stores | `spec`, `outcome` |
 //! | [`worker`] | claim, run, publish; the device's two threads, by turns for jobs and calls | `spec`, `outcome`, `engine`, `artifacts`, `jobs`, `report` |
-//! | [`storage`] | object storage by URL: bytes there and back, in parts, compared | – |
+//! | [`storage`] | object storage by URL: uploads and downloads, in parts, compared | – |
 //! | [`publishing`] | results into object storage: files, model card, and last the manifest | `spec`, `outcome`, `artifacts`, `jobs`, `worker`, `report`, `storage` |
 //! | [`catalogue`] | models by name: base models by URL through a local cache, and what jobs published | `spec`, `outcome`, `artifacts`, `jobs`, `worker`, `storage` |
 //! | [`auth`] | who calls and what they may: tokens, roles, limits | `jobs` |
@@ -20,10 +20,10 @@
 //! | [`server`] | the listener: TLS, layers, health, reflection | `jobs`, `auth`, `api`, `proto` |
 //! | [`config`] | typed settings: defaults, file, environment, flags | – |
 //! | [`telemetry`] | logs, metrics | – |
-//! | [`shutdown`] | the phases of going away | – |
-//! | [`daemon`] | the daemon in one piece: starts the parts, watches them, goes away in order | `jobs`, `worker`, `storage`, `publishing`, `catalogue`, `auth`, `api`, `server`, `config`, `telemetry`, `shutdown` |
+//! | [`shutdown`] | the phases of a shutdown | – |
+//! | [`daemon`] | the daemon in one piece: starts the parts, watches them, shuts down in order | `jobs`, `worker`, `storage`, `publishing`, `catalogue`, `auth`, `api`, `server`, `config`, `telemetry`, `shutdown` |
 //! | [`report`] | what people look at: contact sheets, plots, the report page | `spec`, `outcome` |
-//! | [`cli`] | one file a verb; wires the others, holds no algorithm | all |
+//! | [`cli`] | a file for each verb; wires the others, holds no algorithm | all |
 //!
 //! # Invariants
 //!

@@ -1,7 +1,7 @@
-//! The phases of going away, each with its own limit and each logged.
+//! The phases of a shutdown, each with a limit of its own and each logged.
 //!
-//! [`run`] knows neither jobs nor calls: it cancels [`Steps`] in order and waits for what [`Tenants`]
-//! says is still there.
+//! [`run`] knows neither jobs nor calls: it cancels [`Steps`] in order, and waits for [`Tenants`]
+//! between them.
 
 use std::{fmt, time::Duration};
 
@@ -20,13 +20,13 @@ const CLOSE: Duration = Duration::from_secs(5);
 /// How long each phase may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Calls are still taken, for load balancers to notice.
+    /// For load balancers to notice, while calls are still taken.
     pub drain_delay: Duration,
-    /// Calls under way finish.
+    /// For calls under way to finish.
     pub unary: Duration,
-    /// The job under way finishes, before it is saved and given back.
+    /// For the job under way to finish, before it is saved and given back.
     pub grace: Duration,
-    /// It is saved, or published.
+    /// For the job to be saved, or published.
     pub publish_grace: Duration,
 }
 
@@ -40,10 +40,10 @@ impl Limits {
     }
 }
 
-/// The steps of going away, in their order; each is cancelled once its turn has come.
+/// The steps of a shutdown, in their order; each is cancelled when it begins.
 #[derive(Debug, Clone, Default)]
 pub struct Steps {
-    /// Health says not-serving; no further job is claimed.
+    /// Health checks answer "not serving", and no further job is claimed.
     pub draining: CancellationToken,
     /// New calls are refused, and open streams end.
     pub refuse: CancellationToken,
@@ -55,7 +55,7 @@ pub struct Steps {
     pub stop_publishing: CancellationToken,
 }
 
-/// What has to come to its end.
+/// What a shutdown waits for.
 pub trait Tenants: Send + Sync {
     /// Ends with the last call.
     fn calls_ended(&self) -> BoxFuture<'_, ()>;
@@ -93,24 +93,24 @@ impl fmt::Display for Limit {
     }
 }
 
-/// How it ended.
+/// How a shutdown ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Departure {
-    /// Everything came to its end, or these limits were hit.
+    /// The shutdown went through all phases.
     Orderly {
-        /// In the order of the phases; empty is what should be.
+        /// Phases that were not done in time, in their order; empty where all was well.
         limits_hit: Vec<Limit>,
         /// Whether a job was saved and given back before it was done.
         job_given_back: bool,
     },
-    /// A second signal: the process is to end at once.
+    /// A second signal came, so the process must end at once.
     AtOnce,
-    /// It went because something failed.
+    /// The daemon shut down because something failed.
     Failed,
 }
 
 impl Departure {
-    /// What the process ends with.
+    /// The exit code of the process.
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Orderly { limits_hit, .. } if limits_hit.is_empty() => 0,
@@ -120,10 +120,10 @@ impl Departure {
     }
 }
 
-/// Goes through the phases; the first signal has come already, a further one ends it at once.
+/// Goes through the phases after the first signal; a further one ends the shutdown at once.
 ///
-/// That `grace` has passed is no failure: work that lasts hours is saved and given back, and goes
-/// on elsewhere. That saving did not end in time is one.
+/// A job that is not done within `grace` is no failure: it is saved and given back, and goes on
+/// elsewhere. A job that is not saved in time is one.
 pub async fn run<S>(
     mut signals: impl Stream<Item = S> + Unpin,
     limits: Limits,

@@ -88,7 +88,7 @@ pub enum TokenTableError {
     /// The file is no text.
     #[error("it is not UTF-8 text")]
     NotText,
-    /// A hash that is none.
+    /// A hash that is not a SHA-256.
     #[error(
         "sha256 of token {entry} is not 64 hexadecimal digits; write the SHA-256 of the token, \
          not the token"

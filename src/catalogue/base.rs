@@ -1,4 +1,4 @@
-//! One base model: where it lies, and what was found out about it.
+//! A base model: where its files are, and what was read from them.
 
 use std::{
     io::{self, Read},
@@ -23,19 +23,19 @@ use crate::{
     worker::{OpenedModel, artifact_failure, disk_failure},
 };
 
-/// How often a model is fetched whose cache is emptied meanwhile.
+/// The most tries to fetch a model whose cache is emptied meanwhile.
 const MOST_TRIES: u32 = 3;
-/// Of a vocabulary's file: a word in every line of it would be more than any judge knows.
+/// The longest vocabulary file, in bytes: more words than any judge knows.
 const MAX_VOCABULARY_BYTES: u64 = 1 << 20;
 
-/// What opening a model takes.
+/// What opening a model needs.
 #[derive(Debug)]
 pub(super) struct Means<'a> {
     pub(super) cache: &'a Arc<Cache>,
     pub(super) storages: &'a Storages,
 }
 
-/// What a model's files say.
+/// What was read from a model's files.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Facts {
     pub(super) digest: String,
@@ -47,34 +47,34 @@ pub(super) struct Facts {
 pub(super) struct Base {
     name: String,
     source: Source,
-    /// Of the last opening; readable while another one takes its time.
+    /// Facts of the last opening; readable during the next one.
     facts: Mutex<Option<Facts>>,
-    /// One opening at a time: those that wait find what the first one brought.
+    /// One opening at a time; the others then find its files in the cache.
     turn: tokio::sync::Mutex<Memory>,
 }
 
 #[derive(Debug)]
 enum Source {
-    /// The binary.
+    /// In the binary.
     Builtin(&'static str),
-    /// Where the operator says.
+    /// At a URL.
     Configured {
         url: String,
-        /// In lower case.
+        /// The digest that it must have, in lower case.
         sha256: Option<String>,
     },
 }
 
 #[derive(Debug, Default)]
 struct Memory {
-    /// Of a bucket.
+    /// In a bucket.
     digest: Option<String>,
-    /// Of a local folder.
+    /// In a local folder.
     files: KnownDigests,
 }
 
 impl Base {
-    /// A model in the binary, which has the same name there.
+    /// The model in the binary, under its name.
     pub(super) fn builtin(name: &'static str) -> Self {
         Self::new(name.to_owned(), Source::Builtin(name))
     }
@@ -89,19 +89,19 @@ impl Base {
         Self { name, source, facts: Mutex::default(), turn: tokio::sync::Mutex::default() }
     }
 
-    /// What was found out so far.
+    /// What was read so far.
     pub(super) fn facts(&self) -> Option<Facts> {
         self.facts.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// What is known of it.
+    /// The model as the catalogue lists it.
     pub(super) fn entry(&self) -> ModelEntry {
         let facts = self.facts().map(|facts| (facts.digest, facts.vocabulary));
         let (digest, vocabulary) = facts.unzip();
         ModelEntry { name: self.name.clone(), digest, vocabulary, origin: ModelOrigin::Base }
     }
 
-    /// Brings its files within reach.
+    /// Makes its files readable on this machine.
     pub(super) async fn open(&self, means: &Means<'_>) -> Result<OpenedModel, Failure> {
         let (digest, files) = {
             let mut memory = self.turn.lock().await;
@@ -147,7 +147,7 @@ impl Base {
         }
     }
 
-    /// Reads what the catalogue tells of the model.
+    /// Reads what the catalogue lists of the model.
     async fn learn(&self, digest: &str, files: &Arc<dyn ModelFiles>) -> Result<(), Failure> {
         if self.facts().is_some_and(|facts| facts.digest == digest) {
             return Ok(());
@@ -177,7 +177,7 @@ async fn open_builtin(name: &'static str) -> Result<(String, Arc<dyn ModelFiles>
     .await
 }
 
-/// The words beside a model, as the engine reads them.
+/// The vocabulary beside a model, as the engine reads it.
 fn read_vocabulary(model: &str, files: &dyn ModelFiles) -> Result<Vocabulary, Failure> {
     const NAME: &str = "vocabulary.json";
     if !files.names().iter().any(|name| name == NAME) {

@@ -1,4 +1,4 @@
-//! What the catalogue tells of models.
+//! Models as the catalogue lists them.
 
 use std::path::PathBuf;
 
@@ -7,7 +7,7 @@ use crate::{
     spec::Vocabulary,
 };
 
-/// The model that is built in, under its name in the catalogue.
+/// The name of the built-in model in the catalogue.
 pub const BUILTIN: &str = "emoji-canvas";
 
 /// A base model that the operator configured.
@@ -17,27 +17,27 @@ pub struct BaseModel {
     pub name: String,
     /// A diffusers folder, such as `s3://models/sd14`.
     pub url: String,
-    /// The digest that it must have; unset: whatever is there.
+    /// The digest that it must have; `None` accepts any.
     pub sha256: Option<String>,
 }
 
 /// Where models are kept on this machine.
 #[derive(Debug, Clone)]
 pub struct CacheSettings {
-    /// The folder, which is the cache's alone.
+    /// The folder, which only the cache uses.
     pub folder: PathBuf,
     /// Most bytes in it.
     pub max_bytes: u64,
 }
 
-/// What is known of a model.
+/// A model in the catalogue.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ModelEntry {
-    /// Such as "emoji-canvas" or "checkpoints/0192…".
+    /// Its name, such as "emoji-canvas" or "checkpoints/0192…".
     pub name: String,
     /// Of a base model: SHA-256 over its files' names, sizes and digests
     /// ([`crate::artifacts::model_digest`]), `None` until they were read. Of an erased one: that of
-    /// its base and of its own tensors, which its job tells.
+    /// its base and of its own tensors, from its job.
     pub digest: Option<String>,
     /// The words that it is known to draw; `None` until its files were read.
     pub vocabulary: Option<Vocabulary>,
@@ -48,28 +48,28 @@ pub struct ModelEntry {
 /// Where a model comes from.
 #[derive(Debug, Clone, PartialEq)]
 pub enum ModelOrigin {
-    /// The operator.
+    /// The operator configured it.
     Base,
-    /// An erasure.
+    /// A job erased concepts from another model.
     Erased(Box<ErasedOrigin>),
 }
 
-/// What became of a base model.
+/// The erasure that made a model.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ErasedOrigin {
-    /// What it was made of.
+    /// The model that it was made of.
     pub base_model: String,
-    /// What was erased.
+    /// The concepts that were erased.
     pub concepts: Vec<String>,
-    /// Its commit point.
+    /// The manifest's URL.
     pub manifest_uri: String,
-    /// When.
+    /// When it was published.
     pub published_at: Timestamp,
-    /// What the judges said.
+    /// The judges' verdicts.
     pub verdicts: Vec<ConceptVerdict>,
 }
 
-/// A piece of the catalogue.
+/// A page of the catalogue.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ModelPage {
     /// Base models by name, then checkpoints, newest first.

@@ -1,5 +1,5 @@
-//! Objects into the cache: a few at a time, each under a name of its own until it is whole. What a
-//! download that was cut off brought whole is kept for the next one.
+//! Downloads objects into the cache: a few at a time, each under another name until it is whole. Whole
+//! files of a download that was cut off are kept for the next one.
 
 use std::{
     fs::{self, File},
@@ -25,25 +25,25 @@ use crate::{
     worker::disk_failure,
 };
 
-/// Files of one model in flight.
+/// Files of one model that are downloaded at a time.
 const FILES_IN_FLIGHT: usize = 4;
-/// How often a download is begun whose folder is emptied meanwhile.
+/// The most tries of a download whose folder is emptied meanwhile.
 const MOST_TRIES: u32 = 3;
-/// What of a download is whole, below its folder.
+/// The record of a download's whole files, below its folder.
 const FETCHED: &str = "fetched.json";
-/// What of it is not, below its folder.
+/// The folder of a download's unfinished files, below its folder.
 const INCOMING: &str = "incoming";
 
 /// An object to fetch.
 #[derive(Debug, Clone)]
 pub(super) struct Wanted {
-    /// Where it stands.
+    /// Its place in the bucket.
     pub(super) place: Place,
-    /// What it is.
+    /// Its listing.
     pub(super) object: Object,
 }
 
-/// An object as a listing tells of it.
+/// An object in a listing.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Object {
@@ -51,11 +51,11 @@ pub(super) struct Object {
     pub(super) name: String,
     /// Length in bytes.
     pub(super) size: u64,
-    /// Changes when the object does: its tag and time.
+    /// Its tag and time, which change when the object does.
     pub(super) version: String,
 }
 
-/// A file that an earlier download brought whole.
+/// A file that an earlier download completed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Fetched {
@@ -63,30 +63,30 @@ struct Fetched {
     sha256: String,
 }
 
-/// What is fetched, and into what.
+/// A download of objects into the cache.
 #[derive(Debug)]
 pub(super) struct Fetch<'a> {
-    /// Where it goes.
+    /// The cache.
     pub(super) cache: &'a Arc<Cache>,
     /// Name in the catalogue, for messages.
     pub(super) model: &'a str,
-    /// Names the download.
+    /// The cache's entry for the download.
     pub(super) partial: &'a EntryKey,
-    /// All that is needed.
+    /// All objects of the model.
     pub(super) wanted: &'a [Wanted],
 }
 
-/// A download that is whole and not yet an entry.
+/// A whole download that is not an entry yet.
 #[derive(Debug)]
 pub(super) struct Whole {
-    /// What it holds.
+    /// Its files.
     pub(super) files: Vec<ModelFile>,
-    /// Keeps it until it is an entry.
+    /// Keeps the download until it is an entry.
     pub(super) _reserved: InUse,
 }
 
 impl Fetch<'_> {
-    /// Brings everything here; anew where the cache was emptied meanwhile.
+    /// Downloads everything, and begins again where the cache was emptied meanwhile.
     pub(super) async fn run(&self) -> Result<Whole, Failure> {
         for _ in 1..MOST_TRIES {
             let brought = self.run_once().await;
@@ -102,7 +102,7 @@ impl Fetch<'_> {
         self.run_once().await
     }
 
-    /// Whether the download's folder and these files of it are there.
+    /// Whether the download's folder and these of its files exist.
     async fn is_here(&self, files: &[ModelFile]) -> Result<bool, Failure> {
         let (folder, files) = (self.folder(), files.to_vec());
         on_disk(move || {
@@ -145,7 +145,7 @@ impl Fetch<'_> {
         on_disk(move || cache.reserve(&partial, bytes).map_err(|error| error.failure(&model))).await
     }
 
-    /// What an earlier download brought, and what still is as it was then.
+    /// Whole files of an earlier download that have not changed since.
     async fn resume(&self) -> Result<Vec<Fetched>, Failure> {
         let folder = self.folder();
         let wanted: Vec<_> = self.wanted.iter().map(|wanted| wanted.object.clone()).collect();
@@ -159,7 +159,7 @@ impl Fetch<'_> {
         on_disk(move || write().map_err(|error| disk_failure(FETCHED, &error))).await
     }
 
-    /// Brings one file.
+    /// Downloads one file.
     async fn bring(&self, wanted: &Wanted) -> Result<Fetched, Failure> {
         // A download whose caller went away may still hold the file that it was writing.
         static NEXT: AtomicU64 = AtomicU64::new(0);

@@ -1,4 +1,4 @@
-//! A base model in a local folder: read where it lies.
+//! A base model in a local folder, which is read in place.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -19,30 +19,30 @@ use crate::{
     worker::artifact_failure,
 };
 
-/// Digests of the files that were read, by name, with the size and the time that they had then: a
-/// file is read again only where one of these changed.
+/// Digests of files by name, with their sizes and times at the time of reading: a file is read again
+/// only where one of these changed.
 #[derive(Debug, Clone, Default)]
 pub(super) struct KnownDigests(HashMap<String, (Stamp, ModelFile)>);
 
-/// Tells a file from another one of the same name.
+/// What differs where a file of the same name was replaced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Stamp {
     size: u64,
     modified: SystemTime,
 }
 
-/// A folder as it is now.
+/// The present contents of a folder.
 #[derive(Debug)]
 pub(super) struct ReadFolder {
-    /// Of all its files.
+    /// The digest of all its files.
     pub(super) digest: String,
-    /// They.
+    /// The files.
     pub(super) files: ModelFolder,
-    /// For the next time.
+    /// The digests, for the next reading.
     pub(super) known: KnownDigests,
 }
 
-/// The folder of a `file://` URL; `None` for what is in a bucket.
+/// The folder of a `file://` URL; `None` for the URL of a bucket.
 pub(super) fn folder_of(model: &str, url: &str) -> Result<Option<PathBuf>, Failure> {
     if !url.starts_with("file:") {
         return Ok(None);
@@ -55,7 +55,7 @@ pub(super) fn folder_of(model: &str, url: &str) -> Result<Option<PathBuf>, Failu
     })
 }
 
-/// Lists a folder and reads what is not known of it.
+/// Lists a folder and reads the files whose digest is not known.
 pub(super) fn read_folder(path: &Path, known: &KnownDigests) -> Result<ReadFolder, Failure> {
     read(path, known).map_err(|error| artifact_failure(&error))
 }

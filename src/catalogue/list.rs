@@ -16,7 +16,7 @@ pub(super) struct Listed<'a> {
 }
 
 impl Listed<'_> {
-    /// A page of at most so many models; at least one is given, if there is one.
+    /// A page of at most `most` models, and of at least one where there is one.
     pub(super) async fn page(
         self,
         after: Option<ModelCursor>,

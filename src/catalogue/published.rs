@@ -25,10 +25,10 @@ use crate::{
     storage::{Place, StorageError, StorageErrorKind},
 };
 
-/// What the edited tensors are called in the cache.
+/// The name of edited tensors in the cache.
 const EDITED: &str = "edited.safetensors";
 
-/// The job that a checkpoint's name means. A UUID has several spellings, a name has one.
+/// The job of a checkpoint's name, in the one spelling of its UUID that names use.
 pub(super) fn job_of(name: &str) -> Option<JobId> {
     let id: JobId = name.strip_prefix(CHECKPOINTS)?.strip_prefix('/')?.parse().ok()?;
     (checkpoint_name(id) == name).then_some(id)
@@ -38,7 +38,7 @@ pub(super) fn checkpoint_name(id: JobId) -> String {
     format!("{CHECKPOINTS}/{id}")
 }
 
-/// An erasure that is done and published.
+/// A published erasure.
 #[derive(Debug)]
 pub(super) struct Checkpoint<'a> {
     job: &'a JobSummary,
@@ -47,7 +47,7 @@ pub(super) struct Checkpoint<'a> {
 }
 
 impl<'a> Checkpoint<'a> {
-    /// `None` for any other job.
+    /// The checkpoint of a job; `None` for a job that published none.
     pub(super) fn of(job: &'a JobSummary) -> Option<Self> {
         match (&job.work, &job.state) {
             (WorkSummary::Unlearn(work), JobState::Succeeded(Outcome::Unlearned(unlearned))) => {
@@ -61,15 +61,15 @@ impl<'a> Checkpoint<'a> {
         checkpoint_name(self.job.id)
     }
 
-    /// What is known of it: what its job tells, and the words of its base while that is the one that
-    /// it was made of.
+    /// The checkpoint as the catalogue lists it, with the vocabulary of its base while that is the one
+    /// that it was made of.
     pub(super) fn entry_beside(&self, bases: &BTreeMap<String, Base>) -> ModelEntry {
         let facts = bases.get(&self.work.base_model).and_then(Base::facts);
         let same = facts.filter(|facts| facts.digest == self.work.base_digest);
         ModelEntry { vocabulary: same.map(|facts| facts.vocabulary), ..self.entry() }
     }
 
-    /// What the job tells of it.
+    /// What the job alone says of it.
     fn entry(&self) -> ModelEntry {
         ModelEntry {
             name: self.name(),
@@ -86,8 +86,7 @@ impl<'a> Checkpoint<'a> {
         }
     }
 
-    /// Names its weights: those of the base that it was made of, and the published file of edited
-    /// tensors.
+    /// The digest of its weights: those of its base, and the published file of edited tensors.
     pub(super) fn digest(&self, tensors: &PublishedFile) -> String {
         digest_bytes(format!("{} {}\n", self.work.base_digest, tensors.sha256).as_bytes())
     }
@@ -106,7 +105,7 @@ impl<'a> Checkpoint<'a> {
         self.unlearned.files.iter().filter(|file| fits(&file.name)).min_by_key(|file| file.size)
     }
 
-    /// Its job published no file that the model could be made of.
+    /// The failure where its job published no file that the model can be made of.
     pub(super) fn has_no_tensors(&self, what: &str) -> Failure {
         let name = self.name();
         let message = format!(
@@ -115,7 +114,7 @@ impl<'a> Checkpoint<'a> {
         Failure::new(FailureReason::ModelNotFound, message).with("model", &name)
     }
 
-    /// The base model is another one by now.
+    /// The failure where the base model has changed since.
     pub(super) fn check_base(&self, found: &str) -> Result<(), Failure> {
         let (base, made_of) = (&self.work.base_model, &self.work.base_digest);
         if found == made_of {
@@ -132,7 +131,7 @@ impl<'a> Checkpoint<'a> {
             .with("accepted", made_of))
     }
 
-    /// Where the file stands, unless that is outside of the folder that was published.
+    /// The place of a file, which must be in the folder that was published.
     fn place(&self, means: &Means<'_>, file: &PublishedFile) -> Result<Place, Failure> {
         let name = self.name();
         let of = |error: StorageError| storage_failure(&name, &error);
@@ -152,7 +151,7 @@ impl<'a> Checkpoint<'a> {
     }
 }
 
-/// Whether a published file is that one, whatever folder it was published in.
+/// Whether a published file is `wanted`, a path below the folder that it was published in.
 fn is_file(name: &str, wanted: &str) -> bool {
     name.strip_suffix(wanted).is_some_and(|before| before.is_empty() || before.ends_with('/'))
 }
@@ -160,7 +159,7 @@ fn is_file(name: &str, wanted: &str) -> bool {
 /// Downloads of edited tensors into the cache.
 #[derive(Debug, Default)]
 pub(super) struct Tensors {
-    /// By digest: one download at a time.
+    /// Locks by digest: one download of each at a time.
     turns: Mutex<HashMap<String, Weak<tokio::sync::Mutex<()>>>>,
 }
 
@@ -172,7 +171,7 @@ pub(super) struct CachedTensors {
 }
 
 impl Tensors {
-    /// The file from the cache, or from where it was published.
+    /// The file from the cache, or downloaded from its output.
     pub(super) async fn open(
         &self,
         means: &Means<'_>,
@@ -209,7 +208,7 @@ impl Tensors {
     }
 }
 
-/// A published file, and where it stands.
+/// A published file and its place.
 struct FileAt<'a> {
     file: &'a PublishedFile,
     place: Place,
@@ -261,7 +260,8 @@ async fn fetch(
         .await
 }
 
-/// What a checkpoint was made of, up to a base model: the checkpoint's own job first.
+/// Checks that each erasure of a lineage was made of the model before it, down to the base. The
+/// lineage begins with the checkpoint's own job.
 pub(super) fn check_lineage(lineage: &[JobSummary], base_digest: &str) -> Result<(), Failure> {
     let mut digest = base_digest.to_owned();
     for job in lineage.iter().rev() {

@@ -21,9 +21,9 @@ use crate::{
     worker::disk_failure,
 };
 
-/// Most files of a model; beyond, the prefix is something else, such as a whole bucket.
+/// The most files of a model; a prefix with more is something else, such as a whole bucket.
 const MAX_FILES: usize = 10_000;
-/// Most objects that are looked at for them.
+/// The most objects that are listed for them.
 const MAX_OBJECTS: usize = 100_000;
 
 /// A folder in a bucket.
@@ -31,13 +31,13 @@ const MAX_OBJECTS: usize = 100_000;
 pub(super) struct RemoteFolder<'a> {
     /// Name in the catalogue, for messages.
     pub(super) model: &'a str,
-    /// Where it stands.
+    /// Its place in the bucket.
     pub(super) url: &'a str,
     /// The digest that it must have.
     pub(super) sha256: Option<&'a str>,
-    /// Where it goes.
+    /// The cache.
     pub(super) cache: &'a Arc<Cache>,
-    /// How it is reached.
+    /// Storage.
     pub(super) storages: &'a Storages,
 }
 
@@ -60,11 +60,11 @@ struct SourceRecord {
 }
 
 impl RemoteFolder<'_> {
-    /// The model from the cache, or from its bucket where the cache has it not.
+    /// The model from the cache, or from its bucket where the cache does not have it.
     ///
-    /// What digest a URL has is found out once in a process (`known` is what was found): the bucket
-    /// is listed and compared with what was fetched from it before. Where the operator names the
-    /// digest, or where the bucket is away, the cache will do.
+    /// The digest of a URL is found once in a process (`known` is the one found before): the bucket is
+    /// listed and compared with what was fetched from it before. Where the operator names the digest, or
+    /// where the bucket is away, the cache is enough.
     pub(super) async fn open(&self, known: Option<&str>) -> Result<FetchedModel, Failure> {
         let known = self.sha256.or(known);
         if let Some(digest) = known
@@ -87,7 +87,7 @@ impl RemoteFolder<'_> {
         self.fetch(&wanted, objects).await
     }
 
-    /// While the bucket is away, what was last fetched from it is better than nothing.
+    /// What was last fetched from the bucket, while that is away.
     async fn open_offline(
         &self,
         record: Option<SourceRecord>,
@@ -206,14 +206,14 @@ impl RemoteFolder<'_> {
     }
 }
 
-/// Whether an object's name is one of a file below the folder that it is joined to.
+/// Whether an object's name names a file below the folder that it is joined to.
 pub(super) fn stays_inside(name: &str) -> bool {
     name.split('/').all(|part| {
         !matches!(part, "" | "." | "..") && !part.contains(|c: char| c.is_control() || c == '\\')
     })
 }
 
-/// Whether a model is the one that the operator means.
+/// Refuses a model whose digest is not the configured one.
 pub(super) fn check_digest(
     model: &str,
     expected: Option<&str>,

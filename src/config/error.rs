@@ -5,7 +5,7 @@ use std::{fmt, path::PathBuf};
 /// Where a value came from.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub enum Origin {
-    /// Nobody set it.
+    /// The default.
     #[default]
     Default,
     /// The configuration file.
@@ -30,11 +30,11 @@ impl fmt::Display for Origin {
 /// One rule that the settings break.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConfigViolation {
-    /// `section.key`.
+    /// The key, as `section.key`.
     pub key: String,
-    /// As it was given, secrets masked; empty where there is none.
+    /// The value as it was given, with secrets masked; empty where there is none.
     pub value: String,
-    /// Where it came from.
+    /// The origin of the value.
     pub origin: Origin,
     /// What is wrong with it.
     pub problem: String,
@@ -55,12 +55,12 @@ impl fmt::Display for ConfigViolation {
 /// Why there are no settings to start with.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
-    /// A file that is needed cannot be read.
+    /// A file cannot be read.
     #[error("cannot read {}, which {purpose}; name a file that this user may read", .path.display())]
     Unreadable {
         /// Path of the file.
         path: PathBuf,
-        /// What names it.
+        /// The setting that names the file.
         purpose: String,
         /// What the system said.
         source: std::io::Error,
@@ -80,13 +80,13 @@ pub enum ConfigError {
     Syntax {
         /// Path of the file.
         path: PathBuf,
-        /// Where it goes wrong; says nothing of the file's values.
+        /// Where the file goes wrong, without its values.
         message: String,
     },
-    /// Keys are unknown, values wrong or at odds with each other; all of them.
+    /// Keys are unknown, or values are wrong or contradict each other.
     #[error("{}", lines(.violations))]
     Invalid {
-        /// Each of them.
+        /// Every violation.
         violations: Vec<ConfigViolation>,
     },
     /// The settings cannot be written as TOML.

@@ -1,5 +1,5 @@
-//! Defaults, then the file, then the environment, then flags: one value a key, and where it is
-//! from.
+//! The settings from defaults, file, environment and flags, each over those before it, with the origin
+//! of every value.
 
 use std::{
     collections::BTreeMap,
@@ -18,15 +18,15 @@ use super::{
     validate::validate,
 };
 
-/// No configuration is longer; a wrong file is not read whole.
+/// The longest file that is read, so that a wrong one is not read whole.
 const LONGEST_FILE: u64 = 1 << 20;
 
-/// What the settings are made of.
+/// The sources of the settings.
 #[derive(Debug, Clone, Default)]
 pub struct Sources {
     /// The TOML file.
     pub file: Option<PathBuf>,
-    /// Variables of the environment; those of other programs are passed over.
+    /// Variables of the environment; those of other programs are ignored.
     pub environment: Vec<(OsString, OsString)>,
     /// Flags that set a key.
     pub flags: Vec<FlagValue>,
@@ -35,25 +35,25 @@ pub struct Sources {
 /// A flag that sets a key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FlagValue {
-    /// As it is written, such as `--listen`.
+    /// The flag, such as `--listen`.
     pub flag: &'static str,
-    /// `section.key`.
+    /// The key that it sets, as `section.key`.
     pub key: &'static str,
-    /// As it was given.
+    /// Its value, as it was given.
     pub value: String,
 }
 
-/// Settings that keep the rules, and where each came from.
+/// Settings that break no rule, with their origins.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Loaded {
     /// The settings.
     pub settings: Settings,
-    /// By `section.key`; keys that are missing have their default.
+    /// Origins by `section.key`; keys that are missing have their default.
     pub origins: BTreeMap<String, Origin>,
 }
 
-/// Reads all sources and checks the result; every violation at once. Touches no file but the
-/// configuration itself.
+/// Reads all sources and checks the result, and reports every violation at once. Touches no file but
+/// the configuration itself.
 pub fn load(sources: &Sources) -> Result<Loaded, ConfigError> {
     let mut layers = Layers::default();
     if let Some(path) = &sources.file {
@@ -96,7 +96,7 @@ pub(super) fn parse(path: &Path, text: &str) -> Result<Table, ConfigError> {
     })
 }
 
-/// The values given so far, the later over the earlier.
+/// The values that were given so far; later ones replace earlier ones.
 #[derive(Debug, Default)]
 pub(super) struct Layers {
     values: BTreeMap<String, (Key, Value, Origin)>,
@@ -104,7 +104,7 @@ pub(super) struct Layers {
 }
 
 impl Layers {
-    /// Takes what a file says.
+    /// Adds the values of a file.
     pub(super) fn file(&mut self, path: &Path, table: Table) {
         let origin = Origin::File(path.to_owned());
         for (name, value) in table {
@@ -145,7 +145,7 @@ impl Layers {
         }
     }
 
-    /// Takes our variables out of the environment.
+    /// Adds the values of our variables in the environment.
     pub(super) fn environment(&mut self, variables: &[(OsString, OsString)]) {
         for (variable, value) in variables {
             let Some(variable) = variable.to_str().filter(|name| name.starts_with(PREFIX)) else {
@@ -170,7 +170,7 @@ impl Layers {
         }
     }
 
-    /// Takes a flag.
+    /// Adds the value of a flag.
     pub(super) fn flag(&mut self, flag: &FlagValue) {
         let origin = Origin::Flag(flag.flag);
         let Some(key) = Settings::keys().find(|key| key.path() == flag.key) else {
@@ -219,7 +219,7 @@ impl Layers {
         });
     }
 
-    /// The settings, or everything that is wrong.
+    /// The settings, or every violation.
     pub(super) fn finish(mut self) -> Result<Loaded, ConfigError> {
         let mut whole = Table::new();
         let mut origins = BTreeMap::new();
@@ -291,7 +291,7 @@ fn value_of_variable(kind: Kind, text: &str) -> Option<Value> {
     }
 }
 
-/// A TOML value that stands alone.
+/// A TOML value without a key.
 fn inline(text: &str) -> Option<Value> {
     // A line end would let the text add keys of its own.
     let text = one_line(text);

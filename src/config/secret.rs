@@ -1,10 +1,10 @@
-//! Values that must not be seen.
+//! Secrets, and texts that may hold one.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize, Serializer};
 
-/// What stands for a secret wherever it would be written.
+/// The text in the place of a secret wherever it would be written.
 const MASK: &str = "***";
 
 /// A secret that no log, no error and no printed configuration shows.
@@ -13,8 +13,7 @@ const MASK: &str = "***";
 pub struct Secret(String);
 
 impl Secret {
-    /// Takes a secret into custody; white space around it, such as the line end of a file, is not
-    /// part of it.
+    /// A secret without the white space around it, such as the line end of a file.
     pub fn new(text: &str) -> Self {
         Self(text.trim().to_owned())
     }
@@ -25,8 +24,8 @@ impl Secret {
     }
 }
 
-/// A text as it may be shown: within its URLs, what stands before an @ and behind a ? or # may be a
-/// key.
+/// A text that may be shown: within its URLs, what stands before an @ and behind a ? or #, which may be
+/// a key, is masked.
 pub(super) fn masked(text: &str) -> String {
     let mut shown = String::new();
     let mut rest = text;

@@ -1,14 +1,14 @@
-//! How a section of the settings is declared: one declaration gives the struct, its defaults and
-//! its place in the reference, so that the three cannot part.
+//! Declares sections of the settings: one declaration gives the struct, its defaults and its part of the
+//! reference, so that the three always agree.
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use super::Secret;
 
-/// What variables of the environment begin with; `KEYSTEP__JOBS__LEASE` is `jobs.lease`.
+/// The prefix of variables in the environment; `KEYSTEP__JOBS__LEASE` sets `jobs.lease`.
 pub(super) const PREFIX: &str = "KEYSTEP__";
 
-/// What a value looks like, which decides how the text of a variable or flag is read.
+/// The kind of a value, which decides how the text of a variable or flag is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
     Switch,
@@ -23,7 +23,7 @@ pub(super) enum Kind {
 }
 
 impl Kind {
-    /// What to give, for messages and the reference.
+    /// What a value of the kind looks like, for messages and the reference.
     pub(super) fn expects(self) -> &'static str {
         match self {
             Self::Switch => "true or false",
@@ -42,12 +42,12 @@ impl Kind {
 /// One key of the settings.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Key {
-    /// Empty for what stands above all sections.
+    /// Its section; empty for keys above all sections.
     pub(super) section: &'static str,
     pub(super) name: &'static str,
     pub(super) about: &'static [&'static str],
     pub(super) kind: Kind,
-    /// In TOML, for a key that has no default to show.
+    /// An example in TOML, for a key without a default.
     pub(super) example: Option<&'static str>,
 }
 
@@ -72,7 +72,7 @@ impl Key {
         format!("{PREFIX}{path}")
     }
 
-    /// What it is for, as one paragraph.
+    /// What the key is for, as one paragraph.
     pub(super) fn text(&self) -> String {
         paragraph(self.about)
     }
@@ -149,7 +149,7 @@ macro_rules! section {
         }
 
         impl $name {
-            /// What the reference says of it.
+            /// Its part of the reference.
             pub(super) const SECTION: $crate::config::section::Section =
                 $crate::config::section::Section {
                     name: $section,

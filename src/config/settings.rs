@@ -50,7 +50,7 @@ impl Settings {
         section: "",
         name: "models",
         about: &[
-            "Base models of the catalogue, beside the built-in emoji-canvas; one table a model.",
+            "Base models of the catalogue, beside the built-in emoji-canvas; a table for each.",
             "The name is what requests say, the url a folder in the layout of diffusers (file://,",
             "s3://, gs:// or az://), the sha256 optional: the digest that the model must have.",
         ],

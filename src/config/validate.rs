@@ -1,4 +1,4 @@
-//! The rules that the types cannot hold: ranges, and what one section demands of another. Opens no
+//! The rules that types do not express: ranges, and what one section demands of another. Opens no
 //! file.
 
 use std::{
@@ -14,11 +14,11 @@ use url::Url;
 
 use super::{ConfigViolation, DeviceSettings, ModelSettings, Origin, Settings, secret::masked};
 
-/// Where models and results may lie.
+/// The schemes of URLs of models and results.
 const SCHEMES: [&str; 4] = ["file", "s3", "gs", "az"];
 /// The name of the model that is built in.
 const BUILTIN: &str = "emoji-canvas";
-/// No wait that anybody means is longer.
+/// The longest duration that a setting may have.
 const LONGEST: Duration = Duration::from_hours(10 * 365 * 24);
 
 /// Every rule that the settings break.
@@ -67,7 +67,7 @@ impl Violations {
     }
 }
 
-/// What is reachable from outside must be encrypted, and know its callers.
+/// A server that is reachable from outside needs TLS and authentication.
 fn exposure(settings: &Settings, violations: &mut Violations) {
     let (server, tls) = (&settings.server, &settings.tls);
     let encrypted = tls.certificate.is_some() && tls.key.is_some();
@@ -118,7 +118,7 @@ fn exposure(settings: &Settings, violations: &mut Violations) {
     }
 }
 
-/// Whether the device answers is seen when it is opened.
+/// The device's names alone: opening it shows whether it answers.
 fn device(device: &DeviceSettings, violations: &mut Violations) {
     let name = device.name.as_str();
     let number = name.strip_prefix("cuda:").map(str::parse::<usize>);
@@ -138,7 +138,7 @@ fn device(device: &DeviceSettings, violations: &mut Violations) {
     }
 }
 
-/// Whether both cannot be listened on; port 0 is any free one.
+/// Whether the two addresses exclude each other; port 0 is any free one.
 fn collide(one: SocketAddr, other: SocketAddr) -> bool {
     one.port() == other.port()
         && one.port() != 0
@@ -316,7 +316,7 @@ fn models(models: &[ModelSettings], violations: &mut Violations) {
     }
 }
 
-/// Whether a text names a place of models or results; else the problem and the remedy.
+/// Checks that a text is a URL of models or results; else returns the problem and the remedy.
 fn place(text: &str) -> Result<(), (String, &'static str)> {
     const REMEDY: &str = "give a URL such as file:///srv/keystep, s3://bucket/prefix, \
                           gs://bucket/prefix or az://container/prefix";

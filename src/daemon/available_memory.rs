@@ -1,14 +1,13 @@
-//! How much memory there is for this process, where nobody says how much it may take.
+//! How much memory this process may use where no setting limits it.
 
 use std::fs;
 
-/// Share of it that is not counted on: other processes, the page cache and the daemon's own buffers
-/// take some.
+/// The share that is left to other processes, the page cache and the daemon's own buffers.
 const RESERVED: u64 = 10;
 
-/// Bytes that this process may take without being ended for it: the least of its cgroups' limits,
-/// its own limit of address space, and what the machine has left, less a tenth. `None` where the
-/// system says nothing of the kind.
+/// Bytes that this process may use without being killed for it: the least of its cgroups' limits, its
+/// own limit of address space, and what the machine has left, less a tenth. `None` where the system
+/// reports none of them.
 pub fn available_memory() -> Option<u64> {
     let read = |path: &str| fs::read_to_string(path).ok();
     let status = read("/proc/self/status").unwrap_or_default();

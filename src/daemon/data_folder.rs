@@ -1,5 +1,5 @@
-//! The folder of the daemon's own state: held by one process at a time. What the daemon makes is
-//! private; a folder that was there before may be others' too, and keeps its mode.
+//! The folder of the daemon's own state, which one process at a time uses. What the daemon creates is
+//! private; a folder that was there before may be shared, and keeps its mode.
 
 use std::{
     fs::{self, File, TryLockError},
@@ -15,12 +15,12 @@ const LOCK: &str = "lock";
 /// The worker's name; kept, so that leases and traces name the same worker after a restart.
 const IDENTITY: &str = "identity";
 
-/// The jobs.
+/// The database of jobs.
 const DATABASE: &str = "jobs.sqlite";
-/// With less a database cannot be opened, in bytes.
+/// The least free space that a database needs to be opened, in bytes.
 const LEAST_ROOM: u64 = 1 << 20;
 
-/// The folder, ours until this is dropped.
+/// The data folder, locked until this is dropped.
 #[derive(Debug)]
 pub(super) struct DataFolder {
     path: PathBuf,
@@ -30,7 +30,7 @@ pub(super) struct DataFolder {
 }
 
 impl DataFolder {
-    /// Makes the folder where it is missing, and takes it. Blocking.
+    /// Creates the folder where it is missing, and locks it. Blocking.
     pub(super) fn take(path: &Path, identifiers: &Identifiers) -> Result<Self, StartError> {
         let failed = |source: io::Error| match source.kind() {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
@@ -100,7 +100,7 @@ impl DataFolder {
         &self.identity
     }
 
-    /// A folder of its own below, made where it is missing. Blocking.
+    /// A private folder below, created where it is missing. Blocking.
     pub(super) fn below(&self, name: &str) -> Result<PathBuf, StartError> {
         let path = self.path.join(name);
         make_private(&path)
@@ -108,13 +108,13 @@ impl DataFolder {
         Ok(path)
     }
 
-    /// Where the database is.
+    /// The path of the database.
     pub(super) fn database(&self) -> PathBuf {
         self.path.join(DATABASE)
     }
 
-    /// Makes the database private: SQLite makes its file as the process's mask has it, and gives the
-    /// files beside it the same mode. Blocking.
+    /// Makes the database private: SQLite creates its file with the process's mask, and gives the files
+    /// beside it the same mode. Blocking.
     pub(super) fn narrow_database(&self) -> Result<(), StartError> {
         for suffix in ["", "-wal", "-shm"] {
             let path = self.path.join(format!("{DATABASE}{suffix}"));
@@ -179,7 +179,7 @@ fn make_private(path: &Path) -> io::Result<()> {
     fs::create_dir_all(path)
 }
 
-/// Takes a file's bits for others away, where the file is there.
+/// Removes a file's permissions for others, where the file exists.
 #[cfg(unix)]
 fn narrow(path: &Path) -> io::Result<()> {
     use std::os::unix::fs::PermissionsExt;
@@ -195,7 +195,7 @@ fn narrow(_: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Bytes that a user without privileges may still write; none where the system does not say.
+/// Bytes that a user without privileges may still write; `None` where the system does not report it.
 #[cfg(unix)]
 fn free_bytes(folder: &Path) -> Option<u64> {
     let disk = rustix::fs::statvfs(folder).ok()?;

@@ -1,4 +1,5 @@
-//! The daemon in one piece: starts every part, watches whether they work, and goes away in order.
+//! The daemon in one piece: starts every part, watches whether they work, and shuts down in
+//! order.
 //!
 //! `keystep serve` runs it until a signal comes, `keystep demo` runs it within its own process, and
 //! tests run it over engines of their own.

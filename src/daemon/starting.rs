@@ -1,4 +1,4 @@
-//! From settings to a daemon that runs.
+//! Starts a daemon from its settings.
 
 use std::{
     path::PathBuf,
@@ -36,25 +36,25 @@ use crate::{
     },
 };
 
-/// What a daemon is made of beside its settings.
+/// The parts of a daemon that its settings do not determine.
 #[derive(Debug)]
 pub struct DaemonParts<S> {
-    /// What makes engines.
+    /// Makes engines.
     pub source: S,
-    /// Where the time comes from.
+    /// The clock.
     pub clock: Clock,
-    /// Where names come from.
+    /// Makes identifiers.
     pub identifiers: Identifiers,
 }
 
 impl<S> DaemonParts<S> {
-    /// With the system's clock and random names.
+    /// Parts with the system's clock and random identifiers.
     pub fn new(source: S) -> Self {
         Self { source, clock: Clock::default(), identifiers: Identifiers::default() }
     }
 }
 
-/// The data folder with what is in it.
+/// The data folder with its folders, and the outputs.
 struct Folders {
     data: DataFolder,
     cache: PathBuf,
@@ -82,8 +82,8 @@ fn device_settings(settings: &Settings, clock: Clock, mark: ServingMark) -> Devi
 }
 
 impl Daemon {
-    /// Starts everything; the port is open when this returns, and health not yet serving.
-    /// The settings are taken as they are: checked by [`crate::config`].
+    /// Starts every part. When this returns the port is open, and health not yet "serving". The
+    /// settings must have been checked by [`crate::config`].
     pub async fn start<S: EngineSource>(
         settings: &Settings,
         parts: DaemonParts<S>,
@@ -191,7 +191,7 @@ impl Daemon {
     }
 }
 
-/// The stores of results, each output of which can be opened.
+/// Storage, after every output was opened.
 fn open_storages(settings: &Settings, outputs: &[String]) -> Result<Arc<Storages>, StartError> {
     let storages = Arc::new(Storages::new(storage_settings(settings)));
     for output in outputs {
@@ -230,7 +230,7 @@ async fn open_store(
     Ok(Arc::new(Store::from(store)))
 }
 
-/// Serves, and notes when and why that ended.
+/// Serves, and records when and why that ended.
 fn follow_server(
     serving: BoxFuture<'static, Result<(), String>>,
     steps: &Steps,

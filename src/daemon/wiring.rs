@@ -1,4 +1,4 @@
-//! The calls into the server, the catalogue and the publisher: what a change of theirs touches.
+//! The daemon's calls into server, catalogue and publisher, which change with their interfaces.
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -20,7 +20,7 @@ use crate::{
     worker::Publisher,
 };
 
-/// What answers calls is made of.
+/// The parts of the server.
 #[derive(Debug)]
 pub(super) struct FrontParts {
     pub(super) api: Arc<ApiParts>,
@@ -28,10 +28,10 @@ pub(super) struct FrontParts {
     pub(super) clock: Clock,
 }
 
-/// What answers calls: its port is open.
+/// A server whose port is open.
 pub(super) struct Front {
     pub(super) address: SocketAddr,
-    /// Ends once it was asked to refuse calls and the last one ended, or with a message.
+    /// Ends after the last call once calls are refused, or with the message of a failure.
     pub(super) serving: BoxFuture<'static, Result<(), String>>,
     pub(super) reloader: Reloader,
 }
@@ -113,7 +113,7 @@ fn server_settings(settings: &Settings) -> ServerSettings {
     }
 }
 
-/// Tells telemetry of every call that ends.
+/// Records a metric of every call that ends.
 #[derive(Debug)]
 struct MeasuredCalls;
 
@@ -123,7 +123,7 @@ impl CallObserver for MeasuredCalls {
     }
 }
 
-/// The code as it is written in specifications.
+/// The code as gRPC's specification writes it.
 fn code_name(code: tonic::Code) -> &'static str {
     use tonic::Code;
     match code {
@@ -150,7 +150,7 @@ fn code_name(code: tonic::Code) -> &'static str {
 /// As Hugging Face names it; `assets/emoji-canvas/README.md` has the artwork's own licences beside.
 const BUILTIN_LICENSE: &str = "apache-2.0";
 
-/// What publishes results.
+/// Makes the publisher of results.
 pub(super) fn publisher(storages: Arc<Storages>, outputs: Vec<String>) -> Arc<dyn Publisher> {
     let transfer = PublisherSettings::from(storages.settings());
     let mut settings = PublisherSettings { outputs, ..transfer };
@@ -158,7 +158,7 @@ pub(super) fn publisher(storages: Arc<Storages>, outputs: Vec<String>) -> Arc<dy
     Arc::new(ObjectPublisher::new(storages, settings))
 }
 
-/// Reads the digests of base models before somebody waits for them.
+/// Opens the base models before a request waits for them.
 pub(super) async fn prewarm(catalogue: Arc<Catalogue>) {
     catalogue.prewarm().await;
 }

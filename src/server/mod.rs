@@ -99,7 +99,7 @@ impl Server {
 }
 
 /// Serves streams that something else has opened, such as pipes within the process, as
-/// [`Server::serve`] does; ends when there is none to come and all are closed.
+/// [`Server::serve`] does; ends when `sockets` does and all are closed.
 pub async fn serve_sockets(
     settings: ServerSettings,
     parts: ServerParts,

@@ -1,4 +1,4 @@
-//! Bytes by their size and digest.
+//! What a file or object must hold, by size and digest.
 
 use std::{
     fmt,
@@ -12,12 +12,12 @@ use sha2::{Digest, Sha256};
 
 use super::StorageError;
 
-/// What a file must hold.
+/// What a file or object must hold.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Content {
     /// Length in bytes.
     pub size: u64,
-    /// Hexadecimal.
+    /// The digest in hexadecimal.
     pub sha256: String,
 }
 
@@ -28,7 +28,7 @@ impl fmt::Display for Content {
 }
 
 impl Content {
-    /// Of bytes in memory.
+    /// The content of bytes in memory.
     pub fn of(bytes: &[u8]) -> Self {
         let mut counted = Counted::default();
         counted.add(bytes);
@@ -39,7 +39,7 @@ impl Content {
 /// A file on this machine, and what it must hold.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LocalFile {
-    /// Where it lies.
+    /// The path of the file.
     pub path: PathBuf,
     /// What was written into it.
     pub content: Content,
@@ -92,7 +92,7 @@ pub(super) fn name_of(path: &Path) -> String {
     path.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
-/// Runs what waits for the disk on a thread that may wait.
+/// Runs blocking work on the disk on a thread that may block.
 pub(super) async fn on_disk<T: Send + 'static>(
     name: String,
     work: impl FnOnce() -> std::io::Result<T> + Send + 'static,
@@ -102,7 +102,7 @@ pub(super) async fn on_disk<T: Send + 'static>(
     done.map_err(|error| StorageError::of_disk(&name, error))
 }
 
-/// Size and digest of what went by.
+/// Counts and digests what is written through it.
 #[derive(Debug, Default)]
 pub(super) struct Counted {
     size: u64,

@@ -1,4 +1,4 @@
-//! Objects of any size, streamed.
+//! Downloads objects of any size, streamed.
 
 use std::{
     fs::{self, File},
@@ -16,7 +16,7 @@ use super::{
     transfer_options::retrying,
 };
 
-/// Bytes that are gathered before the disk is asked to write.
+/// Bytes that are buffered before they are written to the disk.
 const GATHERED: usize = 1 << 20;
 
 /// Downloads an object into a file, which is replaced, and returns what the file holds. The file is
@@ -67,7 +67,7 @@ async fn download_once(
     written.map_err(disk)
 }
 
-/// A file that vanishes while we write it is no source that changed.
+/// A file that vanishes while it is written is an error of the disk, not a changed source.
 fn local(name: &str, error: StorageError) -> StorageError {
     match error {
         StorageError::SourceChanged { .. } => StorageError::LocalDisk {

@@ -5,20 +5,20 @@ use std::{error::Error, io};
 use object_store::client::{HttpError, HttpErrorKind};
 use url::Url;
 
-/// What can go wrong with object storage, by meaning. No message holds a key or a path of this
-/// machine; what the other side said in full is the source, for the log.
+/// What can go wrong with object storage, by meaning. No message has a key or a path of this machine;
+/// the store's whole answer is the source, for the log.
 #[derive(Debug, thiserror::Error)]
 pub enum StorageError {
-    /// The URL's scheme is none that we know.
+    /// The URL's scheme is unknown.
     #[error("{url} is no place that can be opened; use file://, s3://, gs:// or az://")]
     NoSuchScheme {
-        /// As it was given, without credentials.
+        /// The URL as it was given, without credentials.
         url: String,
     },
-    /// The URL names no place.
+    /// The URL names no bucket or folder.
     #[error("{url} is no place that can be opened: {reason}")]
     InvalidUrl {
-        /// As it was given, without credentials.
+        /// The URL as it was given, without credentials.
         url: String,
         /// What is wrong, and what to write.
         reason: String,
@@ -28,14 +28,14 @@ pub enum StorageError {
         "the place's name is too long: {what} has {bytes} bytes, the limit is {limit}; shorten it"
     )]
     TooLong {
-        /// What of it.
+        /// The part that is too long.
         what: &'static str,
-        /// How long that is.
+        /// Its length, in bytes.
         bytes: usize,
-        /// How long it may be.
+        /// The longest that the store takes, in bytes.
         limit: usize,
     },
-    /// A relative name that might leave its place, or that no store can keep.
+    /// A relative name that could lead out of its prefix, or that no store accepts.
     #[error("{name:?} is no name of a file; use relative names with / and without . and ..")]
     InvalidName {
         /// The name.
@@ -44,7 +44,7 @@ pub enum StorageError {
     /// The store cannot be set up as it is configured.
     #[error("{url} cannot be reached as configured: {reason}; set storage's keys and endpoint")]
     Misconfigured {
-        /// The place.
+        /// The URL of the prefix or object.
         url: String,
         /// What is missing or wrong.
         reason: String,
@@ -52,19 +52,19 @@ pub enum StorageError {
     /// There is no such object, or no such bucket.
     #[error("there is nothing at {url}; check the bucket and the path")]
     NotFound {
-        /// The place.
+        /// The URL of the prefix or object.
         url: String,
     },
-    /// The object exists and was to be created.
+    /// The object to be created exists already.
     #[error("{url} exists already")]
     AlreadyExists {
-        /// The place.
+        /// The URL of the prefix or object.
         url: String,
     },
-    /// The store knows us and refuses, or does not know us.
+    /// The store refuses our credentials, or what they ask for.
     #[error("access to {url} is denied ({reason}); grant the key reading, writing and listing")]
     Denied {
-        /// The place.
+        /// The URL of the prefix or object.
         url: String,
         /// The answer's code.
         reason: String,
@@ -75,7 +75,7 @@ pub enum StorageError {
     /// The store refuses the request itself: another try would be refused too.
     #[error("{url} refuses the request ({reason}); check the endpoint, the region and part_bytes")]
     Rejected {
-        /// The place.
+        /// The URL of the prefix or object.
         url: String,
         /// The answer's code.
         reason: String,
@@ -83,7 +83,7 @@ pub enum StorageError {
         #[source]
         source: Box<dyn Error + Send + Sync>,
     },
-    /// The store does not create an object only where there is none, which a manifest needs.
+    /// The store knows no conditional creation, which a manifest needs.
     #[error(
         "{url} lacks conditional writes ({reason}): a result's manifest is created with \
          If-None-Match: *, which the store must heed; use a store that does, such as Amazon S3, \
@@ -91,7 +91,7 @@ pub enum StorageError {
          the header, and leave AWS_CONDITIONAL_PUT unset"
     )]
     NoConditionalWrites {
-        /// The place.
+        /// The URL of the prefix or object.
         url: String,
         /// What the store answered or did.
         reason: String,
@@ -99,7 +99,7 @@ pub enum StorageError {
     /// The store cannot be reached, or fails.
     #[error("{url} cannot be reached or fails ({reason}); try again later")]
     Unavailable {
-        /// The place.
+        /// The URL of the prefix or object.
         url: String,
         /// What happened, in few words.
         reason: String,
@@ -107,10 +107,10 @@ pub enum StorageError {
         #[source]
         source: Box<dyn Error + Send + Sync>,
     },
-    /// What stands there is not what should.
+    /// The object is not what it should be.
     #[error("{url} holds {found} and not {expected}; remove the object, or ask again")]
     Corrupted {
-        /// The place.
+        /// The URL of the prefix or object.
         url: String,
         /// What should be there: size and digest.
         expected: String,
@@ -147,11 +147,11 @@ fn remedy(full: bool) -> &'static str {
 /// What the caller can do about an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum StorageErrorKind {
-    /// Name another place.
+    /// The caller must name another URL.
     InvalidPlace,
-    /// Nothing is there.
+    /// There is no such object.
     NotFound,
-    /// Something is there.
+    /// The object exists.
     AlreadyExists,
     /// The operator has to change keys, permissions or settings.
     Denied,
@@ -214,7 +214,7 @@ impl StorageError {
         variables.iter().map(|(name, value)| (*name, (*value).clone())).collect()
     }
 
-    /// What an answer of a store means.
+    /// The error that a store's answer stands for.
     pub fn of(url: &Url, error: object_store::Error) -> Self {
         use object_store::Error as Answer;
         let url = url.to_string();
@@ -240,8 +240,8 @@ impl StorageError {
         }
     }
 
-    /// What an answer to a write means that must not take the place of what is there: what is not
-    /// implemented then is the condition.
+    /// The error that the answer to a conditional write stands for: "not implemented" then means the
+    /// condition.
     pub(super) fn of_creation(url: &Url, error: object_store::Error) -> Self {
         use object_store::Error as Answer;
         let lacks = |reason: String| Self::NoConditionalWrites { url: url.to_string(), reason };
@@ -254,8 +254,8 @@ impl StorageError {
         }
     }
 
-    /// What an answer to a write means that may take the place of what is there: there it is no
-    /// matter what is there, and a conflict is with another write that is under way.
+    /// The error that the answer to an unconditional write stands for: a conflict then is with another
+    /// write that is under way.
     pub(super) fn of_overwrite(url: &Url, error: object_store::Error) -> Self {
         use object_store::Error as Answer;
         if matches!(error, Answer::AlreadyExists { .. } | Answer::Precondition { .. }) {
@@ -265,7 +265,7 @@ impl StorageError {
         Self::of(url, error)
     }
 
-    /// By what lies below an error without a meaning of its own.
+    /// The error that the sources of an unspecific one stand for.
     fn of_chain(url: String, reason: String, error: object_store::Error) -> Self {
         // Below a request there may be one too, but of a socket.
         if find::<HttpError>(&error).is_none()
@@ -298,7 +298,7 @@ impl StorageError {
         }
     }
 
-    /// What a failure of the local disk means; `name` without its folder.
+    /// The error of a failure of the local disk; `name` is without its folder.
     pub fn of_disk(name: &str, source: io::Error) -> Self {
         let name = name.to_owned();
         match source.kind() {
@@ -311,7 +311,7 @@ impl StorageError {
     }
 }
 
-/// The store in memory has no error of its own for it.
+/// Whether the store in memory forgot an upload, which it has no error of its own for.
 fn forgot_upload(error: &(dyn Error + 'static)) -> bool {
     chain(error).any(|error| error.to_string().starts_with("MultipartUpload not found"))
 }
@@ -336,7 +336,7 @@ fn status(error: &(dyn Error + 'static)) -> Option<u16> {
     after.get(..3)?.parse().ok()
 }
 
-/// What happened, in few words. The answer's body stays out: it may name keys.
+/// What happened, in few words and without the answer's body, which may name keys.
 fn reason(error: &(dyn Error + 'static)) -> String {
     if let Some(status) = status(error) {
         let code = chain(error).last().and_then(|last| code(&last.to_string()));

@@ -1,6 +1,6 @@
 //! Which parts of which uploads were sent, in a small file.
 //!
-//! It saves work and decides nothing: where it is lost or cannot be written, parts are sent again.
+//! The journal only saves work: where it is lost or cannot be written, parts are sent again.
 
 use std::{
     collections::BTreeMap,
@@ -38,7 +38,7 @@ pub(super) struct Upload {
 }
 
 impl Upload {
-    /// Whether it is of these bytes, in these parts.
+    /// Whether the upload is of this content, in parts of this size.
     pub(super) fn is_of(&self, content: &Content, part_bytes: u64) -> bool {
         self.size == content.size
             && self.sha256 == content.sha256
@@ -48,7 +48,7 @@ impl Upload {
 }
 
 impl Journal {
-    /// What the file says; nothing where there is none, or none that can be read.
+    /// Reads the file; the journal is empty where there is none, or where it cannot be read.
     pub(super) async fn load(path: Option<PathBuf>) -> Self {
         let Some(path) = path else { return Self::default() };
         let from = path.clone();
@@ -74,7 +74,7 @@ impl Journal {
         self.uploads
     }
 
-    /// Replaces the file by what is known now; the old one stands until the new one is whole.
+    /// Replaces the file; the old one stays until the new one is whole.
     pub(super) async fn save(&self) {
         let Some(path) = self.path.clone() else { return };
         let Ok(bytes) = serde_json::to_vec(&self.uploads) else { return };

@@ -1,4 +1,4 @@
-//! From a URL to a place, with one client a bucket.
+//! Opens URLs as prefixes and objects, with one client for each bucket.
 
 use std::{
     collections::HashMap,
@@ -65,7 +65,7 @@ impl fmt::Debug for StorageSettings {
     }
 }
 
-/// A bucket that is open.
+/// An open bucket.
 #[derive(Clone)]
 struct Bucket {
     store: Arc<dyn ObjectStore>,
@@ -82,10 +82,10 @@ impl Bucket {
     }
 }
 
-/// Opens places; one client a bucket.
+/// Opens URLs of object storage, with one client for each bucket.
 pub struct Storages {
     settings: StorageSettings,
-    /// By scheme and bucket, such as `s3://models`.
+    /// Open buckets by scheme and bucket, such as `s3://models`.
     buckets: Mutex<HashMap<String, Bucket>>,
 }
 
@@ -96,17 +96,17 @@ impl fmt::Debug for Storages {
 }
 
 impl Storages {
-    /// With these settings for every place.
+    /// Opens every URL with these settings.
     pub fn new(settings: StorageSettings) -> Self {
         Self { settings, buckets: Mutex::default() }
     }
 
-    /// The settings that every place is opened with.
+    /// The settings that every URL is opened with.
     pub fn settings(&self) -> &StorageSettings {
         &self.settings
     }
 
-    /// The place that a URL names. Reaches nothing yet: a wrong key shows with the first request.
+    /// Opens a URL. Sends no request yet: a wrong key shows with the first one.
     pub fn open(&self, url: &str) -> Result<Place, StorageError> {
         let parsed = parse(url)?;
         let path = Path::from_url_path(parsed.path()).map_err(|_| invalid(url, REFUSED_PATH))?;
@@ -124,7 +124,7 @@ impl Storages {
         Ok(Place { store: bucket.store, parts: bucket.parts, path, url: parsed })
     }
 
-    /// Puts a store in the place of a bucket, such as one that fails on purpose.
+    /// Uses a store in place of a bucket, such as one that fails on purpose.
     pub fn mount(
         &self,
         bucket_url: &str,
@@ -241,10 +241,10 @@ impl Storages {
 const REFUSED_PATH: &str =
     "the path has an empty segment, . or .., a control character, or bytes that are no UTF-8";
 
-/// The slowest line that an upload is not given up on.
+/// The slowest connection that an upload must work over.
 const SLOWEST_BYTES_A_SECOND: u64 = 64 << 10;
 
-/// Faults of a moment are healed within a request; what lasts longer is the caller's.
+/// Retries short faults within a request; longer ones are left to the caller.
 fn retries() -> RetryConfig {
     RetryConfig {
         backoff: BackoffConfig {
@@ -271,7 +271,7 @@ fn in_memory(name: &str) -> Arc<InMemory> {
     lock(&STORES).entry(name.to_owned()).or_default().clone()
 }
 
-/// A map that a panicking thread left is still a map.
+/// The map, which is whole even where a thread panicked with it.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -307,7 +307,7 @@ fn invalid(url: &str, reason: &str) -> StorageError {
     StorageError::InvalidUrl { url: without_credentials(url), reason: reason.to_owned() }
 }
 
-/// A URL as it may be shown: what stands before an @ or behind a ? may be a key.
+/// A URL that may be shown: what stands before an @ or behind a ?, which may be a key, is left out.
 fn without_credentials(url: &str) -> String {
     let shown = url.split('?').next().unwrap_or_default();
     let (scheme, rest) = shown.split_once("://").unwrap_or(("", shown));
@@ -332,7 +332,7 @@ fn bucket_key(url: &Url) -> String {
     format!("{}://{}", url.scheme(), url.host_str().unwrap_or_default())
 }
 
-/// What a builder says is missing.
+/// The error of a builder that lacks something.
 fn first_sentence(error: &object_store::Error) -> String {
     error.to_string().lines().next().unwrap_or_default().to_owned()
 }

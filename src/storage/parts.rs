@@ -1,4 +1,4 @@
-//! Uploads in parts that another process can take up.
+//! Uploads in parts, which another process can resume.
 
 use std::{
     path::Path as FilePath,
@@ -17,10 +17,10 @@ use super::{
     transfer_options::retrying,
 };
 
-/// Most parts that every store takes.
+/// The most parts that every store accepts.
 const MOST_PARTS: u64 = 10_000;
 
-/// Bytes of a part: what is wanted, and more where the file would have too many parts.
+/// Bytes of a part: `wanted`, or more where the file would have too many parts.
 pub(super) fn part_bytes(size: u64, wanted: u64) -> u64 {
     wanted.max(size.div_ceil(MOST_PARTS)).max(1)
 }
@@ -35,7 +35,7 @@ pub(super) struct PartsUpload<'a> {
 }
 
 impl PartsUpload<'_> {
-    /// Begins the upload, or goes on with it, and completes it.
+    /// Begins the upload or resumes it, and completes it.
     pub(super) async fn run(&self) -> Result<(), StorageError> {
         let mut journal = Journal::load(self.options.journal.clone()).await;
         let (mut upload, is_resumed) = self.begin(&mut journal).await?;
@@ -57,7 +57,7 @@ impl PartsUpload<'_> {
         done
     }
 
-    /// The upload, and whether it is one that another attempt began.
+    /// The upload, and whether an earlier attempt began it.
     async fn begin(&self, journal: &mut Journal) -> Result<(Upload, bool), StorageError> {
         let content = &self.file.content;
         let part_bytes = part_bytes(content.size, self.options.part_bytes);
@@ -163,8 +163,8 @@ impl PartsUpload<'_> {
     }
 }
 
-/// Discards what was sent. Where that fails, the bucket's own rule for incomplete uploads has to:
-/// nobody waits for it.
+/// Discards the parts of an upload. Where that fails, they are left to the bucket's own rule for
+/// incomplete uploads.
 async fn abort(store: &dyn MultipartStore, place: &Place, id: &str) {
     if let Err(error) = store.abort_multipart(&place.path, &id.to_owned()).await {
         let error = StorageError::of(&place.url, error);
@@ -174,7 +174,7 @@ async fn abort(store: &dyn MultipartStore, place: &Place, id: &str) {
     }
 }
 
-/// Discards every upload of a journal, and the journal: for work that nobody will take up again.
+/// Discards every upload of a journal, and the journal, for work that will not be resumed.
 pub async fn abandon(storages: &Storages, journal: &FilePath) {
     let found = Journal::load(Some(journal.to_owned())).await;
     let uploads = found.into_uploads();

@@ -12,7 +12,7 @@ use super::StorageError;
 pub struct Place {
     /// The bucket, container or root folder.
     pub store: Arc<dyn ObjectStore>,
-    /// The same store where it takes parts that outlive this process; a local folder does not.
+    /// The same store, where its uploads in parts outlive this process; those of a local folder do not.
     pub parts: Option<Arc<dyn MultipartStore>>,
     /// The prefix within it.
     pub path: Path,
@@ -27,8 +27,8 @@ impl fmt::Debug for Place {
 }
 
 impl Place {
-    /// What lies below, by a relative name with `/`, such as `files/unet/config.json`. A name that
-    /// might leave the place is refused.
+    /// The object or prefix of a relative name with `/`, such as `files/unet/config.json`. Refuses a
+    /// name that could lead out.
     pub fn child(&self, name: &str) -> Result<Self, StorageError> {
         let invalid = || StorageError::InvalidName { name: name.to_owned() };
         if !is_inside(name) {
@@ -45,16 +45,16 @@ impl Place {
     }
 }
 
-/// Bytes of a name of one file or folder, on the file systems that are in use.
+/// The longest name of a file or folder on common file systems, in bytes.
 const LONGEST_PART: usize = 255;
-/// Bytes of a path that Linux opens.
+/// The longest path that Linux opens, in bytes.
 const LONGEST_PATH: usize = 4_095;
-/// Bytes of an object's key, in S3 as in the other clouds.
+/// The longest key of an object, in S3 as in the other clouds, in bytes.
 const LONGEST_KEY: usize = 1_024;
 
 impl Place {
-    /// Refuses a place below which a relative name of so many bytes would be longer than the store
-    /// takes.
+    /// Refuses a prefix below which a relative name of so many bytes would be longer than the store
+    /// accepts.
     pub fn check_lengths(&self, longest_name: usize) -> Result<(), StorageError> {
         let path = self.path.as_ref();
         let is_folder = self.url.scheme() == "file";

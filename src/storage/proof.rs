@@ -1,23 +1,23 @@
-//! Whether a place can be published to: a small object is written, read back, and created over.
+//! Proves that results can be published: writes a small object, reads it back, and creates it again.
 
 use bytes::Bytes;
 use object_store::ObjectStoreExt;
 
 use super::{Patience, Place, StorageError, StorageErrorKind, create, read, whole::overwrite};
 
-/// What is written.
+/// The object's bytes.
 const TEXT: &[u8] = b"keystep writes this to see whether it may; it can be deleted at any time\n";
-/// What must never be written.
+/// The bytes of the second creation, which must not be written.
 const OTHER: &[u8] = b"the store overwrote what it was asked to create\n";
 
-/// Proves that an object can be written here, read back, and that creating it a second time is
-/// refused: a result's manifest is created so, and is what makes one of two workers the one whose
-/// result counts. `name` is the object's below the place, nobody else's; it is removed.
+/// Proves that an object can be written and read back, and that creating it a second time is refused:
+/// a result's manifest is created in this way, which decides whose result counts where two workers
+/// finish the same job. `name` is the object's below `place`, which nothing else uses; it is removed.
 ///
 /// # Errors
 ///
 /// [`StorageError::NoConditionalWrites`] where the store does not know `If-None-Match: *` or does
-/// not heed it; else what the writing or the reading came to.
+/// not heed it; else the error of writing or reading.
 pub async fn prove(place: &Place, name: &str, patience: Patience) -> Result<(), StorageError> {
     let object = place.child(name)?;
     let proven = prove_object(&object, patience).await;
@@ -43,7 +43,7 @@ async fn prove_object(object: &Place, patience: Patience) -> Result<(), StorageE
         Err(StorageError::Rejected { reason, .. }) => return Err(none(&reason)),
         Err(error) => return Err(error),
     }
-    // A refusal that wrote all the same is none.
+    // A refusal that wrote nevertheless does not count.
     compare(object, patience).await?;
     if object.store.delete(&object.path).await.is_err() {
         return Ok(());

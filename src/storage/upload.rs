@@ -1,4 +1,4 @@
-//! A local file to a place, read back and compared.
+//! Uploads a local file, reads it back and compares it.
 
 use bytes::Bytes;
 use object_store::{MultipartUpload, ObjectStoreExt};
@@ -15,9 +15,9 @@ use super::{
 /// Uploads a file, unless its bytes are there already, and reads it back; where it differs it is sent
 /// once more, and then refused as corrupted.
 ///
-/// `progress` receives the number of the file's bytes that are stored. Dropping the future stops the upload.
-/// Parts that were sent are kept, and the journal with them, where the store is away or the future
-/// was dropped; every other failure discards them.
+/// `progress` receives the number of the file's bytes that are stored. Dropping the future stops the
+/// upload. Parts that were sent are kept, and the journal with them, where the store is away or the
+/// future was dropped; every other failure discards them.
 pub async fn deliver(
     place: &Place,
     file: &LocalFile,
@@ -43,7 +43,7 @@ pub async fn deliver(
     }
 }
 
-/// The same for bytes in memory, such as a short text.
+/// Uploads bytes in memory, such as a short text, as [`deliver`] uploads a file.
 pub async fn deliver_bytes(
     place: &Place,
     bytes: Bytes,
@@ -64,7 +64,7 @@ pub async fn deliver_bytes(
     }
 }
 
-/// Whether the right bytes are there.
+/// Whether the object holds the content already.
 async fn holds(place: &Place, content: &Content, patience: Patience) -> Result<bool, StorageError> {
     let head = retrying(patience, || async move {
         place.store.head(&place.path).await.map_err(|error| StorageError::of(&place.url, error))
@@ -112,7 +112,7 @@ async fn send(
     }
 }
 
-/// A small file, which is what it should be.
+/// Reads a small file, and checks it.
 async fn whole(file: &LocalFile) -> Result<Bytes, StorageError> {
     let bytes = file.read(0, file.content.size).await?;
     if Content::of(&bytes) != file.content {
@@ -121,7 +121,7 @@ async fn whole(file: &LocalFile) -> Result<Bytes, StorageError> {
     Ok(bytes)
 }
 
-/// Through a store whose parts do not outlive this process.
+/// Uploads to a store whose uploads in parts do not outlive this process.
 async fn stream(
     place: &Place,
     file: &LocalFile,

@@ -1,4 +1,4 @@
-//! Objects that fit into memory.
+//! Reads, writes and removes objects that fit into memory.
 
 use bytes::Bytes;
 use object_store::{GetOptions, ObjectStore, ObjectStoreExt, PutMode, PutOptions};
@@ -6,7 +6,7 @@ use object_store::{GetOptions, ObjectStore, ObjectStoreExt, PutMode, PutOptions}
 use super::{Patience, Place, StorageError, StorageErrorKind, transfer_options::retrying};
 
 /// Creates an object, unless there is one: exactly one of several callers succeeds, the others get
-/// [`StorageError::AlreadyExists`]. Where an answer was lost, that may be our own: read it.
+/// [`StorageError::AlreadyExists`]. After a lost answer the object may be our own: read it.
 pub async fn create(place: &Place, bytes: Bytes, patience: Patience) -> Result<(), StorageError> {
     let bytes = &bytes;
     retrying(patience, || async move {
@@ -17,7 +17,7 @@ pub async fn create(place: &Place, bytes: Bytes, patience: Patience) -> Result<(
     .await
 }
 
-/// Writes an object, whatever is there.
+/// Writes an object, and replaces one that is there.
 pub(super) async fn overwrite(
     place: &Place,
     bytes: Bytes,

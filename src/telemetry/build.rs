@@ -1,22 +1,22 @@
-//! What this program is.
+//! The version and build of this program.
 
 use std::fmt;
 
-/// What this program is.
+/// The version and build of a program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BuildInfo {
     /// Its version.
     pub version: &'static str,
     /// `release` or `debug`.
     pub profile: &'static str,
-    /// What it was built for, such as `linux/x86_64`.
+    /// The operating system that it was built for, such as `linux`.
     pub os: &'static str,
     /// The processor's family.
     pub architecture: &'static str,
 }
 
 impl BuildInfo {
-    /// Of the running program.
+    /// The running program's.
     pub const CURRENT: Self = Self {
         version: env!("CARGO_PKG_VERSION"),
         profile: if cfg!(debug_assertions) { "debug" } else { "release" },

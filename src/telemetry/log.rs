@@ -6,10 +6,10 @@ use tracing_subscriber::{EnvFilter, util::SubscriberInitExt};
 
 use super::TelemetryError;
 
-/// How log lines look, and which there are.
+/// The form of log lines, and which are written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LogStyle {
-    /// One JSON object a line, else text.
+    /// Whether each line is a JSON object, else text.
     pub json: bool,
     /// A level, or directives such as `info,keystep::worker=debug`.
     pub level: String,
@@ -28,7 +28,7 @@ pub fn log_to_stderr(style: &LogStyle) -> Result<(), TelemetryError> {
     set_up.map_err(|_| TelemetryError::SetUpBefore { what: "logs" })
 }
 
-/// Logs panics like everything else; without this they would stand as bare text among JSON.
+/// Logs panics as events; without this they would be bare text among JSON.
 pub fn log_panics() {
     std::panic::set_hook(Box::new(|panic| {
         let payload = panic.payload();

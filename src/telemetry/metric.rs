@@ -16,7 +16,7 @@ const JOBS: &[f64] =
 /// Durations of updates, in seconds.
 const UPDATES: &[f64] = &[0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
 
-/// What a metric's numbers mean.
+/// The kind of a metric.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum MetricKind {
     /// Only grows.
@@ -27,14 +27,14 @@ pub enum MetricKind {
     Histogram(&'static [f64]),
 }
 
-/// A metric. The set is closed: what is not here is not measured.
+/// A metric. Nothing else is measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Metric {
     /// Calls that ended.
     RpcRequests,
     /// How long calls took.
     RpcDuration,
-    /// Jobs that there are.
+    /// Jobs by state.
     Jobs,
     /// How long phases of jobs took.
     JobDuration,
@@ -46,11 +46,11 @@ pub enum Metric {
     IterationDuration,
     /// The loss now.
     Loss,
-    /// Memory held.
+    /// Memory in use.
     DeviceMemory,
     /// Calls that wait for the device.
     DirectCallsWaiting,
-    /// Holds on jobs that were lost.
+    /// Leases that were lost.
     LeaseLost,
     /// Bytes published.
     ArtifactBytes,
@@ -60,12 +60,12 @@ pub enum Metric {
     OutputWorks,
     /// Whether health says serving.
     Ready,
-    /// What runs.
+    /// Version and build.
     BuildInfo,
 }
 
 impl Metric {
-    /// Every one.
+    /// Every metric.
     pub const ALL: [Self; 16] = [
         RpcRequests,
         RpcDuration,
@@ -85,7 +85,7 @@ impl Metric {
         BuildInfo,
     ];
 
-    /// As Prometheus sees it.
+    /// Its name in Prometheus.
     pub fn name(self) -> &'static str {
         match self {
             RpcRequests => "keystep_rpc_requests_total",
@@ -107,7 +107,7 @@ impl Metric {
         }
     }
 
-    /// What its numbers mean.
+    /// Its kind.
     pub fn kind(self) -> MetricKind {
         match self {
             RpcRequests | Iterations | LeaseLost | ArtifactBytes | StoreErrors => {
@@ -137,7 +137,7 @@ impl Metric {
         }
     }
 
-    /// What it says.
+    /// Its description.
     pub fn about(self) -> &'static str {
         match self {
             RpcRequests => "Calls that ended, by method and status code.",

@@ -1,7 +1,7 @@
 //! Logs, metrics.
 //!
-//! Knows nothing of jobs and calls: who measures passes plain values. Metrics are recorded through
-//! the functions of this module alone, so that [`Metric`] is the whole list.
+//! Knows neither jobs nor calls: its functions take plain values. Metrics are recorded through these
+//! functions alone, so that [`Metric`] is the whole list.
 
 mod build;
 mod error;

@@ -1,11 +1,11 @@
-//! One small function for each thing that is measured: the only place where metrics are recorded.
+//! A function for each metric or group of metrics: the only place where they are recorded.
 #![expect(clippy::disallowed_macros, reason = "this is the seam")]
 
 use std::time::Duration;
 
 use super::{BuildInfo, Metric, MetricKind};
 
-/// Tells the recorder of this process what each metric means.
+/// Describes every metric to the recorder of this process.
 pub(super) fn describe_all() {
     for metric in Metric::ALL {
         let (name, about) = (metric.name(), metric.about());
@@ -17,7 +17,7 @@ pub(super) fn describe_all() {
     }
 }
 
-/// A call ended. `method` must come from the list of methods, never from a client's text.
+/// Records a call that ended. `method` must come from the list of methods, never from a client's text.
 pub fn rpc_finished(method: &str, code: &'static str, lasted: Duration) {
     let method = method.to_owned();
     metrics::counter!(Metric::RpcRequests.name(), "method" => method.clone(), "code" => code)
@@ -25,23 +25,23 @@ pub fn rpc_finished(method: &str, code: &'static str, lasted: Duration) {
     metrics::histogram!(Metric::RpcDuration.name(), "method" => method).record(lasted);
 }
 
-/// So many jobs are in a state.
+/// Records the number of jobs in a state.
 pub fn jobs(state: &'static str, count: u64) {
     metrics::gauge!(Metric::Jobs.name(), "state" => state).set(count as f64);
 }
 
-/// A job left a phase; `outcome` is what came after it.
+/// Records the time of a job in a phase; `outcome` is the phase or end that came after it.
 pub fn job_phase_finished(phase: &'static str, outcome: &'static str, lasted: Duration) {
     metrics::histogram!(Metric::JobDuration.name(), "phase" => phase, "outcome" => outcome)
         .record(lasted);
 }
 
-/// A job was claimed for the first time, so long after it was accepted.
+/// Records how long a job waited before its first claim.
 pub fn queue_waited(waited: Duration) {
     metrics::histogram!(Metric::QueueWait.name()).record(waited);
 }
 
-/// So many updates were made in that time.
+/// Records updates, and the time that they took.
 pub fn iterations(count: u64, lasted: Duration) {
     metrics::counter!(Metric::Iterations.name()).increment(count);
     let Ok(updates) = u32::try_from(count) else { return };
@@ -51,48 +51,48 @@ pub fn iterations(count: u64, lasted: Duration) {
     }
 }
 
-/// What an erasure reported.
+/// Records the loss that an erasure reported.
 pub fn loss(loss: f64) {
     metrics::gauge!(Metric::Loss.name()).set(loss);
 }
 
-/// Memory of a device; `kind` says which.
+/// Records the memory of a device; `kind` is `resident` or `peak`.
 pub fn memory(device: &'static str, kind: &'static str, bytes: u64) {
     metrics::gauge!(Metric::DeviceMemory.name(), "device" => device, "kind" => kind)
         .set(bytes as f64);
 }
 
-/// So many calls wait for the device.
+/// Records the number of calls that wait for the device.
 pub fn direct_calls_waiting(count: usize) {
     metrics::gauge!(Metric::DirectCallsWaiting.name()).set(count as f64);
 }
 
-/// Holds on jobs were lost.
+/// Records leases that were lost.
 pub fn lease_lost(count: u64) {
     metrics::counter!(Metric::LeaseLost.name()).increment(count);
 }
 
-/// A result was published.
+/// Records the bytes of a published result.
 pub fn artifact_bytes(bytes: u64) {
     metrics::counter!(Metric::ArtifactBytes.name()).increment(bytes);
 }
 
-/// The store failed.
+/// Records a failure of the store.
 pub fn store_failed(reason: &'static str) {
     metrics::counter!(Metric::StoreErrors.name(), "reason" => reason).increment(1);
 }
 
-/// Whether results can be published.
+/// Records whether results can be published.
 pub fn output_works(works: bool) {
     metrics::gauge!(Metric::OutputWorks.name()).set(f64::from(u8::from(works)));
 }
 
-/// Whether health says serving.
+/// Records whether health checks answer "serving".
 pub fn ready(is_ready: bool) {
     metrics::gauge!(Metric::Ready.name()).set(f64::from(u8::from(is_ready)));
 }
 
-/// What runs.
+/// Records version and build.
 pub fn build_info(build: BuildInfo) {
     let BuildInfo { version, profile, os, architecture } = build;
     metrics::gauge!(

@@ -1,4 +1,4 @@
-//! Limits on connections and messages, and going away.
+//! Limits on connections and messages, and shutdown.
 
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
