@@ -1,4 +1,4 @@
-//! What the catalogue tells of models.
+//! What the catalogue knows of models.
 
 use std::path::PathBuf;
 
@@ -38,7 +38,7 @@ pub struct ModelEntry {
     pub name: String,
     /// Of a base model: SHA-256 over its files' names, sizes and digests
     /// ([`crate::artifacts::model_digest`]), `None` until they were read. Of an erased one: that of
-    /// its base and of its own tensors, which its job tells.
+    /// its base and of its own tensors, which its job recorded.
     pub digest: Option<String>,
     /// The words that it is known to draw; `None` until its files were read.
     pub vocabulary: Option<Vocabulary>,

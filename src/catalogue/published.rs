@@ -64,7 +64,7 @@ impl<'a> Checkpoint<'a> {
         checkpoint_name(self.job.id)
     }
 
-    /// What is known of it: what its job tells, and the words of its base while that is the one that
+    /// What is known of it: what its job recorded, and the words of its base while that is the one that
     /// it was made of.
     pub(super) fn entry_beside(&self, bases: &BTreeMap<String, Base>) -> ModelEntry {
         let facts = bases.get(&self.work.base_model).and_then(Base::facts);
@@ -72,7 +72,7 @@ impl<'a> Checkpoint<'a> {
         ModelEntry { vocabulary: same.map(|facts| facts.vocabulary), ..self.entry() }
     }
 
-    /// What the job tells of it.
+    /// What the job recorded of it.
     fn entry(&self) -> ModelEntry {
         ModelEntry {
             name: self.name(),

@@ -89,7 +89,7 @@ pub(super) fn write(
     Ok(report)
 }
 
-/// The report with what the daemon does not tell: the scoring, which was a call of its own, and
+/// The report with what the daemon does not know: the scoring, which was a call of its own, and
 /// what the clock and this machine say.
 fn restated(
     published: RunReport,

@@ -110,7 +110,7 @@ fn figures(verdicts: &[Verdict]) -> String {
         row
     }));
     let mut text = columns(&rows);
-    // Servers of before do not tell, and all of them drew with DDIM.
+    // Earlier servers do not say, and all of them drew with DDIM.
     if let Some(verdict) = verdicts.first().filter(|it| it.sampler() != Sampler::Unspecified) {
         let _ = write!(text, "\ndrawn with {}", wire::sampler_name(verdict.sampler));
     }
