@@ -9,7 +9,8 @@ use std::{
     process::Command,
 };
 
-/// Messages that the client prints as JSON, with the fields that need a form of their own.
+/// Messages that the client prints as JSON, and which of their fields take a form from `as_json` in
+/// `src/proto.rs`; a field with the form "" is left out.
 const PRINTED: [(&str, &[(&str, &str)]); 15] = [
     ("Estimate", &[]),
     ("EvaluateErasureMetadata", &METADATA),
@@ -27,7 +28,7 @@ const PRINTED: [(&str, &[(&str, &str)]); 15] = [
     ("Verdict", &[("sampler", "sampler")]),
     ("Vocabulary", &[]),
 ];
-/// Those of both kinds of metadata.
+/// The fields of both kinds of metadata.
 const METADATA: [(&str, &str); 6] = [
     ("state", "job_state"),
     ("create_time", "text"),

@@ -6,7 +6,7 @@
 //! | Module | Is | May use |
 //! | --- | --- | --- |
 //! | [`spec`] | what a job asks for: validated, immutable, serializable; pure | – |
-//! | [`outcome`] | what a job yields: scores, figures, pictures; plain data | `spec` |
+//! | [`outcome`] | what a job yields: scores, figures, pictures, files; plain data | `spec` |
 //! | [`engine`] | everything with tensors: models, sampling, scoring, unlearning, judging | `spec`, `outcome` |
 //! | [`artifacts`] | model folders in, result folders out; bytes and digests only | `spec`, `outcome` |
 //! | [`jobs`] | jobs that are never lost: the machine, the log, leases, stores | `spec`, `outcome` |

@@ -17,12 +17,13 @@ include!(concat!(env!("OUT_DIR"), "/mod.rs"));
 /// Every file of `proto/` as a `FileDescriptorSet`, for reflection and for tests.
 pub const DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptor.bin"));
 
-/// How fields look in JSON that have no form of their own there.
+/// How the client prints fields whose generated type has no JSON of its own; `build.rs` names them.
 mod as_json {
     use serde::{Serialize, Serializer};
 
     use super::keystep::v1::{JobState, ModelKind, Sampler, WorkPhase};
 
+    /// A time or duration as protobuf's own JSON has it.
     pub(super) fn text<T: ToString, S: Serializer>(
         value: &Option<T>,
         serializer: S,

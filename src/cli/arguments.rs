@@ -49,6 +49,19 @@ impl ModelArguments {
     pub(super) fn name(&self) -> Result<&str, CliError> {
         self.model.as_deref().ok_or_else(|| CliError::Usage("--model is missing".to_owned()))
     }
+
+    /// What a server would pass over, with whether it was given: flags of the model, then `more`.
+    pub(super) fn only_local(&self, more: &[(&'static str, bool)]) -> Vec<(&'static str, bool)> {
+        let own: &[_] = &[
+            #[cfg(feature = "server")]
+            ("--variant", self.variant.is_some()),
+            #[cfg(feature = "server")]
+            ("--device", self.compute.device.is_some()),
+            #[cfg(feature = "server")]
+            ("--compute-type", self.compute.compute_type.is_some()),
+        ];
+        [own, more].concat()
+    }
 }
 
 /// Device and type, for work in this process.
@@ -73,11 +86,6 @@ impl ComputeArguments {
             device: self.device.unwrap_or_default(),
             compute_type: self.compute_type.unwrap_or_default(),
         }
-    }
-
-    /// The flags that a server would ignore, and whether each was given.
-    pub(super) fn given(self) -> [(&'static str, bool); 2] {
-        [("--device", self.device.is_some()), ("--compute-type", self.compute_type.is_some())]
     }
 }
 

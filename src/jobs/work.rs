@@ -220,7 +220,7 @@ pub struct Evaluated {
     /// Where it stands.
     #[serde(flatten)]
     pub published: Published,
-    /// One a judge.
+    /// What each judge says.
     pub verdicts: Vec<ConceptVerdict>,
     /// U-Net evaluations spent.
     pub unet_evaluations: u64,

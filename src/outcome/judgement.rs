@@ -8,7 +8,7 @@ use crate::spec::{JudgeSpec, Prompt, SamplerKind};
 /// A drawn picture: 8-bit RGB, rows from the top, three bytes a pixel, no padding.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Picture {
-    /// Pixels a row.
+    /// Width in pixels.
     pub width: usize,
     /// Height in pixels.
     pub height: usize,
@@ -74,12 +74,12 @@ pub struct JudgedPicture {
 pub struct JudgeReport {
     /// What was asked.
     pub spec: JudgeSpec,
-    /// One a judge.
+    /// What each judge says.
     pub verdicts: Vec<Verdict>,
     /// Every picture, in grid order.
     pub pictures: Vec<JudgedPicture>,
     /// Single-sample U-Net evaluations that both models' pictures take. Pictures that were kept from
-    /// an earlier judgement count as if they were drawn anew, so that equal work tells equal figures.
+    /// an earlier judgement count as if they were drawn anew, so that equal work has equal figures.
     pub unet_evaluations: u64,
     /// Those of the base model's pictures that were kept, and so not spent again.
     pub kept_evaluations: u64,

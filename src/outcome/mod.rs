@@ -2,7 +2,7 @@
 //! `jobs` and published as it is.
 
 mod judgement;
-pub(crate) mod number;
+pub mod number;
 mod plan;
 mod progress;
 mod result;

@@ -1,9 +1,9 @@
 //! Numbers in JSON, which has neither NaN nor infinity.
 //!
 //! `complete.json` writes their names, so that the figures of a run that diverged come back as they
-//! were ([`serialize`]). The files that others read hold null in their place ([`finite_or_null`]), which is
-//! also what `serde_json` writes by itself. Both forms are read everywhere: null is NaN, or nothing
-//! where a number may be missing.
+//! were ([`serialize`]). Files that others read hold null in their place ([`finite_or_null`]), which
+//! `serde_json` also writes by itself. Both forms are read everywhere: null is NaN, or nothing where
+//! a number may be missing.
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de, ser};
 use serde_json::Value;
@@ -35,17 +35,17 @@ impl Written {
 
 /// Writes a number, or the name of what is not finite.
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
-pub(super) fn serialize<S: Serializer>(number: &f64, serializer: S) -> Result<S::Ok, S::Error> {
+pub fn serialize<S: Serializer>(number: &f64, serializer: S) -> Result<S::Ok, S::Error> {
     Written::from(*number).serialize(serializer)
 }
 
 /// Reads a number, a name, or null as NaN.
-pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
     Written::deserialize(deserializer)?.read()
 }
 
 /// Writes figures with null in place of each name.
-pub(crate) fn finite_or_null<S: Serializer>(
+pub fn finite_or_null<S: Serializer>(
     figures: &impl Serialize,
     serializer: S,
 ) -> Result<S::Ok, S::Error> {
@@ -56,20 +56,22 @@ pub(crate) fn finite_or_null<S: Serializer>(
 }
 
 /// The same of a number that may be missing.
-pub(super) mod optional {
+pub mod optional {
     use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
     use super::Written;
 
+    /// Writes a number, the name of what is not finite, or null.
     #[allow(clippy::ref_option, reason = "serde calls it so")]
-    pub(in crate::outcome) fn serialize<S: Serializer>(
+    pub fn serialize<S: Serializer>(
         number: &Option<f64>,
         serializer: S,
     ) -> Result<S::Ok, S::Error> {
         number.map(Written::from).serialize(serializer)
     }
 
-    pub(in crate::outcome) fn deserialize<'de, D: Deserializer<'de>>(
+    /// Reads a number or a name; null is none.
+    pub fn deserialize<'de, D: Deserializer<'de>>(
         deserializer: D,
     ) -> Result<Option<f64>, D::Error> {
         Option::<Written>::deserialize(deserializer)?.map(Written::read).transpose()

@@ -1,4 +1,4 @@
-//! What a job will cost, told before it begins.
+//! What a job is expected to cost, before it begins.
 
 use serde::{Deserialize, Serialize};
 

@@ -46,7 +46,7 @@ pub struct TimestepScores {
     pub spec: ScoreSpec,
     /// SHA-256 of the scored U-Net's weights, hexadecimal (`StoredTensors::digest`).
     pub model_digest: String,
-    /// One record a step, in step order; none of a step without signal, which has no log-SNR.
+    /// A record of each step, in order; a step without signal has no log-SNR and is left out.
     pub steps: Vec<StepScore>,
     /// Where to train.
     pub window: LogSnrWindow,

@@ -97,6 +97,6 @@ pub struct ErasureRecord {
     pub spec: UnlearnSpec,
     /// What training measured.
     pub log: TrainingLog,
-    /// One a concept, where the run measured its window itself.
+    /// Those of each concept, where the run measured its window itself.
     pub scores: Vec<TimestepScores>,
 }

@@ -42,7 +42,7 @@ impl Layout {
     }
 }
 
-/// The folder that files of this content share, whoever sends them.
+/// The folder that files of this content share, from whichever attempt they come.
 pub(super) fn content_folder(files: &[FileDigest]) -> String {
     let mut list = String::new();
     for file in files {

@@ -9,8 +9,8 @@
 //! ```
 //!
 //! Judgements stand under `evaluations/` in the same way. Attempts whose files are equal share a
-//! folder, and attempts whose files are not never mix theirs. Whoever creates the manifest has
-//! published; another attempt finds it and takes its addresses for its own.
+//! folder, and attempts whose files are not never mix theirs. The attempt that creates the
+//! manifest has published; another one finds it and answers with its addresses.
 
 mod layout;
 mod leavings;

@@ -239,7 +239,7 @@ fn scope(scope: &Scope) -> String {
     }
 }
 
-/// A figure, or a dash for one that is none.
+/// A figure, or a dash where it is not finite.
 fn number(figure: f64) -> String {
     if figure.is_finite() { format!("{figure:.3}") } else { "–".to_owned() }
 }

@@ -1,4 +1,4 @@
-//! Files, then the manifest: a result is published by whoever creates the manifest.
+//! Files, then the manifest: the attempt that creates the manifest has published the result.
 
 use std::{
     collections::BTreeMap,
@@ -37,7 +37,7 @@ const JOURNAL: &str = "uploads.json";
 const MOST_LOOKS: usize = 5;
 /// The time between two of them.
 const BETWEEN_LOOKS: Duration = Duration::from_millis(200);
-/// A manifest is small; whatever is larger is none.
+/// A manifest is small: what is larger is something else.
 const MOST_MANIFEST_BYTES: u64 = 16 << 20;
 
 /// How results are published.
@@ -187,22 +187,22 @@ impl ObjectPublisher {
     /// after another, each with its parts side by side.
     async fn send(&self, request: &PublishRequest, pieces: &[Piece]) -> Result<(), StorageError> {
         let total = pieces.iter().map(|piece| piece.file.size).sum();
-        let tell = || {
+        let report = || {
             let done = pieces.iter().map(|piece| piece.done.load(Ordering::Relaxed)).sum();
             (request.progress)(done, total);
         };
-        let tell = &tell;
+        let report = &report;
         let (small, large): (Vec<&Piece>, Vec<&Piece>) =
             pieces.iter().partition(|piece| piece.file.size <= self.settings.transfer.part_bytes);
         let sending: Vec<_> =
-            small.into_iter().map(|piece| self.send_one(request, piece, None, tell)).collect();
+            small.into_iter().map(|piece| self.send_one(request, piece, None, report)).collect();
         stream::iter(sending)
             .buffer_unordered(self.settings.transfer.parts_in_flight.max(1))
             .try_collect::<()>()
             .await?;
         let journal = request.folder.with_file_name(JOURNAL);
         for piece in large {
-            self.send_one(request, piece, Some(&journal), tell).await?;
+            self.send_one(request, piece, Some(&journal), report).await?;
         }
         Ok(())
     }
@@ -212,11 +212,11 @@ impl ObjectPublisher {
         request: &PublishRequest,
         piece: &Piece,
         journal: Option<&Path>,
-        tell: &(dyn Fn() + Send + Sync),
+        report: &(dyn Fn() + Send + Sync),
     ) -> Result<(), StorageError> {
-        let told = |done: u64| {
+        let sent = |done: u64| {
             piece.done.store(done, Ordering::Relaxed);
-            tell();
+            report();
         };
         if let Some(bytes) = &piece.bytes {
             let patience = self.settings.transfer.patience;
@@ -227,9 +227,9 @@ impl ObjectPublisher {
             let file = LocalFile { path: request.folder.join(name), content };
             let journal = journal.map(Path::to_owned);
             let options = TransferOptions { journal, ..self.settings.transfer.clone() };
-            storage::deliver(&piece.place, &file, &options, &told).await?;
+            storage::deliver(&piece.place, &file, &options, &sent).await?;
         }
-        told(piece.file.size);
+        sent(piece.file.size);
         Ok(())
     }
 
@@ -300,7 +300,7 @@ impl Publisher for ObjectPublisher {
     }
 }
 
-/// Removes what an attempt that was killed left half written. That it stays harms nobody.
+/// Removes what a killed attempt left half written. Where that fails, it stays and does no harm.
 async fn clear_leftovers(layout: &Layout, request: &PublishRequest) {
     let before = UNIX_EPOCH + request.times.claimed_at.since(Timestamp(0));
     match storage::remove_leftovers(&layout.folder, before).await {

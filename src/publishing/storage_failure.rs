@@ -8,7 +8,7 @@ use crate::{
 /// What an error of storage means for a job that publishes.
 pub fn storage_failure(error: &StorageError) -> Failure {
     let reason = match error.kind() {
-        // Whoever asked named the place.
+        // The caller named the place.
         Kind::InvalidPlace => Reason::InvalidSpec,
         // A bucket that is not there is the operator's to heal, as a key is that is refused.
         Kind::NotFound | Kind::Denied => Reason::StorageDenied,

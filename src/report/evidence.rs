@@ -23,15 +23,15 @@ pub struct Evidence<'a> {
     pub spec: &'a UnlearnSpec,
     /// What the training measured.
     pub log: &'a TrainingLog,
-    /// One a concept, where they were measured or given.
+    /// Those of each concept, where they were measured or given.
     pub scores: &'a [TimestepScores],
-    /// One a concept, where it was judged.
+    /// The judgement of each concept that was judged.
     pub judged: &'a [JudgeReport],
     /// What the parts took.
     pub cost: Cost,
     /// Wall time of the whole run; none where the files shall not depend on the clock.
     pub seconds: Option<f64>,
-    /// The most memory that the process held, where it is told.
+    /// The most memory that the process held, where it is known.
     pub peak_rss_bytes: Option<u64>,
     /// Versions of what computed it.
     pub versions: BTreeMap<String, String>,

@@ -23,7 +23,7 @@ pub struct Headline {
     pub base: Figures,
 }
 
-/// [`Figures`] under names that tell them from the edited model's.
+/// [`Figures`] under names that differ from the edited model's.
 #[derive(Serialize, Deserialize)]
 #[serde(remote = "Figures")]
 struct BaseFigures {
@@ -110,7 +110,7 @@ pub struct RunReport {
     /// the clock.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seconds: Option<f64>,
-    /// The most memory that the process held, where the system tells and is asked.
+    /// The most memory that the process held, where it is known.
     pub peak_rss_bytes: Option<u64>,
     /// Steps of the schedule that were trained at.
     pub key_steps: Vec<StepIndex>,
@@ -155,7 +155,7 @@ pub struct EvaluationReport {
     /// Wall time; absent where the report shall not depend on the clock.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seconds: Option<f64>,
-    /// The most memory that the process held, where the system tells and is asked.
+    /// The most memory that the process held, where it is known.
     pub peak_rss_bytes: Option<u64>,
     /// How the edited model was named.
     pub model: String,

@@ -40,7 +40,7 @@ impl<S: JobStore + 'static> Running<S> {
         let settings = &self.context.settings.publishing;
         let (outputs, signals) = (&self.context.parts.outputs, &self.context.parts.signals);
         let give_up = Instant::now() + settings.retry_for;
-        let mut told = None;
+        let mut warned_of = None;
         let (mut failures, mut corrupted) = (0, 0);
         loop {
             let failure = match self.publish_once(finished).await {
@@ -60,9 +60,9 @@ impl<S: JobStore + 'static> Running<S> {
             outputs.publication_fails(&failure.message);
             let wait = settings.wait(self.job.id, failures).min(left);
             tracing::warn!(failure = failure.message, again_in = ?wait, "a result is not published");
-            if told.as_ref() != Some(&failure.message) {
+            if warned_of.as_ref() != Some(&failure.message) {
                 self.warn_of(&failure).await;
-                told = Some(failure.message);
+                warned_of = Some(failure.message);
             }
             tokio::select! {
                 biased;
@@ -77,7 +77,7 @@ impl<S: JobStore + 'static> Running<S> {
         }
     }
 
-    /// Tells whoever watches the job why it takes longer.
+    /// Records for those who watch the job why it takes longer.
     async fn warn_of(&self, failure: &Failure) {
         let message = format!(
             "the result is finished and cannot be published yet, it is tried again: {}",
@@ -90,7 +90,7 @@ impl<S: JobStore + 'static> Running<S> {
     }
 
     async fn publish_once(&self, finished: &FinishedResult) -> Result<Published, Halt> {
-        let (sender, told) = watch::channel(None);
+        let (sender, progress) = watch::channel(None);
         let before = self.context.parts.store.get(self.job.id).await.ok().flatten();
         let before = before.and_then(|job| job.progress);
         let commit = CommitGate::default();
@@ -113,7 +113,7 @@ impl<S: JobStore + 'static> Running<S> {
             done.cancel();
             published
         };
-        let both = async { tokio::join!(publish, self.record_progress(told, &done)).0 };
+        let both = async { tokio::join!(publish, self.record_progress(progress, &done)).0 };
         tokio::select! {
             biased;
             () = self.stopped_before(&commit) => Err(Halt::Stopped),

@@ -34,8 +34,8 @@ pub trait Publisher: std::fmt::Debug + Send + Sync {
     fn check(&self, destination: &str) -> Result<(), Failure>;
 
     /// Discards what a publication left in the output, half sent or whole, unless its manifest
-    /// stands. Called before the folder's parent is removed, for a job that nobody will take up
-    /// again; where it fails, again later.
+    /// stands. Called before the folder's parent is removed, for a job that will not be
+    /// taken up again; where it fails, again later.
     fn abandon<'a>(&'a self, leavings: Leavings<'a>) -> BoxFuture<'a, Result<(), Failure>>;
 }
 
@@ -59,7 +59,7 @@ pub struct PublishRequest {
     pub result: FinishedResult,
     /// When it came about, for the manifest: the one part that differs between equal runs.
     pub times: RunTimes,
-    /// Told bytes sent and bytes in all.
+    /// Called with the bytes sent and the bytes in all.
     pub progress: Arc<dyn Fn(u64, u64) + Send + Sync>,
     /// To be entered before the manifest is written.
     pub commit: CommitGate,
@@ -74,8 +74,8 @@ impl std::fmt::Debug for PublishRequest {
     }
 }
 
-/// Decides between a cancel and a manifest: whoever comes first shuts the other out, so that no
-/// cancelled job has a manifest and no published one is told to be cancelled. Clones share it.
+/// Decides between a cancel and a manifest: the first shuts the other out, so that no cancelled job
+/// has a manifest and no published job is reported as cancelled. Clones share it.
 #[derive(Debug, Clone, Default)]
 pub struct CommitGate(Arc<AtomicU8>);
 

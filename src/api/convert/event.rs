@@ -80,18 +80,18 @@ fn wire_phase(phase: Phase) -> WirePhase {
 /// How far a call that is bound to its caller is.
 pub(in crate::api) fn progress_of_call(made: &Progress) -> WireProgress {
     let Progress { phase, done, total, update } = made;
-    let mut told = WireProgress {
+    let mut wire = WireProgress {
         phase: wire_phase(*phase).into(),
         units_done: *done as u64,
         units_total: *total as u64,
         ..WireProgress::default()
     };
     if let Some(update) = update {
-        told.iterations_done = small(update.update + 1);
-        told.iterations_total = small(*total);
-        told.key_step = small(update.step.0);
-        told.loss = update.loss;
-        told.gradient_norm = update.gradient_norm;
+        wire.iterations_done = small(update.update + 1);
+        wire.iterations_total = small(*total);
+        wire.key_step = small(update.step.0);
+        wire.loss = update.loss;
+        wire.gradient_norm = update.gradient_norm;
     }
-    told
+    wire
 }

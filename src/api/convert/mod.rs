@@ -8,7 +8,6 @@ mod generate;
 mod model;
 mod operation;
 mod outcome;
-mod plan;
 mod score;
 mod unlearn;
 
@@ -19,8 +18,7 @@ pub(super) use event::{event, progress_of_call};
 pub(super) use fields::RequestTerms;
 pub(super) use generate::{DrawingDraft, finished, previewed};
 pub(super) use model::model;
-pub(super) use operation::{operation, validated};
-pub(super) use plan::plan;
+pub(super) use operation::{operation, plan, validated};
 pub(super) use score::{ScoreDraft, step_score, summary};
 pub(super) use unlearn::UnlearnDraft;
 

@@ -14,7 +14,7 @@ pub(in crate::api) fn model(entry: ModelEntry) -> Model {
         let Vocabulary { anything, objects, styles } = words;
         WireVocabulary { anything, objects, styles }
     });
-    let told = Model {
+    let base = Model {
         name,
         digest: digest.unwrap_or_default(),
         vocabulary: words,
@@ -22,7 +22,7 @@ pub(in crate::api) fn model(entry: ModelEntry) -> Model {
         ..Model::default()
     };
     match origin {
-        ModelOrigin::Base => told,
+        ModelOrigin::Base => base,
         ModelOrigin::Erased(origin) => {
             let ErasedOrigin { base_model, concepts, manifest_uri, published_at, verdicts } =
                 *origin;
@@ -33,7 +33,7 @@ pub(in crate::api) fn model(entry: ModelEntry) -> Model {
                 manifest_uri,
                 create_time: Some(time(published_at)),
                 verdicts: verdicts.iter().map(verdict).collect(),
-                ..told
+                ..base
             }
         }
     }

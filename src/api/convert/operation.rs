@@ -3,7 +3,7 @@
 use super::{
     event::{progress, state},
     outcome::{evaluated, unlearned},
-    packed, time,
+    packed, small, time,
 };
 use crate::{
     api::{
@@ -18,30 +18,30 @@ use crate::{
             UnlearnConceptResponse,
         },
     },
+    worker::PlanEstimate,
 };
 
 /// A message of metadata: what every operation has, and the fields of its kind.
 macro_rules! metadata {
-    ($message:ident of $job:expr, $queue_position:expr, { $($own:tt)* }) => {{
-        let job: &JobSummary = $job;
+    ($message:ident of $job:ident, $queue_position:expr, { $($own:tt)* }) => {
         packed(&$message {
-            state: state(job.state.name()).into(),
+            state: state($job.state.name()).into(),
             queue_position: $queue_position,
-            progress: job.progress.map(progress),
-            attempt: job.attempt,
-            create_time: Some(time(job.created_at)),
-            update_time: Some(time(job.updated_at)),
-            expire_time: job.expires_at.map(time),
-            labels: job.options.labels.clone(),
-            cancel_requested: job.cancel_requested,
-            last_sequence: job.last_sequence.0,
-            request_id: request_name(job.request_id),
-            priority: job.options.priority,
-            deadline: job.options.deadline.map(time),
-            result_expire_time: job.result_kept_until().map(time),
+            progress: $job.progress.map(progress),
+            attempt: $job.attempt,
+            create_time: Some(time($job.created_at)),
+            update_time: Some(time($job.updated_at)),
+            expire_time: $job.expires_at.map(time),
+            labels: $job.options.labels.clone(),
+            cancel_requested: $job.cancel_requested,
+            last_sequence: $job.last_sequence.0,
+            request_id: request_name($job.request_id),
+            priority: $job.options.priority,
+            deadline: $job.options.deadline.map(time),
+            result_expire_time: $job.result_kept_until().map(time),
             $($own)*
         })
-    }};
+    };
 }
 
 /// A stored job; the position is of use while it is queued.
@@ -82,6 +82,28 @@ fn ending(job: &JobSummary) -> Option<Ending> {
             let failure = Failure::new(FailureReason::Cancelled, "the operation was cancelled");
             Some(Ending::Error(failure_status(&failure)))
         }
+    }
+}
+
+/// What an erasure would take.
+pub(in crate::api) fn plan(estimate: PlanEstimate) -> Plan {
+    let PlanEstimate {
+        updates,
+        unet_evaluations,
+        memory_bytes,
+        estimated_duration,
+        trainable_parameters,
+        trainable_tensors,
+        assumptions,
+    } = estimate;
+    Plan {
+        updates: small(updates),
+        unet_evaluations,
+        memory_bytes,
+        estimated_duration: estimated_duration.and_then(|time| time.try_into().ok()),
+        trainable_parameters,
+        trainable_tensors: small(trainable_tensors),
+        assumptions,
     }
 }
 

@@ -42,9 +42,8 @@ impl Client {
         let request = GetModelRequest { name: model.to_owned() };
         let answer = self
             .connection
-            .repeatable(|channel| {
-                let request = request.clone();
-                async move { UnlearningServiceClient::new(channel).get_model(request).await }
+            .repeatable(&request, |channel, request| async move {
+                UnlearningServiceClient::new(channel).get_model(request).await
             })
             .await?;
         let words = answer.model.and_then(|model| model.vocabulary).unwrap_or_default();
@@ -77,9 +76,8 @@ impl Client {
     }
 
     async fn submit(&self, request: &UnlearnConceptRequest) -> Result<Operation, RemoteError> {
-        let submitted = self.connection.repeatable(|channel| {
-            let request = request.clone();
-            async move { UnlearningServiceClient::new(channel).unlearn_concept(request).await }
+        let submitted = self.connection.repeatable(request, |channel, request| async move {
+            UnlearningServiceClient::new(channel).unlearn_concept(request).await
         });
         submitted.await
     }

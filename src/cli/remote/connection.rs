@@ -168,16 +168,17 @@ impl Connection {
     }
 
     /// Makes a call that may be repeated, and tries again while the server is away.
-    pub(super) async fn repeatable<T, F>(
+    pub(super) async fn repeatable<R: Clone, T, F>(
         &self,
-        mut call: impl FnMut(AuthorizedChannel) -> F,
+        request: &R,
+        mut call: impl FnMut(AuthorizedChannel, R) -> F,
     ) -> Result<T, RemoteError>
     where
         F: Future<Output = Result<Response<T>, Status>>,
     {
         let mut tries = 1;
         loop {
-            match call(self.channel()).await {
+            match call(self.channel(), request.clone()).await {
                 Ok(response) => return Ok(response.into_inner()),
                 Err(status) if is_passing(&status) && tries < TRIES => {
                     tokio::time::sleep(pause(&status, tries)).await;

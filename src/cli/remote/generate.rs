@@ -39,16 +39,10 @@ struct SavedPicture {
 
 /// Has pictures drawn, and saves each as it comes.
 pub(in crate::cli) fn run(arguments: &GenerateArguments) -> Result<(), CliError> {
-    let only_local = [
-        #[cfg(feature = "server")]
-        ("--variant", arguments.model.variant.is_some()),
-        #[cfg(feature = "server")]
-        arguments.model.compute.given()[0],
-        #[cfg(feature = "server")]
-        arguments.model.compute.given()[1],
+    let only_local = arguments.model.only_local(&[
         #[cfg(feature = "server")]
         ("--out", arguments.out.is_some()),
-    ];
+    ]);
     let server = arguments.place.server(&only_local)?;
     let request = request(arguments)?;
     let output = needed(arguments.output.as_deref(), "--output", "--server")?;
@@ -124,8 +118,7 @@ impl Drawing<'_> {
         let connection = Connection::open(server)?;
         let wanted = request.count.unwrap_or(1) as usize;
         let mut stream = connection
-            .repeatable(|channel| {
-                let request = request.clone();
+            .repeatable(&request, |channel, request| {
                 let mut client = UnlearningServiceClient::new(channel)
                     .max_decoding_message_size(MOST_MESSAGE_BYTES);
                 async move { client.generate(request).await }

@@ -103,9 +103,8 @@ async fn list(filter: &str, server: &ServerArguments) -> Result<(), RemoteError>
     };
     loop {
         let page = connection
-            .repeatable(|channel| {
-                let request = request.clone();
-                async move { OperationsClient::new(channel).list_operations(request).await }
+            .repeatable(&request, |channel, request| async move {
+                OperationsClient::new(channel).list_operations(request).await
             })
             .await?;
         for operation in &page.operations {
@@ -130,9 +129,8 @@ async fn get(job: &OneJob) -> Result<(), RemoteError> {
     let connection = Connection::open(&job.server)?;
     let request = GetOperationRequest { name: job.name.clone() };
     let operation = connection
-        .repeatable(|channel| {
-            let request = request.clone();
-            async move { OperationsClient::new(channel).get_operation(request).await }
+        .repeatable(&request, |channel, request| async move {
+            OperationsClient::new(channel).get_operation(request).await
         })
         .await?;
     show(&operation, job.server.json)
@@ -142,9 +140,8 @@ async fn cancel(job: &OneJob) -> Result<(), RemoteError> {
     let connection = Connection::open(&job.server)?;
     let request = CancelOperationRequest { name: job.name.clone() };
     connection
-        .repeatable(|channel| {
-            let request = request.clone();
-            async move { OperationsClient::new(channel).cancel_operation(request).await }
+        .repeatable(&request, |channel, request| async move {
+            OperationsClient::new(channel).cancel_operation(request).await
         })
         .await?;
     done(job, "cancel_requested", "was asked to stop");
@@ -155,9 +152,8 @@ async fn publish(job: &OneJob) -> Result<(), RemoteError> {
     let connection = Connection::open(&job.server)?;
     let request = PublishResultRequest { name: job.name.clone() };
     let operation = connection
-        .repeatable(|channel| {
-            let request = request.clone();
-            async move { UnlearningServiceClient::new(channel).publish_result(request).await }
+        .repeatable(&request, |channel, request| async move {
+            UnlearningServiceClient::new(channel).publish_result(request).await
         })
         .await?;
     show(&operation, job.server.json)
@@ -167,9 +163,8 @@ async fn delete(job: &OneJob) -> Result<(), RemoteError> {
     let connection = Connection::open(&job.server)?;
     let request = DeleteOperationRequest { name: job.name.clone() };
     connection
-        .repeatable(|channel| {
-            let request = request.clone();
-            async move { OperationsClient::new(channel).delete_operation(request).await }
+        .repeatable(&request, |channel, request| async move {
+            OperationsClient::new(channel).delete_operation(request).await
         })
         .await?;
     done(job, "deleted", "is forgotten");

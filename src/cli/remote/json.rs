@@ -104,12 +104,15 @@ mod tests {
     use prost::Message;
 
     use super::*;
+    use crate::proto::keystep::v1::{Figures, Progress, Sampler, Verdict, WorkPhase};
 
     #[test]
     fn an_operation_is_unpacked() {
         let data = UnlearnConceptMetadata {
             state: JobState::Running.into(),
             concepts: vec!["cat".to_owned()],
+            create_time: Some(prost_types::Timestamp { seconds: 1, nanos: 0 }),
+            progress: Some(Progress { phase: WorkPhase::Train.into(), ..Progress::default() }),
             ..UnlearnConceptMetadata::default()
         };
         let any = prost_types::Any {
@@ -123,7 +126,41 @@ mod tests {
         };
         let document = operation(&asked).unwrap();
         assert_eq!(document["metadata"]["state"], "JOB_STATE_RUNNING");
+        assert_eq!(document["metadata"]["kind"], "unlearn");
         assert_eq!(document["metadata"]["concepts"][0], "cat");
+        assert_eq!(document["metadata"]["create_time"], "1970-01-01T00:00:01Z");
+        assert_eq!(document["metadata"]["deadline"], Value::Null);
+        assert_eq!(document["metadata"]["progress"]["phase"], "WORK_PHASE_TRAIN");
+        let verdict = Verdict {
+            edited: Some(Figures { ua: 0.5, ira: f64::NAN, cra: 1.0 }),
+            sampler: Sampler::Lcm.into(),
+            ..Verdict::default()
+        };
+        let response = EvaluateErasureResponse {
+            verdicts: vec![verdict],
+            ..EvaluateErasureResponse::default()
+        };
+        asked.result = Some(Ending::Response(prost_types::Any {
+            type_url: EvaluateErasureResponse::type_url(),
+            value: response.encode_to_vec(),
+        }));
+        let document = operation(&asked).unwrap();
+        assert_eq!(
+            document["response"],
+            json!({
+                "verdicts": [{
+                    "judge": "",
+                    "edited": { "ua": 0.5, "ira": null, "cra": 1.0 },
+                    "base": null,
+                    "concept": "",
+                    "sampler": "SAMPLER_LCM",
+                }],
+                "manifest_uri": "",
+                "manifest_sha256": "",
+                "unet_evaluations": 0,
+                "files": [],
+            })
+        );
         asked.metadata.as_mut().unwrap().value = vec![0xff];
         assert!(matches!(operation(&asked), Err(RemoteError::Answer(_))));
     }

@@ -54,9 +54,8 @@ async fn list(server: &ServerArguments) -> Result<(), RemoteError> {
     let mut request = ListModelsRequest::default();
     loop {
         let page = connection
-            .repeatable(|channel| {
-                let request = request.clone();
-                async move { UnlearningServiceClient::new(channel).list_models(request).await }
+            .repeatable(&request, |channel, request| async move {
+                UnlearningServiceClient::new(channel).list_models(request).await
             })
             .await?;
         models.extend(page.models);
@@ -79,9 +78,8 @@ async fn get(name: &str, server: &ServerArguments) -> Result<(), RemoteError> {
     let connection = Connection::open(server)?;
     let request = GetModelRequest { name: name.to_owned() };
     let response = connection
-        .repeatable(|channel| {
-            let request = request.clone();
-            async move { UnlearningServiceClient::new(channel).get_model(request).await }
+        .repeatable(&request, |channel, request| async move {
+            UnlearningServiceClient::new(channel).get_model(request).await
         })
         .await?;
     let model =

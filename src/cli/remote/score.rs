@@ -16,14 +16,7 @@ use crate::{
 
 /// Has the steps scored, and prints them.
 pub(in crate::cli) fn run(arguments: &ScoreArguments) -> Result<(), CliError> {
-    let only_local = [
-        #[cfg(feature = "server")]
-        ("--variant", arguments.model.variant.is_some()),
-        #[cfg(feature = "server")]
-        arguments.model.compute.given()[0],
-        #[cfg(feature = "server")]
-        arguments.model.compute.given()[1],
-    ];
+    let only_local = arguments.model.only_local(&[]);
     let server = arguments.place.server(&only_local)?;
     let request = request(arguments)?;
     let out = arguments.out.as_deref();
@@ -84,9 +77,8 @@ pub(super) async fn ask(
     display: &mut ProgressDisplay,
 ) -> Result<(Vec<ScoreTimestepsResponse>, ScoreSummary), RemoteError> {
     let mut stream = connection
-        .repeatable(|channel| {
-            let request = request.clone();
-            async move { UnlearningServiceClient::new(channel).score_timesteps(request).await }
+        .repeatable(&request, |channel, request| async move {
+            UnlearningServiceClient::new(channel).score_timesteps(request).await
         })
         .await?;
     let mut steps = Vec::new();

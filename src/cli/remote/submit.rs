@@ -116,14 +116,18 @@ pub(super) struct JobSubmission<'a> {
 
 impl JobSubmission<'_> {
     /// Submits, follows to the end and prints the result. `call` may be made several times.
-    pub(super) fn run<F>(self, call: impl FnMut(AuthorizedChannel) -> F) -> Result<(), RemoteError>
+    pub(super) fn run<R: Clone, F>(
+        self,
+        request: &R,
+        call: impl FnMut(AuthorizedChannel, R) -> F,
+    ) -> Result<(), RemoteError>
     where
         F: Future<Output = Result<Response<Operation>, Status>>,
     {
         let mut interrupt = Interrupt::install()?;
         block_on(async {
             let connection = Connection::open(self.server)?;
-            let submitted = interrupt.unless(connection.repeatable(call)).await;
+            let submitted = interrupt.unless(connection.repeatable(request, call)).await;
             let Some(submitted) = submitted else { return Err(self.interrupted_early()) };
             let submitted = submitted?;
             if self.submit.validate_only {
@@ -168,9 +172,8 @@ impl JobSubmission<'_> {
     async fn cancel(self, connection: &Connection, name: &str) -> Result<(), RemoteError> {
         let request = CancelOperationRequest { name: name.to_owned() };
         connection
-            .repeatable(|channel| {
-                let request = request.clone();
-                async move { OperationsClient::new(channel).cancel_operation(request).await }
+            .repeatable(&request, |channel, request| async move {
+                OperationsClient::new(channel).cancel_operation(request).await
             })
             .await?;
         Err(RemoteError::Interrupted(format!("{name} was asked to stop")))
