@@ -13,7 +13,7 @@ mod training;
 pub use device_kind::DeviceKind;
 pub use figures::{Figures, JudgeReport, JudgedPicture, Verdict};
 pub use notice::Notice;
-pub use picture::Picture;
+pub use picture::{Drawn, Picture};
 pub use plan::{MemoryPlan, MemorySavings, Plan};
 pub use progress::{Phase, Progress};
 pub use scores::{Estimate, StepScore, TimestepScores};

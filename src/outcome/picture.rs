@@ -10,3 +10,22 @@ pub struct Picture {
     /// `width * height * 3` bytes.
     pub rgb: Vec<u8>,
 }
+
+/// What a drawing hands over while it goes on.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Drawn {
+    /// An unfinished picture, small: what the latents so far point to.
+    Preview {
+        /// Which picture of the spec, from 0.
+        index: usize,
+        /// The picture.
+        picture: Picture,
+    },
+    /// A finished picture.
+    Picture {
+        /// Which picture of the spec, from 0.
+        index: usize,
+        /// The picture.
+        picture: Picture,
+    },
+}

@@ -11,10 +11,10 @@ use super::PlanEstimate;
 use crate::{
     artifacts::{EditedBytes, ErasedWeights},
     engine::{
-        self, CandleEngine, Compute, ComputeSettings, Drawn, EngineError, ErasedCheckpoint,
-        RunContext, WorkMemory, evaluate::PictureStore,
+        self, CandleEngine, Compute, ComputeSettings, EngineError, ErasedCheckpoint, RunContext,
+        WorkMemory, evaluate::PictureStore,
     },
-    outcome::{DeviceKind, JudgeReport, MemorySavings, TimestepScores, TrainingLog},
+    outcome::{DeviceKind, Drawn, JudgeReport, MemorySavings, TimestepScores, TrainingLog},
     spec::{
         GenerateSpec, JudgeSpec, Method, ModelFiles, ReadSeek, SamplerKind, ScoreSpec, UnlearnSpec,
         Vocabulary,
