@@ -32,7 +32,7 @@ pub use job::{Job, JobOptions, JobState, JobSummary, Lease, PRIORITIES, StateNam
 pub use machine::IllegalTransition;
 pub use memory::MemoryStore;
 pub use outcome::{ConceptVerdict, Evaluated, Outcome, PublishedFile, Unlearned};
-pub use progress::{JobProgress, WorkPhase};
+pub use progress::JobProgress;
 pub use scores::StoredScores;
 pub use sqlite::SqliteStore;
 pub use step::StoreSettings;

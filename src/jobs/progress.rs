@@ -2,31 +2,13 @@
 
 use serde::{Deserialize, Deserializer, Serialize};
 
-/// A part of a job's work.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum WorkPhase {
-    /// Walking trajectories and comparing predictions.
-    Score,
-    /// Sampling the switch curve.
-    SwitchCurve,
-    /// Walking the frozen model's trajectories.
-    Walk,
-    /// Optimising.
-    Train,
-    /// Denoising pictures.
-    Draw,
-    /// Naming what the pictures show.
-    Judge,
-    /// Sending files to object storage; units are bytes.
-    Upload,
-}
+use crate::outcome::{Phase, Progress};
 
-/// How far a job is.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+/// How far a job is; before any work by default.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct JobProgress {
     /// What is being done.
-    pub phase: WorkPhase,
+    pub phase: Phase,
     /// Units of the phase that are done.
     pub done: u64,
     /// Units of the phase in all.
@@ -45,6 +27,24 @@ pub struct JobProgress {
     pub gradient_norm: f64,
 }
 
+impl JobProgress {
+    /// Takes over a report of the engine; what training measured stays while other phases run.
+    pub fn advance(&mut self, report: &Progress) {
+        self.phase = report.phase;
+        self.done = report.done as u64;
+        self.total = report.total as u64;
+        if report.phase == Phase::Train {
+            self.updates_total = u32::try_from(report.total).unwrap_or(u32::MAX);
+        }
+        if let Some(update) = &report.update {
+            self.updates_done = u32::try_from(update.update + 1).unwrap_or(u32::MAX);
+            self.key_step = u32::try_from(update.step.0).unwrap_or(u32::MAX);
+            self.loss = update.loss;
+            self.gradient_norm = update.gradient_norm;
+        }
+    }
+}
+
 /// JSON has no NaN and writes null: a diverged run's log must stay readable.
 fn null_is_not_a_number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
     Ok(Option::deserialize(deserializer)?.unwrap_or(f64::NAN))
@@ -58,7 +58,7 @@ mod tests {
     #[test]
     fn a_loss_that_is_no_number_comes_back() {
         let progress = JobProgress {
-            phase: WorkPhase::Train,
+            phase: Phase::Train,
             done: 1,
             total: 2,
             updates_done: 1,

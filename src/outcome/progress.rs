@@ -1,11 +1,15 @@
 //! How far a job has come.
 
+use serde::{Deserialize, Serialize};
+
 use super::UpdateRecord;
 
 /// A part of a job, for progress bars.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Phase {
     /// Walking trajectories and comparing predictions.
+    #[default]
     Score,
     /// Sampling the switch curve.
     SwitchCurve,
@@ -17,6 +21,8 @@ pub enum Phase {
     Draw,
     /// Naming what the pictures show.
     Judge,
+    /// Sending files to object storage; units are bytes. Jobs alone do so, the engine never.
+    Upload,
 }
 
 /// One report of a running job.

@@ -3,8 +3,8 @@
 use tokio::sync::watch;
 
 use crate::{
-    jobs::{JobProgress, Monotonic, WorkPhase},
-    outcome::{Phase, Progress},
+    jobs::{JobProgress, Monotonic},
+    outcome::Progress,
 };
 
 /// Turns reports into a job's progress; the newest is what a reader finds.
@@ -16,45 +16,12 @@ pub(super) struct ProgressLine<'a> {
 
 impl<'a> ProgressLine<'a> {
     pub(super) fn new(sender: &'a watch::Sender<Option<JobProgress>>) -> Self {
-        let last = JobProgress {
-            phase: WorkPhase::Score,
-            done: 0,
-            total: 0,
-            updates_done: 0,
-            updates_total: 0,
-            key_step: 0,
-            loss: 0.0,
-            gradient_norm: 0.0,
-        };
-        Self { sender, last }
+        Self { sender, last: JobProgress::default() }
     }
 
     pub(super) fn tell(&mut self, progress: &Progress) {
-        self.last.phase = work_phase(progress.phase);
-        self.last.done = progress.done as u64;
-        self.last.total = progress.total as u64;
-        if progress.phase == Phase::Train {
-            self.last.updates_total = u32::try_from(progress.total).unwrap_or(u32::MAX);
-        }
-        if let Some(update) = &progress.update {
-            self.last.updates_done = u32::try_from(update.update + 1).unwrap_or(u32::MAX);
-            self.last.key_step = u32::try_from(update.step.0).unwrap_or(u32::MAX);
-            self.last.loss = update.loss;
-            self.last.gradient_norm = update.gradient_norm;
-        }
+        self.last.advance(progress);
         self.sender.send_replace(Some(self.last));
-    }
-}
-
-/// The same phase in the jobs' words.
-fn work_phase(phase: Phase) -> WorkPhase {
-    match phase {
-        Phase::Score => WorkPhase::Score,
-        Phase::SwitchCurve => WorkPhase::SwitchCurve,
-        Phase::Walk => WorkPhase::Walk,
-        Phase::Train => WorkPhase::Train,
-        Phase::Draw => WorkPhase::Draw,
-        Phase::Judge => WorkPhase::Judge,
     }
 }
 
@@ -92,7 +59,7 @@ impl RateMeter {
 mod tests {
     use super::*;
     use crate::{
-        outcome::UpdateRecord,
+        outcome::{Phase, UpdateRecord},
         spec::{StepIndex, Timestep},
     };
 
@@ -128,7 +95,7 @@ mod tests {
         line.tell(&update(8, 100));
         line.tell(&Progress { phase: Phase::Draw, done: 1, total: 400, update: None });
         let seen = receiver.borrow().unwrap();
-        assert_eq!((seen.phase, seen.done, seen.total), (WorkPhase::Draw, 1, 400));
+        assert_eq!((seen.phase, seen.done, seen.total), (Phase::Draw, 1, 400));
         assert_eq!((seen.updates_done, seen.updates_total, seen.key_step), (9, 9, 3));
     }
 }

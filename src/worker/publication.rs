@@ -15,7 +15,10 @@ use super::{
     running::{Halt, Running},
     stop::Stop,
 };
-use crate::jobs::{Failure, FailureReason, JobProgress, JobStore, NewEvent, WorkPhase};
+use crate::{
+    jobs::{Failure, FailureReason, JobProgress, JobStore, NewEvent},
+    outcome::Phase,
+};
 
 /// How often what was read back may differ from what was written: no outage, and so nothing that
 /// hours of waiting mend.
@@ -133,15 +136,5 @@ impl<S: JobStore + 'static> Running<S> {
 
 /// Progress of the upload, beside what training came to.
 fn upload_progress(before: Option<JobProgress>, done: u64, total: u64) -> JobProgress {
-    let none = JobProgress {
-        phase: WorkPhase::Upload,
-        done,
-        total,
-        updates_done: 0,
-        updates_total: 0,
-        key_step: 0,
-        loss: 0.0,
-        gradient_norm: 0.0,
-    };
-    before.map_or(none, |before| JobProgress { phase: WorkPhase::Upload, done, total, ..before })
+    JobProgress { phase: Phase::Upload, done, total, ..before.unwrap_or_default() }
 }

@@ -1,9 +1,9 @@
 //! A job's log to the wire.
 
-use super::{small, time};
+use super::time;
 use crate::{
     api::status::failure_status,
-    jobs::{EventBody, JobEvent, JobProgress, StateName, WorkPhase},
+    jobs::{EventBody, JobEvent, JobProgress, StateName},
     outcome::{Phase, Progress},
     proto::keystep::v1::{
         JobEvent as WireEvent, JobState as WireState, Progress as WireProgress, StateChanged,
@@ -53,50 +53,35 @@ pub(super) fn progress(progress: JobProgress) -> WireProgress {
         loss,
         gradient_norm,
     } = progress;
-    let phase = match phase {
-        WorkPhase::Score => WirePhase::Score,
-        WorkPhase::SwitchCurve => WirePhase::SwitchCurve,
-        WorkPhase::Walk => WirePhase::Walk,
-        WorkPhase::Train => WirePhase::Train,
-        WorkPhase::Draw => WirePhase::Draw,
-        WorkPhase::Judge => WirePhase::Judge,
-        WorkPhase::Upload => WirePhase::Upload,
-    };
     WireProgress {
         iterations_done: updates_done,
         iterations_total: updates_total,
         key_step,
         loss,
-        phase: phase.into(),
+        phase: WirePhase::from(phase).into(),
         units_done: done,
         units_total: total,
         gradient_norm,
     }
 }
 
+impl From<Phase> for WirePhase {
+    fn from(phase: Phase) -> Self {
+        match phase {
+            Phase::Score => Self::Score,
+            Phase::SwitchCurve => Self::SwitchCurve,
+            Phase::Walk => Self::Walk,
+            Phase::Train => Self::Train,
+            Phase::Draw => Self::Draw,
+            Phase::Judge => Self::Judge,
+            Phase::Upload => Self::Upload,
+        }
+    }
+}
+
 /// How far a call that is bound to its caller is.
 pub(in crate::api) fn progress_of_call(made: &Progress) -> WireProgress {
-    let Progress { phase, done, total, update } = made;
-    let phase = match phase {
-        Phase::Score => WirePhase::Score,
-        Phase::SwitchCurve => WirePhase::SwitchCurve,
-        Phase::Walk => WirePhase::Walk,
-        Phase::Train => WirePhase::Train,
-        Phase::Draw => WirePhase::Draw,
-        Phase::Judge => WirePhase::Judge,
-    };
-    let mut told = WireProgress {
-        phase: phase.into(),
-        units_done: *done as u64,
-        units_total: *total as u64,
-        ..WireProgress::default()
-    };
-    if let Some(update) = update {
-        told.iterations_done = small(update.update + 1);
-        told.iterations_total = small(*total);
-        told.key_step = small(update.step.0);
-        told.loss = update.loss;
-        told.gradient_norm = update.gradient_norm;
-    }
-    told
+    let mut so_far = JobProgress::default();
+    so_far.advance(made);
+    progress(so_far)
 }

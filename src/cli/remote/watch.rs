@@ -10,7 +10,7 @@ use super::{
     json,
 };
 use crate::{
-    cli::progress::{ProgressDisplay, Standing, Unit},
+    cli::progress::{ProgressDisplay, Standing, Unit, phase_name},
     proto::{
         google::longrunning::{
             GetOperationRequest, Operation, operations_client::OperationsClient,
@@ -133,19 +133,5 @@ pub(super) fn standing(progress: &Progress) -> Standing {
         total: progress.units_total,
         unit: if progress.phase() == WorkPhase::Upload { Unit::Bytes } else { Unit::Count },
         loss: training.then_some(progress.loss),
-    }
-}
-
-/// The names that work in this process shows.
-fn phase_name(phase: WorkPhase) -> &'static str {
-    match phase {
-        WorkPhase::Unspecified => "working",
-        WorkPhase::Score => "scoring steps",
-        WorkPhase::SwitchCurve => "sampling switch curve",
-        WorkPhase::Walk => "walking trajectories",
-        WorkPhase::Train => "training",
-        WorkPhase::Draw => "drawing pictures",
-        WorkPhase::Judge => "judging pictures",
-        WorkPhase::Upload => "uploading",
     }
 }

@@ -12,8 +12,9 @@ use keystep::{
         Identifiers, Inserted, Job, JobEvent, JobId, JobOptions, JobProgress, JobState, JobStore,
         JobSummary, MemoryStore, NewEvent, NewJob, Outcome, Principal, QueueLimits, RequestId,
         ScriptedClock, Sequence, SqliteStore, StateName, Store, StoreSettings, Timestamp,
-        Transition, UnlearnWork, Work, WorkPhase, WorkerId,
+        Transition, UnlearnWork, Work, WorkerId,
     },
+    outcome::Phase,
     spec::{
         Concept, ConceptKind, JudgeSpec, Method, MethodName, OutputFormat, UnlearnSpec, Vocabulary,
     },
@@ -235,7 +236,7 @@ pub fn failed(reason: FailureReason, retry_at: Timestamp) -> Transition {
 
 pub fn progress(done: u64, loss: f64) -> NewEvent {
     NewEvent::Progress(JobProgress {
-        phase: WorkPhase::Train,
+        phase: Phase::Train,
         done,
         total: 100,
         updates_done: 1,
