@@ -48,6 +48,19 @@ impl ModelArguments {
     pub(super) fn name(&self) -> Result<&str, CliError> {
         self.model.as_deref().ok_or_else(|| CliError::Usage("--model is missing".to_owned()))
     }
+
+    /// What a server would pass over, with whether it was given; `own` is what one verb adds.
+    pub(super) fn only_local(&self, own: &[(&'static str, bool)]) -> Vec<(&'static str, bool)> {
+        let of_model: &[_] = &[
+            #[cfg(feature = "server")]
+            ("--variant", self.variant.is_some()),
+            #[cfg(feature = "server")]
+            ("--device", self.compute.device.is_some()),
+            #[cfg(feature = "server")]
+            ("--compute-type", self.compute.compute_type.is_some()),
+        ];
+        [of_model, own].concat()
+    }
 }
 
 /// What draws.

@@ -25,9 +25,4 @@ impl ComputeArguments {
             compute_type: self.compute_type.unwrap_or_default(),
         }
     }
-
-    /// What a server would pass over, with whether it was given.
-    pub(super) fn given(self) -> [(&'static str, bool); 2] {
-        [("--device", self.device.is_some()), ("--compute-type", self.compute_type.is_some())]
-    }
 }

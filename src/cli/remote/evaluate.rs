@@ -10,18 +10,12 @@ use crate::{
 
 /// Submits a judgement and follows it.
 pub(in crate::cli) fn run(arguments: &EvaluateArguments) -> Result<(), CliError> {
-    let only_local = [
-        #[cfg(feature = "server")]
-        ("--variant", arguments.model.variant.is_some()),
-        #[cfg(feature = "server")]
-        arguments.model.compute.given()[0],
-        #[cfg(feature = "server")]
-        arguments.model.compute.given()[1],
+    let only_local = arguments.model.only_local(&[
         #[cfg(feature = "server")]
         ("--out", arguments.out.is_some()),
         #[cfg(feature = "server")]
         ("--sheet", arguments.sheet.is_some()),
-    ];
+    ]);
     let server = arguments.place.server(&only_local)?;
     let request = request(arguments)?;
     let submission = JobSubmission {

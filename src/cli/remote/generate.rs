@@ -39,16 +39,10 @@ struct Kept {
 
 /// Has pictures drawn, and keeps each as it comes.
 pub(in crate::cli) fn run(arguments: &GenerateArguments) -> Result<(), CliError> {
-    let only_local = [
-        #[cfg(feature = "server")]
-        ("--variant", arguments.model.variant.is_some()),
-        #[cfg(feature = "server")]
-        arguments.model.compute.given()[0],
-        #[cfg(feature = "server")]
-        arguments.model.compute.given()[1],
+    let only_local = arguments.model.only_local(&[
         #[cfg(feature = "server")]
         ("--out", arguments.out.is_some()),
-    ];
+    ]);
     let server = arguments.place.server(&only_local)?;
     let request = request(arguments)?;
     let output = needed(arguments.output.as_deref(), "--output", "--server")?;

@@ -16,15 +16,7 @@ use crate::{
 
 /// Has the steps scored, and prints them.
 pub(in crate::cli) fn run(arguments: &ScoreArguments) -> Result<(), CliError> {
-    let only_local = [
-        #[cfg(feature = "server")]
-        ("--variant", arguments.model.variant.is_some()),
-        #[cfg(feature = "server")]
-        arguments.model.compute.given()[0],
-        #[cfg(feature = "server")]
-        arguments.model.compute.given()[1],
-    ];
-    let server = arguments.place.server(&only_local)?;
+    let server = arguments.place.server(&arguments.model.only_local(&[]))?;
     let request = request(arguments)?;
     let out = arguments.out.as_deref();
     if let Some(out) = out.filter(|out| std::fs::symlink_metadata(out).is_ok()) {

@@ -11,16 +11,10 @@ use crate::{
 
 /// Submits an erasure and follows it.
 pub(in crate::cli) fn run(arguments: &UnlearnArguments) -> Result<(), CliError> {
-    let only_local = [
-        #[cfg(feature = "server")]
-        ("--variant", arguments.model.variant.is_some()),
-        #[cfg(feature = "server")]
-        arguments.model.compute.given()[0],
-        #[cfg(feature = "server")]
-        arguments.model.compute.given()[1],
+    let only_local = arguments.model.only_local(&[
         #[cfg(feature = "server")]
         ("--out", arguments.out.is_some()),
-    ];
+    ]);
     let server = arguments.place.server(&only_local)?;
     let request = request(arguments)?;
     let submission = JobSubmission {
