@@ -26,12 +26,42 @@ use crate::{
 /// A stored job; the position is of use while it is queued.
 pub(in crate::api) fn operation(job: &JobSummary, queue_position: u64) -> Operation {
     let queue_position = u32::try_from(queue_position).unwrap_or(u32::MAX);
+    // No trait spans the two messages, whose fields are equal but for what is given here.
+    macro_rules! metadata {
+        ($message:ident { $($own:ident: $value:expr),* }) => {
+            packed(stringify!($message), &$message {
+                state: state(job.state.name()).into(),
+                queue_position,
+                progress: job.progress.map(progress),
+                attempt: job.attempt,
+                create_time: Some(time(job.created_at)),
+                update_time: Some(time(job.updated_at)),
+                expire_time: job.expires_at.map(time),
+                labels: job.options.labels.clone(),
+                cancel_requested: job.cancel_requested,
+                last_sequence: job.last_sequence.0,
+                request_id: request_name(job.request_id),
+                priority: job.options.priority,
+                deadline: job.options.deadline.map(time),
+                result_expire_time: job.result_kept_until().map(time),
+                $($own: $value,)*
+            })
+        };
+    }
     let metadata = match &job.work {
-        WorkSummary::Unlearn(work) => {
-            packed("UnlearnConceptMetadata", &unlearn_metadata(job, work, queue_position))
+        WorkSummary::Unlearn(UnlearnSummary { base_model, base_digest: _, concepts, seed }) => {
+            metadata!(UnlearnConceptMetadata {
+                base_model: base_model.clone(),
+                concepts: concepts.clone(),
+                seed: *seed
+            })
         }
-        WorkSummary::Evaluate(work) => {
-            packed("EvaluateErasureMetadata", &evaluate_metadata(job, work, queue_position))
+        WorkSummary::Evaluate(EvaluateSummary { base_model, edited_model, concept }) => {
+            metadata!(EvaluateErasureMetadata {
+                base_model: base_model.clone(),
+                edited_model: edited_model.clone(),
+                concept: concept.clone()
+            })
         }
     };
     let result = ending(job);
@@ -40,58 +70,6 @@ pub(in crate::api) fn operation(job: &JobSummary, queue_position: u64) -> Operat
         metadata: Some(metadata),
         done: result.is_some(),
         result,
-    }
-}
-
-fn unlearn_metadata(
-    job: &JobSummary,
-    work: &UnlearnSummary,
-    queue_position: u32,
-) -> UnlearnConceptMetadata {
-    UnlearnConceptMetadata {
-        state: state(job.state.name()).into(),
-        queue_position,
-        progress: job.progress.map(progress),
-        attempt: job.attempt,
-        create_time: Some(time(job.created_at)),
-        update_time: Some(time(job.updated_at)),
-        expire_time: job.expires_at.map(time),
-        labels: job.options.labels.clone(),
-        cancel_requested: job.cancel_requested,
-        last_sequence: job.last_sequence.0,
-        base_model: work.base_model.clone(),
-        concepts: work.concepts.clone(),
-        request_id: request_name(job.request_id),
-        priority: job.options.priority,
-        deadline: job.options.deadline.map(time),
-        seed: work.seed,
-        result_expire_time: job.result_kept_until().map(time),
-    }
-}
-
-fn evaluate_metadata(
-    job: &JobSummary,
-    work: &EvaluateSummary,
-    queue_position: u32,
-) -> EvaluateErasureMetadata {
-    EvaluateErasureMetadata {
-        state: state(job.state.name()).into(),
-        queue_position,
-        progress: job.progress.map(progress),
-        attempt: job.attempt,
-        create_time: Some(time(job.created_at)),
-        update_time: Some(time(job.updated_at)),
-        expire_time: job.expires_at.map(time),
-        labels: job.options.labels.clone(),
-        cancel_requested: job.cancel_requested,
-        last_sequence: job.last_sequence.0,
-        base_model: work.base_model.clone(),
-        edited_model: work.edited_model.clone(),
-        concept: work.concept.clone(),
-        request_id: request_name(job.request_id),
-        priority: job.options.priority,
-        deadline: job.options.deadline.map(time),
-        result_expire_time: job.result_kept_until().map(time),
     }
 }
 
