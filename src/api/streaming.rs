@@ -20,7 +20,7 @@ use super::{
 use crate::{
     auth::Caller,
     jobs::{JobStore, Principal, ScoresJson, StoredScores},
-    outcome::{Picture, TimestepScores},
+    outcome::{Drawn, Picture, TimestepScores},
     proto::keystep::v1::{
         GenerateRequest, GenerateResponse, ScoreTimestepsRequest, ScoreTimestepsResponse,
         generate_response, score_timesteps_response,
@@ -141,11 +141,11 @@ async fn drawn(
             steps_total: small(progress.total),
             ..of(Update::StepsDone(small(progress.done)))
         },
-        InteractiveUpdate::Preview { index, picture } => {
+        InteractiveUpdate::Drawn(Drawn::Preview { index, picture }) => {
             let png = encoded(picture, PictureNotes::default()).await?;
             previewed(index, draft.seed(index), png)
         }
-        InteractiveUpdate::Picture { index, picture } => {
+        InteractiveUpdate::Drawn(Drawn::Picture { index, picture }) => {
             let png = encoded(picture, draft.notes(index)).await?;
             finished(index, draft.seed(index), png)
         }
@@ -220,9 +220,7 @@ impl Measurement {
                 messages.push(of(Update::Summary(self.keep(*scores).await?)));
                 messages
             }
-            InteractiveUpdate::Preview { .. }
-            | InteractiveUpdate::Picture { .. }
-            | InteractiveUpdate::Plan(_) => Vec::new(),
+            InteractiveUpdate::Drawn(_) | InteractiveUpdate::Plan(_) => Vec::new(),
         })
     }
 

@@ -10,7 +10,8 @@ use indicatif::{BinaryBytes, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::timing::{Pace, Stopwatch};
 #[cfg(feature = "server")]
-use crate::outcome::{Phase, Progress};
+use crate::outcome::Progress;
+use crate::proto::keystep::v1::WorkPhase;
 
 /// Between two plain lines of one phase.
 const LINE_INTERVAL: Duration = Duration::from_secs(10);
@@ -57,7 +58,7 @@ pub(super) struct PhaseProgress {
 impl From<&Progress> for PhaseProgress {
     fn from(progress: &Progress) -> Self {
         Self {
-            phase: phase_name(progress.phase).into(),
+            phase: phase_name(progress.phase.into()).into(),
             done: progress.done as u64,
             total: progress.total as u64,
             unit: Unit::Count,
@@ -167,16 +168,17 @@ impl ProgressDisplay {
     }
 }
 
-#[cfg(feature = "server")]
-fn phase_name(phase: Phase) -> &'static str {
+/// What work here and a server's work are called.
+pub(super) fn phase_name(phase: WorkPhase) -> &'static str {
     match phase {
-        Phase::Score => "scoring steps",
-        Phase::SwitchCurve => "sampling switch curve",
-        Phase::Walk => "walking trajectories",
-        Phase::Train => "training",
-        Phase::Draw => "drawing pictures",
-        Phase::Judge => "judging pictures",
-        Phase::Upload => "uploading",
+        WorkPhase::Unspecified => "working",
+        WorkPhase::Score => "scoring steps",
+        WorkPhase::SwitchCurve => "sampling switch curve",
+        WorkPhase::Walk => "walking trajectories",
+        WorkPhase::Train => "training",
+        WorkPhase::Draw => "drawing pictures",
+        WorkPhase::Judge => "judging pictures",
+        WorkPhase::Upload => "uploading",
     }
 }
 
@@ -210,7 +212,7 @@ fn say(text: &str) {
 mod tests {
     use super::*;
     use crate::{
-        outcome::UpdateRecord,
+        outcome::{Phase, UpdateRecord},
         spec::{StepIndex, Timestep},
     };
 

@@ -5,7 +5,7 @@ use std::num::NonZeroUsize;
 use candle_core::{DType, Device, Tensor};
 
 use super::{
-    Compute, ComputeSettings, Drawn, EngineError, Pipeline, RunContext, WorkMemory,
+    Compute, ComputeSettings, EngineError, Pipeline, RunContext, WorkMemory,
     checkpoint::read_edited,
     evaluate::{self, Evaluation, NoPictures, PictureStore},
     generate,
@@ -14,7 +14,7 @@ use super::{
     unlearn::{self, ErasedCheckpoint},
 };
 use crate::{
-    outcome::{DeviceKind, ErasureRecord, JudgeReport, Picture, TimestepScores},
+    outcome::{DeviceKind, Drawn, ErasureRecord, JudgeReport, Picture, TimestepScores},
     spec::{
         GenerateSpec, JudgeSpec, ModelFiles, ReadSeek, SamplerKind, ScoreSpec, UnlearnSpec,
         Vocabulary,

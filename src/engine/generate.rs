@@ -16,7 +16,7 @@ use super::{
     start::Start,
 };
 use crate::{
-    outcome::{Phase, Picture},
+    outcome::{Drawn, Phase, Picture},
     spec::GenerateSpec,
 };
 
@@ -50,25 +50,6 @@ pub(super) struct DrawingPolicy {
     pub(super) decode: Decode,
     /// Most passes of the U-Net side by side; none where every thread may take one.
     pub(super) passes: Option<NonZeroUsize>,
-}
-
-/// What a caller is handed while its pictures are drawn.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Drawn {
-    /// An unfinished picture, small: what the latents so far point to.
-    Preview {
-        /// Which picture of the spec, from 0.
-        index: usize,
-        /// The picture.
-        picture: Picture,
-    },
-    /// A finished picture.
-    Picture {
-        /// Which picture of the spec, from 0.
-        index: usize,
-        /// The picture.
-        picture: Picture,
-    },
 }
 
 /// Draws every picture of the spec; also says how many single-sample evaluations that took.

@@ -42,7 +42,6 @@ pub use candle_engine::CandleEngine;
 pub use device::{Compute, ComputeSettings};
 pub use device_choice::{ComputeType, DeviceChoice};
 pub use error::EngineError;
-pub use generate::Drawn;
 pub use pipeline::Pipeline;
 pub use plan::{WorkMemory, plan, weight_bytes};
 pub use run::{CancelFlag, CheckpointPolicy, PauseFlag, RunContext};

@@ -2,10 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::outcome::{Phase, number};
+use crate::outcome::{Phase, Progress, number};
 
-/// How far a job is.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+/// How far a job is; before any work by default.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct JobProgress {
     /// What is being done.
     pub phase: Phase,
@@ -28,17 +28,19 @@ pub struct JobProgress {
 }
 
 impl JobProgress {
-    /// Of a job that has not trained.
-    pub fn untrained(phase: Phase) -> Self {
-        Self {
-            phase,
-            done: 0,
-            total: 0,
-            updates_done: 0,
-            updates_total: 0,
-            key_step: 0,
-            loss: 0.0,
-            gradient_norm: 0.0,
+    /// Takes over a report of the engine; what training measured stays while other phases run.
+    pub fn advance(&mut self, report: &Progress) {
+        self.phase = report.phase;
+        self.done = report.done as u64;
+        self.total = report.total as u64;
+        if report.phase == Phase::Train {
+            self.updates_total = u32::try_from(report.total).unwrap_or(u32::MAX);
+        }
+        if let Some(update) = &report.update {
+            self.updates_done = u32::try_from(update.update + 1).unwrap_or(u32::MAX);
+            self.key_step = u32::try_from(update.step.0).unwrap_or(u32::MAX);
+            self.loss = update.loss;
+            self.gradient_norm = update.gradient_norm;
         }
     }
 }

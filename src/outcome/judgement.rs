@@ -16,6 +16,25 @@ pub struct Picture {
     pub rgb: Vec<u8>,
 }
 
+/// What a drawing hands over while it goes on.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Drawn {
+    /// An unfinished picture, small: what the latents so far point to.
+    Preview {
+        /// Which picture of the spec, from 0.
+        index: usize,
+        /// The picture.
+        picture: Picture,
+    },
+    /// A finished picture.
+    Picture {
+        /// Which picture of the spec, from 0.
+        index: usize,
+        /// The picture.
+        picture: Picture,
+    },
+}
+
 /// Accuracies of one model by one judge, each 0 to 1; NaN over no pictures, which JSON has as null.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

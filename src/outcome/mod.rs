@@ -10,7 +10,7 @@ pub mod result_layout;
 mod scores;
 mod training;
 
-pub use judgement::{ConceptVerdict, Figures, JudgeReport, JudgedPicture, Picture, Verdict};
+pub use judgement::{ConceptVerdict, Drawn, Figures, JudgeReport, JudgedPicture, Picture, Verdict};
 pub use plan::{MemoryPlan, MemorySavings, Plan};
 pub use progress::{Notice, Phase, Progress};
 pub use result::{DeviceKind, FileDigest, FinishedResult, Published, PublishedFile};

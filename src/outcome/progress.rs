@@ -5,10 +5,11 @@ use serde::{Deserialize, Serialize};
 use super::UpdateRecord;
 
 /// A part of a job, for progress bars.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Phase {
     /// Walking trajectories and comparing predictions.
+    #[default]
     Score,
     /// Sampling the switch curve.
     SwitchCurve,

@@ -10,10 +10,9 @@ use std::{
 use crate::{
     artifacts::{EditedBytes, ErasedWeights},
     engine::{
-        CandleEngine, Drawn, EngineError, ErasedCheckpoint, RunContext, WorkMemory,
-        evaluate::PictureStore,
+        CandleEngine, EngineError, ErasedCheckpoint, RunContext, WorkMemory, evaluate::PictureStore,
     },
-    outcome::{DeviceKind, JudgeReport, TimestepScores, TrainingLog},
+    outcome::{DeviceKind, Drawn, JudgeReport, TimestepScores, TrainingLog},
     spec::{GenerateSpec, JudgeSpec, ReadSeek, SamplerKind, ScoreSpec, UnlearnSpec, Vocabulary},
 };
 

@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 use crate::{
     engine::CancelFlag,
     jobs::Failure,
-    outcome::{Picture, Progress, TimestepScores},
+    outcome::{Drawn, Progress, TimestepScores},
     spec::{GenerateSpec, ScoreSpec, UnlearnSpec},
 };
 
@@ -48,20 +48,8 @@ pub enum InteractiveUpdate {
     Position(usize),
     /// The engine advanced.
     Progress(Progress),
-    /// An unfinished picture, small.
-    Preview {
-        /// Which picture, from 0.
-        index: usize,
-        /// The picture.
-        picture: Picture,
-    },
-    /// A finished picture.
-    Picture {
-        /// Which picture, from 0.
-        index: usize,
-        /// The picture.
-        picture: Picture,
-    },
+    /// A picture, finished or not.
+    Drawn(Drawn),
     /// The scores.
     Scores(Box<TimestepScores>),
     /// The plan.

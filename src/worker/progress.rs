@@ -4,7 +4,7 @@ use tokio::sync::watch;
 
 use crate::{
     jobs::{JobProgress, Monotonic},
-    outcome::{Phase, Progress},
+    outcome::Progress,
 };
 
 /// Turns reports into a job's progress; the newest is what a reader finds.
@@ -16,22 +16,11 @@ pub(super) struct ProgressLine<'a> {
 
 impl<'a> ProgressLine<'a> {
     pub(super) fn new(sender: &'a watch::Sender<Option<JobProgress>>) -> Self {
-        Self { sender, last: JobProgress::untrained(Phase::Score) }
+        Self { sender, last: JobProgress::default() }
     }
 
     pub(super) fn tell(&mut self, progress: &Progress) {
-        self.last.phase = progress.phase;
-        self.last.done = progress.done as u64;
-        self.last.total = progress.total as u64;
-        if progress.phase == Phase::Train {
-            self.last.updates_total = u32::try_from(progress.total).unwrap_or(u32::MAX);
-        }
-        if let Some(update) = &progress.update {
-            self.last.updates_done = u32::try_from(update.update + 1).unwrap_or(u32::MAX);
-            self.last.key_step = u32::try_from(update.step.0).unwrap_or(u32::MAX);
-            self.last.loss = update.loss;
-            self.last.gradient_norm = update.gradient_norm;
-        }
+        self.last.advance(progress);
         self.sender.send_replace(Some(self.last));
     }
 }
@@ -70,7 +59,7 @@ impl RateMeter {
 mod tests {
     use super::*;
     use crate::{
-        outcome::UpdateRecord,
+        outcome::{Phase, UpdateRecord},
         spec::{StepIndex, Timestep},
     };
 

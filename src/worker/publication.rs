@@ -136,6 +136,5 @@ impl<S: JobStore + 'static> Running<S> {
 
 /// Progress of the upload, beside what training came to.
 fn upload_progress(before: Option<JobProgress>, done: u64, total: u64) -> JobProgress {
-    let before = before.unwrap_or_else(|| JobProgress::untrained(Phase::Upload));
-    JobProgress { phase: Phase::Upload, done, total, ..before }
+    JobProgress { phase: Phase::Upload, done, total, ..before.unwrap_or_default() }
 }

@@ -13,9 +13,9 @@ use super::{
     turn::Turn,
 };
 use crate::{
-    engine::{Drawn, RunContext},
+    engine::RunContext,
     jobs::Failure,
-    outcome::Progress,
+    outcome::{Drawn, Progress},
     run::{DeviceEngine, Undertaking},
 };
 
@@ -114,12 +114,10 @@ fn serve<S: EngineSource>(
             let mut hand_over = |drawn| {
                 let mut line = line.borrow_mut();
                 match drawn {
-                    Drawn::Preview { index, picture } => {
-                        line.tell(InteractiveUpdate::Preview { index, picture });
+                    Drawn::Preview { .. } => {
+                        line.tell(InteractiveUpdate::Drawn(drawn));
                     }
-                    Drawn::Picture { index, picture } => {
-                        line.deliver(InteractiveUpdate::Picture { index, picture });
-                    }
+                    Drawn::Picture { .. } => line.deliver(InteractiveUpdate::Drawn(drawn)),
                 }
             };
             engine

@@ -12,6 +12,7 @@ use std::{
 
 use keystep::{
     jobs::{Clock, FailureReason, JobStore, MemoryStore, Principal, StateName, StoreSettings},
+    outcome::Drawn,
     spec::{
         Concept, ConceptKind, EsdSettings, GenerateSpec, Method, Scope, ScoreSpec, UnlearnSpec,
         Vocabulary,
@@ -117,7 +118,10 @@ async fn principals_take_turns_and_one_cannot_fill_the_queue() {
     assert_eq!((full.waiting, full.limit, full.whose), (4, 4, Whose::Everybody));
     drop(served);
     for stream in [first, second, third, fourth] {
-        assert!(matches!(last(stream).await.unwrap(), InteractiveUpdate::Picture { .. }));
+        assert!(matches!(
+            last(stream).await.unwrap(),
+            InteractiveUpdate::Drawn(Drawn::Picture { .. })
+        ));
     }
 }
 
@@ -147,7 +151,10 @@ async fn a_call_that_asks_for_too_much_of_its_model_is_refused() {
     let call_limits = CallLimits { pixel_steps: 64 * 6, ..CallLimits::default() };
     let device = device(&slow(), DeviceSettings { call_limits, ..DeviceSettings::default() });
     let submit = |call| device.interactive_calls().submit(&principal("ann"), call).unwrap();
-    assert!(matches!(last(submit(drawing(2, 3))).await, Ok(InteractiveUpdate::Picture { .. })));
+    assert!(matches!(
+        last(submit(drawing(2, 3))).await,
+        Ok(InteractiveUpdate::Drawn(Drawn::Picture { .. }))
+    ));
     assert_eq!(last(submit(drawing(7, 1))).await.unwrap_err(), FailureReason::InvalidSpec);
 }
 
@@ -190,7 +197,7 @@ async fn a_call_that_does_not_fit_is_refused_with_both_figures() {
     let script = Arc::new(FakeScript { bytes, ..FakeScript::default() });
     let device = self::device(&script, DeviceSettings::default());
     let stream = device.interactive_calls().submit(&principal("ann"), drawing(1, 1)).unwrap();
-    assert!(matches!(last(stream).await.unwrap(), InteractiveUpdate::Picture { .. }));
+    assert!(matches!(last(stream).await.unwrap(), InteractiveUpdate::Drawn(Drawn::Picture { .. })));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -208,7 +215,8 @@ async fn a_call_gives_way_to_the_job_after_each_slice() {
     let mut stream = bench.device.interactive_calls().submit(&tester(), generate(3)).unwrap();
     let mut pictures = 0;
     while let Some(update) = stream.next().await {
-        pictures += usize::from(matches!(update.unwrap(), InteractiveUpdate::Picture { .. }));
+        pictures +=
+            usize::from(matches!(update.unwrap(), InteractiveUpdate::Drawn(Drawn::Picture { .. })));
     }
     assert_eq!(pictures, 3);
     bench.drain().await;
@@ -275,7 +283,7 @@ async fn the_job_and_the_call_beside_it_share_the_memory() {
     assert_eq!(bench.job(id).await.state.name(), StateName::Running);
     bench.store.request_cancel(id).await.unwrap();
     bench.finish(id).await;
-    assert!(matches!(draw().await.unwrap(), InteractiveUpdate::Picture { .. }));
+    assert!(matches!(draw().await.unwrap(), InteractiveUpdate::Drawn(Drawn::Picture { .. })));
     // A job that comes while a call is served begins when that has ended.
     let mut call = generate(1);
     if let InteractiveCall::Generate { spec, .. } = &mut call {
@@ -287,7 +295,7 @@ async fn the_job_and_the_call_beside_it_share_the_memory() {
     let id = bench.insert(2).await;
     let mut pictures = 0;
     while let Some(update) = stream.next().await {
-        if let InteractiveUpdate::Picture { .. } = update.unwrap() {
+        if let InteractiveUpdate::Drawn(Drawn::Picture { .. }) = update.unwrap() {
             pictures += 1;
         }
     }

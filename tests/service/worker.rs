@@ -24,6 +24,7 @@ use keystep::{
         JobStore, JobSummary, MemoryStore, NewJob, Outcome, Principal, QueueLimits, RequestId,
         Sequence, StateName, StoreSettings, UnlearnWork, Unlearned, Work, WorkerId,
     },
+    outcome::Drawn,
     spec::{
         Concept, ConceptKind, GenerateSpec, Method, MethodName, OutputFormat, SamplerKind,
         UnlearnSpec, Vocabulary,
@@ -169,8 +170,10 @@ async fn a_spot_check_does_not_wait_for_a_whole_job() {
     let (mut pictures, mut previews) = (Vec::new(), 0);
     while let Some(update) = stream.next().await {
         match update.unwrap() {
-            InteractiveUpdate::Picture { index, picture } => pictures.push((index, picture)),
-            InteractiveUpdate::Preview { .. } => previews += 1,
+            InteractiveUpdate::Drawn(Drawn::Picture { index, picture }) => {
+                pictures.push((index, picture));
+            }
+            InteractiveUpdate::Drawn(Drawn::Preview { .. }) => previews += 1,
             _ => {}
         }
     }
@@ -439,7 +442,7 @@ async fn the_real_engine_erases_between_two_pictures() {
     let mut stream = bench.device.interactive_calls().submit(&tester(), generate(1)).unwrap();
     let mut drawn = 0;
     while let Some(update) = stream.next().await {
-        if let InteractiveUpdate::Picture { picture, .. } = update.unwrap() {
+        if let InteractiveUpdate::Drawn(Drawn::Picture { picture, .. }) = update.unwrap() {
             assert_eq!(picture.rgb.len(), picture.width * picture.height * 3);
             drawn += 1;
         }

@@ -1,6 +1,6 @@
 //! A job's log to the wire.
 
-use super::{small, time};
+use super::time;
 use crate::{
     api::status::failure_status,
     jobs::{EventBody, JobEvent, JobProgress, StateName},
@@ -58,40 +58,30 @@ pub(super) fn progress(progress: JobProgress) -> WireProgress {
         iterations_total: updates_total,
         key_step,
         loss,
-        phase: wire_phase(phase).into(),
+        phase: WirePhase::from(phase).into(),
         units_done: done,
         units_total: total,
         gradient_norm,
     }
 }
 
-fn wire_phase(phase: Phase) -> WirePhase {
-    match phase {
-        Phase::Score => WirePhase::Score,
-        Phase::SwitchCurve => WirePhase::SwitchCurve,
-        Phase::Walk => WirePhase::Walk,
-        Phase::Train => WirePhase::Train,
-        Phase::Draw => WirePhase::Draw,
-        Phase::Judge => WirePhase::Judge,
-        Phase::Upload => WirePhase::Upload,
+impl From<Phase> for WirePhase {
+    fn from(phase: Phase) -> Self {
+        match phase {
+            Phase::Score => Self::Score,
+            Phase::SwitchCurve => Self::SwitchCurve,
+            Phase::Walk => Self::Walk,
+            Phase::Train => Self::Train,
+            Phase::Draw => Self::Draw,
+            Phase::Judge => Self::Judge,
+            Phase::Upload => Self::Upload,
+        }
     }
 }
 
 /// How far a call that is bound to its caller is.
 pub(in crate::api) fn progress_of_call(made: &Progress) -> WireProgress {
-    let Progress { phase, done, total, update } = made;
-    let mut wire = WireProgress {
-        phase: wire_phase(*phase).into(),
-        units_done: *done as u64,
-        units_total: *total as u64,
-        ..WireProgress::default()
-    };
-    if let Some(update) = update {
-        wire.iterations_done = small(update.update + 1);
-        wire.iterations_total = small(*total);
-        wire.key_step = small(update.step.0);
-        wire.loss = update.loss;
-        wire.gradient_norm = update.gradient_norm;
-    }
-    wire
+    let mut so_far = JobProgress::default();
+    so_far.advance(made);
+    progress(so_far)
 }

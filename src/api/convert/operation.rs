@@ -21,43 +21,46 @@ use crate::{
     worker::PlanEstimate,
 };
 
-/// A message of metadata: what every operation has, and the fields of its kind.
-macro_rules! metadata {
-    ($message:ident of $job:ident, $queue_position:expr, { $($own:tt)* }) => {
-        packed(&$message {
-            state: state($job.state.name()).into(),
-            queue_position: $queue_position,
-            progress: $job.progress.map(progress),
-            attempt: $job.attempt,
-            create_time: Some(time($job.created_at)),
-            update_time: Some(time($job.updated_at)),
-            expire_time: $job.expires_at.map(time),
-            labels: $job.options.labels.clone(),
-            cancel_requested: $job.cancel_requested,
-            last_sequence: $job.last_sequence.0,
-            request_id: request_name($job.request_id),
-            priority: $job.options.priority,
-            deadline: $job.options.deadline.map(time),
-            result_expire_time: $job.result_kept_until().map(time),
-            $($own)*
-        })
-    };
-}
-
 /// A stored job; the position is of use while it is queued.
 pub(in crate::api) fn operation(job: &JobSummary, queue_position: u64) -> Operation {
     let queue_position = u32::try_from(queue_position).unwrap_or(u32::MAX);
+    // No trait spans the two messages, whose fields are equal but for what is given here.
+    macro_rules! metadata {
+        ($message:ident { $($own:ident: $value:expr),* }) => {
+            packed(&$message {
+                state: state(job.state.name()).into(),
+                queue_position,
+                progress: job.progress.map(progress),
+                attempt: job.attempt,
+                create_time: Some(time(job.created_at)),
+                update_time: Some(time(job.updated_at)),
+                expire_time: job.expires_at.map(time),
+                labels: job.options.labels.clone(),
+                cancel_requested: job.cancel_requested,
+                last_sequence: job.last_sequence.0,
+                request_id: request_name(job.request_id),
+                priority: job.options.priority,
+                deadline: job.options.deadline.map(time),
+                result_expire_time: job.result_kept_until().map(time),
+                $($own: $value,)*
+            })
+        };
+    }
     let metadata = match &job.work {
-        WorkSummary::Unlearn(work) => metadata!(UnlearnConceptMetadata of job, queue_position, {
-            base_model: work.base_model.clone(),
-            concepts: work.concepts.clone(),
-            seed: work.seed,
-        }),
-        WorkSummary::Evaluate(work) => metadata!(EvaluateErasureMetadata of job, queue_position, {
-            base_model: work.base_model.clone(),
-            edited_model: work.edited_model.clone(),
-            concept: work.concept.clone(),
-        }),
+        WorkSummary::Unlearn(UnlearnSummary { base_model, base_digest: _, concepts, seed }) => {
+            metadata!(UnlearnConceptMetadata {
+                base_model: base_model.clone(),
+                concepts: concepts.clone(),
+                seed: *seed
+            })
+        }
+        WorkSummary::Evaluate(EvaluateSummary { base_model, edited_model, concept }) => {
+            metadata!(EvaluateErasureMetadata {
+                base_model: base_model.clone(),
+                edited_model: edited_model.clone(),
+                concept: concept.clone()
+            })
+        }
     };
     let result = ending(job);
     Operation {

@@ -11,8 +11,8 @@ use crate::{
         output::{check_target, write_whole},
         session::{Session, print_result},
     },
-    engine::{Drawn, RunContext},
-    outcome::Progress,
+    engine::RunContext,
+    outcome::{Drawn, Progress},
     report::{PictureLimits, PictureNotes, encode_png, picture_grid, read_png},
     spec::{GenerateSpec, InitImage, SpecError},
 };

@@ -16,8 +16,7 @@ use crate::{
 
 /// Has the steps scored, and prints them.
 pub(in crate::cli) fn run(arguments: &ScoreArguments) -> Result<(), CliError> {
-    let only_local = arguments.model.only_local(&[]);
-    let server = arguments.place.server(&only_local)?;
+    let server = arguments.place.server(&arguments.model.only_local(&[]))?;
     let request = request(arguments)?;
     let out = arguments.out.as_deref();
     if let Some(out) = out.filter(|out| std::fs::symlink_metadata(out).is_ok()) {

@@ -131,10 +131,15 @@ impl JobSubmission<'_> {
             let Some(submitted) = submitted else { return Err(self.interrupted_early()) };
             let submitted = submitted?;
             if self.submit.validate_only {
-                return self.show_plan(&submitted);
+                // A request that the server took back after all.
+                verdict(&submitted)?;
+                let plan = json::plan_of(&submitted)?;
+                let plain = || "The request can be run.".to_owned();
+                let text = plan.map_or_else(plain, |plan| tables::plan(&plan));
+                return self.show(&submitted, || Ok(Some(text)));
             }
             if self.submit.no_wait {
-                return self.show_name(&submitted);
+                return self.show(&submitted, || Ok(Some(submitted.name.clone())));
             }
             let name = submitted.name;
             let mut display = ProgressDisplay::new(self.quiet);
@@ -153,7 +158,7 @@ impl JobSubmission<'_> {
                     Err(error)
                 }
                 Some(Ok(operation)) => {
-                    self.show_result(&operation)?;
+                    self.show(&operation, || tables::result(&operation))?;
                     verdict(&operation)
                 }
             }
@@ -189,31 +194,15 @@ impl JobSubmission<'_> {
         );
     }
 
-    fn show_plan(self, operation: &Operation) -> Result<(), RemoteError> {
-        // A request that the server took back after all.
-        verdict(operation)?;
-        let plan = json::plan_of(operation)?;
-        match plan {
-            _ if self.server.json => print(&json::pretty(&json::operation(operation)?)),
-            Some(plan) => print(&tables::plan(&plan)),
-            None => print("The request can be run."),
-        }
-        Ok(())
-    }
-
-    fn show_name(self, operation: &Operation) -> Result<(), RemoteError> {
+    /// Prints the operation as JSON where that is asked for, else the text that stands for it.
+    fn show(
+        self,
+        operation: &Operation,
+        text: impl FnOnce() -> Result<Option<String>, RemoteError>,
+    ) -> Result<(), RemoteError> {
         if self.server.json {
             print(&json::pretty(&json::operation(operation)?));
-        } else {
-            print(&operation.name);
-        }
-        Ok(())
-    }
-
-    fn show_result(self, operation: &Operation) -> Result<(), RemoteError> {
-        if self.server.json {
-            print(&json::pretty(&json::operation(operation)?));
-        } else if let Some(text) = tables::result(operation)? {
+        } else if let Some(text) = text()? {
             print(&text);
         }
         Ok(())

@@ -10,7 +10,7 @@ use super::{
     json,
 };
 use crate::{
-    cli::progress::{PhaseProgress, ProgressDisplay, Unit},
+    cli::progress::{PhaseProgress, ProgressDisplay, Unit, phase_name},
     proto::{
         google::longrunning::{
             GetOperationRequest, Operation, operations_client::OperationsClient,
@@ -134,19 +134,5 @@ pub(super) fn phase_progress(progress: &Progress) -> PhaseProgress {
         total: progress.units_total,
         unit: if progress.phase() == WorkPhase::Upload { Unit::Bytes } else { Unit::Count },
         loss: training.then_some(progress.loss),
-    }
-}
-
-/// The name of a phase, the same as for work in this process.
-fn phase_name(phase: WorkPhase) -> &'static str {
-    match phase {
-        WorkPhase::Unspecified => "working",
-        WorkPhase::Score => "scoring steps",
-        WorkPhase::SwitchCurve => "sampling switch curve",
-        WorkPhase::Walk => "walking trajectories",
-        WorkPhase::Train => "training",
-        WorkPhase::Draw => "drawing pictures",
-        WorkPhase::Judge => "judging pictures",
-        WorkPhase::Upload => "uploading",
     }
 }

@@ -18,13 +18,13 @@ use safetensors::Dtype;
 use crate::{
     artifacts::{EditedBytes, ErasedWeights},
     engine::{
-        CancelFlag, Drawn, EngineError, RunContext, SavePoint, StatePart, WorkMemory,
+        CancelFlag, EngineError, RunContext, SavePoint, StatePart, WorkMemory,
         checkpoint::{StoredTensor, StoredTensors, read_edited, write_safetensors},
         evaluate::{KeptPictures, PictureStore},
     },
     outcome::{
-        DeviceKind, ErasureRecord, Estimate, Figures, JudgeReport, JudgedPicture, Notice, Phase,
-        Picture, Progress, StepScore, TimestepScores, TrainingLog, UpdateRecord, Verdict,
+        DeviceKind, Drawn, ErasureRecord, Estimate, Figures, JudgeReport, JudgedPicture, Notice,
+        Phase, Picture, Progress, StepScore, TimestepScores, TrainingLog, UpdateRecord, Verdict,
     },
     run::{DeviceEngine, Undertaking},
     spec::{
