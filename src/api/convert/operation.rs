@@ -10,7 +10,10 @@ use crate::{
         names::{operation_name, request_name},
         status::failure_status,
     },
-    jobs::{Failure, FailureReason, JobState, JobSummary, Outcome, WorkSummary},
+    jobs::{
+        EvaluateSummary, Failure, FailureReason, JobState, JobSummary, Outcome, UnlearnSummary,
+        WorkSummary,
+    },
     proto::{
         google::longrunning::{Operation, operation::Result as Ending},
         keystep::v1::{
