@@ -221,16 +221,17 @@ fn judge_all<E: DeviceEngine>(
     judging: &[JudgeSpec],
     ports: &mut RunPorts<'_>,
 ) -> Result<Judged, RunError> {
-    let began = ports.seconds();
-    let mut reports = Vec::new();
+    let mut judged = Judged { reports: Vec::new(), seconds: 0.0 };
     if !judging.is_empty() {
+        let began = ports.seconds();
         let edited = engine.with_erased(erased)?;
         for spec in judging {
-            reports.push(judge(engine, &edited, spec, ports)?);
+            judged.reports.push(judge(engine, &edited, spec, ports)?);
         }
+        judged.seconds = since(began, ports);
     }
     ports.check()?;
-    Ok(Judged { reports, seconds: since(began, ports) })
+    Ok(judged)
 }
 
 fn write<E: DeviceEngine>(
