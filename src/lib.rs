@@ -10,18 +10,19 @@
 //! | [`engine`] | everything with tensors: models, sampling, scoring, unlearning, judging | `spec`, `outcome` |
 //! | [`artifacts`] | model folders in, result folders out; bytes and digests only | `spec`, `outcome` |
 //! | [`jobs`] | jobs that are never lost: the machine, the log, leases, stores | `spec`, `outcome` |
-//! | [`worker`] | claim, run, publish; the device's two threads, by turns for jobs and calls | `spec`, `outcome`, `engine`, `artifacts`, `jobs`, `report` |
+//! | [`device`] | slots, each with a thread for jobs and one for calls that take turns: loaded models, memory, health | `spec`, `outcome`, `engine`, `artifacts`, `jobs`, `report` |
+//! | [`worker`] | claim, run, publish | `spec`, `outcome`, `engine`, `artifacts`, `jobs`, `device`, `report` |
 //! | [`storage`] | object storage by URL: bytes there and back, in parts, compared | – |
 //! | [`publishing`] | results into object storage: files, model card, and last the manifest | `spec`, `outcome`, `artifacts`, `jobs`, `worker`, `report`, `storage` |
-//! | [`catalogue`] | models by name: base models by URL through a local cache, and what jobs published | `spec`, `outcome`, `artifacts`, `jobs`, `worker`, `storage` |
+//! | [`catalogue`] | models by name: base models by URL through a local cache, and what jobs published | `spec`, `outcome`, `artifacts`, `jobs`, `device`, `storage` |
 //! | [`auth`] | who calls and what they may: tokens, roles, limits | `jobs` |
 //! | [`proto`] | the generated wire types | – |
-//! | [`api`] | the services: conversions, the table of errors, operations | `spec`, `outcome`, `jobs`, `worker`, `catalogue`, `auth`, `report`, `proto` |
+//! | [`api`] | the services: conversions, the table of errors, operations | `spec`, `outcome`, `jobs`, `device`, `worker`, `catalogue`, `auth`, `report`, `proto` |
 //! | [`server`] | the listener: TLS, layers, health, reflection | `jobs`, `auth`, `api`, `proto` |
 //! | [`config`] | typed settings: defaults, file, environment, flags | – |
 //! | [`telemetry`] | logs, metrics | – |
 //! | [`shutdown`] | the phases of going away | – |
-//! | [`daemon`] | the daemon in one piece: starts the parts, watches them, goes away in order | `jobs`, `worker`, `storage`, `publishing`, `catalogue`, `auth`, `api`, `server`, `config`, `telemetry`, `shutdown` |
+//! | [`daemon`] | the daemon in one piece: starts the parts, watches them, goes away in order | `jobs`, `device`, `worker`, `storage`, `publishing`, `catalogue`, `auth`, `api`, `server`, `config`, `telemetry`, `shutdown` |
 //! | [`report`] | what people look at: contact sheets, plots, the report page | `spec`, `outcome` |
 //! | [`cli`] | one file a verb; wires the others, holds no algorithm | all |
 //!
@@ -53,6 +54,8 @@ pub mod cli;
 pub mod config;
 #[cfg(feature = "server")]
 pub mod daemon;
+#[cfg(feature = "server")]
+pub mod device;
 #[cfg(feature = "server")]
 pub mod engine;
 #[cfg(feature = "server")]

@@ -8,6 +8,7 @@ use keystep::{
     api::{ApiParts, ApiSettings, OperationsApi, UnlearningApi},
     auth::{Caller, Role},
     catalogue::{CacheSettings, Catalogue},
+    device::{CallLimits, DeviceSettings},
     jobs::{Clock, Identifiers, MemoryStore, Principal, Store, StoreSettings},
     proto::{
         google::longrunning::operations_server::Operations,
@@ -15,7 +16,7 @@ use keystep::{
     },
     storage::{StorageSettings, Storages},
     worker::{
-        CallLimits, Device, DeviceSettings,
+        Device,
         testing::{FakeScript, FakeSource, FolderPublisher},
     },
 };

@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use crate::{
     auth::Role,
+    device::DirectQueueFull,
     jobs::{Failure, StoreError},
     report::ReportError,
     spec::Violation,
-    worker::DirectQueueFull,
 };
 
 /// What ends a call; turned into a status in `status.rs` alone.

@@ -30,8 +30,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     catalogue::Catalogue,
+    device::{CallLimits, InteractiveCalls},
     jobs::{Clock, Identifiers, Store},
-    worker::{CallLimits, InteractiveCalls, Publisher},
+    worker::Publisher,
 };
 
 /// What the services work with.

@@ -19,6 +19,7 @@ use super::{
 };
 use crate::{
     auth::Caller,
+    device::{InteractiveCall, InteractiveStream, InteractiveUpdate},
     jobs::{JobStore, Principal, ScoresJson, StoredScores},
     outcome::{Picture, TimestepScores},
     proto::keystep::v1::{
@@ -26,7 +27,6 @@ use crate::{
         generate_response, score_timesteps_response,
     },
     report::{PictureNotes, encode_png},
-    worker::{InteractiveCall, InteractiveStream, InteractiveUpdate},
 };
 
 /// Messages of a stream.

@@ -12,6 +12,7 @@ use super::{
 use crate::{
     auth::Caller,
     catalogue::ModelOrigin,
+    device::{InteractiveCall, InteractiveUpdate},
     jobs::{
         Inserted, JobStore, JobSummary, NewJob, QueueLimits, RequestId, StateName, StoreError,
         StoredScores, UnlearnWork, Work,
@@ -20,7 +21,7 @@ use crate::{
         google::longrunning::Operation,
         keystep::v1::{EvaluateErasureRequest, Plan, UnlearnConceptRequest},
     },
-    worker::{InteractiveCall, InteractiveUpdate, check_words},
+    worker::check_words,
 };
 
 /// What is about to be stored.

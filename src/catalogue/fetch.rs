@@ -20,9 +20,9 @@ use super::{
 };
 use crate::{
     artifacts::{digest::digest_reader, model_digest::ModelFile},
+    device::disk_failure,
     jobs::{Failure, FailureReason},
     storage::{Patience, Place, download},
-    worker::disk_failure,
 };
 
 /// Files of one model in flight.

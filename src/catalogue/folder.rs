@@ -14,9 +14,9 @@ use crate::{
         diffusers::PipelineFiles,
         model_digest::{ModelFile, is_model_file, model_digest, read_model_file},
     },
+    device::artifact_failure,
     jobs::{Failure, FailureReason},
     spec::ModelFiles,
-    worker::artifact_failure,
 };
 
 /// Digests of the files that were read, by name, with the size and the time that they had then: a

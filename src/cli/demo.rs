@@ -22,10 +22,10 @@ use super::{
     staging::Staging,
 };
 use crate::{
+    device::EngineSource,
     outcome::result_layout::{CHECKPOINT, REPORT_PAGE},
     report::RunReport,
     spec::{Concept, ConceptKind},
-    worker::EngineSource,
 };
 use demo_run::DemoRun;
 use result::{EXPECTED, Spent};

@@ -18,11 +18,11 @@ use crate::{
     auth::TokenFileError,
     config::{self, ConfigError, DeviceSettings, LogFormat, Settings},
     daemon::{self, Daemon, DaemonParts, StartError, available_memory},
+    device::CandleSource,
     engine::{ComputeSettings, EngineError},
     jobs::Clock,
     shutdown::Departure,
     telemetry::{self, BuildInfo, LogStyle, TelemetryError},
-    worker::CandleSource,
 };
 use notify::Notifier;
 

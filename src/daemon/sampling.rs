@@ -6,9 +6,9 @@ use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    device::InteractiveCalls,
     jobs::{JobStore, StateName, Store},
     telemetry,
-    worker::InteractiveCalls,
 };
 
 /// From one look to the next.

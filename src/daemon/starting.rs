@@ -28,12 +28,13 @@ use crate::{
     api::{ApiParts, ApiSettings},
     catalogue::{BaseModel, CacheSettings, Catalogue},
     config::{LimitSettings, Settings, ShutdownSettings},
+    device::{CallLimits, DeviceSettings, EngineSource, ServingMark},
     jobs::{Clock, Identifiers, SqliteStore, Store, StoreSettings, WorkerId},
     shutdown::{Limits, Steps},
     storage::{StorageSettings, Storages},
     worker::{
-        CallLimits, Device, DeviceSettings, EngineSource, OutputHealth, PublishingSettings,
-        ServingMark, Worker, WorkerParts, WorkerSettings, WorkerSignals,
+        Device, OutputHealth, PublishingSettings, Worker, WorkerParts, WorkerSettings,
+        WorkerSignals,
     },
 };
 

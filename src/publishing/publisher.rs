@@ -22,14 +22,13 @@ use super::{
     storage_failure::storage_failure,
 };
 use crate::{
+    device::disk_failure,
     jobs::{Failure, FailureReason, Job, PublishedFile, Timestamp, Work},
     storage::{
         self, Content, LocalFile, Place, StorageError, StorageErrorKind, StorageSettings, Storages,
         TransferOptions,
     },
-    worker::{
-        Leavings, PublishRequest, Published, Publisher, ResultFile, disk_failure, is_allowed,
-    },
+    worker::{Leavings, PublishRequest, Published, Publisher, ResultFile, is_allowed},
 };
 
 /// The journal of parts that were sent, beside the result folder.

@@ -9,10 +9,12 @@ use tokio::{
 use tracing::Instrument;
 
 use super::{
-    DeviceHealth, WorkerParts, WorkerSettings, clearing::clear, context::WorkerContext,
-    running::Running,
+    WorkerParts, WorkerSettings, clearing::clear, context::WorkerContext, running::Running,
 };
-use crate::jobs::{FailureReason, JobId, JobState, JobStore, JobSummary, StateName, WorkerLoss};
+use crate::{
+    device::DeviceHealth,
+    jobs::{FailureReason, JobId, JobState, JobStore, JobSummary, StateName, WorkerLoss},
+};
 
 /// Sweeps between two looks for folders that no job owns.
 const SWEEPS_A_TIDYING: u32 = 120;

@@ -1,17 +1,17 @@
 //! The engine's part of a job, on the device thread: train, judge, write the result folder.
 
 use super::{
-    DeviceEngine, EngineSource, FinishedResult, StateFiles, Undertaking,
+    FinishedResult, StateFiles,
     device_job::DeviceJob,
-    device_state::DeviceState,
-    engine_failure::engine_failure,
     kept_pictures::PictureFiles,
     progress::{ProgressLine, RateMeter},
     result_files::{ErasedResult, check_before, write_erased, write_judged},
     saving::{SavePace, ToldFiles},
-    turn::JobFlags,
 };
 use crate::{
+    device::{
+        DeviceEngine, EngineSource, JobFlags, Slot as DeviceState, Undertaking, engine_failure,
+    },
     engine::{CancelFlag, CheckpointPolicy, EngineError, RunContext, WorkMemory},
     jobs::{EvaluateWork, Evaluation, Failure, FailureReason, UnlearnWork, Work},
     outcome::{JudgeReport, Notice, Progress},

@@ -10,16 +10,13 @@ use std::{
 
 use serde::Serialize;
 
-use super::{
-    DeviceEngine, FinishedResult, ResultFile, TrainingFigures,
-    device_job::DeviceJob,
-    engine_failure::{artifact_failure, disk_failure, engine_failure, report_failure},
-};
+use super::{FinishedResult, ResultFile, TrainingFigures, device_job::DeviceJob};
 use crate::{
     artifacts::{
         ErasedModel, StagedFolder, delta_metadata,
         digest::{digest_bytes, digest_reader},
     },
+    device::{DeviceEngine, artifact_failure, disk_failure, engine_failure, report_failure},
     jobs::{ConceptVerdict, EvaluateWork, Failure, FailureReason, UnlearnWork},
     outcome::{
         DeviceKind, JudgeReport,

@@ -4,24 +4,33 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    FinishedResult, OpenedModel, Published,
+    FinishedResult, Published,
     clearing::clear,
     context::{Hold, LeaseLost, RESULT, STATE},
     device_job::DeviceJob,
-    engine_failure::disk_failure,
     heartbeat,
+    job_run::run_job,
     result_files::{find_finished, remove},
     running::{Halt, Running},
     saving::RESULT_STANDS,
     stop::Stop,
 };
 use crate::{
+    device::{EngineSource, OpenedModel, Slot, SlotWork, disk_failure},
     jobs::{
         Evaluated, Failure, FailureReason, JobStore, JobSummary, Milestone, NewEvent, Outcome,
         StateName, StoredScores, Timestamp, Transition, Unlearned, Work,
     },
     outcome::{Notice, TimestepScores},
 };
+
+impl SlotWork for DeviceJob {
+    type Output = FinishedResult;
+
+    fn run<S: EngineSource>(&self, slot: &Slot<S>) -> Result<FinishedResult, Failure> {
+        run_job(slot, self)
+    }
+}
 
 impl<S: JobStore + 'static> Running<S> {
     /// Does the job's work and records what became of it.
@@ -117,7 +126,7 @@ impl<S: JobStore + 'static> Running<S> {
         let (progress, told) = watch::channel(None);
         let (notices, noticed) = mpsc::unbounded_channel();
         let (saved, saves) = watch::channel(Milestone(0));
-        let job = Box::new(DeviceJob {
+        let job = DeviceJob {
             work: self.job.work.clone(),
             work_digest: self.job.work_digest.clone(),
             base,
@@ -133,7 +142,7 @@ impl<S: JobStore + 'static> Running<S> {
             pause: self.stop.pause.clone(),
             progress,
             notices,
-        });
+        };
         let done = CancellationToken::new();
         // Never given up before the device answers: until then it may write into the folder.
         let run = async {

@@ -17,6 +17,7 @@ use std::{
 
 use futures::TryStreamExt;
 use keystep::{
+    device::DeviceSettings,
     jobs::{
         Clock, Evaluation, EventBody, FailureReason, Inserted, JobId, JobOptions, JobState,
         JobStore, JobSummary, MemoryStore, NewJob, Principal, QueueLimits, RequestId, Sequence,
@@ -29,8 +30,8 @@ use keystep::{
         testing::{Fault, Flaky},
     },
     worker::{
-        Device, DeviceSettings, OutputHealth, PublishingSettings, Worker, WorkerParts,
-        WorkerSettings, WorkerSignals,
+        Device, OutputHealth, PublishingSettings, Worker, WorkerParts, WorkerSettings,
+        WorkerSignals,
         testing::{FakeScript, FakeSource, FixedModels},
     },
 };

@@ -11,14 +11,16 @@ use std::{
 };
 
 use keystep::{
+    device::{
+        CallLimits, DeviceSettings, InteractiveCall, InteractiveStream, InteractiveUpdate, Whose,
+    },
     jobs::{Clock, FailureReason, JobStore, MemoryStore, Principal, StateName, StoreSettings},
     spec::{
         Concept, ConceptKind, EsdSettings, GenerateSpec, Method, Scope, ScoreSpec, UnlearnSpec,
         Vocabulary,
     },
     worker::{
-        CallLimits, Device, DeviceSettings, InteractiveCall, InteractiveStream, InteractiveUpdate,
-        Whose,
+        Device,
         testing::{FakeBytes, FakeScript, FakeSource, FakeUnit, FixedModels},
     },
 };

@@ -19,6 +19,10 @@ use std::{
 };
 
 use keystep::{
+    device::{
+        CandleSource, DeviceHealth, DeviceSettings, EngineSource, InteractiveCall,
+        InteractiveUpdate,
+    },
     jobs::{
         Clock, Evaluation, EventBody, FailureReason, Inserted, JobId, JobOptions, JobState,
         JobStore, JobSummary, MemoryStore, NewJob, Outcome, Principal, QueueLimits, RequestId,
@@ -29,8 +33,7 @@ use keystep::{
         UnlearnSpec, Vocabulary,
     },
     worker::{
-        CandleSource, Device, DeviceHealth, DeviceSettings, EngineSource, InteractiveCall,
-        InteractiveUpdate, OutputHealth, PublishingSettings, Worker, WorkerParts, WorkerSettings,
+        Device, OutputHealth, PublishingSettings, Worker, WorkerParts, WorkerSettings,
         WorkerSignals,
         testing::{FakeScript, FakeSource, Fault, FaultKind, FixedModels, FolderPublisher},
     },

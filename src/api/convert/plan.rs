@@ -1,7 +1,7 @@
 //! What an erasure would take, to the wire.
 
 use super::small;
-use crate::{proto::keystep::v1::Plan, worker::PlanEstimate};
+use crate::{device::PlanEstimate, proto::keystep::v1::Plan};
 
 /// A plan.
 pub(in crate::api) fn plan(estimate: PlanEstimate) -> Plan {

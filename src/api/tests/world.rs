@@ -18,6 +18,7 @@ use crate::{
     api::{ApiParts, ApiSettings, OperationsApi, UnlearningApi},
     auth::{Caller, Role},
     catalogue::{BUILTIN, Catalogue},
+    device::{CallLimits, DeviceSettings},
     jobs::{
         Clock, Identifiers, Job, JobStore, JobSummary, MemoryStore, NewEvent, Outcome, Principal,
         Store, StoreSettings, Timestamp, Transition, Unlearned, WorkerId,
@@ -30,7 +31,7 @@ use crate::{
     },
     spec::{LogSnrWindow, StepIndex},
     worker::{
-        CallLimits, Device, DeviceSettings,
+        Device,
         testing::{FakeScript, FakeSource, FolderPublisher},
     },
 };

@@ -5,7 +5,7 @@ use std::{fs, io::Write, path::Path};
 use super::{Cache, CacheError, EntryKey, EntryKind, FILES, Held, entry::PICTURES};
 use crate::{
     artifacts::{digest::digest_bytes, model_digest::ModelFile},
-    worker::PictureCache,
+    device::PictureCache,
 };
 
 impl PictureCache for Cache {

@@ -3,8 +3,8 @@
 use super::world::{Erasure, UNET, World, ada, assert_whole, bob, published};
 use crate::{
     catalogue::ModelOrigin,
+    device::ModelProvider,
     jobs::{FailureReason as Reason, PublishedFile},
-    worker::ModelProvider,
 };
 
 const DELTA: &[u8] = b"the edited tensors";

@@ -4,10 +4,10 @@
 use crate::{
     artifacts::open_model,
     cli::{CliError, session::Session},
+    device::DeviceEngine,
     engine::{CandleEngine, Compute, EngineError},
     outcome::ErasureRecord,
     spec::{ModelFiles, ReadSeek},
-    worker::DeviceEngine,
 };
 
 /// A model that is loaded in this process, and where it came from.

@@ -17,6 +17,7 @@ use safetensors::Dtype;
 
 use crate::{
     artifacts::{EditedBytes, ErasedWeights},
+    device::{DeviceEngine, EngineSource, PlanEstimate, Undertaking},
     engine::{
         CancelFlag, Drawn, EngineError, RunContext, SavePoint, StatePart, WorkMemory,
         checkpoint::{StoredTensor, StoredTensors, read_edited, write_safetensors},
@@ -30,7 +31,6 @@ use crate::{
         GenerateSpec, JudgeSpec, LogSnrWindow, ModelFiles, Prompt, ReadSeek, SamplerKind,
         ScoreSpec, SpecError, StepIndex, Timestep, UnlearnSpec, Vocabulary,
     },
-    worker::{DeviceEngine, EngineSource, PlanEstimate, Undertaking},
 };
 
 /// The one tensor that it trains.

@@ -9,12 +9,12 @@ use std::{
 };
 
 use keystep::{
+    device::{CandleSource, DeviceSettings, EngineSource},
     jobs::{SqliteStore, Store, StoreSettings, WorkerId},
     publishing::{ObjectPublisher, PublisherSettings},
     storage::{StorageSettings, Storages, testing::Flaky},
     worker::{
-        CandleSource, Device, DeviceSettings, EngineSource, OutputHealth, Worker, WorkerParts,
-        WorkerSettings, WorkerSignals,
+        Device, OutputHealth, Worker, WorkerParts, WorkerSettings, WorkerSignals,
         testing::{FakeScript, FakeSource, FixedModels},
     },
 };

@@ -6,11 +6,14 @@ use std::{
     time::Duration,
 };
 
-use tokio::{runtime::Handle, sync::mpsc};
+use tokio::{
+    runtime::Handle,
+    sync::{mpsc, watch},
+};
 
 use super::{
     DirectQueueFull, InteractiveCall, InteractiveStream, InteractiveUpdate, ModelProvider,
-    OpenedModel, Whose, device_command::Command,
+    OpenedModel, Whose,
 };
 use crate::{
     engine::CancelFlag,
@@ -39,8 +42,8 @@ struct Shared {
     places: Places,
     models: Arc<dyn ModelProvider>,
     runtime: Handle,
-    /// Weak, so that the thread ends with its last handle.
-    device: mpsc::WeakSender<Command>,
+    /// Changes whenever a call is ready.
+    wakeups: watch::Sender<()>,
 }
 
 #[derive(Debug)]
@@ -84,12 +87,7 @@ pub(super) struct ReadyCall {
 }
 
 impl InteractiveCalls {
-    pub(super) fn new(
-        places: Places,
-        models: Arc<dyn ModelProvider>,
-        runtime: Handle,
-        device: mpsc::WeakSender<Command>,
-    ) -> Self {
+    pub(super) fn new(places: Places, models: Arc<dyn ModelProvider>, runtime: Handle) -> Self {
         let queue = Queue {
             waiting: VecDeque::new(),
             next: 0,
@@ -100,7 +98,8 @@ impl InteractiveCalls {
             usual: FIRST_GUESS,
             is_closed: false,
         };
-        Self(Arc::new(Shared { queue: Mutex::new(queue), places, models, runtime, device }))
+        let wakeups = watch::Sender::default();
+        Self(Arc::new(Shared { queue: Mutex::new(queue), places, models, runtime, wakeups }))
     }
 
     /// Queues a call. Its model is brought within reach while it waits; the stream ends with the
@@ -142,6 +141,11 @@ impl InteractiveCalls {
         queue.waiting.iter().filter(|waiting| !waiting.call.is_plan()).count()
     }
 
+    /// Changes whenever a call is ready.
+    pub(super) fn wakeups(&self) -> watch::Receiver<()> {
+        self.0.wakeups.subscribe()
+    }
+
     /// Whether there is a call whose turn it could be.
     pub(super) fn has_ready(&self) -> bool {
         let mut queue = self.queue();
@@ -168,10 +172,7 @@ impl InteractiveCalls {
             }
         }
         drop(queue);
-        // A full channel wakes the device as well.
-        if let Some(device) = self.0.device.upgrade() {
-            let _ = device.try_send(Command::Wake);
-        }
+        self.0.wakeups.send_replace(());
     }
 
     /// A plan whose model is there: plans read headers alone, and wait for nobody.

@@ -15,7 +15,7 @@ use std::{
 
 use super::{
     CallLimits, DeviceEngine, DeviceSettings, EngineSource, InteractiveCalls, OpenedModel,
-    ServingMark,
+    PlanEstimate, ServingMark,
     account::{Account, Holder},
     engine_failure::engine_failure,
     turn::{JobFlags, Turn},
@@ -28,7 +28,8 @@ use crate::{
 
 /// Everything that the device's threads own; the locks are never waited for, since one of the two
 /// threads alone has its turn.
-pub(super) struct DeviceState<S: EngineSource> {
+#[derive(Debug)]
+pub struct Slot<S: EngineSource> {
     source: Mutex<S>,
     account: Mutex<Account<S::Engine>>,
     /// U-Net evaluations a second while training, by the base model's digest.
@@ -39,7 +40,8 @@ pub(super) struct DeviceState<S: EngineSource> {
     pub(super) turn: Turn,
     /// Whether the engine panicked since the state was built.
     failed: AtomicBool,
-    pub(super) clock: Clock,
+    /// Where the time comes from.
+    pub clock: Clock,
 }
 
 /// Nothing that a lock guards here can be left half changed in a way that matters.
@@ -47,7 +49,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl<S: EngineSource> DeviceState<S> {
+impl<S: EngineSource> Slot<S> {
     pub(super) fn new(source: S, settings: &DeviceSettings, direct: InteractiveCalls) -> Self {
         Self {
             source: Mutex::new(source),
@@ -63,7 +65,7 @@ impl<S: EngineSource> DeviceState<S> {
     }
 
     /// The model, loaded now or before. Another thread's work is never waited for.
-    pub(super) fn engine(&self, model: &OpenedModel) -> Result<Arc<S::Engine>, Failure> {
+    pub fn engine(&self, model: &OpenedModel) -> Result<Arc<S::Engine>, Failure> {
         if let Some(engine) = self.find(&model.digest) {
             return Ok(engine);
         }
@@ -145,13 +147,9 @@ impl<S: EngineSource> DeviceState<S> {
         lock(&self.account).release(Holder::Call);
     }
 
-    /// Admits a job by its memory, until the guard of [`DeviceState::work_on`] is dropped. A call that is in
+    /// Admits a job by its memory, until the guard of [`Slot::work_on`] is dropped. A call that is in
     /// its way comes to its end first: calls are short beside jobs.
-    pub(super) fn admit_job(
-        &self,
-        models: &[&OpenedModel],
-        memory: WorkMemory,
-    ) -> Result<(), Failure> {
+    pub fn admit_job(&self, models: &[&OpenedModel], memory: WorkMemory) -> Result<(), Failure> {
         let admit = || {
             let models = models.iter().copied();
             lock(&self.account).admit(Holder::Job, models, memory, self.memory_limit())
@@ -170,7 +168,7 @@ impl<S: EngineSource> DeviceState<S> {
         &self,
         model: &OpenedModel,
         spec: &UnlearnSpec,
-    ) -> Result<super::PlanEstimate, Failure> {
+    ) -> Result<PlanEstimate, Failure> {
         let planned = lock(&self.source).plan(model.files.as_ref(), spec);
         let mut plan = planned.map_err(|error| engine_failure(&error))?;
         let digest =
@@ -182,7 +180,7 @@ impl<S: EngineSource> DeviceState<S> {
     }
 
     /// Notes how fast a model was seen to be.
-    pub(super) fn note_rate(&self, digest: &str, evaluations_a_second: f64) {
+    pub fn note_rate(&self, digest: &str, evaluations_a_second: f64) {
         if evaluations_a_second.is_finite() && evaluations_a_second > 0.0 {
             lock(&self.rates).insert(digest.to_owned(), evaluations_a_second);
         }
@@ -194,7 +192,7 @@ impl<S: EngineSource> DeviceState<S> {
     }
 
     /// Says whose job it is that calls give way to, until it is dropped.
-    pub(super) fn work_on(&self, flags: JobFlags) -> WorksOnJob<'_, S> {
+    pub fn work_on(&self, flags: JobFlags) -> WorksOnJob<'_, S> {
         self.turn.set_job(Some(flags));
         WorksOnJob(self)
     }
@@ -232,7 +230,8 @@ impl<S: EngineSource> DeviceState<S> {
 }
 
 /// A job under way, to its end.
-pub(super) struct WorksOnJob<'a, S: EngineSource>(&'a DeviceState<S>);
+#[derive(Debug)]
+pub struct WorksOnJob<'a, S: EngineSource>(&'a Slot<S>);
 
 impl<S: EngineSource> Drop for WorksOnJob<'_, S> {
     fn drop(&mut self) {

@@ -6,9 +6,8 @@ use std::{
 };
 
 use super::{
-    DeviceEngine, EngineSource, InteractiveCall, InteractiveUpdate, OpenedModel, ServingMark,
+    DeviceEngine, EngineSource, InteractiveCall, InteractiveUpdate, OpenedModel, ServingMark, Slot,
     Undertaking,
-    device_state::DeviceState,
     engine_failure::{engine_failure, panic_failure, spec_failure},
     interactive_queue::{CallLine, ReadyCall},
     turn::Turn,
@@ -19,10 +18,10 @@ use crate::{
     outcome::Progress,
 };
 
-impl<S: EngineSource> DeviceState<S> {
+impl<S: EngineSource> Slot<S> {
     /// For the thread of jobs, between two units of its work: makes the plans that wait, and lets a
     /// call have the device for a slice. Says whether there was anything to do.
-    pub(super) fn give_way(&self) -> bool {
+    pub fn give_way(&self) -> bool {
         let mut did = false;
         while let Some(ReadyCall { call, model, mut line, span }) = self.direct.take_plan() {
             span.in_scope(|| {
@@ -84,13 +83,13 @@ impl Drop for StopsTurn<'_> {
 
 /// Does what a caller asks and sends it back piece by piece.
 fn serve<S: EngineSource>(
-    device_state: &DeviceState<S>,
+    slot: &Slot<S>,
     call: InteractiveCall,
     model: &OpenedModel,
     line: &mut CallLine,
 ) -> Result<(), Failure> {
     let cancel = line.cancel.clone();
-    let (turn, stopped) = (device_state.turn.clone(), cancel.clone());
+    let (turn, stopped) = (slot.turn.clone(), cancel.clone());
     // Jobs come to their turn between any two units of the call's work.
     let rest = move || {
         if !turn.rest() {
@@ -106,11 +105,11 @@ fn serve<S: EngineSource>(
     let mut context = RunContext { report: &mut report, cancel, saving: None };
     match call {
         InteractiveCall::Generate { spec, preview_every, .. } => {
-            let engine = device_state.engine(model)?;
+            let engine = slot.engine(model)?;
             let own_size = engine.own_size().map_err(|error| engine_failure(&error))?;
-            let limits = device_state.call_limits;
+            let limits = slot.call_limits;
             limits.check_drawing(&spec, own_size).map_err(|error| spec_failure(&error))?;
-            admit(device_state, model, engine.as_ref(), Undertaking::Generate(&spec))?;
+            admit(slot, model, engine.as_ref(), Undertaking::Generate(&spec))?;
             let mut hand_over = |drawn| {
                 let mut line = line.borrow_mut();
                 match drawn {
@@ -127,39 +126,39 @@ fn serve<S: EngineSource>(
                 .map_err(|error| engine_failure(&error))
         }
         InteractiveCall::Score { spec, .. } => {
-            device_state.call_limits.check_score(&spec).map_err(|error| spec_failure(&error))?;
-            let engine = device_state.engine(model)?;
-            admit(device_state, model, engine.as_ref(), Undertaking::Score(&spec))?;
+            slot.call_limits.check_score(&spec).map_err(|error| spec_failure(&error))?;
+            let engine = slot.engine(model)?;
+            admit(slot, model, engine.as_ref(), Undertaking::Score(&spec))?;
             let scores = engine
                 .score_timesteps(&spec, &mut context)
                 .map_err(|error| engine_failure(&error))?;
             line.borrow_mut().deliver(InteractiveUpdate::Scores(Box::new(scores)));
             Ok(())
         }
-        InteractiveCall::Plan { .. } => plan(device_state, call, model, &mut line.borrow_mut()),
+        InteractiveCall::Plan { .. } => plan(slot, call, model, &mut line.borrow_mut()),
     }
 }
 
 /// Before any work: what does not fit beside all else ends the call, and not the process.
 fn admit<S: EngineSource>(
-    device_state: &DeviceState<S>,
+    slot: &Slot<S>,
     model: &OpenedModel,
     engine: &S::Engine,
     work: Undertaking<'_>,
 ) -> Result<(), Failure> {
     let memory = engine.memory(work).map_err(|error| engine_failure(&error))?;
-    device_state.admit_call(model, memory)
+    slot.admit_call(model, memory)
 }
 
 /// Says what an erasure would take, from headers alone.
 fn plan<S: EngineSource>(
-    device_state: &DeviceState<S>,
+    slot: &Slot<S>,
     call: InteractiveCall,
     model: &OpenedModel,
     line: &mut CallLine,
 ) -> Result<(), Failure> {
     if let InteractiveCall::Plan { spec, .. } = call {
-        let plan = device_state.plan(model, &spec)?;
+        let plan = slot.plan(model, &spec)?;
         line.deliver(InteractiveUpdate::Plan(plan));
     }
     Ok(())

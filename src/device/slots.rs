@@ -15,13 +15,9 @@ use tokio::{
 };
 
 use super::{
-    DeviceSettings, EngineSource, FinishedResult, InteractiveCalls, ModelProvider, OpenedModel,
-    device_command::Command,
-    device_job::DeviceJob,
-    device_state::DeviceState,
+    DeviceSettings, EngineSource, InteractiveCalls, ModelProvider, OpenedModel, Slot,
     engine_failure::panic_failure,
     interactive_queue::{Places, device_is_gone},
-    job_run::run_job,
 };
 use crate::jobs::Failure;
 
@@ -36,15 +32,46 @@ pub enum DeviceHealth {
     Recovering,
 }
 
-/// The way to the device thread. Clones share it.
-#[derive(Debug, Clone)]
-pub struct Device {
-    commands: mpsc::Sender<Command>,
+/// A job's work on a slot, as the room above defines it.
+pub trait SlotWork: Send + 'static {
+    /// What it comes to.
+    type Output: Send + 'static;
+
+    /// Does the work. Blocking, on the slot's thread of jobs.
+    fn run<S: EngineSource>(&self, slot: &Slot<S>) -> Result<Self::Output, Failure>;
+}
+
+/// A message to the thread of jobs.
+enum Command<J: SlotWork> {
+    /// Bring a model onto the device.
+    Load { model: OpenedModel, span: tracing::Span, reply: oneshot::Sender<Result<(), Failure>> },
+    /// Do the engine's part of a job.
+    Run { work: J, span: tracing::Span, reply: oneshot::Sender<Result<J::Output, Failure>> },
+    /// Look at the interactive calls.
+    Wake,
+    /// End.
+    Stop,
+}
+
+/// The way to the device's threads, for jobs whose work is a `J`. Clones share it.
+#[derive(Debug)]
+pub struct Device<J: SlotWork> {
+    commands: mpsc::Sender<Command<J>>,
     direct: InteractiveCalls,
     health: watch::Receiver<DeviceHealth>,
 }
 
-impl Device {
+impl<J: SlotWork> Clone for Device<J> {
+    fn clone(&self) -> Self {
+        Self {
+            commands: self.commands.clone(),
+            direct: self.direct.clone(),
+            health: self.health.clone(),
+        }
+    }
+}
+
+impl<J: SlotWork> Device<J> {
     /// Starts the thread.
     pub fn start<S: EngineSource>(
         source: S,
@@ -58,21 +85,24 @@ impl Device {
             total: settings.interactive_calls,
             of_principal: settings.direct_calls_of_principal,
         };
-        let direct = InteractiveCalls::new(places, models, runtime, commands.downgrade());
+        let direct = InteractiveCalls::new(places, models, runtime.clone());
         let (told, health) = watch::channel(DeviceHealth::Starting);
         let served = direct.clone();
         std::thread::Builder::new().name("keystep-device".to_owned()).spawn(move || {
-            let device_state = Arc::new(DeviceState::new(source, &settings, served.clone()));
+            let slot = Arc::new(Slot::new(source, &settings, served.clone()));
+            let wakeups = served.wakeups();
             DeviceThread {
-                device_state: device_state.clone(),
+                slot: slot.clone(),
                 settings,
+                runtime,
                 received,
+                wakeups,
                 told,
                 faults: 0,
             }
             .run();
             served.close();
-            device_state.close();
+            slot.close();
         })?;
         Ok(Self { commands, direct, health })
     }
@@ -93,21 +123,23 @@ impl Device {
         let _ = self.commands.send(Command::Stop).await;
     }
 
-    pub(super) async fn load(&self, model: OpenedModel) -> Result<(), Failure> {
+    /// Brings a model onto the device.
+    pub async fn load(&self, model: OpenedModel) -> Result<(), Failure> {
         let (reply, answer) = oneshot::channel();
         let span = tracing::info_span!("engine.load", model = %model.name);
         self.ask(Command::Load { model, span, reply }, answer).await
     }
 
-    pub(super) async fn run(&self, job: Box<DeviceJob>) -> Result<FinishedResult, Failure> {
+    /// Does a job's work.
+    pub async fn run(&self, work: J) -> Result<J::Output, Failure> {
         let (reply, answer) = oneshot::channel();
         let span = tracing::Span::current();
-        self.ask(Command::Run { job, span, reply }, answer).await
+        self.ask(Command::Run { work, span, reply }, answer).await
     }
 
     async fn ask<T>(
         &self,
-        command: Command,
+        command: Command<J>,
         answer: oneshot::Receiver<Result<T, Failure>>,
     ) -> Result<T, Failure> {
         self.commands.send(command).await.map_err(|_| device_is_gone())?;
@@ -115,27 +147,29 @@ impl Device {
     }
 }
 
-struct DeviceThread<S: EngineSource> {
-    device_state: Arc<DeviceState<S>>,
+struct DeviceThread<S: EngineSource, J: SlotWork> {
+    slot: Arc<Slot<S>>,
     settings: DeviceSettings,
-    received: mpsc::Receiver<Command>,
+    runtime: Handle,
+    received: mpsc::Receiver<Command<J>>,
+    wakeups: watch::Receiver<()>,
     told: watch::Sender<DeviceHealth>,
     /// Bad faults in a row.
     faults: u32,
 }
 
-impl<S: EngineSource> DeviceThread<S> {
+impl<S: EngineSource, J: SlotWork> DeviceThread<S, J> {
     fn run(mut self) {
         self.come_up(Duration::ZERO);
-        let device_state = self.device_state.clone();
+        let slot = self.slot.clone();
         let calls = std::thread::Builder::new().name("keystep-calls".to_owned());
-        let served = calls.spawn(move || device_state.serve_calls());
+        let served = calls.spawn(move || slot.serve_calls());
         if let Err(error) = served {
             // Nothing can be answered without it.
             return tracing::error!(%error, "the thread of calls cannot be started");
         }
         loop {
-            let served = self.device_state.give_way();
+            let served = self.slot.give_way();
             let command = if served {
                 match self.received.try_recv() {
                     Ok(command) => command,
@@ -143,7 +177,7 @@ impl<S: EngineSource> DeviceThread<S> {
                     Err(mpsc::error::TryRecvError::Disconnected) => return,
                 }
             } else {
-                match self.received.blocking_recv() {
+                match self.next_command() {
                     Some(command) => command,
                     None => return,
                 }
@@ -151,38 +185,47 @@ impl<S: EngineSource> DeviceThread<S> {
             match command {
                 Command::Wake => {}
                 Command::Stop => {
-                    self.device_state.finish_call();
+                    self.slot.finish_call();
                     return;
                 }
                 Command::Load { model, span, reply } => {
-                    let loaded = span.in_scope(|| {
-                        self.guarded(|device_state| device_state.engine(&model).map(|_| ()))
-                    });
+                    let loaded =
+                        span.in_scope(|| self.guarded(|slot| slot.engine(&model).map(|_| ())));
                     // A caller that is gone needs no answer.
                     let _ = reply.send(loaded);
                 }
-                Command::Run { job, span, reply } => {
-                    let finished =
-                        span.in_scope(|| self.guarded(|device_state| run_job(device_state, &job)));
+                Command::Run { work, span, reply } => {
+                    let finished = span.in_scope(|| self.guarded(|slot| work.run(slot)));
                     // Its flags and channels go before the answer, so that who waits for either
                     // finds both.
-                    drop(job);
+                    drop(work);
                     let _ = reply.send(finished);
                 }
             }
-            if self.device_state.has_failed() {
+            if self.slot.has_failed() {
                 self.recover();
             }
         }
     }
 
+    /// Waits for a command, or for a call that is ready.
+    fn next_command(&mut self) -> Option<Command<J>> {
+        let (received, wakeups) = (&mut self.received, &mut self.wakeups);
+        self.runtime.block_on(async {
+            tokio::select! {
+                command = received.recv() => command,
+                Ok(()) = wakeups.changed() => Some(Command::Wake),
+            }
+        })
+    }
+
     /// Lets a panic of the engine end one command and no more.
     fn guarded<T>(
         &mut self,
-        work: impl FnOnce(&DeviceState<S>) -> Result<T, Failure>,
+        work: impl FnOnce(&Slot<S>) -> Result<T, Failure>,
     ) -> Result<T, Failure> {
-        let device_state = self.device_state.clone();
-        match catch_unwind(AssertUnwindSafe(|| work(&device_state))) {
+        let slot = self.slot.clone();
+        match catch_unwind(AssertUnwindSafe(|| work(&slot))) {
             Ok(result) => {
                 if result.is_ok() {
                     self.faults = 0;
@@ -190,7 +233,7 @@ impl<S: EngineSource> DeviceThread<S> {
                 result
             }
             Err(payload) => {
-                device_state.note_panic(payload.as_ref());
+                slot.note_panic(payload.as_ref());
                 Err(panic_failure())
             }
         }
@@ -199,7 +242,7 @@ impl<S: EngineSource> DeviceThread<S> {
     fn recover(&mut self) {
         self.told.send_replace(DeviceHealth::Recovering);
         self.faults = self.faults.saturating_add(1);
-        self.device_state.start_anew();
+        self.slot.start_anew();
         let doubled = 2_u32.saturating_pow(self.faults - 1);
         self.come_up(self.settings.first_backoff.saturating_mul(doubled));
     }
@@ -210,8 +253,8 @@ impl<S: EngineSource> DeviceThread<S> {
         loop {
             // The thread has nothing else to do: without a device nothing can be answered.
             std::thread::sleep(wait);
-            let device_state = &self.device_state;
-            let reason = match catch_unwind(AssertUnwindSafe(|| device_state.check())) {
+            let slot = &self.slot;
+            let reason = match catch_unwind(AssertUnwindSafe(|| slot.check())) {
                 Ok(Ok(())) => break,
                 Ok(Err(failure)) => failure.message,
                 Err(_) => "a panic".to_owned(),

@@ -17,9 +17,11 @@ const SLICE: Duration = Duration::from_secs(2);
 
 /// The flags that ask a job to stop.
 #[derive(Debug, Clone)]
-pub(super) struct JobFlags {
-    pub(super) cancel: CancelFlag,
-    pub(super) pause: PauseFlag,
+pub struct JobFlags {
+    /// Ends the job.
+    pub cancel: CancelFlag,
+    /// Lets the job save where it stands, and ends it.
+    pub pause: PauseFlag,
 }
 
 /// Handed to and fro. Clones share it.

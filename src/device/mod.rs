@@ -1,0 +1,32 @@
+//! What computes: loads models, does the engine's part of jobs, and serves interactive calls between
+//! two units of a job's work.
+
+mod account;
+mod call_limits;
+mod engine;
+mod engine_failure;
+mod interactive;
+mod interactive_queue;
+mod models;
+mod serving;
+mod serving_mark;
+mod settings;
+mod slot;
+mod slots;
+mod turn;
+
+pub use call_limits::CallLimits;
+pub use engine::{CandleSource, DeviceEngine, EngineSource, Undertaking};
+pub use engine_failure::{
+    artifact_failure, disk_failure, engine_failure, report_failure, spec_failure,
+};
+pub use interactive::{
+    DirectQueueFull, InteractiveCall, InteractiveStream, InteractiveUpdate, PlanEstimate, Whose,
+};
+pub use interactive_queue::InteractiveCalls;
+pub use models::{EditedTensors, ModelProvider, OpenedModel, PictureCache};
+pub use serving_mark::ServingMark;
+pub use settings::DeviceSettings;
+pub use slot::Slot;
+pub use slots::{Device, DeviceHealth, SlotWork};
+pub use turn::JobFlags;
