@@ -60,7 +60,7 @@ impl<S: JobStore + 'static> Running<S> {
             self.context.parts.publisher.check(self.job.work.destination())?;
             let (base, edited) = self.unless_stopped(self.open_models()).await??;
             for model in std::iter::once(&base).chain(&edited) {
-                let load = self.context.parts.device.load(model.clone());
+                let load = self.slot.load(model.clone(), self.stop.flags());
                 self.unless_stopped(load).await??;
             }
             self.record(Transition::Loaded).await?;
@@ -146,7 +146,7 @@ impl<S: JobStore + 'static> Running<S> {
         let done = CancellationToken::new();
         // Never given up before the device answers: until then it may write into the folder.
         let run = async {
-            let finished = self.context.parts.device.run(job).await;
+            let finished = self.slot.run(job, self.stop.flags()).await;
             done.cancel();
             finished
         };

@@ -6,10 +6,14 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    DeviceJob,
     context::{Hold, WorkerContext},
     stop::StopSignal,
 };
-use crate::jobs::{Failure, Job, JobProgress, JobStore, NewEvent, Timestamp};
+use crate::{
+    device::JobSlot,
+    jobs::{Failure, Job, JobProgress, JobStore, NewEvent, Timestamp},
+};
 
 /// Why a job does not go on.
 pub(super) enum Halt {
@@ -32,15 +36,17 @@ pub(super) struct Running<S> {
     pub(super) context: Arc<WorkerContext<S>>,
     pub(super) job: Job,
     pub(super) hold: Hold,
+    /// Where its engine's part is done; its own to the end.
+    pub(super) slot: JobSlot<DeviceJob>,
     pub(super) stop: StopSignal,
     pub(super) claimed_at: Timestamp,
 }
 
 impl<S: JobStore + 'static> Running<S> {
-    pub(super) fn new(context: Arc<WorkerContext<S>>, job: Job) -> Self {
+    pub(super) fn new(context: Arc<WorkerContext<S>>, job: Job, slot: JobSlot<DeviceJob>) -> Self {
         let hold = Hold { id: job.id, fence: job.fence };
         let claimed_at = context.settings.clock.now();
-        Self { context, job, hold, stop: StopSignal::new(), claimed_at }
+        Self { context, job, hold, slot, stop: StopSignal::new(), claimed_at }
     }
 
     pub(super) fn folder(&self) -> PathBuf {
