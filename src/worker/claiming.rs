@@ -10,34 +10,15 @@ use tokio::{
 use tracing::Instrument;
 
 use super::{
-    WorkerParts, WorkerSettings, clearing::clear, context::WorkerContext, running::Running,
+    WorkerParts, WorkerSettings, WorkerState,
+    clearing::clear,
+    context::WorkerContext,
+    running::{ListedJob, Running},
 };
 use crate::jobs::{FailureReason, JobId, JobState, JobStore, JobSummary, StateName, WorkerLoss};
 
 /// Sweeps between two looks for folders that no job owns.
 const SWEEPS_A_TIDYING: u32 = 120;
-
-/// What a worker does.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum WorkerState {
-    /// Works on these jobs, and claims more where slots are free.
-    Working(BTreeSet<JobId>),
-    /// Takes no more and has none.
-    Stopped,
-}
-
-impl WorkerState {
-    fn jobs(&self) -> Vec<JobId> {
-        match self {
-            Self::Working(jobs) => jobs.iter().copied().collect(),
-            Self::Stopped => Vec::new(),
-        }
-    }
-
-    fn has(&self, id: JobId) -> bool {
-        matches!(self, Self::Working(jobs) if jobs.contains(&id))
-    }
-}
 
 /// A worker's tasks, seen from outside. They live in the tracker, not in this.
 #[derive(Debug, Clone)]
@@ -81,19 +62,17 @@ async fn claim<S: JobStore + 'static>(
     let settings = &context.settings;
     let mut wakeups = store.subscribe();
     let mut jobs = JoinSet::new();
-    // Whether nothing is held that nobody works on: no sweep ends a hold of a worker that lives.
+    // Whether nothing is held that is not worked on: no sweep ends a hold of a worker that lives.
     let mut is_recovered = false;
+    // Jobs that were worked on at the last look: the end of one may not have been recorded.
+    let mut seen = BTreeSet::new();
     let mut loss =
         if settings.lost_while_serving { WorkerLoss::BesideCall } else { WorkerLoss::Unexplained };
     loop {
         let slot = tokio::select! {
             biased;
             () = signals.stop_claiming.cancelled() => break,
-            // Its end may not have been recorded.
-            Some(_) = jobs.join_next() => {
-                is_recovered = false;
-                continue;
-            }
+            Some(_) = jobs.join_next() => continue,
             slot = device.free_slot() => slot,
         };
         // Without one the device is gone.
@@ -104,14 +83,16 @@ async fn claim<S: JobStore + 'static>(
         }
         // Before the look, so that nothing that comes after it is missed.
         wakeups.borrow_and_update();
+        let worked_on = state.borrow().jobs();
+        is_recovered &= seen.is_subset(&worked_on);
         if !is_recovered {
-            let worked_on = state.borrow().jobs();
             is_recovered = recover(&context, &worked_on, loss).await;
             if is_recovered {
                 // What is lost from now on is not the last process's.
                 loss = WorkerLoss::Unexplained;
             }
         }
+        seen = worked_on;
         let claimed = if is_recovered {
             store.claim(&settings.worker_id, settings.lease).await
         } else {
@@ -119,16 +100,16 @@ async fn claim<S: JobStore + 'static>(
         };
         match claimed {
             Ok(Some(job)) => {
-                let worked_on = WorkedOn::new(&state, job.id);
+                seen.insert(job.id);
+                // Where another claim came after ours and was lost as well, our run may not have ended.
+                let mut ended = state.subscribe();
+                let _ = ended.wait_for(|state| !state.jobs().contains(&job.id)).await;
+                let listed = ListedJob::new(&state, job.id);
                 let span = tracing::info_span!(
                     "job", id = %job.id, attempt = job.attempt, fence = job.fence.0
                 );
-                let running = Running::new(context.clone(), job, slot);
-                let run = async move {
-                    let _worked_on = worked_on;
-                    running.run().await;
-                };
-                jobs.spawn(run.instrument(span));
+                let running = Running::new(context.clone(), job, listed, slot);
+                jobs.spawn(running.run().instrument(span));
                 continue;
             }
             Ok(None) => {}
@@ -139,38 +120,11 @@ async fn claim<S: JobStore + 'static>(
             () = sleep(settings.poll_every) => {}
             // A store that is gone wakes nobody: the poll is then all there is.
             Ok(()) = wakeups.changed() => {}
-            Some(_) = jobs.join_next() => is_recovered = false,
+            Some(_) = jobs.join_next() => {}
         }
     }
     while jobs.join_next().await.is_some() {}
     state.send_replace(WorkerState::Stopped);
-}
-
-/// Lists a job among those that the worker works on, until it is dropped.
-struct WorkedOn {
-    state: Arc<watch::Sender<WorkerState>>,
-    id: JobId,
-}
-
-impl WorkedOn {
-    fn new(state: &Arc<watch::Sender<WorkerState>>, id: JobId) -> Self {
-        let listed = Self { state: state.clone(), id };
-        listed.change(|jobs| jobs.insert(id));
-        listed
-    }
-
-    fn change(&self, change: impl FnOnce(&mut BTreeSet<JobId>) -> bool) {
-        self.state.send_if_modified(|state| match state {
-            WorkerState::Working(jobs) => change(jobs),
-            WorkerState::Stopped => false,
-        });
-    }
-}
-
-impl Drop for WorkedOn {
-    fn drop(&mut self) {
-        self.change(|jobs| jobs.remove(&self.id));
-    }
 }
 
 /// Gives back what is held under this worker's name but not worked on: after the loss of the last
@@ -178,11 +132,12 @@ impl Drop for WorkedOn {
 /// Says whether nothing of it is held any more.
 async fn recover<S: JobStore>(
     context: &WorkerContext<S>,
-    worked_on: &[JobId],
+    worked_on: &BTreeSet<JobId>,
     loss: WorkerLoss,
 ) -> bool {
     let worker = &context.settings.worker_id;
-    match context.parts.store.expire_worker(worker, worked_on, loss).await {
+    let worked_on: Vec<_> = worked_on.iter().copied().collect();
+    match context.parts.store.expire_worker(worker, &worked_on, loss).await {
         Ok(lost) => {
             for id in lost {
                 tracing::warn!(job = %id, ?loss, "the job was held, and nobody worked on it any more");
@@ -233,7 +188,7 @@ async fn sweep<S: JobStore + 'static>(
             Err(error) => tracing::warn!(%error, "cannot sweep the store"),
         }
         if round.is_multiple_of(SWEEPS_A_TIDYING) {
-            let worked_on = state.borrow().clone();
+            let worked_on = state.borrow().jobs();
             tidy(&context, &worked_on).await;
         }
         round = round.wrapping_add(1);
@@ -242,12 +197,12 @@ async fn sweep<S: JobStore + 'static>(
 
 /// Clears what jobs left that are done or unknown: of a process that was killed, of an output that
 /// was away, and finished results whose time is up.
-async fn tidy<S: JobStore>(context: &WorkerContext<S>, state: &WorkerState) {
+async fn tidy<S: JobStore>(context: &WorkerContext<S>, worked_on: &BTreeSet<JobId>) {
     let Ok(entries) = std::fs::read_dir(context.jobs_folder()) else { return };
     for entry in entries.flatten() {
         let name = entry.file_name();
         let Some(id) = name.to_str().and_then(|name| name.parse::<JobId>().ok()) else { continue };
-        if state.has(id) {
+        if worked_on.contains(&id) {
             continue;
         }
         match context.parts.store.get(id).await {

@@ -123,8 +123,8 @@ impl<S: JobStore + 'static> Running<S> {
     ) -> Result<FinishedResult, Halt> {
         let folder = self.folder();
         let cited = self.cited_scores().await;
-        let (progress, told) = watch::channel(None);
-        let (notices, noticed) = mpsc::unbounded_channel();
+        let (progress, reports) = watch::channel(None);
+        let (notices, sent_notices) = mpsc::unbounded_channel();
         let (saved, saves) = watch::channel(Milestone(0));
         let job = DeviceJob {
             work: self.job.work.clone(),
@@ -152,8 +152,8 @@ impl<S: JobStore + 'static> Running<S> {
         };
         let (finished, (), (), ()) = tokio::join!(
             run,
-            self.record_progress(told, &done),
-            self.record_notices(noticed),
+            self.record_progress(reports, &done),
+            self.record_notices(sent_notices),
             self.record_saves(saves)
         );
         let finished = finished?;
@@ -175,7 +175,7 @@ impl<S: JobStore + 'static> Running<S> {
         parsed.map(|stored| stored.scores).into_iter().collect()
     }
 
-    /// Tells the store how far the run has saved, so that a loss is not charged to it.
+    /// Records how far the run has saved, so that a loss is not charged to it.
     async fn record_saves(&self, mut saves: watch::Receiver<Milestone>) {
         while saves.changed().await.is_ok() {
             let milestone = *saves.borrow_and_update();
@@ -186,13 +186,13 @@ impl<S: JobStore + 'static> Running<S> {
     async fn note_saved(&self, milestone: Milestone) {
         let Hold { id, fence } = self.hold;
         if let Err(error) = self.context.parts.store.note_saved(id, fence, milestone).await {
-            // The next save tells it again, and the heartbeat finds out what it means.
+            // The next save is noted as well, and the heartbeat finds out what the error means.
             tracing::debug!(%error, "a save was not noted");
         }
     }
 
-    async fn record_notices(&self, mut noticed: mpsc::UnboundedReceiver<Notice>) {
-        while let Some(notice) = noticed.recv().await {
+    async fn record_notices(&self, mut notices: mpsc::UnboundedReceiver<Notice>) {
+        while let Some(notice) = notices.recv().await {
             tracing::info!(%notice, reason = notice.reason(), "a notice of the run");
             let reason = match notice {
                 Notice::OddModel { .. } => "MODEL_ODD",
