@@ -11,18 +11,19 @@
 //! | [`artifacts`] | model folders in, result folders out; bytes and digests only | `spec`, `outcome` |
 //! | [`jobs`] | jobs that are never lost: the machine, the log, leases, stores | `spec`, `outcome` |
 //! | [`run`] | the use cases, each from a request to the files of its result: for `--local` and the worker alike | `spec`, `outcome`, `engine`, `artifacts`, `jobs`, `report` |
-//! | [`worker`] | claim, run, publish; the device's two threads, by turns for jobs and calls | `spec`, `outcome`, `engine`, `artifacts`, `jobs`, `report`, `run` |
+//! | [`device`] | slots, each with a thread for jobs and one for calls that take turns: loaded models, memory, health | `spec`, `outcome`, `engine`, `artifacts`, `jobs`, `report`, `run` |
+//! | [`worker`] | claim, run, publish | `spec`, `outcome`, `engine`, `artifacts`, `jobs`, `report`, `run`, `device` |
 //! | [`storage`] | object storage by URL: uploads and downloads, in parts, compared | – |
-//! | [`publishing`] | results into object storage: files, model card, and last the manifest | `spec`, `outcome`, `artifacts`, `jobs`, `run`, `worker`, `report`, `storage` |
-//! | [`catalogue`] | models by name: base models by URL through a local cache, and what jobs published | `spec`, `outcome`, `artifacts`, `jobs`, `worker`, `storage` |
+//! | [`publishing`] | results into object storage: files, model card, and last the manifest | `spec`, `outcome`, `artifacts`, `jobs`, `device`, `worker`, `report`, `storage` |
+//! | [`catalogue`] | models by name: base models by URL through a local cache, and what jobs published | `spec`, `outcome`, `artifacts`, `jobs`, `device`, `storage` |
 //! | [`auth`] | who calls and what they may: tokens, roles, limits | `jobs` |
 //! | [`proto`] | the generated wire types | – |
-//! | [`api`] | the services: conversions, the table of errors, operations | `spec`, `outcome`, `jobs`, `worker`, `catalogue`, `auth`, `report`, `proto` |
+//! | [`api`] | the services: conversions, the table of errors, operations | `spec`, `outcome`, `jobs`, `device`, `worker`, `catalogue`, `auth`, `report`, `proto` |
 //! | [`server`] | the listener: TLS, layers, health, reflection | `jobs`, `auth`, `api`, `proto` |
 //! | [`config`] | typed settings: defaults, file, environment, flags | – |
 //! | [`telemetry`] | logs, metrics | – |
 //! | [`shutdown`] | the phases of a shutdown | – |
-//! | [`daemon`] | the daemon in one piece: starts the parts, watches them, shuts down in order | `jobs`, `worker`, `storage`, `publishing`, `catalogue`, `auth`, `api`, `server`, `config`, `telemetry`, `shutdown` |
+//! | [`daemon`] | the daemon in one piece: starts the parts, watches them, shuts down in order | `jobs`, `device`, `worker`, `storage`, `publishing`, `catalogue`, `auth`, `api`, `server`, `config`, `telemetry`, `shutdown` |
 //! | [`report`] | what people look at: contact sheets, plots, the report page | `spec`, `outcome` |
 //! | [`cli`] | a file for each verb; wires the others, holds no algorithm | all |
 //!
@@ -55,6 +56,8 @@ pub mod cli;
 pub mod config;
 #[cfg(feature = "server")]
 pub mod daemon;
+#[cfg(feature = "server")]
+pub mod device;
 #[cfg(feature = "server")]
 pub mod engine;
 #[cfg(feature = "server")]

@@ -27,12 +27,12 @@ use clients::{Load, Tally};
 use keystep::{
     config::Settings,
     daemon::{Daemon, DaemonParts},
+    device::CandleSource,
     proto::keystep::v1::{
         ConceptKind, JobEvent, JobState, UnlearnConceptRequest, UnlearningMethod,
         WatchOperationRequest, job_event::Event,
         unlearning_service_client::UnlearningServiceClient, watch_operation_response::Update,
     },
-    worker::CandleSource,
 };
 use tokio::{
     io::{AsyncBufReadExt, BufReader},

@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use crate::{
     auth::Role,
+    device::InteractiveQueueFull,
     jobs::{Failure, StoreError},
     report::ReportError,
     spec::Violation,
-    worker::DirectQueueFull,
 };
 
 /// What ends a call; turned into a status in `status.rs` alone.
@@ -51,7 +51,7 @@ pub enum ApiError {
     },
     /// The device's queue is full.
     #[error(transparent)]
-    DeviceQueueFull(#[from] DirectQueueFull),
+    DeviceQueueFull(#[from] InteractiveQueueFull),
     /// The server goes away.
     #[error("the server is going away; call again")]
     Draining,

@@ -30,8 +30,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     catalogue::Catalogue,
+    device::{CallLimits, InteractiveCalls},
     jobs::{Clock, Identifiers, Store},
-    worker::{CallLimits, InteractiveCalls, Publisher},
+    worker::Publisher,
 };
 
 /// What the services work with.
@@ -42,7 +43,7 @@ pub struct ApiParts {
     /// The models.
     pub catalogue: Arc<Catalogue>,
     /// The way to the device.
-    pub direct: InteractiveCalls,
+    pub interactive_calls: InteractiveCalls,
     /// Where results will go: knows which destinations can be written to.
     pub publisher: Arc<dyn Publisher>,
     /// Where the time comes from.

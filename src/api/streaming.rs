@@ -19,6 +19,7 @@ use super::{
 };
 use crate::{
     auth::Caller,
+    device::{InteractiveCall, InteractiveStream, InteractiveUpdate},
     jobs::{JobStore, Principal, ScoresJson, StoredScores},
     outcome::{Drawn, Picture, TimestepScores},
     proto::keystep::v1::{
@@ -26,7 +27,6 @@ use crate::{
         generate_response, score_timesteps_response,
     },
     report::{PictureNotes, encode_png},
-    worker::{InteractiveCall, InteractiveStream, InteractiveUpdate},
 };
 
 /// Messages of a stream.
@@ -85,7 +85,7 @@ fn messages<T: Send + 'static>(
     call: InteractiveCall,
     read: Reader<T>,
 ) -> Result<Messages<T>, ApiError> {
-    let stream = parts.direct.submit(&caller.principal, call)?;
+    let stream = parts.interactive_calls.submit(&caller.principal, call)?;
     let parts = parts.clone();
     let call = Call { parts, stream, read, ready: VecDeque::new(), is_over: false };
     let next = |mut call: Call<T>| async { call.next().await.map(|message| (message, call)) };

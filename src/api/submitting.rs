@@ -12,6 +12,7 @@ use super::{
 use crate::{
     auth::Caller,
     catalogue::ModelOrigin,
+    device::{InteractiveCall, InteractiveUpdate},
     jobs::{
         Inserted, JobStore, JobSummary, NewJob, QueueLimits, RequestId, StateName, StoreError,
         StoredScores, UnlearnWork, Work,
@@ -20,7 +21,7 @@ use crate::{
         google::longrunning::Operation,
         keystep::v1::{EvaluateErasureRequest, Plan, UnlearnConceptRequest},
     },
-    worker::{InteractiveCall, InteractiveUpdate, check_words},
+    worker::check_words,
 };
 
 /// What is about to be stored.
@@ -133,7 +134,7 @@ impl ApiParts {
 
     async fn planned(&self, caller: &Caller, work: UnlearnWork) -> Result<Plan, ApiError> {
         let call = InteractiveCall::Plan { base_model: work.base_model, spec: Box::new(work.spec) };
-        let mut stream = self.direct.submit(&caller.principal, call)?;
+        let mut stream = self.interactive_calls.submit(&caller.principal, call)?;
         loop {
             let update = tokio::select! {
                 () = self.draining.cancelled() => return Err(ApiError::Draining),

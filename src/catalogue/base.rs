@@ -17,10 +17,10 @@ use crate::{
         BuiltinModel,
         model_digest::{model_digest, read_model_files},
     },
+    device::{OpenedModel, artifact_failure, disk_failure},
     jobs::Failure,
     spec::{ModelFiles, Vocabulary},
     storage::Storages,
-    worker::{OpenedModel, artifact_failure, disk_failure},
 };
 
 /// The most tries to fetch a model whose cache is emptied meanwhile.

@@ -20,10 +20,10 @@ use super::{
 };
 use crate::{
     artifacts::digest::digest_reader,
+    device::disk_failure,
     jobs::{Failure, FailureReason},
     outcome::FileDigest,
     storage::{Patience, Place, download},
-    worker::disk_failure,
 };
 
 /// Files of one model that are downloaded at a time.

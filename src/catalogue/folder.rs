@@ -14,10 +14,10 @@ use crate::{
         diffusers::PipelineFiles,
         model_digest::{is_model_file, model_digest, read_model_file},
     },
+    device::artifact_failure,
     jobs::{Failure, FailureReason},
     outcome::FileDigest,
     spec::ModelFiles,
-    worker::artifact_failure,
 };
 
 /// Digests of files by name, with their sizes and times at the time of reading: a file is read again

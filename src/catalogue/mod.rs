@@ -41,9 +41,9 @@ use self::{
     published::{CachedTensors, Checkpoint, Tensors, check_lineage, checkpoint_name, job_of},
 };
 use crate::{
+    device::{EditedTensors, ModelProvider, OpenedModel, PictureCache},
     jobs::{Failure, JobId, JobStore, JobSummary, Principal, Store},
     storage::Storages,
-    worker::{EditedTensors, ModelProvider, OpenedModel, PictureCache},
 };
 
 /// Base models that are made ready at the same time.

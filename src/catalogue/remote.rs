@@ -16,9 +16,9 @@ use crate::{
         diffusers::is_licence_or_card,
         model_digest::{is_model_file, model_digest},
     },
+    device::disk_failure,
     jobs::{Failure, FailureReason},
     storage::{Place, StorageError, Storages},
-    worker::disk_failure,
 };
 
 /// The most files of a model; a prefix with more is something else, such as a whole bucket.

@@ -19,10 +19,10 @@ use super::{
     verdict_table::verdict_table,
 };
 use crate::{
+    device::EngineSource,
     outcome::result_layout::{PIPELINE, REPORT_PAGE},
     report::RunReport,
     spec::{Concept, ConceptKind},
-    worker::EngineSource,
 };
 use demo_run::DemoRun;
 use result::EXPECTED;

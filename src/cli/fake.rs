@@ -15,13 +15,11 @@ use super::{
 };
 use crate::{
     artifacts::ArtifactError,
+    device::EngineSource,
     engine::{Compute, EngineError},
     outcome::ErasureRecord,
     spec::{ModelFiles, ReadSeek},
-    worker::{
-        EngineSource,
-        testing::{FakeEngine, FakeScript, FakeSource, Fault, FaultKind},
-    },
+    worker::testing::{FakeEngine, FakeScript, FakeSource, Fault, FaultKind},
 };
 
 /// The model that comes with the program.

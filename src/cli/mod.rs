@@ -41,7 +41,7 @@ use std::process::ExitCode;
 use clap::{Command, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 #[cfg(feature = "server")]
-use crate::{engine::CandleEngine, worker::CandleSource};
+use crate::{device::CandleSource, engine::CandleEngine};
 use error::CliError;
 #[cfg(feature = "server")]
 use session::Session;

@@ -126,6 +126,11 @@ fn device(device: &DeviceSettings, violations: &mut Violations) {
         let remedy = "give auto, cpu, cuda or cuda:N";
         violations.add("device.name", format!("{name:?}"), "is no device", remedy);
     }
+    if device.slots > 1 && name == "auto" {
+        let problem = "leaves open where the slots are while device.name is \"auto\"";
+        let remedy = "give device.name cpu, or cuda:N for devices from N on";
+        violations.add("device.slots", device.slots, problem, remedy);
+    }
     let compute_type = device.compute_type.as_str();
     if !["f32", "f16", "bf16"].contains(&compute_type) {
         let remedy = "give f32, f16 or bf16";
@@ -178,6 +183,7 @@ fn numbers(settings: &Settings, violations: &mut Violations) {
     violations.within("storage.part_bytes", storage.part_bytes, &(5 << 20..=5 * GIB));
     violations.within("storage.parts_in_flight", storage.parts_in_flight, &(1..=1_000));
     violations.within("cache.max_bytes", cache.max_bytes, &(1..=1 << 60));
+    violations.within("device.slots", device.slots, &(1..=64));
     violations.within("device.threads", device.threads.unwrap_or(1), &(1..=4_096));
     let memory_limit = device.memory_limit_bytes.unwrap_or(1 << 30);
     violations.within("device.memory_limit_bytes", memory_limit, &(1 << 20..=1 << 60));

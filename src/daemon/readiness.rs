@@ -9,10 +9,11 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    device::DeviceHealth,
     jobs::{JobStore, Store},
     storage::{Patience, StorageError, Storages, prove},
     telemetry,
-    worker::{DeviceHealth, OutputHealth},
+    worker::OutputHealth,
 };
 
 /// The interval between checks of the store, and of an output that failed.

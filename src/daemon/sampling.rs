@@ -6,24 +6,20 @@ use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    device::InteractiveCalls,
     jobs::{JobStore, StateName, Store},
     telemetry,
-    worker::InteractiveCalls,
 };
 
 /// The sampling interval.
 const EVERY: Duration = Duration::from_secs(5);
 
 /// Samples until `closing`.
-pub(super) async fn sample(
-    store: Arc<Store>,
-    direct: InteractiveCalls,
-    closing: CancellationToken,
-) {
+pub(super) async fn sample(store: Arc<Store>, calls: InteractiveCalls, closing: CancellationToken) {
     let mut ticks = interval(EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     while closing.run_until_cancelled(ticks.tick()).await.is_some() {
-        telemetry::direct_calls_waiting(direct.waiting());
+        telemetry::direct_calls_waiting(calls.waiting());
         match store.counts().await {
             Ok(counts) => {
                 for state in StateName::ALL {

@@ -27,20 +27,21 @@ use crate::{
     api::{ApiParts, ApiSettings},
     catalogue::{BaseModel, CacheSettings, Catalogue},
     config::{LimitSettings, Settings, ShutdownSettings},
+    device::{CallLimits, DeviceSettings, EngineSource, ServingMark},
     jobs::{Clock, Identifiers, SqliteStore, Store, StoreSettings, WorkerId},
     shutdown::{Limits, Steps},
     storage::{StorageSettings, Storages},
     worker::{
-        CallLimits, Device, DeviceSettings, EngineSource, OutputHealth, PublishingSettings,
-        ServingMark, Worker, WorkerParts, WorkerSettings, WorkerSignals,
+        Device, OutputHealth, PublishingSettings, Worker, WorkerParts, WorkerSettings,
+        WorkerSignals,
     },
 };
 
 /// The parts of a daemon that its settings do not determine.
 #[derive(Debug)]
 pub struct DaemonParts<S> {
-    /// Makes engines.
-    pub source: S,
+    /// Makes engines: one for each memory that models are loaded into.
+    pub sources: Vec<S>,
     /// The clock.
     pub clock: Clock,
     /// Makes identifiers.
@@ -50,7 +51,7 @@ pub struct DaemonParts<S> {
 impl<S> DaemonParts<S> {
     /// Parts with the system's clock and random identifiers.
     pub fn new(source: S) -> Self {
-        Self { source, clock: Clock::default(), identifiers: Identifiers::default() }
+        Self { sources: vec![source], clock: Clock::default(), identifiers: Identifiers::default() }
     }
 }
 
@@ -71,9 +72,10 @@ fn call_limits(limits: &LimitSettings) -> CallLimits {
 
 fn device_settings(settings: &Settings, clock: Clock, mark: ServingMark) -> DeviceSettings {
     DeviceSettings {
+        slots: settings.device.slots,
         loaded_models: settings.device.loaded_models,
         interactive_calls: settings.limits.interactive_queue,
-        direct_calls_of_principal: settings.limits.interactive_queue_of_principal,
+        interactive_calls_of_principal: settings.limits.interactive_queue_of_principal,
         call_limits: call_limits(&settings.limits),
         serving_mark: Some(mark),
         clock,
@@ -88,7 +90,7 @@ impl Daemon {
         settings: &Settings,
         parts: DaemonParts<S>,
     ) -> Result<Self, StartError> {
-        let DaemonParts { source, clock, identifiers } = parts;
+        let DaemonParts { sources, clock, identifiers } = parts;
         let folders = folders(settings, identifiers.clone()).await?;
         let identity = folders.data.identity().to_owned();
 
@@ -109,7 +111,7 @@ impl Daemon {
         let mark = ServingMark::new(folders.data.path());
         let lost_while_serving = mark.take_left_behind();
         let device = Device::start(
-            source,
+            sources,
             device_settings(settings, clock.clone(), mark),
             catalogue.clone(),
             Handle::current(),
@@ -123,7 +125,7 @@ impl Daemon {
             api: Arc::new(ApiParts {
                 store: store.clone(),
                 catalogue: catalogue.clone(),
-                direct: device.interactive_calls(),
+                interactive_calls: device.interactive_calls(),
                 publisher: publisher.clone(),
                 clock: clock.clone(),
                 identifiers,

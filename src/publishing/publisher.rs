@@ -22,13 +22,14 @@ use super::{
     storage_failure::storage_failure,
 };
 use crate::{
+    device::disk_failure,
     jobs::{Failure, FailureReason, Job, Timestamp, Work},
     outcome::{FileDigest, Published, PublishedFile},
     storage::{
         self, Content, LocalFile, Place, StorageError, StorageErrorKind, StorageSettings, Storages,
         TransferOptions,
     },
-    worker::{Leavings, PublishRequest, Publisher, disk_failure, is_allowed},
+    worker::{Leavings, PublishRequest, Publisher, is_allowed},
 };
 
 /// The journal of parts that were sent, beside the result folder.

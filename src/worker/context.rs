@@ -4,8 +4,11 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{Device, ModelProvider, OutputHealth, Publisher, PublishingSettings};
-use crate::jobs::{Clock, Fence, JobId, JobStore, JobSummary, NewEvent, StoreError, WorkerId};
+use super::{Device, OutputHealth, Publisher, PublishingSettings};
+use crate::{
+    device::ModelProvider,
+    jobs::{Clock, Fence, JobId, JobStore, JobSummary, NewEvent, StoreError, WorkerId},
+};
 
 /// A job's saved state, below its folder.
 pub(super) const STATE: &str = "state";
@@ -40,7 +43,7 @@ pub struct WorkerSettings {
     /// How often the store is swept.
     pub sweep_every: Duration,
     /// Whether the last process on this folder was lost while it served a call
-    /// ([`super::ServingMark`]): the call may be what killed it, and not the job that it held.
+    /// ([`crate::device::ServingMark`]): the call may be what killed it, and not the job that it held.
     pub lost_while_serving: bool,
     /// Where the time comes from.
     pub clock: Clock,

@@ -1,19 +1,22 @@
-//! What the device's threads are told of a job.
+//! What a slot of the device needs to know of a job.
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use tokio::sync::{mpsc, watch};
 
-use super::{OpenedModel, PictureCache};
 use crate::{
+    device::{self, OpenedModel, PictureCache},
     engine::{CancelFlag, PauseFlag},
     jobs::{JobProgress, Milestone, Work},
     outcome::{Notice, TimestepScores},
 };
 
-/// What the device thread needs to know of a job.
+/// The device, as jobs use it.
+pub type Device = device::Device<DeviceJob>;
+
+/// What a slot of the device needs to know of a job.
 #[derive(Debug)]
-pub(super) struct DeviceJob {
+pub struct DeviceJob {
     pub(super) work: Work,
     pub(super) work_digest: String,
     pub(super) base: OpenedModel,

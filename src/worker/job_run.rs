@@ -1,17 +1,14 @@
 //! The engine's part of a job, on the device thread: the use cases of `run`, over the device's ports.
 
 use super::{
-    EngineSource,
     device_job::DeviceJob,
-    device_state::DeviceState,
-    engine_failure::run_failure,
     kept_pictures::PictureFiles,
     progress::{ProgressLine, RateMeter},
     result_files::{begin, complete},
     saving::MilestoneStore,
-    turn::JobFlags,
 };
 use crate::{
+    device::{EngineSource, Slot, run_failure},
     engine::WorkMemory,
     jobs::{EvaluateWork, Failure, FailureReason, UnlearnWork, Work},
     outcome::{FinishedResult, Notice, Progress},
@@ -23,24 +20,22 @@ use crate::{
 
 /// Works until the result folder stands, or until one of the flags is seen.
 pub(super) fn run_job<S: EngineSource>(
-    device_state: &DeviceState<S>,
+    slot: &Slot<S>,
     job: &DeviceJob,
 ) -> Result<FinishedResult, Failure> {
-    let flags = JobFlags { cancel: job.cancel.clone(), pause: job.pause.clone() };
-    let _works = device_state.work_on(flags);
     let mut line = ProgressLine::new(&job.progress);
     let mut meter = RateMeter::default();
     let mut progress = |progress: Progress| {
         line.tell(&progress);
-        meter.see(&progress, device_state.clock.monotonic());
-        if device_state.give_way() {
+        meter.see(&progress, slot.clock.monotonic());
+        if slot.give_way() {
             meter.interrupt();
         }
     };
     let mut notice = |notice| send_notice(job, notice);
     let mut pictures = PictureFiles { cache: job.pictures.clone(), model: job.base.digest.clone() };
     let models: Vec<_> = [&job.base].into_iter().chain(&job.edited).collect();
-    let mut admit = |memory: WorkMemory| device_state.admit_job(&models, memory);
+    let mut admit = |memory: WorkMemory| slot.admit_job(&models, memory);
     let mut ports = RunPorts {
         admit: Some(&mut admit),
         progress: &mut progress,
@@ -51,22 +46,22 @@ pub(super) fn run_job<S: EngineSource>(
         measurements: None,
     };
     let finished = match &job.work {
-        Work::Unlearn(work) => run_unlearn(device_state, job, work, &mut ports),
-        Work::Evaluate(work) => run_evaluate(device_state, job, work, &mut ports),
+        Work::Unlearn(work) => run_unlearn(slot, job, work, &mut ports),
+        Work::Evaluate(work) => run_evaluate(slot, job, work, &mut ports),
     };
     if let Some(rate) = meter.rate() {
-        device_state.note_rate(&job.base.digest, rate);
+        slot.note_rate(&job.base.digest, rate);
     }
     finished
 }
 
 fn run_unlearn<S: EngineSource>(
-    device_state: &DeviceState<S>,
+    slot: &Slot<S>,
     job: &DeviceJob,
     work: &UnlearnWork,
     ports: &mut RunPorts<'_>,
 ) -> Result<FinishedResult, Failure> {
-    let engine = device_state.engine(&job.base)?;
+    let engine = slot.engine(&job.base)?;
     send_warnings(engine.as_ref(), job);
     let mut staged = begin(&job.result_folder)?;
     let request = UnlearnRequest {
@@ -86,7 +81,7 @@ fn run_unlearn<S: EngineSource>(
         store: &mut store,
         every: job.save_every,
         after: job.save_after,
-        clock: device_state.clock.clone(),
+        clock: slot.clock.clone(),
     };
     let erasure = unlearn(&request, engine.as_ref(), &mut staged, saving, ports)
         .map_err(|unfinished| run_failure(unfinished.error))?;
@@ -94,7 +89,7 @@ fn run_unlearn<S: EngineSource>(
 }
 
 fn run_evaluate<S: EngineSource>(
-    device_state: &DeviceState<S>,
+    slot: &Slot<S>,
     job: &DeviceJob,
     work: &EvaluateWork,
     ports: &mut RunPorts<'_>,
@@ -103,9 +98,9 @@ fn run_evaluate<S: EngineSource>(
         let message = format!("{} was not opened", work.edited_model);
         return Err(Failure::new(FailureReason::ModelNotFound, message));
     };
-    let base = device_state.engine(&job.base)?;
+    let base = slot.engine(&job.base)?;
     send_warnings(base.as_ref(), job);
-    let edited = device_state.engine(edited)?;
+    let edited = slot.engine(edited)?;
     let request = EvaluateRequest {
         base_model: &work.base_model,
         edited_model: &work.edited_model,

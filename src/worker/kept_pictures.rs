@@ -6,23 +6,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     artifacts::digest::digest_bytes,
+    device::PictureCache,
     engine::evaluate::{KeptPictures, PictureStore},
     outcome::Picture,
 };
 
 /// Of the bytes' form.
 const VERSION: u32 = 1;
-
-/// Keeps bytes under digests, within a bound. Blocking. A failure costs time and nothing else: it is
-/// told to the log.
-pub trait PictureCache: std::fmt::Debug + Send + Sync {
-    /// What is kept under a key, to the last bit as it was kept; `None` where there is nothing, or
-    /// where it was damaged.
-    fn read(&self, key: &str) -> Option<Vec<u8>>;
-
-    /// Keeps bytes under a key, a SHA-256 in hexadecimal, whole or not at all.
-    fn keep(&self, key: &str, bytes: &[u8]);
-}
 
 /// Pictures of one model in a cache.
 #[derive(Debug, Clone)]

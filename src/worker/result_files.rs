@@ -3,9 +3,9 @@
 
 use std::{fs, io, path::Path};
 
-use super::engine_failure::{artifact_failure, disk_failure};
 use crate::{
     artifacts::{StagedFolder, digest::list_digests},
+    device::{artifact_failure, disk_failure},
     jobs::{Failure, FailureReason},
     outcome::FinishedResult,
 };

@@ -3,8 +3,8 @@
 
 use std::sync::Arc;
 
-use super::{ModelProvider, engine_failure};
 use crate::{
+    device::{ModelProvider, engine_failure},
     engine::{self, EngineError},
     jobs::{Failure, FailureReason, Work},
     spec::ModelFiles,

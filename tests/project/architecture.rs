@@ -213,7 +213,9 @@ fn forbidden_crates(source: &Source) -> Vec<String> {
             ["tokio" | "tonic", ..] if is_pure => {
                 refuse(path.line, path.parts[0], "it is blocking and knows no wire");
             }
-            ["tonic" | "prost" | "prost_types", ..] if ["jobs", "worker"].contains(&module) => {
+            ["tonic" | "prost" | "prost_types", ..]
+                if ["jobs", "device", "worker"].contains(&module) =>
+            {
                 refuse(path.line, path.parts[0], "the wire ends in api");
             }
             ["std", "fs", ..] if is_pure => {

@@ -17,6 +17,7 @@ use std::{
 
 use futures::TryStreamExt;
 use keystep::{
+    device::DeviceSettings,
     jobs::{
         Clock, Evaluation, EventBody, FailureReason, Inserted, JobId, JobOptions, JobState,
         JobStore, JobSummary, MemoryStore, NewJob, Principal, QueueLimits, RequestId, Sequence,
@@ -29,8 +30,8 @@ use keystep::{
         testing::{Fault, Flaky},
     },
     worker::{
-        Device, DeviceSettings, OutputHealth, PublishingSettings, Worker, WorkerParts,
-        WorkerSettings, WorkerSignals,
+        Device, OutputHealth, PublishingSettings, Worker, WorkerParts, WorkerSettings,
+        WorkerSignals,
         testing::{FakeScript, FakeSource, FixedModels},
     },
 };
@@ -101,9 +102,13 @@ impl Bench {
         let publisher = PublisherSettings { outputs: self.outputs.clone(), ..transfer };
         let models = Arc::new(FixedModels::with_base(MODEL, DIGEST));
         let source = FakeSource(self.script.clone());
-        let device =
-            Device::start(source, DeviceSettings::default(), models.clone(), Handle::current())
-                .unwrap();
+        let device = Device::start(
+            vec![source],
+            DeviceSettings::default(),
+            models.clone(),
+            Handle::current(),
+        )
+        .unwrap();
         let (signals, tracker) = (WorkerSignals::default(), TaskTracker::new());
         let health = OutputHealth::default();
         let settings = WorkerSettings {

@@ -11,6 +11,10 @@ use std::{
 };
 
 use keystep::{
+    device::{
+        CallLimits, DeviceSettings, InteractiveCall, InteractiveStream, InteractiveUpdate,
+        QueueScope,
+    },
     jobs::{Clock, FailureReason, JobStore, MemoryStore, Principal, StateName, StoreSettings},
     outcome::Drawn,
     spec::{
@@ -18,8 +22,7 @@ use keystep::{
         Vocabulary,
     },
     worker::{
-        CallLimits, Device, DeviceSettings, InteractiveCall, InteractiveStream, InteractiveUpdate,
-        Whose,
+        Device,
         testing::{FakeBytes, FakeScript, FakeSource, FakeUnit, FixedModels},
     },
 };
@@ -64,7 +67,7 @@ fn device(script: &Arc<FakeScript>, settings: DeviceSettings) -> Device {
     let clock = script.clock.clone().map_or(Clock::System, Clock::Manual);
     let models = Arc::new(FixedModels::with_base(MODEL, "digest"));
     let settings = DeviceSettings { clock, ..settings };
-    Device::start(FakeSource(script.clone()), settings, models, Handle::current()).unwrap()
+    Device::start(vec![FakeSource(script.clone())], settings, models, Handle::current()).unwrap()
 }
 
 async fn last(mut stream: InteractiveStream) -> Result<InteractiveUpdate, FailureReason> {
@@ -97,7 +100,7 @@ fn slow() -> Arc<FakeScript> {
 async fn principals_take_turns_and_one_cannot_fill_the_queue() {
     let settings = DeviceSettings {
         interactive_calls: 4,
-        direct_calls_of_principal: 2,
+        interactive_calls_of_principal: 2,
         ..DeviceSettings::default()
     };
     let device = device(&slow(), settings);
@@ -107,7 +110,7 @@ async fn principals_take_turns_and_one_cannot_fill_the_queue() {
     let (mut first, mut second) = (submit("ann").unwrap(), submit("ann").unwrap());
     assert_eq!((position(&mut first).await, position(&mut second).await), (1, 2));
     let full = submit("ann").unwrap_err();
-    assert_eq!((full.waiting, full.limit, full.whose), (2, 2, Whose::Caller));
+    assert_eq!((full.waiting, full.limit, full.scope), (2, 2, QueueScope::OneCaller));
     assert!(full.to_string().contains("2 calls of this caller wait"), "{full}");
     // Ben had no turn yet: his call comes before both, his second one between them.
     let (mut third, mut fourth) = (submit("ben").unwrap(), submit("ben").unwrap());
@@ -115,7 +118,7 @@ async fn principals_take_turns_and_one_cannot_fill_the_queue() {
     assert_eq!((position(&mut first).await, position(&mut second).await), (2, 3));
     assert_eq!(position(&mut second).await, 4);
     let full = submit("cleo").unwrap_err();
-    assert_eq!((full.waiting, full.limit, full.whose), (4, 4, Whose::Everybody));
+    assert_eq!((full.waiting, full.limit, full.scope), (4, 4, QueueScope::AllCallers));
     drop(served);
     for stream in [first, second, third, fourth] {
         assert!(matches!(

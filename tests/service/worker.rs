@@ -19,6 +19,10 @@ use std::{
 };
 
 use keystep::{
+    device::{
+        CandleSource, DeviceHealth, DeviceSettings, EngineSource, InteractiveCall,
+        InteractiveUpdate,
+    },
     jobs::{
         Clock, Evaluation, EventBody, FailureReason, Inserted, JobId, JobOptions, JobState,
         JobStore, JobSummary, MemoryStore, NewJob, Outcome, Principal, QueueLimits, RequestId,
@@ -30,8 +34,7 @@ use keystep::{
         UnlearnSpec, Vocabulary,
     },
     worker::{
-        CandleSource, Device, DeviceHealth, DeviceSettings, EngineSource, InteractiveCall,
-        InteractiveUpdate, OutputHealth, PublishingSettings, Worker, WorkerParts, WorkerSettings,
+        Device, OutputHealth, PublishingSettings, Worker, WorkerParts, WorkerSettings,
         WorkerSignals,
         testing::{FakeScript, FakeSource, Fault, FaultKind, FixedModels, FolderPublisher},
     },
@@ -41,7 +44,7 @@ use tokio::runtime::Handle;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
-pub(crate) use bench::Bench;
+pub(crate) use bench::{Bench, device_settings};
 
 const MODEL: &str = "canvas";
 const DIGEST: &str = "digest of canvas";

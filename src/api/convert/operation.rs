@@ -10,6 +10,7 @@ use crate::{
         names::{operation_name, request_name},
         status::failure_status,
     },
+    device::PlanEstimate,
     jobs::{
         EvaluateSummary, Failure, FailureReason, JobState, JobSummary, Outcome, UnlearnSummary,
         WorkSummary,
@@ -21,7 +22,6 @@ use crate::{
             UnlearnConceptResponse,
         },
     },
-    worker::PlanEstimate,
 };
 
 /// A stored job; the position is of use while it is queued.

@@ -9,6 +9,7 @@ use tonic_types::StatusExt;
 use super::world::{World, ada, bob, erase_cat, fields, from, refusal};
 use crate::{
     catalogue::BUILTIN,
+    device::DeviceSettings,
     jobs::Work,
     outcome::{Picture, TimestepScores},
     proto::keystep::v1::{
@@ -19,7 +20,7 @@ use crate::{
     },
     report::{PictureNotes, encode_png},
     spec::{KeySteps, Method},
-    worker::{DeviceSettings, testing::FakeScript},
+    worker::testing::FakeScript,
 };
 
 fn draw() -> GenerateRequest {

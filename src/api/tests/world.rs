@@ -18,6 +18,7 @@ use crate::{
     api::{ApiParts, ApiSettings, OperationsApi, UnlearningApi},
     auth::{Caller, Role},
     catalogue::{BUILTIN, Catalogue},
+    device::{CallLimits, DeviceSettings},
     jobs::{
         Clock, Identifiers, Job, JobStore, JobSummary, MemoryStore, NewEvent, Outcome, Principal,
         Store, StoreSettings, Timestamp, Transition, Unlearned, WorkerId,
@@ -31,7 +32,7 @@ use crate::{
     },
     spec::{LogSnrWindow, StepIndex},
     worker::{
-        CallLimits, Device, DeviceSettings,
+        Device,
         testing::{FakeScript, FakeSource, FolderPublisher},
     },
 };
@@ -76,13 +77,13 @@ impl World {
         let store = Arc::new(Store::from(MemoryStore::new(settings_of_store)));
         let catalogue = Arc::new(Catalogue::of_builtin(store.clone()));
         let device =
-            Device::start(FakeSource(script), device, catalogue.clone(), Handle::current())
+            Device::start(vec![FakeSource(script)], device, catalogue.clone(), Handle::current())
                 .unwrap();
         let draining = CancellationToken::new();
         let parts = Arc::new(ApiParts {
             store: store.clone(),
             catalogue,
-            direct: device.interactive_calls(),
+            interactive_calls: device.interactive_calls(),
             publisher: Arc::new(FolderPublisher::default()),
             clock,
             identifiers: Identifiers::default(),

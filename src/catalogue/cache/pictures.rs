@@ -3,7 +3,7 @@
 use std::{fs, io::Write, path::Path};
 
 use super::{Cache, CacheError, EntryKey, EntryKind, FILES, PinnedEntry, entry::PICTURES};
-use crate::{artifacts::digest::digest_bytes, outcome::FileDigest, worker::PictureCache};
+use crate::{artifacts::digest::digest_bytes, device::PictureCache, outcome::FileDigest};
 
 impl PictureCache for Cache {
     fn read(&self, key: &str) -> Option<Vec<u8>> {

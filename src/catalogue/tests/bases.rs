@@ -7,9 +7,9 @@ use futures::future::join_all;
 use super::world::{MODEL_BYTES, NAMES, UNET, World, assert_whole, base, read, weights};
 use crate::{
     catalogue::{BUILTIN, BaseModel, ModelOrigin},
+    device::ModelProvider,
     jobs::FailureReason as Reason,
     spec::Vocabulary,
-    worker::ModelProvider,
 };
 
 fn local(name: &str, folder: &std::path::Path) -> BaseModel {

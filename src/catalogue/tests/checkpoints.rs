@@ -2,8 +2,8 @@
 
 use super::world::{Erasure, UNET, World, ada, assert_whole, bob, published};
 use crate::{
-    catalogue::ModelOrigin, jobs::FailureReason as Reason, outcome::PublishedFile,
-    worker::ModelProvider,
+    catalogue::ModelOrigin, device::ModelProvider, jobs::FailureReason as Reason,
+    outcome::PublishedFile,
 };
 
 const DELTA: &[u8] = b"the edited tensors";

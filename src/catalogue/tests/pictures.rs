@@ -6,7 +6,7 @@ use super::world::{MODEL_BYTES, World, base};
 use crate::{
     artifacts::digest::digest_bytes,
     catalogue::Catalogue,
-    worker::{ModelProvider, PictureCache},
+    device::{ModelProvider, PictureCache},
 };
 
 fn pictures(catalogue: &Catalogue) -> Arc<dyn PictureCache> {

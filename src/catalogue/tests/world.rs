@@ -9,6 +9,7 @@ use super::bucket::Bucket;
 use crate::{
     artifacts::digest::digest_bytes,
     catalogue::{BaseModel, CacheSettings, Catalogue},
+    device::OpenedModel,
     jobs::{
         Clock, Evaluation, Identifiers, Inserted, JobId, JobOptions, JobStore, JobSummary,
         MemoryStore, NewEvent, NewJob, Outcome, Principal, QueueLimits, RequestId, Store,
@@ -20,7 +21,6 @@ use crate::{
         UnlearnSpec, Vocabulary,
     },
     storage::{StorageSettings, Storages},
-    worker::OpenedModel,
 };
 
 /// Bytes of one of the small models, as far as they belong to it.

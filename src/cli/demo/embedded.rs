@@ -11,7 +11,7 @@ use crate::{
     },
     config::{Settings, ShutdownSettings},
     daemon::{Daemon, DaemonParts},
-    worker::EngineSource,
+    device::EngineSource,
 };
 
 /// The daemon's folder within the unfinished result.

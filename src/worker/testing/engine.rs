@@ -3,6 +3,7 @@
 
 use std::{
     collections::BTreeMap,
+    fmt,
     io::{self, Write},
     num::NonZeroUsize,
     sync::{
@@ -17,6 +18,7 @@ use safetensors::Dtype;
 
 use crate::{
     artifacts::{EditedBytes, ErasedWeights},
+    device::{EngineSource, PlanEstimate},
     engine::{
         CancelFlag, EngineError, RunContext, SavePoint, StatePart, WorkMemory,
         checkpoint::{StoredTensor, StoredTensors, read_edited, write_safetensors},
@@ -31,7 +33,6 @@ use crate::{
         GenerateSpec, JudgeSpec, LogSnrWindow, ModelFiles, Prompt, ReadSeek, SamplerKind,
         ScoreSpec, SpecError, StepIndex, Timestep, UnlearnSpec, Vocabulary,
     },
-    worker::{EngineSource, PlanEstimate},
 };
 
 /// The one tensor that it trains.
@@ -74,6 +75,23 @@ pub struct FakeScript {
     pub clock: Option<Arc<AtomicI64>>,
     /// The units of work so far, over all runs and calls.
     pub units: Mutex<Vec<FakeUnit>>,
+    /// What happens before each update of an erasure, on the thread that makes it.
+    pub before_update: BeforeUpdate,
+}
+
+/// Called with an erasure's seed and the number of its update, from 0; may block or panic.
+pub struct BeforeUpdate(pub Box<dyn Fn(u64, usize) + Send + Sync>);
+
+impl Default for BeforeUpdate {
+    fn default() -> Self {
+        Self(Box::new(|_, _| {}))
+    }
+}
+
+impl fmt::Debug for BeforeUpdate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("BeforeUpdate")
+    }
 }
 
 /// What a fake engine is said to hold, in bytes.
@@ -416,6 +434,7 @@ impl DeviceEngine for FakeEngine {
                 break;
             }
             self.script.strike(next, &context.cancel)?;
+            (self.script.before_update.0)(spec.seed, next);
             self.unit(FakeUnit::Update);
             weights = step(weights, next);
             self.script.updates_made.fetch_add(1, Ordering::SeqCst);

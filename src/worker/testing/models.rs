@@ -10,8 +10,8 @@ use futures::future::BoxFuture;
 
 use crate::{
     artifacts::BuiltinModel,
+    device::{EditedTensors, ModelProvider, OpenedModel},
     jobs::{Failure, FailureReason},
-    worker::{EditedTensors, ModelProvider, OpenedModel},
 };
 
 /// Models by name, all of the built-in one's files.

@@ -9,12 +9,12 @@ use std::{
 };
 
 use keystep::{
+    device::{CandleSource, DeviceSettings, EngineSource},
     jobs::{SqliteStore, Store, StoreSettings, WorkerId},
     publishing::{ObjectPublisher, PublisherSettings},
     storage::{StorageSettings, Storages, testing::Flaky},
     worker::{
-        CandleSource, Device, DeviceSettings, EngineSource, OutputHealth, Worker, WorkerParts,
-        WorkerSettings, WorkerSignals,
+        Device, OutputHealth, Worker, WorkerParts, WorkerSettings, WorkerSignals,
         testing::{FakeScript, FakeSource, FixedModels},
     },
 };
@@ -129,7 +129,7 @@ async fn work<E: EngineSource>(place: &Path, source: E) {
     let settings = PublisherSettings::from(storages.settings());
     let models = Arc::new(FixedModels::with_base(MODEL, DIGEST));
     let device =
-        Device::start(source, DeviceSettings::default(), models.clone(), Handle::current())
+        Device::start(vec![source], DeviceSettings::default(), models.clone(), Handle::current())
             .unwrap();
     let (signals, tracker) = (WorkerSignals::default(), TaskTracker::new());
     let parts = WorkerParts {

@@ -1,10 +1,9 @@
-//! Where models come from: the worker's view of the catalogue.
+//! Where models come from: the device's view of the catalogue.
 
 use std::{path::PathBuf, sync::Arc};
 
 use futures::future::BoxFuture;
 
-use super::PictureCache;
 use crate::{jobs::Failure, spec::ModelFiles};
 
 /// Finds models by name.
@@ -17,6 +16,17 @@ pub trait ModelProvider: std::fmt::Debug + Send + Sync {
     fn pictures(&self) -> Option<Arc<dyn PictureCache>> {
         None
     }
+}
+
+/// Keeps bytes under digests, within a bound. Blocking. A failure is logged, and costs no more than
+/// the time to compute them again.
+pub trait PictureCache: std::fmt::Debug + Send + Sync {
+    /// What is kept under a key, to the last bit as it was kept; `None` where there is nothing, or
+    /// where it was damaged.
+    fn read(&self, key: &str) -> Option<Vec<u8>>;
+
+    /// Keeps bytes under a key, a SHA-256 in hexadecimal, whole or not at all.
+    fn keep(&self, key: &str, bytes: &[u8]);
 }
 
 /// A model whose files can be read.
