@@ -13,7 +13,7 @@
 //! | [`device`] | slots, each with a thread for jobs and one for calls that take turns: loaded models, memory, health | `spec`, `outcome`, `engine`, `artifacts`, `jobs`, `report` |
 //! | [`worker`] | claim, run, publish | `spec`, `outcome`, `engine`, `artifacts`, `jobs`, `device`, `report` |
 //! | [`storage`] | object storage by URL: bytes there and back, in parts, compared | – |
-//! | [`publishing`] | results into object storage: files, model card, and last the manifest | `spec`, `outcome`, `artifacts`, `jobs`, `worker`, `report`, `storage` |
+//! | [`publishing`] | results into object storage: files, model card, and last the manifest | `spec`, `outcome`, `artifacts`, `jobs`, `device`, `worker`, `report`, `storage` |
 //! | [`catalogue`] | models by name: base models by URL through a local cache, and what jobs published | `spec`, `outcome`, `artifacts`, `jobs`, `device`, `storage` |
 //! | [`auth`] | who calls and what they may: tokens, roles, limits | `jobs` |
 //! | [`proto`] | the generated wire types | – |

@@ -54,12 +54,13 @@ impl Services {
         let catalogue = Arc::new(Catalogue::new(Vec::new(), cache, storages, store.clone()));
         let source = FakeSource(FakeScript::new(4, Duration::ZERO));
         let handle = runtime.handle().clone();
-        let device = Device::start(source, DeviceSettings::default(), catalogue.clone(), handle);
+        let device =
+            Device::start(vec![source], DeviceSettings::default(), catalogue.clone(), handle);
         let device = device.expect("a device");
         let parts = Arc::new(ApiParts {
             store,
             catalogue,
-            direct: device.interactive_calls(),
+            interactive_calls: device.interactive_calls(),
             publisher: Arc::new(FolderPublisher::default()),
             clock: Clock::System,
             identifiers: Identifiers::default(),

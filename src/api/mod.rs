@@ -43,7 +43,7 @@ pub struct ApiParts {
     /// The models.
     pub catalogue: Arc<Catalogue>,
     /// The way to the device.
-    pub direct: InteractiveCalls,
+    pub interactive_calls: InteractiveCalls,
     /// Where results will go: knows which destinations can be written to.
     pub publisher: Arc<dyn Publisher>,
     /// Where the time comes from.

@@ -85,7 +85,7 @@ fn messages<T: Send + 'static>(
     call: InteractiveCall,
     read: Reader<T>,
 ) -> Result<Messages<T>, ApiError> {
-    let stream = parts.direct.submit(&caller.principal, call)?;
+    let stream = parts.interactive_calls.submit(&caller.principal, call)?;
     let parts = parts.clone();
     let call = Call { parts, stream, read, ready: VecDeque::new(), is_over: false };
     let next = |mut call: Call<T>| async { call.next().await.map(|message| (message, call)) };

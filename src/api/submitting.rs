@@ -134,7 +134,7 @@ impl ApiParts {
 
     async fn planned(&self, caller: &Caller, work: UnlearnWork) -> Result<Plan, ApiError> {
         let call = InteractiveCall::Plan { base_model: work.base_model, spec: Box::new(work.spec) };
-        let mut stream = self.direct.submit(&caller.principal, call)?;
+        let mut stream = self.interactive_calls.submit(&caller.principal, call)?;
         loop {
             let update = tokio::select! {
                 () = self.draining.cancelled() => return Err(ApiError::Draining),

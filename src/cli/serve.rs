@@ -19,8 +19,8 @@ use crate::{
     config::{self, ConfigError, DeviceSettings, LogFormat, Settings},
     daemon::{self, Daemon, DaemonParts, StartError, available_memory},
     device::CandleSource,
-    engine::{ComputeSettings, EngineError},
-    jobs::Clock,
+    engine::{ComputeSettings, DeviceChoice, EngineError},
+    jobs::{Clock, Identifiers},
     shutdown::Departure,
     telemetry::{self, BuildInfo, LogStyle, TelemetryError},
 };
@@ -159,21 +159,26 @@ async fn run_daemon(
         }
         None => None,
     };
-    let compute = compute(&settings.device)?;
-    // A device that cannot be had ends the daemon here, rather than every job.
-    let opened = compute.open()?;
-    tracing::info!("computing on {:?} in {}", opened.device.location(), compute.compute_type);
     let available = available_memory();
-    let source = CandleSource::new(compute)
-        .with_memory_limit(settings.device.memory_limit_bytes)
-        .with_available_memory(available);
+    let mut sources = Vec::new();
+    for compute in computes(&settings.device)? {
+        // A device that cannot be had ends the daemon here, rather than every job.
+        let opened = compute.open()?;
+        tracing::info!("computing on {:?} in {}", opened.device.location(), compute.compute_type);
+        let source = CandleSource::new(compute)
+            .with_memory_limit(settings.device.memory_limit_bytes)
+            .with_available_memory(available);
+        sources.push(source);
+    }
     if let (None, Some(bytes)) = (settings.device.memory_limit_bytes, available) {
         tracing::info!(
             bytes,
             "device.memory_limit_bytes is unset: on the CPU, what there is holds"
         );
     }
-    let daemon = Daemon::start(settings, DaemonParts::new(source)).await?;
+    let (clock, identifiers) = (Clock::default(), Identifiers::default());
+    let parts = DaemonParts { sources, clock, identifiers };
+    let daemon = Daemon::start(settings, parts).await?;
     let address = daemon.address();
     tracing::info!("listening on {address}");
     let told = announce(&daemon, ready_file);
@@ -182,11 +187,17 @@ async fn run_daemon(
     Ok(departure)
 }
 
-fn compute(settings: &DeviceSettings) -> Result<ComputeSettings, ServeError> {
-    Ok(ComputeSettings {
-        device: settings.name.parse().map_err(ServeError::Device)?,
-        compute_type: settings.compute_type.parse().map_err(ServeError::Device)?,
-    })
+/// The devices that compute: slots of the CPU share it, on CUDA each has the next device.
+fn computes(settings: &DeviceSettings) -> Result<Vec<ComputeSettings>, ServeError> {
+    let device = settings.name.parse().map_err(ServeError::Device)?;
+    let compute_type = settings.compute_type.parse().map_err(ServeError::Device)?;
+    let devices = match device {
+        DeviceChoice::Cuda(first) => {
+            (0..settings.slots).map(|slot| DeviceChoice::Cuda(first.saturating_add(slot))).collect()
+        }
+        DeviceChoice::Cpu | DeviceChoice::Auto => vec![device],
+    };
+    Ok(devices.into_iter().map(|device| ComputeSettings { device, compute_type }).collect())
 }
 
 /// Tells whoever waits that the daemon is ready, and later that it goes.
@@ -264,7 +275,7 @@ mod tests {
     #[test]
     fn a_device_that_is_not_there_is_wrong_configuration() {
         let settings = DeviceSettings { name: "cuda:4096".to_owned(), ..DeviceSettings::default() };
-        let error = ServeError::from(compute(&settings).unwrap().open().unwrap_err());
+        let error = ServeError::from(computes(&settings).unwrap()[0].open().unwrap_err());
         assert_eq!(error.exit_code(), 64);
         assert!(error.lines()[0].contains("docs/cuda.md"), "{:?}", error.lines());
         // What the settings accept is what the engine understands.
@@ -272,12 +283,24 @@ mod tests {
             [("auto", true), ("cpu", true), ("cuda", true), ("cuda:7", true), ("gpu", false)]
         {
             let settings = DeviceSettings { name: name.to_owned(), ..DeviceSettings::default() };
-            assert_eq!(compute(&settings).is_ok(), accepted, "{name}");
+            assert_eq!(computes(&settings).is_ok(), accepted, "{name}");
             let arguments =
                 ServeArguments { device: Some(name.to_owned()), ..ServeArguments::default() };
             let loaded = config::load(&arguments.sources_without_environment());
             assert_eq!(loaded.is_ok(), accepted, "{name}");
         }
+    }
+
+    #[test]
+    fn slots_share_the_cpu_and_have_cuda_devices_of_their_own() {
+        let devices = |name: &str| {
+            let settings =
+                DeviceSettings { name: name.to_owned(), slots: 2, ..DeviceSettings::default() };
+            let computes = computes(&settings).unwrap().into_iter();
+            computes.map(|compute| compute.device.to_string()).collect::<Vec<_>>()
+        };
+        assert_eq!(devices("cpu"), ["cpu"]);
+        assert_eq!(devices("cuda:3"), ["cuda:3", "cuda:4"]);
     }
 
     #[test]

@@ -303,10 +303,15 @@ section! {
         pub name: String = "auto".to_owned();
         /// What the U-Net computes in: `f32`, or on CUDA `f16` or `bf16`. Trained weights are f32.
         pub compute_type: String = "f32".to_owned();
+        /// Jobs that are worked on side by side. Slots of the CPU share its cores, so that each job
+        /// takes longer, and its memory: a job that does not fit beside the others waits. On CUDA each
+        /// slot takes a device of its own, from `device.name` on. With more than one, `device.name`
+        /// must say which of the two it is.
+        pub slots: usize = 1;
         /// Threads that compute. Unset: one a core.
         pub threads: Option<usize> = None, example "8";
-        /// Most bytes that the process may take: loaded models, the job under way and the call beside
-        /// it together. To stay below, it computes parts of the network twice, runs fewer passes side
+        /// Most bytes that the process may take: loaded models, the jobs under way and the calls beside
+        /// them together; on CUDA, on each device. To stay below, it computes parts of the network twice, runs fewer passes side
         /// by side and decodes large pictures in tiles; what cannot be made to fit is refused. Unset:
         /// on the CPU nine tenths of what cgroup, address space and machine leave at the start, on
         /// CUDA no limit.

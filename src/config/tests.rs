@@ -193,6 +193,17 @@ fn keys_within_urls_are_refused_and_never_shown() {
 }
 
 #[test]
+fn more_than_one_slot_needs_a_device_that_is_named() {
+    let found = violations(from_file("[device]\nslots = 2\n"));
+    assert_eq!(keys(&found), ["device.slots"]);
+    assert!(found[0].problem.contains("device.name is \"auto\""), "{}", found[0].problem);
+    assert_eq!(keys(&violations(from_file("[device]\nslots = 0\n"))), ["device.slots"]);
+    for name in ["cpu", "cuda:1"] {
+        from_file(&format!("[device]\nname = \"{name}\"\nslots = 2\n")).unwrap();
+    }
+}
+
+#[test]
 fn files_that_are_named_must_be_there() {
     let folder = tempfile::tempdir().unwrap();
     let key = folder.path().join("s3-key");

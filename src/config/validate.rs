@@ -126,6 +126,11 @@ fn device(device: &DeviceSettings, found: &mut Found) {
         let remedy = "give auto, cpu, cuda or cuda:N";
         found.add("device.name", format!("{name:?}"), "is no device", remedy);
     }
+    if device.slots > 1 && name == "auto" {
+        let problem = "leaves open where the slots are while device.name is \"auto\"";
+        let remedy = "give device.name cpu, or cuda:N for devices from N on";
+        found.add("device.slots", device.slots, problem, remedy);
+    }
     let compute_type = device.compute_type.as_str();
     if !["f32", "f16", "bf16"].contains(&compute_type) {
         let remedy = "give f32, f16 or bf16";
@@ -174,6 +179,7 @@ fn numbers(settings: &Settings, found: &mut Found) {
     found.within("storage.part_bytes", storage.part_bytes, &(5 << 20..=5 * GIB));
     found.within("storage.parts_in_flight", storage.parts_in_flight, &(1..=1_000));
     found.within("cache.max_bytes", cache.max_bytes, &(1..=1 << 60));
+    found.within("device.slots", device.slots, &(1..=64));
     found.within("device.threads", device.threads.unwrap_or(1), &(1..=4_096));
     let memory_limit = device.memory_limit_bytes.unwrap_or(1 << 30);
     found.within("device.memory_limit_bytes", memory_limit, &(1 << 20..=1 << 60));

@@ -132,7 +132,7 @@ impl<S: JobStore> JobStore for MeasuredStore<S> {
         get(id: JobId) -> Option<JobSummary>;
         get_whole(id: JobId) -> Option<Job>;
         find_request(principal: &Principal, request_id: RequestId) -> Option<JobSummary>;
-        expire_worker(worker: &WorkerId, loss: WorkerLoss) -> Vec<JobId>;
+        expire_worker(worker: &WorkerId, worked_on: &[JobId], loss: WorkerLoss) -> Vec<JobId>;
         list(query: &ListQuery) -> Page;
         find_finished(principal: &Principal, work_digest: &str) -> Option<JobSummary>;
         events_after(id: JobId, after: Sequence, limit: u32) -> Vec<JobEvent>;

@@ -15,15 +15,11 @@ use crate::{
 const EVERY: Duration = Duration::from_secs(5);
 
 /// Looks until it is told to close.
-pub(super) async fn sample(
-    store: Arc<Store>,
-    direct: InteractiveCalls,
-    closing: CancellationToken,
-) {
+pub(super) async fn sample(store: Arc<Store>, calls: InteractiveCalls, closing: CancellationToken) {
     let mut ticks = interval(EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     while closing.run_until_cancelled(ticks.tick()).await.is_some() {
-        telemetry::direct_calls_waiting(direct.waiting());
+        telemetry::direct_calls_waiting(calls.waiting());
         match store.counts().await {
             Ok(counts) => {
                 for state in StateName::ALL {

@@ -41,8 +41,8 @@ use crate::{
 /// What a daemon is made of beside its settings.
 #[derive(Debug)]
 pub struct DaemonParts<S> {
-    /// What makes engines.
-    pub source: S,
+    /// What makes engines: one for each memory that there is for models.
+    pub sources: Vec<S>,
     /// Where the time comes from.
     pub clock: Clock,
     /// Where names come from.
@@ -52,7 +52,7 @@ pub struct DaemonParts<S> {
 impl<S> DaemonParts<S> {
     /// With the system's clock and random names.
     pub fn new(source: S) -> Self {
-        Self { source, clock: Clock::default(), identifiers: Identifiers::default() }
+        Self { sources: vec![source], clock: Clock::default(), identifiers: Identifiers::default() }
     }
 }
 
@@ -73,9 +73,10 @@ fn call_limits(limits: &LimitSettings) -> CallLimits {
 
 fn device_settings(settings: &Settings, clock: Clock, mark: ServingMark) -> DeviceSettings {
     DeviceSettings {
+        slots: settings.device.slots,
         loaded_models: settings.device.loaded_models,
         interactive_calls: settings.limits.interactive_queue,
-        direct_calls_of_principal: settings.limits.interactive_queue_of_principal,
+        interactive_calls_of_principal: settings.limits.interactive_queue_of_principal,
         call_limits: call_limits(&settings.limits),
         serving_mark: Some(mark),
         clock,
@@ -90,7 +91,7 @@ impl Daemon {
         settings: &Settings,
         parts: DaemonParts<S>,
     ) -> Result<Self, StartError> {
-        let DaemonParts { source, clock, identifiers } = parts;
+        let DaemonParts { sources, clock, identifiers } = parts;
         let folders = folders(settings, identifiers.clone()).await?;
         let identity = folders.data.identity().to_owned();
 
@@ -111,7 +112,7 @@ impl Daemon {
         let mark = ServingMark::new(folders.data.path());
         let lost_while_serving = mark.take_left_behind();
         let device = Device::start(
-            source,
+            sources,
             device_settings(settings, clock.clone(), mark),
             catalogue.clone(),
             Handle::current(),
@@ -125,7 +126,7 @@ impl Daemon {
             api: Arc::new(ApiParts {
                 store: store.clone(),
                 catalogue: catalogue.clone(),
-                direct: device.interactive_calls(),
+                interactive_calls: device.interactive_calls(),
                 publisher: publisher.clone(),
                 clock: clock.clone(),
                 identifiers,

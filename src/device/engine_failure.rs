@@ -88,15 +88,32 @@ pub fn engine_failure(error: &EngineError) -> Failure {
     }
 }
 
+/// What others hold in the memory that something is to fit into.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct HeldBeside {
+    /// Jobs under way.
+    pub(super) jobs: usize,
+    /// Bytes that they hold, models included.
+    pub(super) by_jobs: u64,
+    /// Bytes that calls hold.
+    pub(super) by_calls: u64,
+}
+
 /// What does not fit beside what is held.
-pub(super) fn out_of_memory(what: &str, need: u64, limit: u64, held_by_job: u64) -> Failure {
+pub(super) fn out_of_memory(what: &str, need: u64, limit: u64, held: HeldBeside) -> Failure {
     let mebibytes = |bytes: u64| bytes.div_ceil(1 << 20);
-    let (remedy, beside) = if held_by_job == 0 {
+    let (others, bytes) = match held {
+        HeldBeside { by_jobs: 0, by_calls: 0, .. } => ("", 0),
+        HeldBeside { by_jobs: 0, by_calls, .. } => ("the calls under way, which hold", by_calls),
+        HeldBeside { jobs: 1, by_jobs, .. } => ("the job under way, which holds", by_jobs),
+        HeldBeside { by_jobs, .. } => ("the jobs under way, which hold", by_jobs),
+    };
+    let (remedy, beside) = if others.is_empty() {
         ("ask for less, or raise device.memory_limit_bytes", String::new())
     } else {
         (
             "wait until that has ended, ask for less, or raise device.memory_limit_bytes",
-            format!(" beside the job under way, which holds {} MiB", mebibytes(held_by_job)),
+            format!(" beside {others} {} MiB", mebibytes(bytes)),
         )
     };
     let message = format!(
@@ -107,7 +124,7 @@ pub(super) fn out_of_memory(what: &str, need: u64, limit: u64, held_by_job: u64)
     Failure::new(Reason::OutOfMemory, message)
         .with("need", &need)
         .with("limit", &limit)
-        .with("heldByJob", &held_by_job)
+        .with("heldByJob", &held.by_jobs)
 }
 
 /// Whether the device ran out of memory or refused for another reason.

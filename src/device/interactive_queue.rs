@@ -1,7 +1,8 @@
-//! The queue of direct calls: bounded, with honest positions, forgotten as soon as their callers go.
+//! The queue of interactive calls: bounded, with honest positions; calls are forgotten as soon as
+//! their callers go. All slots take from one queue, those without a job before others.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -13,7 +14,7 @@ use tokio::{
 
 use super::{
     DirectQueueFull, InteractiveCall, InteractiveStream, InteractiveUpdate, ModelProvider,
-    OpenedModel, Whose,
+    OpenedModel, Whose, health::SlotIndex,
 };
 use crate::{
     engine::CancelFlag,
@@ -42,7 +43,7 @@ struct Shared {
     places: Places,
     models: Arc<dyn ModelProvider>,
     runtime: Handle,
-    /// Changes whenever a call is ready.
+    /// Changes whenever a call may have come to its turn.
     wakeups: watch::Sender<()>,
 }
 
@@ -54,10 +55,12 @@ struct Queue {
     /// When each principal that waits had its last turn, in turns.
     turns: BTreeMap<Principal, u64>,
     turn: u64,
-    /// Calls that the device works on.
-    served: usize,
-    /// Whose call that is.
-    serving: Option<Principal>,
+    /// Slots whose threads run.
+    slots: usize,
+    /// Slots that have neither job nor call.
+    idle: BTreeSet<SlotIndex>,
+    /// Whose calls are being served.
+    serving: BTreeMap<SlotIndex, Principal>,
     /// What a call lasts, smoothed.
     usual: Duration,
     /// Whether the device is gone.
@@ -71,10 +74,10 @@ struct Waiting {
     call: InteractiveCall,
     /// Set once its files are within reach.
     model: Option<OpenedModel>,
-    line: CallLine,
+    updates: UpdateSender,
     span: tracing::Span,
-    /// The position that the caller knows.
-    told: Option<usize>,
+    /// The position that the caller was sent last.
+    position: Option<usize>,
 }
 
 /// A call whose turn it is.
@@ -82,19 +85,25 @@ struct Waiting {
 pub(super) struct ReadyCall {
     pub(super) call: InteractiveCall,
     pub(super) model: OpenedModel,
-    pub(super) line: CallLine,
+    pub(super) updates: UpdateSender,
     pub(super) span: tracing::Span,
 }
 
 impl InteractiveCalls {
-    pub(super) fn new(places: Places, models: Arc<dyn ModelProvider>, runtime: Handle) -> Self {
+    pub(super) fn new(
+        slots: usize,
+        places: Places,
+        models: Arc<dyn ModelProvider>,
+        runtime: Handle,
+    ) -> Self {
         let queue = Queue {
             waiting: VecDeque::new(),
             next: 0,
             turns: BTreeMap::new(),
             turn: 0,
-            served: 0,
-            serving: None,
+            slots,
+            idle: BTreeSet::new(),
+            serving: BTreeMap::new(),
             usual: FIRST_GUESS,
             is_closed: false,
         };
@@ -112,9 +121,9 @@ impl InteractiveCalls {
         let mut queue = self.queue();
         queue.forget_cancelled();
         queue.check_room(self.0.places, principal, &call)?;
-        let (mut line, stream) = CallLine::open(&call);
+        let (mut updates, stream) = UpdateSender::open(&call);
         if queue.is_closed {
-            line.fail(device_is_gone());
+            updates.fail(device_is_gone());
             return Ok(stream);
         }
         let number = queue.next;
@@ -122,14 +131,15 @@ impl InteractiveCalls {
         let model = call.model().to_owned();
         let span = tracing::Span::current();
         let principal = principal.clone();
-        let waiting = Waiting { number, principal, call, model: None, line, span, told: None };
+        let waiting =
+            Waiting { number, principal, call, model: None, updates, span, position: None };
         queue.waiting.push_back(waiting);
-        queue.tell_positions();
+        queue.send_positions();
         drop(queue);
         let this = self.clone();
         self.0.runtime.spawn(async move {
             let opened = this.0.models.open(&model).await;
-            this.opened(number, opened);
+            this.note_opened(number, opened);
         });
         Ok(stream)
     }
@@ -146,15 +156,35 @@ impl InteractiveCalls {
         self.0.wakeups.subscribe()
     }
 
-    /// Whether there is a call whose turn it could be.
-    pub(super) fn has_ready(&self) -> bool {
+    /// What the tasks that open models run on.
+    pub(super) fn runtime(&self) -> &Handle {
+        &self.0.runtime
+    }
+
+    /// Has every slot look for calls.
+    pub(super) fn wake(&self) {
+        self.0.wakeups.send_replace(());
+    }
+
+    /// Notes whether a slot has neither job nor call.
+    pub(super) fn set_idle(&self, slot: SlotIndex, is_idle: bool) {
+        let mut queue = self.queue();
+        if is_idle {
+            queue.idle.insert(slot);
+        } else {
+            queue.idle.remove(&slot);
+        }
+    }
+
+    /// Whether there is a call for a slot.
+    pub(super) fn is_due(&self, slot: SlotIndex) -> bool {
         let mut queue = self.queue();
         queue.forget_cancelled();
-        queue.waiting.iter().any(|waiting| waiting.model.is_some() && !waiting.call.is_plan())
+        queue.is_due(slot)
     }
 
     /// Notes that a call's model is there, or ends the call.
-    fn opened(&self, number: u64, opened: Result<OpenedModel, Failure>) {
+    fn note_opened(&self, number: u64, opened: Result<OpenedModel, Failure>) {
         let mut queue = self.queue();
         let found = queue.waiting.iter().position(|waiting| waiting.number == number);
         let Some(index) = found else { return };
@@ -166,16 +196,16 @@ impl InteractiveCalls {
             }
             Err(failure) => {
                 if let Some(mut waiting) = queue.waiting.remove(index) {
-                    waiting.line.fail(failure);
+                    waiting.updates.fail(failure);
                 }
-                queue.tell_positions();
+                queue.send_positions();
             }
         }
         drop(queue);
-        self.0.wakeups.send_replace(());
+        self.wake();
     }
 
-    /// A plan whose model is there: plans read headers alone, and wait for nobody.
+    /// A plan whose model is there: plans read headers alone, and wait for no turn.
     pub(super) fn take_plan(&self) -> Option<ReadyCall> {
         let mut queue = self.queue();
         queue.forget_cancelled();
@@ -184,11 +214,14 @@ impl InteractiveCalls {
         queue.remove(index)
     }
 
-    /// The call whose turn it is of those whose models are there; the device must say when it is done
-    /// with it.
-    pub(super) fn take(&self) -> Option<ReadyCall> {
+    /// The call whose turn it is of those whose models are there, where there is one for this slot;
+    /// the slot must say when it is done with it.
+    pub(super) fn take(&self, slot: SlotIndex) -> Option<ReadyCall> {
         let mut queue = self.queue();
         queue.forget_cancelled();
+        if !queue.is_due(slot) {
+            return None;
+        }
         let order = queue.order();
         let is_ready = |index: &usize| {
             queue.waiting.get(*index).is_some_and(|waiting| waiting.model.is_some())
@@ -196,32 +229,36 @@ impl InteractiveCalls {
         let index = order.into_iter().find(is_ready)?;
         let principal = queue.waiting.get(index)?.principal.clone();
         let ready = queue.remove(index)?;
-        queue.served += 1;
+        queue.idle.remove(&slot);
         queue.turn += 1;
         let turn = queue.turn;
         queue.turns.insert(principal.clone(), turn);
-        queue.serving = Some(principal);
+        queue.serving.insert(slot, principal);
         queue.forget_turns();
-        queue.tell_positions();
+        queue.send_positions();
         Some(ready)
     }
 
-    /// The device is done with a call.
-    pub(super) fn done(&self, lasted: Duration) {
+    /// A slot is done with its call.
+    pub(super) fn done(&self, slot: SlotIndex, lasted: Duration) {
         let mut queue = self.queue();
-        queue.served = queue.served.saturating_sub(1);
-        queue.serving = None;
+        queue.serving.remove(&slot);
         queue.forget_turns();
         queue.usual = (queue.usual * 3 + lasted) / 4;
-        queue.tell_positions();
+        queue.send_positions();
     }
 
-    /// The device is gone: ends every call.
-    pub(super) fn close(&self) {
+    /// A slot is gone; with the last one, every call ends.
+    pub(super) fn slot_ends(&self, slot: SlotIndex) {
         let mut queue = self.queue();
-        queue.is_closed = true;
-        for mut waiting in queue.waiting.drain(..) {
-            waiting.line.fail(device_is_gone());
+        queue.idle.remove(&slot);
+        queue.serving.remove(&slot);
+        queue.slots = queue.slots.saturating_sub(1);
+        if queue.slots == 0 {
+            queue.is_closed = true;
+            for mut waiting in queue.waiting.drain(..) {
+                waiting.updates.fail(device_is_gone());
+            }
         }
     }
 
@@ -248,9 +285,19 @@ impl Queue {
         if waiting < limit {
             return Ok(());
         }
-        let rounds = u32::try_from(waiting + self.served).unwrap_or(u32::MAX);
+        let rounds = (waiting + self.serving.len()).div_ceil(self.slots.max(1));
+        let rounds = u32::try_from(rounds).unwrap_or(u32::MAX);
         let retry_after = self.usual.saturating_mul(rounds).max(Duration::from_secs(1));
         Err(DirectQueueFull { waiting, whose, limit, retry_after })
+    }
+
+    /// Whether there is a call for a slot: any that is ready where the slot is idle, else one that is
+    /// left once every idle slot has taken one.
+    fn is_due(&self, slot: SlotIndex) -> bool {
+        let is_ready = |waiting: &&Waiting| waiting.model.is_some() && !waiting.call.is_plan();
+        let ready = self.waiting.iter().filter(is_ready).count();
+        let for_others = if self.idle.contains(&slot) { 0 } else { self.idle.len() };
+        ready > for_others
     }
 
     /// The calls, but for plans, in the order in which their turns come: principals take turns, first
@@ -279,41 +326,42 @@ impl Queue {
     }
 
     fn remove(&mut self, index: usize) -> Option<ReadyCall> {
-        let Waiting { call, model, line, span, .. } = self.waiting.remove(index)?;
-        Some(ReadyCall { call, model: model?, line, span })
+        let Waiting { call, model, updates, span, .. } = self.waiting.remove(index)?;
+        Some(ReadyCall { call, model: model?, updates, span })
     }
 
     /// Turns matter among those that wait or are served.
     fn forget_turns(&mut self) {
-        let (waiting, serving) = (&self.waiting, self.serving.as_ref());
+        let (waiting, serving) = (&self.waiting, &self.serving);
         self.turns.retain(|principal, _| {
-            serving == Some(principal) || waiting.iter().any(|call| call.principal == *principal)
+            serving.values().any(|served| served == principal)
+                || waiting.iter().any(|call| call.principal == *principal)
         });
     }
 
     fn forget_cancelled(&mut self) {
         let before = self.waiting.len();
-        self.waiting.retain(|waiting| !waiting.line.cancel.is_cancelled());
+        self.waiting.retain(|waiting| !waiting.updates.cancel.is_cancelled());
         if self.waiting.len() != before {
             self.forget_turns();
-            self.tell_positions();
+            self.send_positions();
         }
     }
 
-    /// Tells each caller how many are ahead, where that changed.
-    fn tell_positions(&mut self) {
+    /// Sends each caller how many calls must end before its own begins, where that changed.
+    fn send_positions(&mut self) {
         for (place, index) in self.order().into_iter().enumerate() {
-            let ahead = place + self.served;
+            let ahead = (place + self.serving.len() + 1).saturating_sub(self.slots);
             let Some(waiting) = self.waiting.get_mut(index) else { continue };
-            if waiting.told != Some(ahead) && waiting.line.tell(InteractiveUpdate::Position(ahead))
-            {
-                waiting.told = Some(ahead);
+            let update = InteractiveUpdate::Position(ahead);
+            if waiting.position != Some(ahead) && waiting.updates.send_if_room(update) {
+                waiting.position = Some(ahead);
             }
         }
     }
 }
 
-/// What who waits for the device is told when it is stopped.
+/// Why a call or a job ends that waits for a device that is stopped.
 pub(super) fn device_is_gone() -> Failure {
     Failure::new(FailureReason::Draining, "the device was stopped; try again later")
 }
@@ -341,34 +389,34 @@ impl InteractiveCall {
     }
 }
 
-/// The way back to a caller. Never blocks: there is room for every result, and what may be late is
-/// dropped where a caller reads slowly.
+/// Sends a caller what comes of its call. Never blocks: there is room for every result, and what may
+/// be late is dropped where a caller reads slowly.
 #[derive(Debug)]
-pub(super) struct CallLine {
-    updates: mpsc::Sender<Result<InteractiveUpdate, Failure>>,
+pub(super) struct UpdateSender {
+    sender: mpsc::Sender<Result<InteractiveUpdate, Failure>>,
     pub(super) cancel: CancelFlag,
-    /// Room that is kept for results, and for a failure at the end.
-    kept: usize,
+    /// Places that are reserved for results, and for a failure at the end.
+    reserved: usize,
 }
 
-impl CallLine {
+impl UpdateSender {
     fn open(call: &InteractiveCall) -> (Self, InteractiveStream) {
-        let kept = call.results() + 1;
-        let (sender, updates) = mpsc::channel(kept + ROOM_FOR_NEWS);
+        let reserved = call.results() + 1;
+        let (sender, updates) = mpsc::channel(reserved + ROOM_FOR_NEWS);
         let cancel = CancelFlag::default();
         let stream = InteractiveStream { updates, cancel: cancel.clone() };
-        (Self { updates: sender, cancel, kept }, stream)
+        (Self { sender, cancel, reserved }, stream)
     }
 
     /// Sends what may be late or lost; says whether there was room.
-    pub(super) fn tell(&mut self, update: InteractiveUpdate) -> bool {
-        self.updates.capacity() > self.kept && self.updates.try_send(Ok(update)).is_ok()
+    pub(super) fn send_if_room(&mut self, update: InteractiveUpdate) -> bool {
+        self.sender.capacity() > self.reserved && self.sender.try_send(Ok(update)).is_ok()
     }
 
     /// Sends a result.
-    pub(super) fn deliver(&mut self, update: InteractiveUpdate) {
-        self.kept = self.kept.saturating_sub(1);
-        if self.updates.try_send(Ok(update)).is_err() {
+    pub(super) fn send(&mut self, update: InteractiveUpdate) {
+        self.reserved = self.reserved.saturating_sub(1);
+        if self.sender.try_send(Ok(update)).is_err() {
             // The caller is gone.
             self.cancel.cancel();
         }
@@ -376,6 +424,7 @@ impl CallLine {
 
     /// Ends the call in a failure.
     pub(super) fn fail(&mut self, failure: Failure) {
-        let _ = self.updates.try_send(Err(failure));
+        // A caller that is gone needs no failure.
+        let _ = self.sender.try_send(Err(failure));
     }
 }

@@ -5,8 +5,10 @@ mod account;
 mod call_limits;
 mod engine;
 mod engine_failure;
+mod health;
 mod interactive;
 mod interactive_queue;
+mod memory;
 mod models;
 mod serving;
 mod serving_mark;
@@ -20,6 +22,7 @@ pub use engine::{CandleSource, DeviceEngine, EngineSource, Undertaking};
 pub use engine_failure::{
     artifact_failure, disk_failure, engine_failure, report_failure, spec_failure,
 };
+pub use health::DeviceHealth;
 pub use interactive::{
     DirectQueueFull, InteractiveCall, InteractiveStream, InteractiveUpdate, PlanEstimate, Whose,
 };
@@ -28,5 +31,5 @@ pub use models::{EditedTensors, ModelProvider, OpenedModel, PictureCache};
 pub use serving_mark::ServingMark;
 pub use settings::DeviceSettings;
 pub use slot::Slot;
-pub use slots::{Device, DeviceHealth, SlotWork};
+pub use slots::{Device, JobSlot, SlotWork};
 pub use turn::JobFlags;

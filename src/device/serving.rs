@@ -1,15 +1,17 @@
-//! Direct calls on the device's thread of calls, and plans beside them.
+//! Interactive calls on a slot's thread of calls, and plans beside them.
 
 use std::{
     cell::RefCell,
     panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
 };
 
 use super::{
     DeviceEngine, EngineSource, InteractiveCall, InteractiveUpdate, OpenedModel, ServingMark, Slot,
     Undertaking,
+    account::{Occupant, Refusal},
     engine_failure::{engine_failure, panic_failure, spec_failure},
-    interactive_queue::{CallLine, ReadyCall},
+    interactive_queue::{ReadyCall, UpdateSender},
     turn::Turn,
 };
 use crate::{
@@ -22,52 +24,70 @@ impl<S: EngineSource> Slot<S> {
     /// For the thread of jobs, between two units of its work: makes the plans that wait, and lets a
     /// call have the device for a slice. Says whether there was anything to do.
     pub fn give_way(&self) -> bool {
+        let mut did = self.make_plans();
+        let may_begin = || self.memory.takes_calls() && self.calls.is_due(self.index);
+        if self.turn.is_call_open() || may_begin() {
+            did |= self.turn.give();
+        }
+        did
+    }
+
+    /// Makes the plans that wait, unless another slot loads a model: that slot makes them afterwards.
+    /// Says whether there was any.
+    fn make_plans(&self) -> bool {
         let mut did = false;
-        while let Some(ReadyCall { call, model, mut line, span }) = self.direct.take_plan() {
+        while let Some(mut source) = self.memory.free_source()
+            && let Some(ReadyCall { call, model, mut updates, span }) = self.calls.take_plan()
+        {
             span.in_scope(|| {
-                let planned =
-                    catch_unwind(AssertUnwindSafe(|| plan(self, call, &model, &mut line)));
-                self.end(planned, |failure| line.fail(failure));
+                let planned = catch_unwind(AssertUnwindSafe(|| {
+                    if let InteractiveCall::Plan { spec, .. } = call {
+                        let plan = self.memory.plan(&mut source, &model, &spec)?;
+                        updates.send(InteractiveUpdate::Plan(plan));
+                    }
+                    Ok(())
+                }));
+                self.end(planned, |failure| updates.fail(failure));
             });
             did = true;
-        }
-        if self.turn.is_call_open() || self.direct.has_ready() {
-            did |= self.turn.give();
         }
         did
     }
 
     /// The thread of calls: serves one after another, each time that it has its turn.
     pub(super) fn serve_calls(&self) {
-        // However this ends, nobody may wait for it.
+        // However this ends, no thread may wait for it.
         let _stops = StopsTurn(&self.turn);
         while self.turn.take() {
-            if let Some(ReadyCall { call, model, mut line, span }) = self.direct.take() {
+            if self.memory.takes_calls()
+                && let Some(ReadyCall { call, model, mut updates, span }) =
+                    self.calls.take(self.index)
+            {
                 self.turn.set_call_open(true);
                 let begun = self.clock.monotonic();
                 {
                     let _mark = self.serving_mark.as_ref().map(ServingMark::set);
                     let served = span.in_scope(|| {
-                        catch_unwind(AssertUnwindSafe(|| serve(self, call, &model, &mut line)))
+                        catch_unwind(AssertUnwindSafe(|| serve(self, call, &model, &mut updates)))
                     });
-                    self.end(served, |failure| line.fail(failure));
+                    self.end(served, |failure| updates.fail(failure));
                 }
-                self.release_call();
-                self.direct.done(self.clock.monotonic().since(begun));
+                self.memory.release(Occupant::Call(self.index));
+                self.calls.done(self.index, self.clock.monotonic().since(begun));
                 self.turn.set_call_open(false);
             }
             self.turn.hand_back();
         }
     }
 
-    /// Tells a caller of a failure, where there was one.
-    fn end(&self, ended: std::thread::Result<Result<(), Failure>>, tell: impl FnOnce(Failure)) {
+    /// Ends a call in its failure, where there was one.
+    fn end(&self, ended: std::thread::Result<Result<(), Failure>>, fail: impl FnOnce(Failure)) {
         match ended {
             Ok(Ok(())) => {}
-            Ok(Err(failure)) => tell(failure),
+            Ok(Err(failure)) => fail(failure),
             Err(payload) => {
                 self.note_panic(payload.as_ref());
-                tell(panic_failure());
+                fail(panic_failure());
             }
         }
     }
@@ -86,9 +106,9 @@ fn serve<S: EngineSource>(
     slot: &Slot<S>,
     call: InteractiveCall,
     model: &OpenedModel,
-    line: &mut CallLine,
+    updates: &mut UpdateSender,
 ) -> Result<(), Failure> {
-    let cancel = line.cancel.clone();
+    let cancel = updates.cancel.clone();
     let (turn, stopped) = (slot.turn.clone(), cancel.clone());
     // Jobs come to their turn between any two units of the call's work.
     let rest = move || {
@@ -97,27 +117,27 @@ fn serve<S: EngineSource>(
         }
     };
     cancel.rest_by(rest.clone());
-    let line = RefCell::new(line);
+    let updates = RefCell::new(updates);
     let mut report = |progress: Progress| {
-        line.borrow_mut().tell(InteractiveUpdate::Progress(progress));
+        updates.borrow_mut().send_if_room(InteractiveUpdate::Progress(progress));
         rest();
     };
     let mut context = RunContext { report: &mut report, cancel, saving: None };
     match call {
         InteractiveCall::Generate { spec, preview_every, .. } => {
-            let engine = slot.engine(model)?;
+            let engine = engine(slot, model)?;
             let own_size = engine.own_size().map_err(|error| engine_failure(&error))?;
             let limits = slot.call_limits;
             limits.check_drawing(&spec, own_size).map_err(|error| spec_failure(&error))?;
             admit(slot, model, engine.as_ref(), Undertaking::Generate(&spec))?;
             let mut hand_over = |drawn| {
-                let mut line = line.borrow_mut();
+                let mut updates = updates.borrow_mut();
                 match drawn {
                     Drawn::Preview { index, picture } => {
-                        line.tell(InteractiveUpdate::Preview { index, picture });
+                        updates.send_if_room(InteractiveUpdate::Preview { index, picture });
                     }
                     Drawn::Picture { index, picture } => {
-                        line.deliver(InteractiveUpdate::Picture { index, picture });
+                        updates.send(InteractiveUpdate::Picture { index, picture });
                     }
                 }
             };
@@ -127,15 +147,16 @@ fn serve<S: EngineSource>(
         }
         InteractiveCall::Score { spec, .. } => {
             slot.call_limits.check_score(&spec).map_err(|error| spec_failure(&error))?;
-            let engine = slot.engine(model)?;
+            let engine = engine(slot, model)?;
             admit(slot, model, engine.as_ref(), Undertaking::Score(&spec))?;
             let scores = engine
                 .score_timesteps(&spec, &mut context)
                 .map_err(|error| engine_failure(&error))?;
-            line.borrow_mut().deliver(InteractiveUpdate::Scores(Box::new(scores)));
+            updates.borrow_mut().send(InteractiveUpdate::Scores(Box::new(scores)));
             Ok(())
         }
-        InteractiveCall::Plan { .. } => plan(slot, call, model, &mut line.borrow_mut()),
+        // Plans take no turn.
+        InteractiveCall::Plan { .. } => Ok(()),
     }
 }
 
@@ -147,19 +168,11 @@ fn admit<S: EngineSource>(
     work: Undertaking<'_>,
 ) -> Result<(), Failure> {
     let memory = engine.memory(work).map_err(|error| engine_failure(&error))?;
-    slot.admit_call(model, memory)
+    let admitted = slot.memory.admit(Occupant::Call(slot.index), [model], memory);
+    admitted.map_err(Refusal::into_failure)
 }
 
-/// Says what an erasure would take, from headers alone.
-fn plan<S: EngineSource>(
-    slot: &Slot<S>,
-    call: InteractiveCall,
-    model: &OpenedModel,
-    line: &mut CallLine,
-) -> Result<(), Failure> {
-    if let InteractiveCall::Plan { spec, .. } = call {
-        let plan = slot.plan(model, &spec)?;
-        line.deliver(InteractiveUpdate::Plan(plan));
-    }
-    Ok(())
+/// The model, or why it cannot be had now: a call does not wait for memory.
+fn engine<S: EngineSource>(slot: &Slot<S>, model: &OpenedModel) -> Result<Arc<S::Engine>, Failure> {
+    slot.memory.engine(Occupant::Call(slot.index), model).map_err(Refusal::into_failure)
 }

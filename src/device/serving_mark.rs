@@ -1,28 +1,31 @@
 //! A file that says that a call was being served: where a process is lost with it, the call may be
-//! what killed it, and no job that it held beside is to blame.
+//! what killed it, and no job beside it is to blame.
 
 use std::{
     fs, io,
     path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 /// Its name in the data folder.
 const NAME: &str = "serving";
 
-/// Where the mark stands while a call is served.
+/// Marks that calls are being served. Clones share it.
 #[derive(Debug, Clone)]
 pub struct ServingMark {
     path: PathBuf,
+    /// Calls that are being served, by all slots.
+    serving: Arc<Mutex<usize>>,
 }
 
-/// Takes the mark away when the call has ended, however it did.
+/// Takes the mark away when the last call has ended, however it did.
 #[derive(Debug)]
-pub(super) struct Served<'a>(&'a Path);
+pub(super) struct Serving<'a>(&'a ServingMark);
 
 impl ServingMark {
     /// In a data folder.
     pub fn new(data_dir: &Path) -> Self {
-        Self { path: data_dir.join(NAME) }
+        Self { path: data_dir.join(NAME), serving: Arc::default() }
     }
 
     /// Whether the last process on the folder was lost while it served a call; forgets it. To be
@@ -39,19 +42,31 @@ impl ServingMark {
         }
     }
 
-    pub(super) fn set(&self) -> Served<'_> {
-        // Without the mark a loss is charged to the job, which is all that it costs.
-        if let Err(error) = fs::write(&self.path, "") {
+    pub(super) fn set(&self) -> Serving<'_> {
+        let mut serving = self.serving();
+        // Without the mark a loss is charged to the job, and that is all.
+        if *serving == 0
+            && let Err(error) = fs::write(&self.path, "")
+        {
             tracing::debug!(%error, "a call that is served is not marked");
         }
-        Served(&self.path)
+        *serving += 1;
+        Serving(self)
+    }
+
+    fn serving(&self) -> MutexGuard<'_, usize> {
+        self.serving.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Drop for Served<'_> {
+impl Drop for Serving<'_> {
     fn drop(&mut self) {
-        // What is not there needs no removing.
-        let _ = fs::remove_file(self.0);
+        let mut serving = self.0.serving();
+        *serving -= 1;
+        if *serving == 0 {
+            // A mark that could not be written needs no removing.
+            let _ = fs::remove_file(&self.0.path);
+        }
     }
 }
 
@@ -64,7 +79,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let mark = ServingMark::new(folder.path());
         assert!(!mark.take_left_behind());
-        drop(mark.set());
+        let first = mark.set();
+        drop(mark.clone().set());
+        assert!(folder.path().join(NAME).exists(), "the first call is still served");
+        drop(first);
         assert!(!mark.take_left_behind());
         std::mem::forget(mark.set());
         assert!(mark.take_left_behind());

@@ -8,15 +8,17 @@ use crate::jobs::Clock;
 /// How the device is used.
 #[derive(Debug, Clone)]
 pub struct DeviceSettings {
-    /// Models that stay loaded, 1 or more.
+    /// Jobs that are worked on side by side, 1 or more.
+    pub slots: usize,
+    /// Models that stay loaded in each memory, 1 or more.
     pub loaded_models: usize,
-    /// Direct calls that may wait.
+    /// Interactive calls that may wait.
     pub interactive_calls: usize,
     /// Of them, those of one principal.
-    pub direct_calls_of_principal: usize,
-    /// What one direct call may ask for.
+    pub interactive_calls_of_principal: usize,
+    /// What one interactive call may ask for.
     pub call_limits: CallLimits,
-    /// Where it stands that a call is being served.
+    /// Marks that a call is being served.
     pub serving_mark: Option<ServingMark>,
     /// Pause after a first fault of the engine; doubles with each further one.
     pub first_backoff: Duration,
@@ -29,9 +31,10 @@ pub struct DeviceSettings {
 impl Default for DeviceSettings {
     fn default() -> Self {
         Self {
+            slots: 1,
             loaded_models: 2,
             interactive_calls: 16,
-            direct_calls_of_principal: 8,
+            interactive_calls_of_principal: 8,
             call_limits: CallLimits::default(),
             serving_mark: None,
             first_backoff: Duration::from_secs(1),

@@ -1,40 +1,37 @@
-//! What lies before the device's threads: the loaded models, the rates they were seen to reach, and
-//! the calls that wait.
+//! A slot: what its thread of jobs and its thread of calls work with, of which only one computes at a
+//! time.
 
 use std::{
     any::Any,
-    collections::BTreeMap,
-    fs::File,
-    io,
+    fmt,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
 };
 
 use super::{
-    CallLimits, DeviceEngine, DeviceSettings, EngineSource, InteractiveCalls, OpenedModel,
-    PlanEstimate, ServingMark,
-    account::{Account, Holder},
+    CallLimits, DeviceSettings, EngineSource, InteractiveCalls, JobFlags, OpenedModel, ServingMark,
+    account::{Blocker, Occupant, Refusal},
     engine_failure::engine_failure,
-    turn::{JobFlags, Turn},
+    health::SlotIndex,
+    memory::DeviceMemory,
+    turn::Turn,
 };
 use crate::{
-    engine::{EngineError, WorkMemory},
-    jobs::{Clock, Failure, FailureReason},
-    spec::UnlearnSpec,
+    engine::WorkMemory,
+    jobs::{Clock, Failure},
 };
 
-/// Everything that the device's threads own; the locks are never waited for, since one of the two
-/// threads alone has its turn.
-#[derive(Debug)]
+/// How often a job that waits for memory looks whether it is to stop.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+
+/// A place where one job is worked on, with a call beside it.
 pub struct Slot<S: EngineSource> {
-    source: Mutex<S>,
-    account: Mutex<Account<S::Engine>>,
-    /// U-Net evaluations a second while training, by the base model's digest.
-    rates: Mutex<BTreeMap<String, f64>>,
-    pub(super) direct: InteractiveCalls,
+    pub(super) index: SlotIndex,
+    pub(super) memory: Arc<DeviceMemory<S>>,
+    pub(super) calls: InteractiveCalls,
     pub(super) call_limits: CallLimits,
     pub(super) serving_mark: Option<ServingMark>,
     pub(super) turn: Turn,
@@ -44,18 +41,23 @@ pub struct Slot<S: EngineSource> {
     pub clock: Clock,
 }
 
-/// Nothing that a lock guards here can be left half changed in a way that matters.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+impl<S: EngineSource> fmt::Debug for Slot<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Slot").field("index", &self.index).finish_non_exhaustive()
+    }
 }
 
 impl<S: EngineSource> Slot<S> {
-    pub(super) fn new(source: S, settings: &DeviceSettings, direct: InteractiveCalls) -> Self {
+    pub(super) fn new(
+        index: SlotIndex,
+        memory: Arc<DeviceMemory<S>>,
+        settings: &DeviceSettings,
+        calls: InteractiveCalls,
+    ) -> Self {
         Self {
-            source: Mutex::new(source),
-            account: Mutex::new(Account::new(settings.loaded_models)),
-            rates: Mutex::default(),
-            direct,
+            index,
+            memory,
+            calls,
             call_limits: settings.call_limits,
             serving_mark: settings.serving_mark.clone(),
             turn: Turn::new(settings.clock.clone()),
@@ -64,126 +66,53 @@ impl<S: EngineSource> Slot<S> {
         }
     }
 
-    /// The model, loaded now or before. Another thread's work is never waited for.
+    /// For a job: the model, loaded now or before. Waits where there is no room for it yet.
     pub fn engine(&self, model: &OpenedModel) -> Result<Arc<S::Engine>, Failure> {
-        if let Some(engine) = self.find(&model.digest) {
-            return Ok(engine);
-        }
-        let Some(edited) = &model.edited else {
-            return self.load(model, &model.digest);
-        };
-        let base = match self.find(&edited.base_digest) {
-            Some(base) => base,
-            None => self.load(model, &edited.base_digest)?,
-        };
-        let unreadable = |source: io::Error| {
-            let message = format!("the edited tensors of {} cannot be read: {source}", model.name);
-            let reason = match source.kind() {
-                // The cache was emptied since they were found there: who asks again has them fetched.
-                io::ErrorKind::NotFound => FailureReason::StorageUnavailable,
-                _ => FailureReason::DamagedModel,
-            };
-            Failure::new(reason, message).with("model", &model.name)
-        };
-        let file = File::open(&edited.path).map_err(unreadable)?;
-        let length = file.metadata().map_err(unreadable)?.len();
-        // What is stored in half precision is widened.
-        lock(&self.account).make_room(model, length.saturating_mul(2), self.memory_limit())?;
-        let engine = base
-            .with_edited(&model.name, Box::new(file), length)
-            .map_err(|error| engine_failure(&error))?;
-        Ok(self.keep(&model.digest, Some(&edited.base_digest), engine))
+        self.wait_for_room(|| {
+            self.memory.start(self.index)?;
+            self.memory.engine(Occupant::Job(self.index), model)
+        })
     }
 
-    /// Loads a model's own files, which are those of its base where it is an edited one.
-    fn load(&self, model: &OpenedModel, digest: &str) -> Result<Arc<S::Engine>, Failure> {
-        let files = model.files.as_ref();
-        // Where the headers cannot be read, neither can the model, which then says why.
-        let bytes = lock(&self.source).weight_bytes(files).unwrap_or(0);
-        lock(&self.account).make_room(model, bytes, self.memory_limit())?;
-        let load = || lock(&self.source).load(files).map_err(|error| engine_failure(&error));
-        let engine = match load() {
-            Err(failure)
-                if failure.reason == FailureReason::OutOfMemory
-                    && lock(&self.account).drop_idle() =>
-            {
-                load()
-            }
-            result => result,
-        };
-        let engine = engine?;
-        for warning in engine.warnings() {
-            tracing::warn!(warning, "the model's folder is odd");
-        }
-        Ok(self.keep(digest, None, engine))
-    }
-
-    fn find(&self, digest: &str) -> Option<Arc<S::Engine>> {
-        lock(&self.account).find(digest)
-    }
-
-    fn keep(&self, digest: &str, base: Option<&str>, engine: S::Engine) -> Arc<S::Engine> {
-        let bytes = engine.own_bytes();
-        let engine = Arc::new(engine);
-        lock(&self.account).keep(digest, base, engine.clone(), bytes);
-        engine
-    }
-
-    fn memory_limit(&self) -> Option<u64> {
-        lock(&self.source).memory_limit()
-    }
-
-    /// Admits a call by its memory, until it has ended.
-    pub(super) fn admit_call(
-        &self,
-        model: &OpenedModel,
-        memory: WorkMemory,
-    ) -> Result<(), Failure> {
-        lock(&self.account).admit(Holder::Call, [model], memory, self.memory_limit())
-    }
-
-    /// The call that was admitted has ended.
-    pub(super) fn release_call(&self) {
-        lock(&self.account).release(Holder::Call);
-    }
-
-    /// Admits a job by its memory, until the guard of [`Slot::work_on`] is dropped. A call that is in
-    /// its way comes to its end first: calls are short beside jobs.
+    /// Admits a job by its memory, until it ends. Waits where it fits once jobs of other slots or
+    /// calls have ended; fails where it would not fit alone.
     pub fn admit_job(&self, models: &[&OpenedModel], memory: WorkMemory) -> Result<(), Failure> {
-        let admit = || {
-            let models = models.iter().copied();
-            lock(&self.account).admit(Holder::Job, models, memory, self.memory_limit())
-        };
-        match admit() {
-            Err(_) if self.turn.is_call_open() => {
-                self.finish_call();
-                admit()
-            }
-            admitted => admitted,
-        }
+        let occupant = Occupant::Job(self.index);
+        self.wait_for_room(|| self.memory.admit(occupant, models.iter().copied(), memory))
     }
 
-    /// What an erasure would take, with the time where this model's rate is known.
-    pub(super) fn plan(
+    /// Tries again whenever something is released, until it succeeds, fails for good, or the job is
+    /// to stop. Calls have the slot meanwhile.
+    fn wait_for_room<T>(
         &self,
-        model: &OpenedModel,
-        spec: &UnlearnSpec,
-    ) -> Result<PlanEstimate, Failure> {
-        let planned = lock(&self.source).plan(model.files.as_ref(), spec);
-        let mut plan = planned.map_err(|error| engine_failure(&error))?;
-        let digest =
-            model.edited.as_ref().map_or(model.digest.as_str(), |edited| &edited.base_digest);
-        plan.estimated_duration = lock(&self.rates)
-            .get(digest)
-            .and_then(|rate| Duration::try_from_secs_f64(plan.unet_evaluations as f64 / rate).ok());
-        Ok(plan)
+        mut attempt: impl FnMut() -> Result<T, Refusal>,
+    ) -> Result<T, Failure> {
+        let mut calls_held_back = None;
+        loop {
+            let seen = self.memory.releases();
+            let blocker = match attempt() {
+                Ok(granted) => return Ok(granted),
+                Err(Refusal::Final(failure)) => return Err(failure),
+                Err(Refusal::NoRoomBeside { blocker, .. }) => blocker,
+            };
+            if let Some(error) = self.turn.job_is_to_stop() {
+                return Err(engine_failure(&error));
+            }
+            // Calls that begin one after another would keep the job waiting for ever.
+            if blocker == Blocker::Jobs {
+                calls_held_back = None;
+            } else if calls_held_back.is_none() {
+                calls_held_back = Some(CallsHeldBack::new(self));
+            }
+            if !self.give_way() {
+                self.memory.wait_for_release(seen, LOOK_EVERY);
+            }
+        }
     }
 
     /// Notes how fast a model was seen to be.
     pub fn note_rate(&self, digest: &str, evaluations_a_second: f64) {
-        if evaluations_a_second.is_finite() && evaluations_a_second > 0.0 {
-            lock(&self.rates).insert(digest.to_owned(), evaluations_a_second);
-        }
+        self.memory.note_rate(digest, evaluations_a_second);
     }
 
     /// For the thread of jobs: lets the call that was left off come to its end.
@@ -191,27 +120,30 @@ impl<S: EngineSource> Slot<S> {
         while self.turn.is_call_open() && self.turn.give() {}
     }
 
-    /// Says whose job it is that calls give way to, until it is dropped.
-    pub fn work_on(&self, flags: JobFlags) -> WorksOnJob<'_, S> {
+    /// Says which flags stop the job that calls give way to; what the job holds is released when the
+    /// guard is dropped.
+    pub(super) fn begin_job(&self, flags: JobFlags) -> JobOnSlot<'_, S> {
         self.turn.set_job(Some(flags));
-        WorksOnJob(self)
+        JobOnSlot(self)
     }
 
     /// The thread of jobs is gone.
     pub(super) fn close(&self) {
         self.turn.stop();
+        self.calls.slot_ends(self.index);
     }
 
-    /// Notes a panic: the models are dropped, a job under way keeps its own until its end.
+    /// Notes a panic: models that no other slot works with are dropped, a job under way keeps its own
+    /// until its end.
     pub(super) fn note_panic(&self, payload: &(dyn Any + Send)) {
         let said = payload
             .downcast_ref::<&str>()
             .map(|text| (*text).to_owned())
             .or_else(|| payload.downcast_ref::<String>().cloned())
             .unwrap_or_default();
-        tracing::error!(said, "the engine panicked");
+        tracing::error!(said, slot = self.index.0, "the engine panicked");
         self.failed.store(true, Ordering::Relaxed);
-        lock(&self.account).clear();
+        self.memory.drop_all_of(self.index);
     }
 
     pub(super) fn has_failed(&self) -> bool {
@@ -219,23 +151,34 @@ impl<S: EngineSource> Slot<S> {
     }
 
     pub(super) fn start_anew(&self) {
-        lock(&self.account).clear();
+        self.memory.drop_all_of(self.index);
         self.failed.store(false, Ordering::Relaxed);
     }
+}
 
-    pub(super) fn check(&self) -> Result<(), Failure> {
-        let checked: Result<(), EngineError> = lock(&self.source).check();
-        checked.map_err(|error| engine_failure(&error))
+/// Lets no call begin in the slot's memory, until it is dropped.
+struct CallsHeldBack<'a, S: EngineSource>(&'a Slot<S>);
+
+impl<'a, S: EngineSource> CallsHeldBack<'a, S> {
+    fn new(slot: &'a Slot<S>) -> Self {
+        slot.memory.hold_calls_back();
+        Self(slot)
+    }
+}
+
+impl<S: EngineSource> Drop for CallsHeldBack<'_, S> {
+    fn drop(&mut self) {
+        self.0.memory.resume_calls();
+        self.0.calls.wake();
     }
 }
 
 /// A job under way, to its end.
-#[derive(Debug)]
-pub struct WorksOnJob<'a, S: EngineSource>(&'a Slot<S>);
+pub(super) struct JobOnSlot<'a, S: EngineSource>(&'a Slot<S>);
 
-impl<S: EngineSource> Drop for WorksOnJob<'_, S> {
+impl<S: EngineSource> Drop for JobOnSlot<'_, S> {
     fn drop(&mut self) {
         self.0.turn.set_job(None);
-        lock(&self.0.account).release(Holder::Job);
+        self.0.memory.release(Occupant::Job(self.0.index));
     }
 }

@@ -1,4 +1,4 @@
-//! Whose turn it is to use the device: the thread of jobs and the thread of calls take turns and
+//! Whose turn it is to use a slot: the thread of jobs and the thread of calls take turns and
 //! never compute at the same time, so that a call can be left off in the midst for a job, and a job
 //! for a call.
 
@@ -8,7 +8,7 @@ use std::{
 };
 
 use crate::{
-    engine::{CancelFlag, PauseFlag},
+    engine::{CancelFlag, EngineError, PauseFlag},
     jobs::{Clock, Monotonic},
 };
 
@@ -24,7 +24,7 @@ pub struct JobFlags {
     pub pause: PauseFlag,
 }
 
-/// Handed to and fro. Clones share it.
+/// Passes between a slot's two threads. Clones share it.
 #[derive(Debug, Clone)]
 pub(super) struct Turn(Arc<Shared>);
 
@@ -53,6 +53,19 @@ enum Side {
     Calls,
 }
 
+impl JobFlags {
+    /// Why the job is to stop, where it is.
+    fn reason(&self) -> Option<EngineError> {
+        if self.cancel.is_cancelled() {
+            Some(EngineError::Cancelled)
+        } else if self.pause.is_paused() {
+            Some(EngineError::Paused)
+        } else {
+            None
+        }
+    }
+}
+
 impl Turn {
     pub(super) fn new(clock: Clock) -> Self {
         let state = State {
@@ -65,8 +78,8 @@ impl Turn {
         Self(Arc::new(Shared { state: Mutex::new(state), changed: Condvar::new(), clock }))
     }
 
-    /// For the jobs: lets calls have a slice, and waits until it is over. Says whether there was
-    /// somebody to have it.
+    /// For the jobs: lets calls have a slice, and waits until it is over. Says whether the thread of
+    /// calls still runs.
     pub(super) fn give(&self) -> bool {
         let mut state = self.state();
         if state.is_stopped {
@@ -87,6 +100,11 @@ impl Turn {
     /// For the jobs: whose job it is that calls give way to.
     pub(super) fn set_job(&self, job: Option<JobFlags>) {
         self.state().job = job;
+    }
+
+    /// For the jobs: why the job is to stop, where it is.
+    pub(super) fn job_is_to_stop(&self) -> Option<EngineError> {
+        self.state().job.as_ref().and_then(JobFlags::reason)
     }
 
     /// For the calls: waits for the turn; says whether it came, rather than the end.
@@ -113,11 +131,8 @@ impl Turn {
         let now = self.0.clock.monotonic();
         let is_over = {
             let state = self.state();
-            let is_job_asked = state
-                .job
-                .as_ref()
-                .is_some_and(|job| job.cancel.is_cancelled() || job.pause.is_paused());
-            is_job_asked || now.since(state.since) >= SLICE
+            let is_job_to_stop = state.job.as_ref().and_then(JobFlags::reason).is_some();
+            is_job_to_stop || now.since(state.since) >= SLICE
         };
         if !is_over {
             return true;

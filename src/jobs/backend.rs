@@ -78,7 +78,7 @@ delegate! {
     publish_again(id: JobId) -> JobSummary;
     delete(id: JobId) -> ();
     sweep(alive: Option<&WorkerId>) -> Swept;
-    expire_worker(worker: &WorkerId, loss: WorkerLoss) -> Vec<JobId>;
+    expire_worker(worker: &WorkerId, worked_on: &[JobId], loss: WorkerLoss) -> Vec<JobId>;
     queue_position(id: JobId) -> u64;
     queue_positions(ids: &[JobId]) -> BTreeMap<JobId, u64>;
     counts() -> BTreeMap<StateName, u64>;

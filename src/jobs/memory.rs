@@ -358,12 +358,13 @@ impl JobStore for MemoryStore {
     async fn expire_worker(
         &self,
         worker: &WorkerId,
+        worked_on: &[JobId],
         loss: WorkerLoss,
     ) -> Result<Vec<JobId>, StoreError> {
         let at = self.settings.moment();
         let mut kept = self.kept();
-        let lost: Vec<_> =
-            kept.jobs.values().filter_map(|job| job.step_of_loss(worker, loss, at)).collect();
+        let lost = kept.jobs.values().filter(|job| !worked_on.contains(&job.id));
+        let lost: Vec<_> = lost.filter_map(|job| job.step_of_loss(worker, loss, at)).collect();
         let expired: Vec<_> = lost.into_iter().map(|step| kept.keep(step).id).collect();
         drop(kept);
         if !expired.is_empty() {

@@ -121,11 +121,12 @@ pub trait JobStore: Send + Sync {
         alive: Option<&WorkerId>,
     ) -> impl Future<Output = Result<Swept, StoreError>> + Send;
 
-    /// Ends every hold of a worker whose process is known to be gone, without waiting for its
-    /// leases; gives the jobs.
+    /// Ends, without waiting for leases, every hold of a worker but those on jobs that are worked on
+    /// under its name; gives the jobs. Of a worker whose process is known to be gone, that is all.
     fn expire_worker(
         &self,
         worker: &WorkerId,
+        worked_on: &[JobId],
         loss: WorkerLoss,
     ) -> impl Future<Output = Result<Vec<JobId>, StoreError>> + Send;
 

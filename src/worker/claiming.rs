@@ -1,34 +1,24 @@
-//! The worker's tasks: one claims and runs a job at a time, one sweeps.
+//! The worker's tasks: one claims jobs and runs each in a task of its own, one sweeps.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use tokio::{
     sync::watch,
+    task::JoinSet,
     time::{MissedTickBehavior, interval, sleep},
 };
 use tracing::Instrument;
 
 use super::{
-    WorkerParts, WorkerSettings, clearing::clear, context::WorkerContext, running::Running,
+    WorkerParts, WorkerSettings, WorkerState,
+    clearing::clear,
+    context::WorkerContext,
+    running::{ListedJob, Running},
 };
-use crate::{
-    device::DeviceHealth,
-    jobs::{FailureReason, JobId, JobState, JobStore, JobSummary, StateName, WorkerLoss},
-};
+use crate::jobs::{FailureReason, JobId, JobState, JobStore, JobSummary, StateName, WorkerLoss};
 
 /// Sweeps between two looks for folders that no job owns.
 const SWEEPS_A_TIDYING: u32 = 120;
-
-/// What a worker does.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum WorkerState {
-    /// Waits for a job.
-    Idle,
-    /// Has one.
-    Busy(JobId),
-    /// Takes no more.
-    Stopped,
-}
 
 /// A worker's tasks, seen from outside. They live in the tracker, not in this.
 #[derive(Debug, Clone)]
@@ -37,15 +27,15 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// Starts the tasks. Stop them by the signals; the tracker tells when they are done.
+    /// Starts the tasks. Stop them by the signals; the tracker holds them until they are done.
     pub fn start<S: JobStore + std::fmt::Debug + 'static>(
         settings: WorkerSettings,
         parts: WorkerParts<S>,
     ) -> Self {
         let context = Arc::new(WorkerContext { settings, parts });
-        let (told, state) = watch::channel(WorkerState::Idle);
+        let (sender, state) = watch::channel(WorkerState::Working(BTreeSet::new()));
         let tracker = &context.parts.tracker;
-        tracker.spawn(claim(context.clone(), told));
+        tracker.spawn(claim(context.clone(), Arc::new(sender)));
         tracker.spawn(sweep(context.clone(), state.clone()));
         Self { state }
     }
@@ -62,50 +52,64 @@ impl Worker {
     }
 }
 
-/// Claims and runs one job after another, while the device and the output work.
+/// Claims a job for each slot that is free, while the device and the output work, and runs them side
+/// by side.
 async fn claim<S: JobStore + 'static>(
     context: Arc<WorkerContext<S>>,
-    told: watch::Sender<WorkerState>,
+    state: Arc<watch::Sender<WorkerState>>,
 ) {
     let WorkerParts { store, device, outputs, signals, .. } = &context.parts;
     let settings = &context.settings;
     let mut wakeups = store.subscribe();
-    let mut health = device.health();
-    // Whether nothing is held that nobody works on: no sweep ends a hold of a worker that lives.
-    let mut is_free = false;
+    let mut jobs = JoinSet::new();
+    // Whether nothing is held that is not worked on: no sweep ends a hold of a worker that lives.
+    let mut is_recovered = false;
+    // Jobs that were worked on at the last look: the end of one may not have been recorded.
+    let mut seen = BTreeSet::new();
     let mut loss =
         if settings.lost_while_serving { WorkerLoss::BesideCall } else { WorkerLoss::Unexplained };
-    while !signals.stop_claiming.is_cancelled() {
-        let ready = health.wait_for(|health| *health == DeviceHealth::Ready);
-        match signals.stop_claiming.run_until_cancelled(ready).await {
-            Some(Ok(_)) => {}
-            // Stopped, or the device is gone.
-            Some(Err(_)) | None => break,
-        }
+    loop {
+        let slot = tokio::select! {
+            biased;
+            () = signals.stop_claiming.cancelled() => break,
+            Some(_) = jobs.join_next() => continue,
+            slot = device.free_slot() => slot,
+        };
+        // Without one the device is gone.
+        let Some(slot) = slot else { break };
         // What is trained while nothing can be published only waits.
         if signals.stop_claiming.run_until_cancelled(outputs.works()).await.is_none() {
             break;
         }
         // Before the look, so that nothing that comes after it is missed.
         wakeups.borrow_and_update();
-        if !is_free {
-            is_free = recover(&context, loss).await;
-            if is_free {
+        let worked_on = state.borrow().jobs();
+        is_recovered &= seen.is_subset(&worked_on);
+        if !is_recovered {
+            is_recovered = recover(&context, &worked_on, loss).await;
+            if is_recovered {
                 // What is lost from now on is not the last process's.
                 loss = WorkerLoss::Unexplained;
             }
         }
-        let claimed =
-            if is_free { store.claim(&settings.worker_id, settings.lease).await } else { Ok(None) };
+        seen = worked_on;
+        let claimed = if is_recovered {
+            store.claim(&settings.worker_id, settings.lease).await
+        } else {
+            Ok(None)
+        };
         match claimed {
             Ok(Some(job)) => {
-                is_free = false;
-                told.send_replace(WorkerState::Busy(job.id));
+                seen.insert(job.id);
+                // Where another claim came after ours and was lost as well, our run may not have ended.
+                let mut ended = state.subscribe();
+                let _ = ended.wait_for(|state| !state.jobs().contains(&job.id)).await;
+                let listed = ListedJob::new(&state, job.id);
                 let span = tracing::info_span!(
                     "job", id = %job.id, attempt = job.attempt, fence = job.fence.0
                 );
-                Running::new(context.clone(), job).run().instrument(span).await;
-                told.send_replace(WorkerState::Idle);
+                let running = Running::new(context.clone(), job, listed, slot);
+                jobs.spawn(running.run().instrument(span));
                 continue;
             }
             Ok(None) => {}
@@ -116,16 +120,24 @@ async fn claim<S: JobStore + 'static>(
             () = sleep(settings.poll_every) => {}
             // A store that is gone wakes nobody: the poll is then all there is.
             Ok(()) = wakeups.changed() => {}
+            Some(_) = jobs.join_next() => {}
         }
     }
-    told.send_replace(WorkerState::Stopped);
+    while jobs.join_next().await.is_some() {}
+    state.send_replace(WorkerState::Stopped);
 }
 
-/// Gives back what is held under this worker's name while nobody works on it: after the loss of the
-/// last process, or of a lease. Whoever starts under a worker's name is the only one of that name.
-/// Says whether nothing is held any more.
-async fn recover<S: JobStore>(context: &WorkerContext<S>, loss: WorkerLoss) -> bool {
-    match context.parts.store.expire_worker(&context.settings.worker_id, loss).await {
+/// Gives back what is held under this worker's name but not worked on: after the loss of the last
+/// process, or of a lease. A process that starts under a worker's name is the only one of that name.
+/// Says whether nothing of it is held any more.
+async fn recover<S: JobStore>(
+    context: &WorkerContext<S>,
+    worked_on: &BTreeSet<JobId>,
+    loss: WorkerLoss,
+) -> bool {
+    let worker = &context.settings.worker_id;
+    let worked_on: Vec<_> = worked_on.iter().copied().collect();
+    match context.parts.store.expire_worker(worker, &worked_on, loss).await {
         Ok(lost) => {
             for id in lost {
                 tracing::warn!(job = %id, ?loss, "the job was held, and nobody worked on it any more");
@@ -176,8 +188,8 @@ async fn sweep<S: JobStore + 'static>(
             Err(error) => tracing::warn!(%error, "cannot sweep the store"),
         }
         if round.is_multiple_of(SWEEPS_A_TIDYING) {
-            let busy_with = *state.borrow();
-            tidy(&context, busy_with).await;
+            let worked_on = state.borrow().jobs();
+            tidy(&context, &worked_on).await;
         }
         round = round.wrapping_add(1);
     }
@@ -185,12 +197,12 @@ async fn sweep<S: JobStore + 'static>(
 
 /// Clears what jobs left that are done or unknown: of a process that was killed, of an output that
 /// was away, and finished results whose time is up.
-async fn tidy<S: JobStore>(context: &WorkerContext<S>, busy_with: WorkerState) {
+async fn tidy<S: JobStore>(context: &WorkerContext<S>, worked_on: &BTreeSet<JobId>) {
     let Ok(entries) = std::fs::read_dir(context.jobs_folder()) else { return };
     for entry in entries.flatten() {
         let name = entry.file_name();
         let Some(id) = name.to_str().and_then(|name| name.parse::<JobId>().ok()) else { continue };
-        if busy_with == WorkerState::Busy(id) {
+        if worked_on.contains(&id) {
             continue;
         }
         match context.parts.store.get(id).await {
@@ -200,6 +212,7 @@ async fn tidy<S: JobStore>(context: &WorkerContext<S>, busy_with: WorkerState) {
         }
     }
 }
+
 /// Whether what the job left on the disk is of no use any more. Where workers were lost too often,
 /// it stays until the job is forgotten: nothing in it is wrong.
 fn leaves_nothing(job: &JobSummary) -> bool {

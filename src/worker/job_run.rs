@@ -9,9 +9,7 @@ use super::{
     saving::{SavePace, ToldFiles},
 };
 use crate::{
-    device::{
-        DeviceEngine, EngineSource, JobFlags, Slot as DeviceState, Undertaking, engine_failure,
-    },
+    device::{DeviceEngine, EngineSource, Slot as DeviceState, Undertaking, engine_failure},
     engine::{CancelFlag, CheckpointPolicy, EngineError, RunContext, WorkMemory},
     jobs::{EvaluateWork, Evaluation, Failure, FailureReason, UnlearnWork, Work},
     outcome::{JudgeReport, Notice, Progress},
@@ -23,8 +21,6 @@ pub(super) fn run_job<S: EngineSource>(
     device_state: &DeviceState<S>,
     job: &DeviceJob,
 ) -> Result<FinishedResult, Failure> {
-    let flags = JobFlags { cancel: job.cancel.clone(), pause: job.pause.clone() };
-    let _works = device_state.work_on(flags);
     match &job.work {
         Work::Unlearn(work) => unlearn(device_state, job, work),
         Work::Evaluate(work) => evaluate(device_state, job, work),

@@ -25,7 +25,7 @@ mod stop;
 pub mod testing;
 mod words;
 
-pub use claiming::{Worker, WorkerState};
+pub use claiming::Worker;
 pub use context::{WorkerParts, WorkerSettings, WorkerSignals};
 pub use destination::{destination, is_allowed};
 pub use device_job::{Device, DeviceJob};
@@ -35,5 +35,6 @@ pub use publishing::{
     RunTimes, TrainingFigures,
 };
 pub use publishing_settings::PublishingSettings;
+pub use running::WorkerState;
 pub use state_files::StateFiles;
 pub use words::check_words;

@@ -1,7 +1,11 @@
-//! Whether results can be published: told by publications and by whoever probes the output, asked by
-//! whoever would begin something that is to be published.
+//! Whether results can be published, by what publications and probes of the output find: while they
+//! cannot, nothing begins that is to be published.
+
+use std::collections::BTreeMap;
 
 use tokio::sync::watch;
+
+use crate::jobs::JobId;
 
 /// Whether the output works, as far as is known. Clones share it.
 #[derive(Debug, Clone)]
@@ -9,20 +13,20 @@ pub struct OutputHealth(watch::Sender<Known>);
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct Known {
-    /// What is wrong with the publication under way, since it failed and until it ends.
-    publication: Option<String>,
+    /// What is wrong with each publication under way, since it failed and until it ends.
+    publications: BTreeMap<JobId, String>,
     /// What the last probe found wrong.
     probe: Option<String>,
 }
 
 impl Known {
     fn problem(&self) -> Option<&String> {
-        self.publication.as_ref().or(self.probe.as_ref())
+        self.publications.values().next().or(self.probe.as_ref())
     }
 }
 
 impl Default for OutputHealth {
-    /// Works until something else is told.
+    /// Works until something else is found.
     fn default() -> Self {
         Self(watch::Sender::new(Known::default()))
     }
@@ -32,7 +36,7 @@ impl OutputHealth {
     /// Does not work until a probe says that it does.
     pub fn unproven() -> Self {
         let probe = Some("the output was not probed yet".to_owned());
-        Self(watch::Sender::new(Known { publication: None, probe }))
+        Self(watch::Sender::new(Known { publications: BTreeMap::new(), probe }))
     }
 
     /// Notes what a probe found.
@@ -40,20 +44,27 @@ impl OutputHealth {
         self.change(|known| known.probe = problem);
     }
 
-    /// Notes that the publication under way failed, and will be tried again.
-    pub(super) fn publication_fails(&self, problem: &str) {
-        self.change(|known| known.publication = Some(problem.to_owned()));
+    /// Notes that the publication of a job's result failed, and will be tried again.
+    pub(super) fn publication_fails(&self, job: JobId, problem: &str) {
+        self.change(|known| {
+            known.publications.insert(job, problem.to_owned());
+        });
     }
 
-    /// Notes that no publication fails any more.
-    pub(super) fn publication_ended(&self) {
-        self.change(|known| known.publication = None);
+    /// Notes that the publication of a job's result does not fail any more.
+    pub(super) fn publication_ended(&self, job: JobId) {
+        self.change(|known| {
+            known.publications.remove(&job);
+        });
     }
 
-    /// Notes that a publication was given up: what it found counts until a probe finds otherwise.
-    pub(super) fn publication_given_up(&self, problem: &str) {
-        let probe = Some(problem.to_owned());
-        self.change(|known| *known = Known { publication: None, probe });
+    /// Notes that the publication of a job's result was given up: what it found counts until a probe
+    /// finds otherwise.
+    pub(super) fn publication_given_up(&self, job: JobId, problem: &str) {
+        self.change(|known| {
+            known.publications.remove(&job);
+            known.probe = Some(problem.to_owned());
+        });
     }
 
     /// What is wrong; `None` while the output works.
@@ -92,22 +103,27 @@ impl OutputHealth {
 
 #[cfg(test)]
 mod tests {
+    use uuid::Uuid;
+
     use super::*;
 
     #[tokio::test]
     async fn a_publication_outweighs_a_probe_until_it_ends() {
+        let (job, other) = (JobId(Uuid::from_u128(1)), JobId(Uuid::from_u128(2)));
         let health = OutputHealth::unproven();
         assert!(health.problem().is_some());
         health.probed(None);
         assert_eq!(health.problem(), None);
-        health.publication_fails("full");
+        health.publication_fails(job, "full");
         health.probed(None);
         assert_eq!(health.problem().as_deref(), Some("full"));
-        health.publication_ended();
+        health.publication_ended(other);
+        assert_eq!(health.problem().as_deref(), Some("full"), "only another one has ended");
+        health.publication_ended(job);
         health.works().await;
 
         // Also where it was tried once and no more.
-        health.publication_given_up("away");
+        health.publication_given_up(job, "away");
         assert_eq!(health.problem().as_deref(), Some("away"), "until a probe says otherwise");
         health.probed(None);
         health.works().await;
@@ -116,7 +132,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn only_a_probe_that_failed_can_recover() {
         let health = OutputHealth::default();
-        health.publication_fails("full");
+        health.publication_fails(JobId(Uuid::from_u128(1)), "full");
         let soon = std::time::Duration::from_secs(1);
         health.probed(None);
         assert!(tokio::time::timeout(soon, health.recovers()).await.is_err());

@@ -27,8 +27,10 @@ impl<S: JobStore + 'static> Running<S> {
         let published = self.publish_in_time(finished).await;
         let outputs = &self.context.parts.outputs;
         match &published {
-            Err(Halt::Unpublished(failure)) => outputs.publication_given_up(&failure.message),
-            _ => outputs.publication_ended(),
+            Err(Halt::Unpublished(failure)) => {
+                outputs.publication_given_up(self.job.id, &failure.message);
+            }
+            _ => outputs.publication_ended(self.job.id),
         }
         published
     }
@@ -54,7 +56,7 @@ impl<S: JobStore + 'static> Running<S> {
             if left.is_zero() || corrupted >= MOST_CORRUPTED {
                 return Err(Halt::Unpublished(failure));
             }
-            outputs.publication_fails(&failure.message);
+            outputs.publication_fails(self.job.id, &failure.message);
             let wait = settings.wait(self.job.id, failures).min(left);
             tracing::warn!(failure = failure.message, again_in = ?wait, "a result is not published");
             if told.as_ref() != Some(&failure.message) {

@@ -60,7 +60,7 @@ impl<S: JobStore + 'static> Running<S> {
             self.context.parts.publisher.check(self.job.work.destination())?;
             let (base, edited) = self.unless_stopped(self.open_models()).await??;
             for model in std::iter::once(&base).chain(&edited) {
-                let load = self.context.parts.device.load(model.clone());
+                let load = self.slot.load(model.clone(), self.stop.flags());
                 self.unless_stopped(load).await??;
             }
             self.record(Transition::Loaded).await?;
@@ -123,8 +123,8 @@ impl<S: JobStore + 'static> Running<S> {
     ) -> Result<FinishedResult, Halt> {
         let folder = self.folder();
         let cited = self.cited_scores().await;
-        let (progress, told) = watch::channel(None);
-        let (notices, noticed) = mpsc::unbounded_channel();
+        let (progress, reports) = watch::channel(None);
+        let (notices, sent_notices) = mpsc::unbounded_channel();
         let (saved, saves) = watch::channel(Milestone(0));
         let job = DeviceJob {
             work: self.job.work.clone(),
@@ -146,14 +146,14 @@ impl<S: JobStore + 'static> Running<S> {
         let done = CancellationToken::new();
         // Never given up before the device answers: until then it may write into the folder.
         let run = async {
-            let finished = self.context.parts.device.run(job).await;
+            let finished = self.slot.run(job, self.stop.flags()).await;
             done.cancel();
             finished
         };
         let (finished, (), (), ()) = tokio::join!(
             run,
-            self.record_progress(told, &done),
-            self.record_notices(noticed),
+            self.record_progress(reports, &done),
+            self.record_notices(sent_notices),
             self.record_saves(saves)
         );
         let finished = finished?;
@@ -175,7 +175,7 @@ impl<S: JobStore + 'static> Running<S> {
         parsed.map(|stored| stored.scores).into_iter().collect()
     }
 
-    /// Tells the store how far the run has saved, so that a loss is not charged to it.
+    /// Records how far the run has saved, so that a loss is not charged to it.
     async fn record_saves(&self, mut saves: watch::Receiver<Milestone>) {
         while saves.changed().await.is_ok() {
             let milestone = *saves.borrow_and_update();
@@ -186,13 +186,13 @@ impl<S: JobStore + 'static> Running<S> {
     async fn note_saved(&self, milestone: Milestone) {
         let Hold { id, fence } = self.hold;
         if let Err(error) = self.context.parts.store.note_saved(id, fence, milestone).await {
-            // The next save tells it again, and the heartbeat finds out what it means.
+            // The next save is noted as well, and the heartbeat finds out what the error means.
             tracing::debug!(%error, "a save was not noted");
         }
     }
 
-    async fn record_notices(&self, mut noticed: mpsc::UnboundedReceiver<Notice>) {
-        while let Some(notice) = noticed.recv().await {
+    async fn record_notices(&self, mut notices: mpsc::UnboundedReceiver<Notice>) {
+        while let Some(notice) = notices.recv().await {
             tracing::info!(%notice, reason = notice.reason(), "a notice of the run");
             let reason = match notice {
                 Notice::OddModel { .. } => "MODEL_ODD",

@@ -2,7 +2,10 @@
 
 use tokio::sync::watch;
 
-use crate::engine::{CancelFlag, PauseFlag};
+use crate::{
+    device::JobFlags,
+    engine::{CancelFlag, PauseFlag},
+};
 
 /// Why a job stops before its end. Later ones outweigh earlier ones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -47,6 +50,11 @@ impl StopSignal {
             }
             is_weightier
         });
+    }
+
+    /// The flags, for a slot of the device.
+    pub(super) fn flags(&self) -> JobFlags {
+        JobFlags { cancel: self.cancel.clone(), pause: self.pause.clone() }
     }
 
     /// The weightiest reason so far.

@@ -7,5 +7,6 @@ mod load;
 mod outage;
 mod outputs;
 mod sharing;
+mod slots;
 mod store_conformance;
 mod worker;

@@ -102,9 +102,13 @@ impl Bench {
         let publisher = PublisherSettings { outputs: self.outputs.clone(), ..transfer };
         let models = Arc::new(FixedModels::with_base(MODEL, DIGEST));
         let source = FakeSource(self.script.clone());
-        let device =
-            Device::start(source, DeviceSettings::default(), models.clone(), Handle::current())
-                .unwrap();
+        let device = Device::start(
+            vec![source],
+            DeviceSettings::default(),
+            models.clone(),
+            Handle::current(),
+        )
+        .unwrap();
         let (signals, tracker) = (WorkerSignals::default(), TaskTracker::new());
         let health = OutputHealth::default();
         let settings = WorkerSettings {

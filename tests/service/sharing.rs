@@ -65,7 +65,7 @@ fn device(script: &Arc<FakeScript>, settings: DeviceSettings) -> Device {
     let clock = script.clock.clone().map_or(Clock::System, Clock::Manual);
     let models = Arc::new(FixedModels::with_base(MODEL, "digest"));
     let settings = DeviceSettings { clock, ..settings };
-    Device::start(FakeSource(script.clone()), settings, models, Handle::current()).unwrap()
+    Device::start(vec![FakeSource(script.clone())], settings, models, Handle::current()).unwrap()
 }
 
 async fn last(mut stream: InteractiveStream) -> Result<InteractiveUpdate, FailureReason> {
@@ -98,7 +98,7 @@ fn slow() -> Arc<FakeScript> {
 async fn principals_take_turns_and_one_cannot_fill_the_queue() {
     let settings = DeviceSettings {
         interactive_calls: 4,
-        direct_calls_of_principal: 2,
+        interactive_calls_of_principal: 2,
         ..DeviceSettings::default()
     };
     let device = device(&slow(), settings);

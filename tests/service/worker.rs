@@ -43,7 +43,7 @@ use tokio::runtime::Handle;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
-pub(crate) use bench::Bench;
+pub(crate) use bench::{Bench, device_settings};
 
 const MODEL: &str = "canvas";
 const DIGEST: &str = "digest of canvas";

@@ -76,13 +76,13 @@ impl World {
         let store = Arc::new(Store::from(MemoryStore::new(settings_of_store)));
         let catalogue = Arc::new(Catalogue::of_builtin(store.clone()));
         let device =
-            Device::start(FakeSource(script), device, catalogue.clone(), Handle::current())
+            Device::start(vec![FakeSource(script)], device, catalogue.clone(), Handle::current())
                 .unwrap();
         let draining = CancellationToken::new();
         let parts = Arc::new(ApiParts {
             store: store.clone(),
             catalogue,
-            direct: device.interactive_calls(),
+            interactive_calls: device.interactive_calls(),
             publisher: Arc::new(FolderPublisher::default()),
             clock,
             identifiers: Identifiers::default(),

@@ -397,21 +397,29 @@ impl JobStore for SqliteStore {
     async fn expire_worker(
         &self,
         worker: &WorkerId,
+        worked_on: &[JobId],
         loss: WorkerLoss,
     ) -> Result<Vec<JobId>, StoreError> {
         let at = self.settings.moment();
+        // Those that are worked on come with every look.
+        let most = i64::try_from(worked_on.len()).unwrap_or(i64::MAX);
+        let most = most.saturating_add(JOBS_A_TRANSACTION);
         let mut expired = Vec::new();
         loop {
             let mut transaction = self.begin().await?;
             let rows = sqlx::query(rows::HELD_BY)
                 .bind(&worker.0)
-                .bind(JOBS_A_TRANSACTION)
+                .bind(most)
                 .fetch_all(&mut *transaction)
                 .await?;
             let before = expired.len();
             for row in &rows {
                 // A candidate that is none would come back for ever.
-                let Some(step) = rows::job(row)?.step_of_loss(worker, loss, at) else { continue };
+                let job = rows::job(row)?;
+                if worked_on.contains(&job.id) {
+                    continue;
+                }
+                let Some(step) = job.step_of_loss(worker, loss, at) else { continue };
                 expired.push(keep(&mut transaction, step).await?.id);
             }
             if expired.len() == before {

@@ -3,6 +3,7 @@
 
 use std::{
     collections::BTreeMap,
+    fmt,
     io::{self, Write},
     num::NonZeroUsize,
     sync::{
@@ -73,6 +74,23 @@ pub struct FakeScript {
     pub clock: Option<Arc<AtomicI64>>,
     /// The units of work so far, over all runs and calls.
     pub units: Mutex<Vec<FakeUnit>>,
+    /// What happens before each update of an erasure, on the thread that makes it.
+    pub before_update: BeforeUpdate,
+}
+
+/// Called with an erasure's seed and the number of its update, from 0; may block or panic.
+pub struct BeforeUpdate(pub Box<dyn Fn(u64, usize) + Send + Sync>);
+
+impl Default for BeforeUpdate {
+    fn default() -> Self {
+        Self(Box::new(|_, _| {}))
+    }
+}
+
+impl fmt::Debug for BeforeUpdate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("BeforeUpdate")
+    }
 }
 
 /// What a fake engine is said to hold, in bytes.
@@ -415,6 +433,7 @@ impl DeviceEngine for FakeEngine {
                 break;
             }
             self.script.strike(next, &context.cancel)?;
+            (self.script.before_update.0)(spec.seed, next);
             self.unit(FakeUnit::Update);
             weights = step(weights, next);
             self.script.updates_made.fetch_add(1, Ordering::SeqCst);

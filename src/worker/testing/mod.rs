@@ -6,7 +6,8 @@ mod folder_publisher;
 mod models;
 
 pub use engine::{
-    FakeBytes, FakeEngine, FakeErased, FakeScript, FakeSource, FakeUnit, Fault, FaultKind,
+    BeforeUpdate, FakeBytes, FakeEngine, FakeErased, FakeScript, FakeSource, FakeUnit, Fault,
+    FaultKind,
 };
 pub use folder_publisher::FolderPublisher;
 pub use models::FixedModels;

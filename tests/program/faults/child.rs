@@ -129,7 +129,7 @@ async fn work<E: EngineSource>(place: &Path, source: E) {
     let settings = PublisherSettings::from(storages.settings());
     let models = Arc::new(FixedModels::with_base(MODEL, DIGEST));
     let device =
-        Device::start(source, DeviceSettings::default(), models.clone(), Handle::current())
+        Device::start(vec![source], DeviceSettings::default(), models.clone(), Handle::current())
             .unwrap();
     let (signals, tracker) = (WorkerSignals::default(), TaskTracker::new());
     let parts = WorkerParts {

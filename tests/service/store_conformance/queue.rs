@@ -308,7 +308,11 @@ pub async fn a_lost_worker_gives_back_what_it_held_at_once(world: World) {
     assert_eq!(world.claim().await.unwrap().id, held);
     let neighbour = keystep::jobs::WorkerId("neighbour".to_owned());
     assert_eq!(world.store.claim(&neighbour, LEASE).await.unwrap().unwrap().id, other);
-    let lose = async |loss| world.store.expire_worker(&worker("worker"), loss).await.unwrap();
+    let own = worker("worker");
+    let lose = async |loss| world.store.expire_worker(&own, &[], loss).await.unwrap();
+    let but =
+        async |id| world.store.expire_worker(&own, &[id], WorkerLoss::Unexplained).await.unwrap();
+    assert_eq!(but(held).await, [], "a job that is worked on stays its worker's");
     assert_eq!(lose(WorkerLoss::Unexplained).await, [held]);
     assert_eq!(lose(WorkerLoss::Unexplained).await, []);
     assert_eq!(world.job(held).await.state.name(), StateName::Queued);

@@ -30,6 +30,14 @@ fn settings(place: &Path) -> WorkerSettings {
     }
 }
 
+pub(crate) fn device_settings() -> DeviceSettings {
+    DeviceSettings {
+        interactive_calls: 2,
+        first_backoff: 5 * MILLISECOND,
+        ..DeviceSettings::default()
+    }
+}
+
 impl Bench {
     pub(crate) fn start(script: &Arc<FakeScript>) -> Self {
         Self::start_slow(script, Duration::ZERO)
@@ -55,18 +63,35 @@ impl Bench {
     pub(crate) fn start_on<E: EngineSource>(
         source: E,
         delay: Duration,
-        (place, store): (Arc<tempfile::TempDir>, Arc<MemoryStore>),
+        at: (Arc<tempfile::TempDir>, Arc<MemoryStore>),
         clock: Clock,
     ) -> Self {
+        let device_settings = DeviceSettings { clock, ..device_settings() };
+        Self::start_device(vec![source], device_settings, delay, at)
+    }
+
+    /// With so many slots, which share what the scripted engine loads.
+    pub(crate) fn start_slots(script: &Arc<FakeScript>, slots: usize) -> Self {
+        let settings = DeviceSettings { slots, ..device_settings() };
+        Self::start_settings(script, settings)
+    }
+
+    pub(crate) fn start_settings(script: &Arc<FakeScript>, settings: DeviceSettings) -> Self {
+        let place = Arc::new(tempfile::tempdir().unwrap());
+        let store = Arc::new(MemoryStore::new(StoreSettings::default()));
+        let sources = vec![FakeSource(script.clone())];
+        Self::start_device(sources, settings, Duration::ZERO, (place, store))
+    }
+
+    fn start_device<E: EngineSource>(
+        sources: Vec<E>,
+        device_settings: DeviceSettings,
+        delay: Duration,
+        (place, store): (Arc<tempfile::TempDir>, Arc<MemoryStore>),
+    ) -> Self {
         let models = Arc::new(FixedModels::with_base(MODEL, DIGEST));
-        let device_settings = DeviceSettings {
-            interactive_calls: 2,
-            first_backoff: 5 * MILLISECOND,
-            clock,
-            ..DeviceSettings::default()
-        };
         let device =
-            Device::start(source, device_settings, models.clone(), Handle::current()).unwrap();
+            Device::start(sources, device_settings, models.clone(), Handle::current()).unwrap();
         let publisher = Arc::new(FolderPublisher::new(place.path().join("published")).slow(delay));
         let (signals, tracker) = (WorkerSignals::default(), TaskTracker::new());
         let parts = WorkerParts {

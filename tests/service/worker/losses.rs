@@ -8,7 +8,7 @@ impl Bench {
     /// The worker's process is lost: whoever starts under its name says so.
     async fn lose(&self) {
         let worker = WorkerId("one".to_owned());
-        self.store.expire_worker(&worker, WorkerLoss::Unexplained).await.unwrap();
+        self.store.expire_worker(&worker, &[], WorkerLoss::Unexplained).await.unwrap();
     }
 
     /// Another worker in the same place, with the same store.
