@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::{
     auth::Role,
-    device::DirectQueueFull,
+    device::InteractiveQueueFull,
     jobs::{Failure, StoreError},
     report::ReportError,
     spec::Violation,
@@ -51,7 +51,7 @@ pub enum ApiError {
     },
     /// The device's queue is full.
     #[error(transparent)]
-    DeviceQueueFull(#[from] DirectQueueFull),
+    DeviceQueueFull(#[from] InteractiveQueueFull),
     /// The server goes away.
     #[error("the server is going away; call again")]
     Draining,

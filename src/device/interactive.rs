@@ -1,6 +1,6 @@
 //! Calls that are bound to their caller: `Generate`, `ScoreTimesteps` and plans. They are not
-//! stored; they wait in a small bounded queue, run between two updates of whatever job holds the
-//! device, and end when the caller goes away.
+//! stored; they wait in a small bounded queue, are served by a free slot or between two updates of a
+//! slot's job, and end when the caller goes away.
 
 use std::{num::NonZeroUsize, time::Duration};
 
@@ -41,10 +41,10 @@ pub enum InteractiveCall {
     },
 }
 
-/// What comes back, in order; the stream ends after the last one.
+/// What a call's stream brings, in order; it ends after the last one.
 #[derive(Debug, Clone, PartialEq)]
 pub enum InteractiveUpdate {
-    /// Calls ahead of this one.
+    /// Calls that must end before this one begins.
     Position(usize),
     /// The engine advanced.
     Progress(Progress),
@@ -89,32 +89,32 @@ pub struct PlanEstimate {
 
 /// The queue is full.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("{waiting} calls{} wait for the device, the limit is {limit}; try again in {} s", whose.words(), retry_after.as_secs())]
-pub struct DirectQueueFull {
+#[error("{waiting} calls{} wait for the device, the limit is {limit}; try again in {} s", scope.words(), retry_after.as_secs())]
+pub struct InteractiveQueueFull {
     /// Calls that wait.
     pub waiting: usize,
-    /// Whose they are.
-    pub whose: Whose,
-    /// Most that may.
+    /// Which calls are counted.
+    pub scope: QueueScope,
+    /// How many may wait.
     pub limit: usize,
-    /// A fair guess of when there is room.
+    /// An estimate of when there is room.
     pub retry_after: Duration,
 }
 
-/// Whose calls fill a queue.
+/// Which calls a limit of the queue counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Whose {
-    /// All callers'.
-    Everybody,
+pub enum QueueScope {
+    /// Those of all callers.
+    AllCallers,
     /// This caller's own.
-    Caller,
+    OneCaller,
 }
 
-impl Whose {
+impl QueueScope {
     fn words(self) -> &'static str {
         match self {
-            Self::Everybody => "",
-            Self::Caller => " of this caller",
+            Self::AllCallers => "",
+            Self::OneCaller => " of this caller",
         }
     }
 }

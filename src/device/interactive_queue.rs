@@ -13,8 +13,8 @@ use tokio::{
 };
 
 use super::{
-    DirectQueueFull, InteractiveCall, InteractiveStream, InteractiveUpdate, ModelProvider,
-    OpenedModel, Whose, health::SlotIndex,
+    InteractiveCall, InteractiveQueueFull, InteractiveStream, InteractiveUpdate, ModelProvider,
+    OpenedModel, QueueScope, health::SlotIndex,
 };
 use crate::{
     engine::CancelFlag,
@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// Updates that may be late: positions, progress and previews. Beyond, the newest are dropped.
-const ROOM_FOR_NEWS: usize = 32;
+const PLACES_FOR_NEWS: usize = 32;
 /// What a call is taken to last before any was seen.
 const FIRST_GUESS: Duration = Duration::from_secs(5);
 
@@ -51,7 +51,7 @@ struct Shared {
 struct Queue {
     waiting: VecDeque<Waiting>,
     /// The number of the next call.
-    next: u64,
+    next_number: u64,
     /// When each principal that waits had its last turn, in turns.
     turns: BTreeMap<Principal, u64>,
     turn: u64,
@@ -61,8 +61,8 @@ struct Queue {
     idle: BTreeSet<SlotIndex>,
     /// Whose calls are being served.
     serving: BTreeMap<SlotIndex, Principal>,
-    /// What a call lasts, smoothed.
-    usual: Duration,
+    /// How long a call lasts, smoothed.
+    usual_duration: Duration,
     /// Whether the device is gone.
     is_closed: bool,
 }
@@ -98,13 +98,13 @@ impl InteractiveCalls {
     ) -> Self {
         let queue = Queue {
             waiting: VecDeque::new(),
-            next: 0,
+            next_number: 0,
             turns: BTreeMap::new(),
             turn: 0,
             slots,
             idle: BTreeSet::new(),
             serving: BTreeMap::new(),
-            usual: FIRST_GUESS,
+            usual_duration: FIRST_GUESS,
             is_closed: false,
         };
         let wakeups = watch::Sender::default();
@@ -117,7 +117,7 @@ impl InteractiveCalls {
         &self,
         principal: &Principal,
         call: InteractiveCall,
-    ) -> Result<InteractiveStream, DirectQueueFull> {
+    ) -> Result<InteractiveStream, InteractiveQueueFull> {
         let mut queue = self.queue();
         queue.forget_cancelled();
         queue.check_room(self.0.places, principal, &call)?;
@@ -126,8 +126,8 @@ impl InteractiveCalls {
             updates.fail(device_is_gone());
             return Ok(stream);
         }
-        let number = queue.next;
-        queue.next += 1;
+        let number = queue.next_number;
+        queue.next_number += 1;
         let model = call.model().to_owned();
         let span = tracing::Span::current();
         let principal = principal.clone();
@@ -244,7 +244,7 @@ impl InteractiveCalls {
         let mut queue = self.queue();
         queue.serving.remove(&slot);
         queue.forget_turns();
-        queue.usual = (queue.usual * 3 + lasted) / 4;
+        queue.usual_duration = (queue.usual_duration * 3 + lasted) / 4;
         queue.send_positions();
     }
 
@@ -274,21 +274,21 @@ impl Queue {
         places: Places,
         principal: &Principal,
         call: &InteractiveCall,
-    ) -> Result<(), DirectQueueFull> {
+    ) -> Result<(), InteractiveQueueFull> {
         let alike = || self.waiting.iter().filter(|other| other.call.is_plan() == call.is_plan());
         let of_principal = alike().filter(|other| other.principal == *principal).count();
-        let (waiting, limit, whose) = if of_principal >= places.of_principal {
-            (of_principal, places.of_principal, Whose::Caller)
+        let (waiting, limit, scope) = if of_principal >= places.of_principal {
+            (of_principal, places.of_principal, QueueScope::OneCaller)
         } else {
-            (alike().count(), places.total, Whose::Everybody)
+            (alike().count(), places.total, QueueScope::AllCallers)
         };
         if waiting < limit {
             return Ok(());
         }
         let rounds = (waiting + self.serving.len()).div_ceil(self.slots.max(1));
         let rounds = u32::try_from(rounds).unwrap_or(u32::MAX);
-        let retry_after = self.usual.saturating_mul(rounds).max(Duration::from_secs(1));
-        Err(DirectQueueFull { waiting, whose, limit, retry_after })
+        let retry_after = self.usual_duration.saturating_mul(rounds).max(Duration::from_secs(1));
+        Err(InteractiveQueueFull { waiting, scope, limit, retry_after })
     }
 
     /// Whether there is a call for a slot: any that is ready where the slot is idle, else one that is
@@ -300,8 +300,8 @@ impl Queue {
         ready > for_others
     }
 
-    /// The calls, but for plans, in the order in which their turns come: principals take turns, first
-    /// who had none for longest, each with its calls in the order in which they came.
+    /// The calls, but for plans, in the order in which their turns come: principals take turns, the one
+    /// that had none for longest first, each with its calls in the order in which they came.
     fn order(&self) -> Vec<usize> {
         let mut of_principals: BTreeMap<&Principal, VecDeque<usize>> = BTreeMap::new();
         for (index, waiting) in self.waiting.iter().enumerate() {
@@ -402,7 +402,7 @@ pub(super) struct UpdateSender {
 impl UpdateSender {
     fn open(call: &InteractiveCall) -> (Self, InteractiveStream) {
         let reserved = call.results() + 1;
-        let (sender, updates) = mpsc::channel(reserved + ROOM_FOR_NEWS);
+        let (sender, updates) = mpsc::channel(reserved + PLACES_FOR_NEWS);
         let cancel = CancelFlag::default();
         let stream = InteractiveStream { updates, cancel: cancel.clone() };
         (Self { sender, cancel, reserved }, stream)

@@ -24,7 +24,8 @@ pub use engine_failure::{
 };
 pub use health::DeviceHealth;
 pub use interactive::{
-    DirectQueueFull, InteractiveCall, InteractiveStream, InteractiveUpdate, PlanEstimate, Whose,
+    InteractiveCall, InteractiveQueueFull, InteractiveStream, InteractiveUpdate, PlanEstimate,
+    QueueScope,
 };
 pub use interactive_queue::InteractiveCalls;
 pub use models::{EditedTensors, ModelProvider, OpenedModel, PictureCache};

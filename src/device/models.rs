@@ -18,8 +18,8 @@ pub trait ModelProvider: std::fmt::Debug + Send + Sync {
     }
 }
 
-/// Keeps bytes under digests, within a bound. Blocking. A failure costs time and nothing else: it is
-/// told to the log.
+/// Keeps bytes under digests, within a bound. Blocking. A failure is logged, and costs no more than
+/// the time to compute them again.
 pub trait PictureCache: std::fmt::Debug + Send + Sync {
     /// What is kept under a key, to the last bit as it was kept; `None` where there is nothing, or
     /// where it was damaged.

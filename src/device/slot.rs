@@ -66,7 +66,8 @@ impl<S: EngineSource> Slot<S> {
         }
     }
 
-    /// For a job: the model, loaded now or before. Waits where there is no room for it yet.
+    /// For a job: the model, loaded now or before. Waits where there is no room for it yet. A job asks
+    /// for all its models before [`Slot::admit_job`].
     pub fn engine(&self, model: &OpenedModel) -> Result<Arc<S::Engine>, Failure> {
         self.wait_for_room(|| {
             self.memory.start(self.index)?;

@@ -141,7 +141,7 @@ impl Turn {
         self.take()
     }
 
-    /// Nobody has a turn any more.
+    /// Ends the waiting of both threads; neither has a turn any more.
     pub(super) fn stop(&self) {
         self.state().is_stopped = true;
         self.0.changed.notify_all();

@@ -12,7 +12,8 @@ use std::{
 
 use keystep::{
     device::{
-        CallLimits, DeviceSettings, InteractiveCall, InteractiveStream, InteractiveUpdate, Whose,
+        CallLimits, DeviceSettings, InteractiveCall, InteractiveStream, InteractiveUpdate,
+        QueueScope,
     },
     jobs::{Clock, FailureReason, JobStore, MemoryStore, Principal, StateName, StoreSettings},
     spec::{
@@ -108,7 +109,7 @@ async fn principals_take_turns_and_one_cannot_fill_the_queue() {
     let (mut first, mut second) = (submit("ann").unwrap(), submit("ann").unwrap());
     assert_eq!((position(&mut first).await, position(&mut second).await), (1, 2));
     let full = submit("ann").unwrap_err();
-    assert_eq!((full.waiting, full.limit, full.whose), (2, 2, Whose::Caller));
+    assert_eq!((full.waiting, full.limit, full.scope), (2, 2, QueueScope::OneCaller));
     assert!(full.to_string().contains("2 calls of this caller wait"), "{full}");
     // Ben had no turn yet: his call comes before both, his second one between them.
     let (mut third, mut fourth) = (submit("ben").unwrap(), submit("ben").unwrap());
@@ -116,7 +117,7 @@ async fn principals_take_turns_and_one_cannot_fill_the_queue() {
     assert_eq!((position(&mut first).await, position(&mut second).await), (2, 3));
     assert_eq!(position(&mut second).await, 4);
     let full = submit("cleo").unwrap_err();
-    assert_eq!((full.waiting, full.limit, full.whose), (4, 4, Whose::Everybody));
+    assert_eq!((full.waiting, full.limit, full.scope), (4, 4, QueueScope::AllCallers));
     drop(served);
     for stream in [first, second, third, fourth] {
         assert!(matches!(last(stream).await.unwrap(), InteractiveUpdate::Picture { .. }));
