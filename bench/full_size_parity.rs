@@ -21,7 +21,8 @@ use clap::Parser;
 use keystep::{
     engine::{
         checkpoint::{read_component, read_text},
-        model::{Unet, UnetConfig, Weights},
+        family::{Denoiser, Unet, UnetConfig},
+        nn::Weights,
     },
     spec::{FileError, ModelFiles, ReadSeek},
 };
@@ -67,7 +68,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         for timestep in TIMESTEPS {
             let want = expected(&format!("{side}.t{timestep}"))?;
             let start = Clocks::now();
-            let got = unet.forward(sample, &[f64::from(timestep)], expected("context")?)?;
+            let got = unet.forward(sample, &[f64::from(timestep)], &expected("context")?.into())?;
             let (wall, cpu) = start.elapsed();
             let (relative, largest) = distances(&got, want)?;
             worst = worst.max(relative);

@@ -24,7 +24,8 @@ use keystep::{
     engine::{
         CancelFlag, CandleEngine, EngineError, RunContext, WorkMemory,
         checkpoint::{StoredTensors, read_component, read_text},
-        model::{MemoryPolicy, Scoped, Unet, UnetConfig, Weights},
+        family::{Denoiser, Unet, UnetConfig},
+        nn::{MemoryPolicy, Scoped, Weights},
         plan,
         schedule::NoiseSource,
     },
@@ -393,7 +394,7 @@ impl Training {
         let mut draw = |shape: &[usize]| noise.randn_tensor(shape, &Device::Cpu).unwrap();
         let timesteps = [900.0, 780.0, 650.0, 500.0, 350.0, 220.0, 100.0, 1.0];
         let sample = draw(&[timesteps.len(), self.config.in_channels, height, width]);
-        let text = draw(&[timesteps.len(), 32, self.config.cross_attention_dim]);
+        let text = draw(&[timesteps.len(), 32, self.config.cross_attention_dim]).into();
         let (gradients, _, most) = held_and_most(|| {
             let prediction = unet.trace(&sample, &timesteps, &text).unwrap();
             let gradient = prediction.tensor().clone();

@@ -8,7 +8,8 @@ use keystep::{
     engine::{
         Batch, CancelFlag, CandleEngine, ErasedCheckpoint, LoneSteps, RunContext,
         checkpoint::{read_component, read_large_component, read_text},
-        model::{Unet, UnetConfig, Vae, VaeConfig, Weights},
+        family::{Conditioning, Denoiser, Unet, UnetConfig, Vae, VaeConfig},
+        nn::Weights,
         ops,
     },
     spec::{
@@ -62,7 +63,8 @@ pub(crate) fn load(work: &str, model: &str, inputs: &Path) -> Result<Box<dyn Row
     }
     let config = UnetConfig::parse(&read_text(files.as_ref(), "unet/config.json")?, "unet")?;
     let stored = read_large_component(files.as_ref(), "unet", None, &Device::Cpu)?;
-    let (sample, context) = (inputs.take("sample")?, inputs.take("context")?);
+    let sample = inputs.take("sample")?;
+    let context = Conditioning::from(inputs.take("context")?);
     let timesteps = inputs.take("timesteps")?.to_dtype(DType::F64)?.to_vec1::<f64>()?;
     if work == "forward" {
         let unet = Unet::new(&Weights::frozen(&stored), &config)?;
@@ -122,7 +124,7 @@ struct Training {
     steps: LoneSteps,
     sample: Tensor,
     timesteps: Vec<f64>,
-    context: Tensor,
+    context: Conditioning,
     target: Tensor,
     losses: Vec<f64>,
 }
@@ -132,7 +134,7 @@ impl Row for Training {
         let batch = Batch {
             z: &self.sample,
             timesteps: &self.timesteps,
-            text: &self.context,
+            prompts: &self.context,
             target: &self.target,
         };
         self.losses.push(self.steps.step(batch, RATE)?);

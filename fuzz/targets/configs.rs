@@ -3,7 +3,7 @@
 #![no_main]
 
 use keystep::engine::{
-    model::{ClipConfig, ClipTextConfig, UnetConfig, VaeConfig},
+    family::{ClipConfig, ClipTextConfig, UnetConfig, VaeConfig},
     sampler::SamplerConfig,
     schedule::Ddim,
 };

@@ -2,7 +2,7 @@
 
 #![no_main]
 
-use keystep::engine::model::ClipTokenizer;
+use keystep::engine::family::ClipTokenizer;
 use keystep_fuzz::Folder;
 use libfuzzer_sys::fuzz_target;
 

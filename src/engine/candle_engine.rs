@@ -243,7 +243,7 @@ impl CandleEngine {
             return unlearn::unlearn(&self.pipeline, spec, context);
         };
         let policy = plan::memory_policy(&self.pipeline, spec, limit)?;
-        let pipeline = self.pipeline.with_memory_policy(policy)?;
+        let pipeline = self.pipeline.with_memory_policy(policy);
         plan::spare(&pipeline, plan::erasure(&pipeline, spec)?);
         unlearn::unlearn(&pipeline, spec, context)
     }

@@ -11,7 +11,7 @@ use rayon::prelude::*;
 
 use super::{
     CancelFlag, EngineError,
-    model::{ProjectedText, Unet},
+    family::{Conditioning, Denoiser, ProjectedConditioning},
     schedule::{NoiseSource, Schedule},
 };
 use crate::spec::StepIndex;
@@ -36,25 +36,27 @@ pub(super) fn cells(latent: &Tensor) -> Result<usize, EngineError> {
     Ok(latent.dim(D::Minus2)? * latent.dim(D::Minus1)?)
 }
 
-/// The results of passes by a U-Net, in their order: as many side by side as its memory policy allows.
+/// The results of passes by a denoiser, in their order: as many side by side as its memory policy
+/// allows.
 pub(super) fn side_by_side<P: Sync, R: Send>(
-    unet: &Unet,
+    denoiser: &dyn Denoiser,
     passes: &[P],
     pass: impl Fn(&P) -> Result<R, EngineError> + Sync,
 ) -> Result<Vec<R>, EngineError> {
-    in_rounds(unet, passes, None, pass)
+    in_rounds(denoiser, passes, None, pass)
 }
 
 /// The same, no more side by side than there are threads, with a rest after each round where there
 /// is a flag to rest by.
 fn in_rounds<P: Sync, R: Send>(
-    unet: &Unet,
+    denoiser: &dyn Denoiser,
     passes: &[P],
     resting: Option<&CancelFlag>,
     pass: impl Fn(&P) -> Result<R, EngineError> + Sync,
 ) -> Result<Vec<R>, EngineError> {
     let threads = if resting.is_some() { rayon::current_num_threads() } else { usize::MAX };
-    let at_once = unet.memory_policy().passes.map_or(usize::MAX, NonZeroUsize::get).min(threads);
+    let at_once =
+        denoiser.memory_policy().passes.map_or(usize::MAX, NonZeroUsize::get).min(threads);
     let mut results = Vec::with_capacity(passes.len());
     for (round, passes) in passes.chunks(at_once).enumerate() {
         if let Some(flag) = resting.filter(|_| round > 0) {
@@ -85,18 +87,18 @@ impl EvaluationCounter {
     }
 }
 
-/// A U-Net with the schedule that it is sampled on.
+/// A denoiser with the schedule that it is sampled on.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Denoiser<'a> {
-    pub(super) unet: &'a Unet,
+pub(super) struct ScheduledDenoiser<'a> {
+    pub(super) network: &'a dyn Denoiser,
     pub(super) schedule: &'a Schedule,
     pub(super) evaluations: &'a EvaluationCounter,
     /// Looked at between the passes of a large batch, where there is one.
     pub(super) resting: Option<&'a CancelFlag>,
 }
 
-impl Denoiser<'_> {
-    /// The U-Net's output for a whole batch at one step, untracked, under prompts that it has
+impl ScheduledDenoiser<'_> {
+    /// The network's output for a whole batch at one step, untracked, under prompts that it has
     /// projected, a row a sample.
     ///
     /// # Shapes
@@ -105,28 +107,28 @@ impl Denoiser<'_> {
         &self,
         z: &Tensor,
         step: StepIndex,
-        text: &ProjectedText,
+        prompts: &ProjectedConditioning,
     ) -> Result<Tensor, EngineError> {
-        self.predict_at(z, self.schedule.timestep(step).0 as f64, text)
+        self.predict_at(z, self.schedule.timestep(step).0 as f64, prompts)
     }
 
-    /// [`Denoiser::predict`] at a timestep that may lie between the trained ones.
+    /// [`ScheduledDenoiser::predict`] at a timestep that may lie between the trained ones.
     fn predict_at(
         &self,
         z: &Tensor,
         timestep: f64,
-        text: &ProjectedText,
+        prompts: &ProjectedConditioning,
     ) -> Result<Tensor, EngineError> {
         let batch = z.dim(0)?;
         self.evaluations.add(batch);
         let samples = samples_a_pass(batch, cells(z)?);
         let starts: Vec<usize> = (0..batch).step_by(samples).collect();
-        let parts = in_rounds(self.unet, &starts, self.resting, |&start| {
+        let parts = in_rounds(self.network, &starts, self.resting, |&start| {
             let count = samples.min(batch - start);
-            self.unet.forward_projected(
+            self.network.forward_projected(
                 &z.narrow(0, start, count)?,
                 &vec![timestep; count],
-                &text.narrow(start, count)?,
+                &prompts.narrow(start, count)?,
             )
         })?;
         Ok(Tensor::cat(&parts, 0)?)
@@ -138,19 +140,19 @@ impl Denoiser<'_> {
         &self,
         z: &Tensor,
         step: StepIndex,
-        text: &ProjectedText,
+        prompts: &ProjectedConditioning,
     ) -> Result<(Tensor, Tensor), EngineError> {
-        self.predict_pair_at(z, self.schedule.timestep(step).0 as f64, text)
+        self.predict_pair_at(z, self.schedule.timestep(step).0 as f64, prompts)
     }
 
     fn predict_pair_at(
         &self,
         z: &Tensor,
         timestep: f64,
-        text: &ProjectedText,
+        prompts: &ProjectedConditioning,
     ) -> Result<(Tensor, Tensor), EngineError> {
         let batch = z.dim(0)?;
-        let both = self.predict_at(&Tensor::cat(&[z, z], 0)?, timestep, text)?;
+        let both = self.predict_at(&Tensor::cat(&[z, z], 0)?, timestep, prompts)?;
         Ok((both.narrow(0, 0, batch)?, both.narrow(0, batch, batch)?))
     }
 
@@ -175,7 +177,7 @@ impl Denoiser<'_> {
         self.guided_output_at(z, self.schedule.timestep(step).0 as f64, guidance)
     }
 
-    /// [`Denoiser::guided_output`] at a timestep that may lie between the trained ones.
+    /// [`ScheduledDenoiser::guided_output`] at a timestep that may lie between the trained ones.
     pub(super) fn guided_output_at(
         &self,
         z: &Tensor,
@@ -183,9 +185,9 @@ impl Denoiser<'_> {
         guidance: &Guidance,
     ) -> Result<Tensor, EngineError> {
         if !guides(guidance.scale) {
-            return self.predict_at(z, timestep, &guidance.text);
+            return self.predict_at(z, timestep, &guidance.prompts);
         }
-        let (conditional, unconditional) = self.predict_pair_at(z, timestep, &guidance.text)?;
+        let (conditional, unconditional) = self.predict_pair_at(z, timestep, &guidance.prompts)?;
         guide(&conditional, &unconditional, guidance.scale)
     }
 }
@@ -194,36 +196,34 @@ impl Denoiser<'_> {
 #[derive(Debug, Clone)]
 pub(super) struct Guidance {
     /// What each sample is steered towards; then, where the scale guides, away from.
-    text: ProjectedText,
+    prompts: ProjectedConditioning,
     scale: f64,
 }
 
 impl Guidance {
-    /// By a U-Net, with the weights that it has now.
-    ///
-    /// # Shapes
-    /// `text: [batch, tokens, channels]`, `unconditional: [1, tokens, channels]`.
+    /// By a denoiser, with the weights that it has now, from as many prompts as samples and one
+    /// that all are steered away from.
     pub(super) fn new(
-        unet: &Unet,
-        text: &Tensor,
-        unconditional: &Tensor,
+        denoiser: &dyn Denoiser,
+        prompts: &Conditioning,
+        unconditional: &Conditioning,
         scale: f64,
     ) -> Result<Self, EngineError> {
-        let batch = text.dim(0)?;
-        let projected = unet.project_text(&Tensor::cat(&[text, unconditional], 0)?)?;
+        let batch = prompts.rows()?;
+        let projected = denoiser.project(&Conditioning::cat(&[prompts, unconditional])?)?;
         Self::select(&projected, &(0..batch).collect::<Vec<_>>(), batch, scale)
     }
 
     /// Of these rows of projected prompts, a row a sample, and one that all are steered away from.
     pub(super) fn select(
-        text: &ProjectedText,
+        prompts: &ProjectedConditioning,
         towards: &[usize],
         away: usize,
         scale: f64,
     ) -> Result<Self, EngineError> {
         let unconditional = if guides(scale) { towards.len() } else { 0 };
         let rows = [towards, &vec![away; unconditional]].concat();
-        Ok(Self { text: text.select(&rows)?, scale })
+        Ok(Self { prompts: prompts.select(&rows)?, scale })
     }
 }
 

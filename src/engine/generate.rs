@@ -8,9 +8,10 @@ use rayon::prelude::*;
 
 use super::{
     CancelFlag, EngineError, Pipeline, RunContext,
-    denoise::{Denoiser, EvaluationCounter, Guidance, draw_each},
+    denoise::{EvaluationCounter, Guidance, ScheduledDenoiser, draw_each},
+    family::Conditioning,
     finite,
-    model::MemoryPolicy,
+    nn::MemoryPolicy,
     sampler,
     schedule::NoiseSource,
     start::Start,
@@ -92,19 +93,20 @@ pub(super) fn generate_each(
         None => None,
         passes => {
             let policy = MemoryPolicy { passes, ..MemoryPolicy::default() };
-            Some(pipeline.with_memory_policy(policy)?)
+            Some(pipeline.with_memory_policy(policy))
         }
     };
     let pipeline = few_passes.as_ref().unwrap_or(pipeline);
     let counter = EvaluationCounter::default();
     let cancel = context.cancel.clone();
-    let denoiser = Denoiser {
-        unet: &pipeline.unet,
+    let denoiser = ScheduledDenoiser {
+        network: &*pipeline.denoiser,
         schedule: &schedule,
         evaluations: &counter,
         resting: Some(&cancel),
     };
-    let unconditional = pipeline.encode_prompts(&[&spec.negative_prompt])?;
+    let size = Some([shape[1], shape[2]].map(|side| side * pipeline.vae.factor()));
+    let unconditional = pipeline.unconditional(&spec.negative_prompt, size)?;
 
     let at_once = group_size([shape[1], shape[2]]);
     let total = spec.pictures.len() * steps.len();
@@ -114,8 +116,9 @@ pub(super) fn generate_each(
     for group in spec.pictures.chunks(at_once) {
         let prompts: Vec<&str> = group.iter().map(|(prompt, _)| prompt.as_str()).collect();
         let seeds: Vec<u64> = group.iter().map(|(_, seed)| *seed).collect();
-        let text = encode_distinct(pipeline, &prompts)?;
-        let guidance = Guidance::new(&pipeline.unet, &text, &unconditional, spec.guidance_scale)?;
+        let encoded = encode_distinct(pipeline, &prompts, size)?;
+        let guidance =
+            Guidance::new(&*pipeline.denoiser, &encoded, &unconditional, spec.guidance_scale)?;
         let mut sources: Vec<_> = seeds.iter().map(|&seed| NoiseSource::new(seed)).collect();
         let mut sampler = open()?;
         let mut z = start.latents(sampler.as_ref(), &mut sources, &pipeline.device)?;
@@ -184,7 +187,11 @@ fn preview(
 }
 
 /// Prompts often repeat within a group; each is encoded once.
-fn encode_distinct(pipeline: &Pipeline, prompts: &[&str]) -> Result<Tensor, EngineError> {
+fn encode_distinct(
+    pipeline: &Pipeline,
+    prompts: &[&str],
+    size: Option<[usize; 2]>,
+) -> Result<Conditioning, EngineError> {
     let mut rows = BTreeMap::new();
     let mut distinct = Vec::new();
     let index: Vec<u32> = prompts
@@ -196,9 +203,7 @@ fn encode_distinct(pipeline: &Pipeline, prompts: &[&str]) -> Result<Tensor, Engi
             })
         })
         .collect();
-    let encoded = pipeline.encode_prompts(&distinct)?;
-    let index = Tensor::from_vec(index, prompts.len(), &pipeline.device)?;
-    Ok(encoded.index_select(&index, 0)?)
+    Ok(pipeline.encode_prompts_at(&distinct, size)?.select(&index)?)
 }
 
 /// Latents to 8-bit pictures (diffusers `VaeImageProcessor.postprocess`).

@@ -9,7 +9,7 @@ use rayon::prelude::*;
 use super::{
     EngineError,
     denoise::{cells, samples_a_pass, side_by_side},
-    model::Unet,
+    family::{Conditioning, Denoiser},
     ops,
 };
 
@@ -19,8 +19,8 @@ pub(super) struct Sample {
     /// `[channels, h, w]`.
     pub(super) z: Tensor,
     pub(super) timestep: f64,
-    /// `[tokens, channels]`.
-    pub(super) text: Tensor,
+    /// Without the axis of prompts.
+    pub(super) prompt: Conditioning,
     /// `[channels, h, w]`.
     pub(super) target: Tensor,
     /// The loss is the sum over samples of weight times mean squared error.
@@ -33,14 +33,14 @@ pub(super) type Gradients = BTreeMap<String, Tensor>;
 /// The loss and its gradient for every variable. Passes of a few samples each run side by side;
 /// their gradients are summed in a fixed order.
 pub(super) fn loss_and_gradients(
-    unet: &Unet,
+    denoiser: &dyn Denoiser,
     variables: &BTreeMap<String, Var>,
     samples: &[Sample],
     update: usize,
 ) -> Result<(f64, Gradients), EngineError> {
     let cells = samples.first().map_or(Ok(0), |sample| cells(&sample.z))?;
     let passes: Vec<_> = samples.chunks(samples_a_pass(samples.len(), cells)).collect();
-    let passes = side_by_side(unet, &passes, |samples| pass(unet, variables, samples))?;
+    let passes = side_by_side(denoiser, &passes, |samples| pass(denoiser, variables, samples))?;
     let mut loss = 0.0;
     let mut parts: BTreeMap<String, Vec<Tensor>> = BTreeMap::new();
     for (part, gradients) in passes {
@@ -57,7 +57,7 @@ pub(super) fn loss_and_gradients(
 }
 
 fn pass(
-    unet: &Unet,
+    denoiser: &dyn Denoiser,
     variables: &BTreeMap<String, Var>,
     samples: &[Sample],
 ) -> Result<(f64, Gradients), EngineError> {
@@ -65,13 +65,14 @@ fn pass(
         Tensor::stack(&samples.iter().map(part).collect::<Vec<_>>(), 0)
     };
     let timesteps: Vec<f64> = samples.iter().map(|sample| sample.timestep).collect();
-    let prediction = unet.trace(&stack(|s| &s.z)?, &timesteps, &stack(|s| &s.text)?)?;
+    let prompts = Conditioning::stack(&samples.iter().map(|s| &s.prompt).collect::<Vec<_>>())?;
+    let prediction = denoiser.trace(&stack(|s| &s.z)?, &timesteps, &prompts)?;
     let errors = (prediction.tensor() - stack(|s| &s.target)?)?;
     let squares = errors.sqr()?.flatten_from(1)?.mean(1)?.to_vec1::<f32>()?;
     let weighted = squares.iter().zip(samples);
     let loss = weighted.map(|(square, sample)| f64::from(*square) * sample.weight).sum();
     let elements = errors.elem_count() / samples.len().max(1);
-    let scale = unet.gradient_scale();
+    let scale = denoiser.gradient_scale();
     let slopes =
         samples.iter().map(|sample| (2.0 * sample.weight * scale / elements as f64) as f32);
     let slopes = Tensor::from_vec(slopes.collect::<Vec<_>>(), samples.len(), errors.device())?;

@@ -2,7 +2,7 @@
 //!
 //! Its parts from the bottom up, each of which may use those before it and no other:
 //! `device_choice`, `state_store`, `error`, `python_json`, `device`, `finite`, `run`, `kernels`, `tape`, `ops`,
-//! `checkpoint`, `schedule`, `sampler`, `model`, `denoise`, `part`, `judge`, `templates`, `wording`,
+//! `checkpoint`, `schedule`, `sampler`, `nn`, `family`, `denoise`, `part`, `judge`, `templates`, `wording`,
 //! `pipeline`, `start`, `generate`, `evaluate`, `loss`, `trajectory`, `score`, `state`, `unlearn`,
 //! `plan`, `candle_engine`.
 //! `tests/project/architecture.rs` holds them to it.
@@ -14,12 +14,13 @@ mod device;
 mod device_choice;
 mod error;
 pub mod evaluate;
+pub mod family;
 mod finite;
 mod generate;
 pub mod judge;
 mod kernels;
 mod loss;
-pub mod model;
+pub mod nn;
 pub mod ops;
 mod part;
 mod pipeline;

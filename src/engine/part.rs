@@ -1,9 +1,10 @@
-//! One network of a model folder: which files hold it, and which of their tensors it is made of.
+//! The networks of a model folder before they are read: which files hold each, and which of their
+//! tensors it is made of.
 
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use candle_core::Device;
 
@@ -13,7 +14,8 @@ use super::{
         StoredTensors, check_dtype, has_variant, measure_large_named, outline_component,
         read_large_named, read_named,
     },
-    model::Weights,
+    family::{ClipTextModel, Family, Vae},
+    nn::Weights,
 };
 use crate::spec::ModelFiles;
 
@@ -79,32 +81,60 @@ impl<'a> Part<'a> {
     }
 }
 
-/// Which variant of each component to read where one was asked for: that one where it is there, else
-/// what the component has, with a warning, as diffusers reads such a folder. Fails where no component
+/// A model's networks, of which only the headers were read so far.
+pub(super) struct NetworkParts<'a> {
+    pub(super) denoiser: Part<'a>,
+    pub(super) vae: Part<'a>,
+    /// The text encoders, in the family's order.
+    pub(super) towers: Vec<Part<'a>>,
+}
+
+impl<'a> NetworkParts<'a> {
+    /// Looks at all of them, as [`Part::find`] does, in a variant where they have it ([`variants`]).
+    pub(super) fn find(
+        files: &'a dyn ModelFiles,
+        family: &dyn Family,
+        variant: Option<&'a str>,
+        warnings: &mut Vec<String>,
+    ) -> Result<Self, EngineError> {
+        let towers = family.text_towers();
+        let mut components = vec![family.denoiser_component(), "vae"];
+        components.extend(towers.iter().map(|tower| tower.component));
+        let chosen = variants(files, &components, variant, warnings)?;
+        let mut part = |component, build: &dyn Fn(&Weights) -> Result<(), EngineError>| {
+            Part::find(files, (component, chosen.get(component).copied()), build, warnings)
+        };
+        let denoiser = part(family.denoiser_component(), &|w| family.denoiser(w).map(drop))?;
+        let vae = part("vae", &|w| Vae::new(w, family.autoencoder()).map(drop))?;
+        let towers = towers.iter().map(|tower| {
+            part(tower.component, &|w| ClipTextModel::new(w, &tower.encoder).map(drop))
+        });
+        Ok(Self { denoiser, vae, towers: towers.collect::<Result<_, _>>()? })
+    }
+}
+
+/// Which components to read in the variant that was asked for, if one was: those that have it; the
+/// others are read without, with a warning, as diffusers reads such a folder. Fails where no component
 /// has it.
-pub(super) fn variants<'a, const N: usize>(
+fn variants<'a>(
     files: &dyn ModelFiles,
-    components: [&'static str; N],
+    components: &[&'static str],
     variant: Option<&'a str>,
     warnings: &mut Vec<String>,
-) -> Result<[(&'static str, Option<&'a str>); N], EngineError> {
-    let Some(name) = variant else {
-        return Ok(components.map(|component| (component, None)));
-    };
-    let there = components.map(|component| has_variant(files, component, name));
-    if !there.contains(&true) {
+) -> Result<BTreeMap<&'static str, &'a str>, EngineError> {
+    let Some(name) = variant else { return Ok(BTreeMap::new()) };
+    let has_it = |component: &&&str| has_variant(files, component, name);
+    let chosen: BTreeMap<_, _> =
+        components.iter().filter(has_it).map(|component| (*component, name)).collect();
+    if chosen.is_empty() {
         // Which one is told first is no matter; its message lists what there is.
         outline_component(files, components.first().copied().unwrap_or(""), variant)?;
     }
-    let mut chosen = components.map(|component| (component, variant));
-    for ((component, variant), there) in chosen.iter_mut().zip(there) {
-        if !there {
-            *variant = None;
-            warnings.push(format!(
-                "{}/{component} has no weights of the variant {name:?}; those without one are read",
-                files.location()
-            ));
-        }
+    for component in components.iter().filter(|component| !chosen.contains_key(**component)) {
+        warnings.push(format!(
+            "{}/{component} has no weights of the variant {name:?}; those without one are read",
+            files.location()
+        ));
     }
     Ok(chosen)
 }

@@ -1,19 +1,17 @@
-//! A whole Stable Diffusion model in memory, read from a diffusers folder.
+//! A whole model in memory, read from a diffusers folder.
 
 use std::sync::Arc;
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Device};
 
 use super::{
     Compute, EngineError,
     checkpoint::{StoredTensor, StoredTensors, read_text},
+    family::{self, ClipTextModel, ClipTokenizer, Conditioning, Denoiser, Family, TextTower, Vae},
     judge::{JudgeParts, Judges},
-    model::{
-        ClipTextConfig, ClipTextModel, ClipTokenizer, MemoryPolicy, Origin, Unet, UnetConfig, Vae,
-        VaeConfig, Weights,
-    },
+    nn::{MemoryPolicy, Origin, Scoped, Weights},
     ops,
-    part::{Part, variants},
+    part::{NetworkParts, Part},
     python_json,
     sampler::SamplerConfig,
     schedule::Ddim,
@@ -21,32 +19,34 @@ use super::{
 };
 use crate::{
     outcome::DeviceKind,
-    spec::{ModelFiles, SpecError, Vocabulary},
+    spec::{ModelFiles, Scope, SpecError, Vocabulary},
 };
 
-/// The parts of diffusers' `StableDiffusionPipeline`, and what Keystep reads beside them: the
-/// vocabulary and the judges. Cloning shares every tensor.
+/// The parts of a pipeline of diffusers, such as `StableDiffusionPipeline`, and what Keystep reads
+/// beside them: the vocabulary and the judges. Cloning shares every tensor.
 #[derive(Debug, Clone)]
 pub struct Pipeline {
     /// Where it came from, for messages.
     pub location: String,
     /// Where the networks lie.
     pub device: Device,
-    /// What the U-Net computes in; everything else is f32.
+    /// What kind of model it is.
+    pub family: Arc<dyn Family>,
+    /// What the denoiser computes in; everything else is f32.
     pub unet_dtype: DType,
-    /// The U-Net's weights by name, in host memory as f32: what digests, trained weights and results
-    /// start from, whatever the network computes in.
+    /// The denoiser's weights by name, in host memory as f32: what digests, trained weights and
+    /// results start from, whatever the network computes in.
     pub unet_tensors: Arc<StoredTensors>,
     /// The same on the device, as the network computes with them; shares `unet_tensors` where that
     /// is the CPU.
     pub unet_weights: Arc<StoredTensors>,
-    /// The denoiser over `unet_weights`.
-    pub unet: Arc<Unet>,
+    /// The network over `unet_weights`.
+    pub denoiser: Arc<dyn Denoiser>,
     /// Between pictures and latents.
     pub vae: Arc<Vae>,
-    /// Prompts to hidden states.
-    pub text_encoder: Arc<ClipTextModel>,
-    /// Prompts to token ids.
+    /// The text encoders, in the order in which the family reads them.
+    pub towers: Arc<[TextTower]>,
+    /// The first tower's: words are compared, and texts measured, by its tokens.
     pub tokenizer: Arc<ClipTokenizer>,
     /// The trained noise schedule, and DDIM on it, which scores and training use.
     pub scheduler: Arc<Ddim>,
@@ -78,81 +78,63 @@ impl Pipeline {
         ops::keep_freed_memory();
         let device = &compute.device;
         let location = files.location().to_owned();
-        let config_of = |component: &str, name: &str| {
-            let path = format!("{component}/{name}");
-            Ok::<_, EngineError>((read_text(files, &path)?, format!("{location}/{path}")))
-        };
         // Every config is read and checked before the first weight.
-        let (json, file) = config_of("unet", "config.json")?;
-        let unet_config = UnetConfig::parse(&json, &file)?;
-        let mut warnings: Vec<String> = unet_config.repairs(&file).into_iter().collect();
-        let (json, file) = config_of("vae", "config.json")?;
-        let vae_config = VaeConfig::parse(&json, &file)?;
-        let (json, file) = config_of("text_encoder", "config.json")?;
-        let text_config = ClipTextConfig::parse(&json, &file)?;
-        let (json, scheduler_file) = config_of("scheduler", "scheduler_config.json")?;
+        let family = family::open(files)?;
+        let mut warnings = family.repairs();
+        let scheduler_config = "scheduler/scheduler_config.json";
+        let json = read_text(files, scheduler_config)?;
+        let scheduler_file = format!("{location}/{scheduler_config}");
         let scheduler = Ddim::for_pipeline(&json, &scheduler_file)?;
         let sampling = SamplerConfig::parse(&json, &scheduler_file)?;
         warnings.extend_from_slice(scheduler.repairs());
         warnings.extend(sampling.foreign_class());
-        if text_config.hidden_size != unet_config.cross_attention_dim {
-            return Err(EngineError::Config {
-                file,
-                message: format!(
-                    "hidden_size is {}, the U-Net's cross_attention_dim is {}; the parts do not \
-                     belong together",
-                    text_config.hidden_size, unet_config.cross_attention_dim
-                ),
-            });
+        family.check()?;
+        let mut tokenizers = Vec::new();
+        for tower in family.text_towers() {
+            let tokenizer =
+                ClipTokenizer::for_encoder(files, tower.tokenizer, &tower.encoder, &tower.file)?;
+            warnings.extend(tokenizer.repair().map(str::to_owned));
+            tokenizers.push(Arc::new(tokenizer));
         }
-        if vae_config.latent_channels != unet_config.in_channels
-            || unet_config.in_channels != unet_config.out_channels
-        {
-            return Err(EngineError::Config {
-                file: format!("{location}/unet/config.json"),
-                message: format!(
-                    "in_channels is {} and out_channels {}, the autoencoder has {} latent \
-                     channels; inpainting and depth models are not supported",
-                    unet_config.in_channels, unet_config.out_channels, vae_config.latent_channels
-                ),
-            });
-        }
-        let tokenizer = ClipTokenizer::for_encoder(files, "tokenizer", &text_config, &file)?;
-        warnings.extend(tokenizer.repair().map(str::to_owned));
+        let Some(tokenizer) = tokenizers.first().cloned() else {
+            let message = "names no text encoder".to_owned();
+            return Err(EngineError::Config { file: location, message });
+        };
         let vocabulary = read_vocabulary(files)?;
 
         // Every header before the first weight.
-        let of = variants(files, ["unet", "vae", "text_encoder"], variant, &mut warnings)?;
-        let [unet_of, vae_of, text_of] = of;
-        let unet = |w: &Weights| Unet::new(w, &unet_config);
-        let unet_part = Part::find(files, unet_of, |w| unet(w).map(drop), &mut warnings)?;
-        let vae = |w: &Weights| Vae::new(w, &vae_config);
-        let vae_part = Part::find(files, vae_of, |w| vae(w).map(drop), &mut warnings)?;
-        let text = |w: &Weights| ClipTextModel::new(w, &text_config);
-        let text_part = Part::find(files, text_of, |w| text(w).map(drop), &mut warnings)?;
+        let parts = NetworkParts::find(files, family.as_ref(), variant, &mut warnings)?;
         let judges = JudgeParts::find(files, &vocabulary, &mut warnings)?;
 
-        let unet_tensors = unet_part.read_large(&Device::Cpu)?;
+        let unet_tensors = parts.denoiser.read_large(&Device::Cpu)?;
         let unet_weights = unet_tensors.placed(device, compute.dtype, None)?;
-        let unet = unet(&Weights::frozen(&unet_weights))?;
-        let vae_tensors = vae_part.read(device)?;
-        let vae = vae(&Weights::frozen(&vae_tensors))?;
-        let text_tensors = text_part.read(device)?;
-        let text_encoder = text(&Weights::frozen(&text_tensors))?;
+        let denoiser = family.denoiser(&Weights::frozen(&unet_weights))?;
+        let mut network_bytes = unet_tensors.bytes();
+        let mut read = |part: &Part<'_>| {
+            let tensors = part.read(device)?;
+            network_bytes += tensors.bytes();
+            Ok::<_, EngineError>(tensors)
+        };
+        let vae = Vae::new(&Weights::frozen(&read(&parts.vae)?), family.autoencoder())?;
+        let mut towers = Vec::new();
+        for ((config, part), tokenizer) in
+            family.text_towers().iter().zip(&parts.towers).zip(tokenizers)
+        {
+            let encoder = ClipTextModel::new(&Weights::frozen(&read(part)?), &config.encoder)?;
+            towers.push(TextTower { tokenizer, encoder: Arc::new(encoder) });
+        }
         let judges = judges.read(device)?;
-        let networks = [&unet_tensors, &vae_tensors, &text_tensors];
-        let networks = networks.iter().map(|tensors| tensors.bytes()).sum::<u64>();
-        let weight_bytes = networks + 4 * judges.parameters;
+        let weight_bytes = network_bytes + 4 * judges.parameters;
         Ok(Self {
             location,
             device: device.clone(),
             unet_dtype: compute.dtype,
             unet_tensors: Arc::new(unet_tensors),
             unet_weights: Arc::new(unet_weights),
-            unet: Arc::new(unet),
+            denoiser,
             vae: Arc::new(vae),
-            text_encoder: Arc::new(text_encoder),
-            tokenizer: Arc::new(tokenizer),
+            tokenizer,
+            towers: towers.into(),
             scheduler: Arc::new(scheduler),
             sampling: Arc::new(sampling),
             judges: Arc::new(judges),
@@ -161,20 +143,43 @@ impl Pipeline {
             memory_limit: None,
             vocabulary,
             warnings,
+            family,
         })
     }
 
-    /// What the U-Net in memory was made of.
-    pub fn unet_origin(&self) -> Origin<'_> {
+    /// What the denoiser in memory was made of.
+    fn origin(&self) -> Origin<'_> {
         Origin { read: &self.unet_tensors, placed: &self.unet_weights }
     }
 
-    /// The same pipeline with another U-Net of the same architecture, whose tensors lie in host
+    /// Names of the denoiser's tensors that are trained in a scope; an error where there are none.
+    pub(super) fn trained_names(&self, scope: &Scope) -> Result<Vec<&String>, EngineError> {
+        let names = self.unet_tensors.tensors.keys();
+        let trained: Vec<_> = names.filter(|name| self.family.trains(scope, name)).collect();
+        if trained.is_empty() {
+            return Err(EngineError::EmptyScope { scope: scope.to_string() });
+        }
+        Ok(trained)
+    }
+
+    /// Copies of the denoiser's tensors in a scope, to be trained.
+    pub(super) fn scoped(&self, scope: &Scope) -> Result<Scoped, EngineError> {
+        Scoped::of(self.origin(), scope, |name| self.family.trains(scope, name))
+    }
+
+    /// The denoiser over these copies, with the memory policy of the frozen one; it shares all other
+    /// tensors with that.
+    pub(super) fn trained(&self, scoped: &Scoped) -> Result<Arc<dyn Denoiser>, EngineError> {
+        let trained = self.family.denoiser(&Weights::scoped(&self.unet_weights, scoped))?;
+        Ok(trained.with_memory_policy(self.denoiser.memory_policy().clone()))
+    }
+
+    /// The same pipeline with another denoiser of the same architecture, whose tensors lie in host
     /// memory; those that are this pipeline's own are not moved again.
     pub fn with_unet(&self, tensors: StoredTensors) -> Result<Self, EngineError> {
         let here = (&*self.unet_tensors, &*self.unet_weights);
         let weights = tensors.placed(&self.device, self.unet_dtype, Some(here))?;
-        let unet = Unet::new(&Weights::frozen(&weights), self.unet.config())?;
+        let denoiser = self.family.denoiser(&Weights::frozen(&weights))?;
         let is_own = |(name, stored): &(&String, &StoredTensor)| {
             let before = self.unet_tensors.tensors.get(*name);
             before.is_none_or(|before| before.tensor.id() != stored.tensor.id())
@@ -183,25 +188,22 @@ impl Pipeline {
         let own_bytes = own.map(|(_, stored)| stored.bytes()).sum();
         Ok(Self {
             own_bytes,
-            unet: Arc::new(unet),
+            denoiser,
             unet_tensors: Arc::new(tensors),
             unet_weights: Arc::new(weights),
             ..self.clone()
         })
     }
 
-    /// The same pipeline, whose U-Net saves memory at the cost of time.
-    pub(super) fn with_memory_policy(
-        &self,
-        memory_policy: MemoryPolicy,
-    ) -> Result<Self, EngineError> {
-        let unet = Unet::new(&Weights::frozen(&self.unet_weights), self.unet.config())?;
-        Ok(Self { unet: Arc::new(unet.with_memory_policy(memory_policy)), ..self.clone() })
+    /// The same pipeline, whose denoiser saves memory at the cost of time.
+    pub(super) fn with_memory_policy(&self, memory_policy: MemoryPolicy) -> Self {
+        Self { denoiser: self.denoiser.with_memory_policy(memory_policy), ..self.clone() }
     }
 
     /// Reads texts as [`Pipeline::encode_prompts`] does.
     pub(super) fn reader(&self) -> Reader<'_> {
-        Reader::new(&self.tokenizer, self.text_encoder.config())
+        let limits = self.towers.iter().map(|tower| tower.encoder.config().max_position_embeddings);
+        Reader::new(&self.tokenizer, limits.min().unwrap_or(usize::MAX))
     }
 
     /// What computes.
@@ -209,26 +211,38 @@ impl Pipeline {
         if self.device.is_cuda() { DeviceKind::Cuda } else { DeviceKind::Cpu }
     }
 
-    /// Text hidden states, `[prompts, tokens, channels]`.
-    pub fn encode_prompts<S: AsRef<str>>(&self, prompts: &[S]) -> Result<Tensor, EngineError> {
-        // A bound on the text encoder's activations; hidden states are small beside them.
-        const PROMPTS_AT_ONCE: usize = 64;
-        let mut parts = Vec::new();
-        for prompts in prompts.chunks(PROMPTS_AT_ONCE) {
-            let ids = prompts
-                .iter()
-                .map(|prompt| self.tokenizer.encode(prompt.as_ref()))
-                .collect::<Result<Vec<_>, _>>()?;
-            parts.push(self.text_encoder.forward(&ids)?);
-        }
-        Ok(Tensor::cat(&parts, 0)?)
+    /// Encodes prompts for pictures of the model's own size.
+    pub fn encode_prompts<S: AsRef<str>>(
+        &self,
+        prompts: &[S],
+    ) -> Result<Conditioning, EngineError> {
+        self.encode_prompts_at(prompts, None)
+    }
+
+    /// The same for pictures of a height and width in pixels.
+    pub(super) fn encode_prompts_at<S: AsRef<str>>(
+        &self,
+        prompts: &[S],
+        picture: Option<[usize; 2]>,
+    ) -> Result<Conditioning, EngineError> {
+        let prompts: Vec<&str> = prompts.iter().map(AsRef::as_ref).collect();
+        self.family.encode(&self.towers, &prompts, picture)
+    }
+
+    /// What guidance steers away from: a row, for pictures of a height and width in pixels, or of the
+    /// model's own.
+    pub(super) fn unconditional(
+        &self,
+        negative_prompt: &str,
+        picture: Option<[usize; 2]>,
+    ) -> Result<Conditioning, EngineError> {
+        self.family.unconditional(&self.towers, negative_prompt, picture)
     }
 
     /// `[channels, height, width]` of a latent for a picture of this size in pixels.
     pub fn latent_shape(&self, size: Option<(usize, usize)>) -> Result<[usize; 3], EngineError> {
-        let config = self.unet.config();
         let [height, width] = match size {
-            None => config.own_size(&format!("{}/unet/config.json", self.location))?,
+            None => self.family.own_size()?,
             Some((width, height)) => {
                 let factor = self.vae.factor();
                 for (field, pixels) in [("width", width), ("height", height)] {
@@ -246,7 +260,7 @@ impl Pipeline {
                 [height / factor, width / factor]
             }
         };
-        Ok([config.in_channels, height, width])
+        Ok([self.family.latent_channels(), height, width])
     }
 }
 

@@ -6,7 +6,7 @@ mod resize;
 use candle_core::{Device, Tensor};
 
 use super::{
-    EngineError, Pipeline, denoise::draw_each, model::LatentDistribution, sampler::Sampler,
+    EngineError, Pipeline, denoise::draw_each, family::LatentDistribution, sampler::Sampler,
     schedule::NoiseSource,
 };
 use crate::{

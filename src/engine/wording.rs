@@ -4,8 +4,7 @@
 
 use super::{
     EngineError,
-    checkpoint::read_text,
-    model::{ClipTextConfig, ClipTokenizer},
+    family::{ClipTokenizer, TextTowerConfig},
     templates,
 };
 use crate::spec::{
@@ -32,10 +31,9 @@ pub(super) struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    /// For a text encoder with this config.
-    pub(super) fn new(tokenizer: &'a ClipTokenizer, encoder: &ClipTextConfig) -> Self {
-        let limit = tokenizer.length().min(encoder.max_position_embeddings);
-        Self { tokenizer, limit }
+    /// For text encoders that read so many tokens.
+    pub(super) fn new(tokenizer: &'a ClipTokenizer, limit: usize) -> Self {
+        Self { tokenizer, limit: tokenizer.length().min(limit) }
     }
 
     /// Refuses an erasure whose words say the same twice or nothing, or whose sentences do not fit.
@@ -97,22 +95,22 @@ impl<'a> Reader<'a> {
 /// does before its first step; reads the tokenizer and no weight.
 pub fn check_erasure_words(files: &dyn ModelFiles, spec: &UnlearnSpec) -> Result<(), EngineError> {
     spec.validate()?;
-    let (tokenizer, encoder) = open(files)?;
-    Reader::new(&tokenizer, &encoder).check_unlearn(&spec.canonical())
+    let (tokenizer, limit) = open(files)?;
+    Reader::new(&tokenizer, limit).check_unlearn(&spec.canonical())
 }
 
 /// The same for a judgement, by the base model's folder.
 pub fn check_judgement_words(files: &dyn ModelFiles, spec: &JudgeSpec) -> Result<(), EngineError> {
     spec.validate()?;
-    let (tokenizer, encoder) = open(files)?;
-    Reader::new(&tokenizer, &encoder).check_judge(&spec.canonical())
+    let (tokenizer, limit) = open(files)?;
+    Reader::new(&tokenizer, limit).check_judge(&spec.canonical())
 }
 
-fn open(files: &dyn ModelFiles) -> Result<(ClipTokenizer, ClipTextConfig), EngineError> {
-    const CONFIG: &str = "text_encoder/config.json";
-    let file = format!("{}/{CONFIG}", files.location());
-    let encoder = ClipTextConfig::parse(&read_text(files, CONFIG)?, &file)?;
-    Ok((ClipTokenizer::from_files(files, "tokenizer")?, encoder))
+/// The tokenizer of a folder's first text tower, and how many tokens its encoder reads.
+fn open(files: &dyn ModelFiles) -> Result<(ClipTokenizer, usize), EngineError> {
+    let tower = TextTowerConfig::first(files)?;
+    let tokenizer = ClipTokenizer::from_files(files, tower.tokenizer)?;
+    Ok((tokenizer, tower.encoder.max_position_embeddings))
 }
 
 /// Ids of a text, `None` where it is too long to have any.

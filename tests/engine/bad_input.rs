@@ -17,7 +17,7 @@ use keystep::{
     },
     engine::{
         checkpoint::{read_component, read_single},
-        model::config::UnetConfig,
+        family::config::UnetConfig,
     },
 };
 use tempfile::TempDir;

@@ -5,7 +5,10 @@
 use candle_core::{Device, Tensor};
 use keystep::{
     artifacts::open_model,
-    engine::{Compute, Pipeline, model::MemoryPolicy, schedule::NoiseSource, tape::TapeTensor},
+    engine::{
+        Compute, Pipeline, family::Conditioning, nn::MemoryPolicy, schedule::NoiseSource,
+        tape::TapeTensor,
+    },
 };
 
 fn pipeline() -> Pipeline {
@@ -40,17 +43,20 @@ fn check(at: &Tensor, gradient: &Tensor, loss: impl Fn(&Tensor) -> f64) {
 #[test]
 fn gradients_flow_to_the_latent_and_the_text_and_not_to_frozen_weights() {
     let pipeline = pipeline();
-    let config = pipeline.unet.config().clone();
+    let denoiser = &pipeline.denoiser;
+    let encoder = &pipeline.towers[0].encoder;
     let mut noise = NoiseSource::new(5);
     let mut draw = |shape: &[usize]| noise.randn_tensor(shape, &Device::Cpu).unwrap();
-    let sample = draw(&[1, config.in_channels, 16, 16]);
-    let slope = draw(&[1, config.out_channels, 16, 16]);
+    let sample = draw(&[1, pipeline.family.latent_channels(), 16, 16]);
+    let slope = draw(sample.dims());
     let ids = vec![vec![3, 17, 40, 2, 2, 2, 2, 2]];
-    let embedded = pipeline.text_encoder.token_embeddings(&ids).unwrap();
-    let states = pipeline.text_encoder.forward(&ids).unwrap();
+    let embedded = encoder.token_embeddings(&ids).unwrap();
+    let states = encoder.forward(&ids).unwrap();
 
+    let prompt =
+        |states: &TapeTensor| Conditioning { states: states.clone(), pooled: None, extra: None };
     let predict = |sample: &TapeTensor, states: &TapeTensor| {
-        pipeline.unet.trace_inputs(sample, &[300.0], states).unwrap()
+        denoiser.trace_inputs(sample, &[300.0], &prompt(states)).unwrap()
     };
     let constant = TapeTensor::constant;
     let loss = |sample: &Tensor, states: &Tensor| {
@@ -65,7 +71,7 @@ fn gradients_flow_to_the_latent_and_the_text_and_not_to_frozen_weights() {
     check(&sample, &of_sample, |sample| loss(sample, &states));
     check(&states, &of_states, |states| loss(&sample, states));
 
-    let encode = |embedded: &TapeTensor| pipeline.text_encoder.trace(embedded).unwrap();
+    let encode = |embedded: &TapeTensor| encoder.trace(embedded).unwrap();
     assert_eq!(
         encode(&constant(&embedded)).tensor().to_vec3::<f32>().unwrap(),
         states.to_vec3::<f32>().unwrap()
@@ -76,12 +82,13 @@ fn gradients_flow_to_the_latent_and_the_text_and_not_to_frozen_weights() {
     check(&embedded, &of_embedded, |embedded| loss(&sample, encode(&constant(embedded)).tensor()));
 
     // Where segments are done again, they are the same to the last bit.
-    let lean = pipeline.unet.as_ref().clone().with_memory_policy(MemoryPolicy {
-        recomputed: (0..pipeline.unet.segment_count()).collect(),
+    let lean = denoiser.with_memory_policy(MemoryPolicy {
+        recomputed: (0..denoiser.segment_count()).collect(),
         passes: None,
     });
     let [followed_sample, followed_states] = [&sample, &states].map(TapeTensor::followed);
-    let prediction = lean.trace_inputs(&followed_sample, &[300.0], &followed_states).unwrap();
+    let prediction =
+        lean.trace_inputs(&followed_sample, &[300.0], &prompt(&followed_states)).unwrap();
     let mut gradients = prediction.backward(slope).unwrap();
     for (input, expected) in [(&sample, &of_sample), (&states, &of_states)] {
         let again = gradients.take_of(input);

@@ -6,7 +6,8 @@ use keystep::{
     artifacts::open_model,
     engine::{
         checkpoint::{read_component, read_text},
-        model::{MemoryPolicy, Scoped, Unet, UnetConfig, Weights},
+        family::{Denoiser, Unet, UnetConfig},
+        nn::{MemoryPolicy, Scoped, Weights},
         schedule::NoiseSource,
     },
     spec::Scope,
@@ -28,7 +29,7 @@ fn gradients_flow_through_sizes_that_do_not_halve_evenly() {
     // Levels of 18 and 9, 9 and 5, 5 and 3 cells; then of two odd sides, and of one cell.
     for [height, width] in [[18, 9], [7, 5], [1, 3]] {
         let sample = draw(&[1, config.in_channels, height, width]);
-        let text = draw(&[1, 32, config.cross_attention_dim]);
+        let text = draw(&[1, 32, config.cross_attention_dim]).into();
         let slope = draw(&[1, config.out_channels, height, width]);
         let scoped = Scoped::new(&stored, &Scope::All).unwrap();
         let gradients = |memory_policy: MemoryPolicy| {

@@ -8,7 +8,8 @@ use keystep::{
     artifacts::open_model,
     engine::{
         checkpoint::{StoredTensors, read_component, read_text},
-        model::{MemoryPolicy, Scoped, Unet, UnetConfig, Weights},
+        family::{Conditioning, Denoiser, Unet, UnetConfig},
+        nn::{MemoryPolicy, Scoped, Weights},
         ops::{Addends, linear},
         schedule::NoiseSource,
         tape::TapeTensor,
@@ -39,13 +40,13 @@ impl Network {
     }
 
     /// Latents, and as many prompts, all of them different.
-    fn batch(&self, count: usize) -> (Tensor, Tensor) {
+    fn batch(&self, count: usize) -> (Tensor, Conditioning) {
         let mut noise = NoiseSource::new(7);
         let mut draw = |shape: &[usize]| noise.randn_tensor(shape, &Device::Cpu).unwrap();
         let [height, width] = self.config.own_size("unet").unwrap();
         (
             draw(&[count, self.config.in_channels, height, width]),
-            draw(&[count, TOKENS, self.config.cross_attention_dim]),
+            draw(&[count, TOKENS, self.config.cross_attention_dim]).into(),
         )
     }
 }
@@ -53,11 +54,6 @@ impl Network {
 fn bits(tensor: &Tensor) -> Vec<u32> {
     let values = tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap();
     values.into_iter().map(f32::to_bits).collect()
-}
-
-/// Rows of a batch, each as often as it is named.
-fn rows(batch: &Tensor, rows: &[u32]) -> Tensor {
-    batch.index_select(&Tensor::new(rows, batch.device()).unwrap(), 0).unwrap()
 }
 
 /// On this all equality here rests, at the sizes of Stable Diffusion 1.x and 2.x.
@@ -95,13 +91,14 @@ fn predictions_are_the_same_whenever_prompts_are_projected() {
         [0, 1, 2, 3, 3, 3, 3, 3, 3],
         [8, 1, 1, 5, 0, 0, 2, 8, 3],
     ] {
-        let text = rows(&text, &order);
-        let projected = unet.project_text(&text).unwrap();
+        let text = text.select(&order).unwrap();
+        let projected = unet.project(&text).unwrap();
         for (start, count) in [(0, 4), (4, 4), (8, 1), (3, 2)] {
             let z = z.narrow(0, start, count).unwrap();
             let timesteps: Vec<f64> =
                 (0..count).map(|index| 950.0 - 300.0 * index as f64).collect();
-            let plain = unet.forward(&z, &timesteps, &text.narrow(0, start, count).unwrap());
+            let of_pass: Vec<u32> = (start as u32..).take(count).collect();
+            let plain = unet.forward(&z, &timesteps, &text.select(&of_pass).unwrap());
             let pass = projected.narrow(start, count).unwrap();
             // Twice, as a walk reads it at every step.
             for _ in 0..2 {
@@ -117,10 +114,10 @@ fn selected_rows_predict_as_they_would_alone() {
     let network = Network::load();
     let unet = network.unet();
     let (z, text) = network.batch(3);
-    let projected = unet.project_text(&text).unwrap();
+    let projected = unet.project(&text).unwrap();
     let pair = projected.select(&[1, 1, 2]).unwrap();
     let timesteps = [700.0; 3];
-    let plain = unet.forward(&z, &timesteps, &rows(&text, &[1, 1, 2])).unwrap();
+    let plain = unet.forward(&z, &timesteps, &text.select(&[1, 1, 2]).unwrap()).unwrap();
     let selected = unet.forward_projected(&z, &timesteps, &pair).unwrap();
     assert!(bits(&plain) == bits(&selected));
     // A row a sample, or none at all.
@@ -137,14 +134,14 @@ fn a_network_in_training_projects_by_the_weights_that_it_has() {
     let unet = unet.with_memory_policy(memory_policy);
     let (z, text) = network.batch(2);
     let timesteps = [500.0; 2];
-    let before = unet.project_text(&text).unwrap();
+    let before = unet.project(&text).unwrap();
     let plain = unet.forward(&z, &timesteps, &text).unwrap();
     assert!(bits(&plain) == bits(&unet.forward_projected(&z, &timesteps, &before).unwrap()));
     for variable in scoped.variables.values() {
         variable.set(&(variable.as_tensor() * 1.5).unwrap()).unwrap();
     }
     let plain = unet.forward(&z, &timesteps, &text).unwrap();
-    let after = unet.project_text(&text).unwrap();
+    let after = unet.project(&text).unwrap();
     assert!(bits(&plain) == bits(&unet.forward_projected(&z, &timesteps, &after).unwrap()));
     assert!(bits(&plain) != bits(&unet.forward_projected(&z, &timesteps, &before).unwrap()));
 }

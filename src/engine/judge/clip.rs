@@ -11,7 +11,8 @@ use crate::{
     engine::{
         EngineError,
         checkpoint::read_text,
-        model::{ClipConfig, ClipModel, ClipTokenizer, Weights},
+        family::{ClipConfig, ClipModel, ClipTokenizer},
+        nn::Weights,
         part::Part,
     },
     outcome::Picture,

@@ -14,7 +14,7 @@ use crate::{
     engine::{
         EngineError,
         checkpoint::{StoredTensors, check_dtype, outline_single, read_single_named, read_text},
-        model::Weights,
+        nn::Weights,
         ops::{self, Addends, Convolution},
         tape::TapeTensor,
     },

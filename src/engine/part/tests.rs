@@ -16,8 +16,8 @@ use super::*;
 use crate::{
     engine::{
         checkpoint::testing::MemoryModel,
+        family::{ClipTextConfig, ClipTextModel, Vae, VaeConfig},
         judge::JudgeParts,
-        model::{ClipTextConfig, ClipTextModel, Vae, VaeConfig},
     },
     spec::{FileError, ReadSeek, Vocabulary},
 };
@@ -183,8 +183,8 @@ fn a_variant_that_only_some_parts_have_is_read_where_it_is() {
     ]);
     let choose = |variant| {
         let mut warnings = Vec::new();
-        let chosen = variants(&files, parts, variant, &mut warnings);
-        (chosen.map(|chosen| chosen.map(|(_, variant)| variant)), warnings)
+        let chosen = variants(&files, &parts, variant, &mut warnings);
+        (chosen.map(|chosen| parts.map(|part| chosen.get(part).copied())), warnings)
     };
     let (chosen, warnings) = choose(None);
     assert_eq!((chosen.unwrap(), warnings.len()), ([None; 3], 0));
@@ -202,8 +202,9 @@ fn a_variant_that_only_some_parts_have_is_read_where_it_is() {
     assert!(text.contains("fp32") && text.contains("\"fp16\""), "{text}");
     // A part of no weights at all stays an error of its own.
     let bare = MemoryModel::new([("unet/diffusion_pytorch_model.fp16.safetensors", Vec::new())]);
-    let [_, vae, _] = variants(&bare, parts, Some("fp16"), &mut Vec::new()).unwrap();
-    let text = outline_component(&bare, vae.0, vae.1).unwrap_err().to_string();
+    let chosen = variants(&bare, &parts, Some("fp16"), &mut Vec::new()).unwrap();
+    let vae = outline_component(&bare, "vae", chosen.get("vae").copied());
+    let text = vae.unwrap_err().to_string();
     assert!(text.contains("vae/diffusion_pytorch_model.safetensors"), "{text}");
 }
 

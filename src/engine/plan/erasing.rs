@@ -9,7 +9,7 @@ use super::{
     sizes::Sizes,
 };
 use crate::{
-    engine::{EngineError, Pipeline, model::MemoryPolicy},
+    engine::{EngineError, Pipeline, nn::MemoryPolicy},
     spec::{Method, UnlearnSpec},
 };
 
@@ -33,9 +33,9 @@ pub(super) fn arrange(
     limit: Option<u64>,
 ) -> Result<Arrangement, EngineError> {
     let demand = Demand {
-        unet: &sizes.trained_unet(trained)?,
-        size: sizes.size,
-        tokens: sizes.tokens,
+        denoiser: &*sizes.trained_denoiser(trained)?,
+        latent: sizes.latent_shape(sizes.size),
+        prompt: &sizes.prompt,
         parameters: trained.values().sum(),
         batch: updates_and_batch(spec).1,
         weights: sizes.weights,

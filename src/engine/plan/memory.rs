@@ -7,7 +7,8 @@ use crate::{
     engine::{
         EngineError,
         denoise::samples_a_pass,
-        model::{MemoryPolicy, Unet},
+        family::{Conditioning, Denoiser},
+        nn::MemoryPolicy,
         unlearn::PROBE_SAMPLES,
     },
     outcome::MemoryPlan,
@@ -57,11 +58,11 @@ impl Walked {
 #[derive(Debug)]
 pub(super) struct Demand<'a> {
     /// With the tensors of the scope in training.
-    pub(super) unet: &'a Unet,
-    /// Height and width of a latent.
-    pub(super) size: [usize; 2],
-    /// Of a prompt.
-    pub(super) tokens: usize,
+    pub(super) denoiser: &'a dyn Denoiser,
+    /// `[channels, height, width]`.
+    pub(super) latent: [usize; 3],
+    /// The shape of a prompt.
+    pub(super) prompt: &'a Conditioning<Vec<usize>>,
     /// Numbers of all tensors in scope.
     pub(super) parameters: u64,
     /// Samples of an update.
@@ -123,7 +124,7 @@ impl Demand<'_> {
         let pass = self.pass();
         let MemoryEstimate { kept, multiplications, .. } = pass.train(&BTreeSet::new())?;
         let mut savings = Vec::new();
-        for segment in 0..self.unet.segment_count() {
+        for segment in 0..self.denoiser.segment_count() {
             let lean = pass.train(&BTreeSet::from([segment]))?;
             let saved = kept.saturating_sub(lean.kept);
             let again = lean.multiplications.saturating_sub(multiplications);
@@ -138,11 +139,12 @@ impl Demand<'_> {
     /// A pass of as many samples as the largest has.
     fn pass(&self) -> Pass<'_> {
         let samples = self.samples_of(self.batch);
-        Pass { unet: self.unet, size: self.size, tokens: self.tokens, samples }
+        Pass { denoiser: self.denoiser, latent: self.latent, prompt: self.prompt, samples }
     }
 
     fn samples_of(&self, batch: usize) -> usize {
-        samples_a_pass(batch, self.size.iter().product())
+        let [_, height, width] = self.latent;
+        samples_a_pass(batch, height * width)
     }
 
     /// Passes of a batch that run side by side, of those that may, with the samples of each.
@@ -207,7 +209,7 @@ impl Demand<'_> {
                 passes: passes.filter(|_| at_once < self.threads),
             },
             memory,
-            segments: self.unet.segment_count(),
+            segments: self.denoiser.segment_count(),
             // Backward takes twice as much as forward.
             repeated: again as f64 / (3 * once).max(1) as f64,
         })

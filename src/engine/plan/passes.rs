@@ -4,18 +4,19 @@ use std::collections::BTreeSet;
 
 use crate::engine::{
     EngineError,
-    model::{ClipTextModel, MemoryPolicy, Unet, Vae},
+    family::{ClipTextModel, Conditioning, Denoiser, Vae},
+    nn::MemoryPolicy,
     tape::{Meter, Peak, TapeTensor},
 };
 
-/// A pass of the U-Net, in which the tensors are trained that were variables when it was built.
+/// A pass of the denoiser, in which the tensors are trained that were variables when it was built.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Pass<'a> {
-    pub(super) unet: &'a Unet,
-    /// Height and width of a latent.
-    pub(super) size: [usize; 2],
-    /// Of a prompt.
-    pub(super) tokens: usize,
+    pub(super) denoiser: &'a dyn Denoiser,
+    /// `[channels, height, width]`.
+    pub(super) latent: [usize; 3],
+    /// The shape of a prompt.
+    pub(super) prompt: &'a Conditioning<Vec<usize>>,
     pub(super) samples: usize,
 }
 
@@ -45,12 +46,12 @@ impl Pass<'_> {
     /// Forward and backward, with these segments done again in the backward pass.
     pub(super) fn train(self, recomputed: &BTreeSet<usize>) -> Result<MemoryEstimate, EngineError> {
         let policy = MemoryPolicy { recomputed: recomputed.clone(), passes: None };
-        let unet = self.unet.clone().with_memory_policy(policy);
+        let denoiser = self.denoiser.with_memory_policy(policy);
         let meter = Meter::default();
         let prediction = {
             let sample = TapeTensor::sized_constant(&meter, self.latents())?;
-            let text = TapeTensor::sized_constant(&meter, self.states())?;
-            unet.trace_inputs(&sample, &self.timesteps(), &text)?
+            let prompts = self.prompts(|shape| TapeTensor::sized_constant(&meter, shape))?;
+            denoiser.trace_inputs(&sample, &self.timesteps(), &prompts)?
         };
         let kept = meter.held();
         // What the prediction shall be, and by how much it is not.
@@ -69,22 +70,31 @@ impl Pass<'_> {
     pub(super) fn predict(self) -> Result<Forward, EngineError> {
         let meter = Meter::default();
         let sample = TapeTensor::sized_no_grad(&meter, self.latents())?;
-        let text = TapeTensor::sized_no_grad(&meter, self.states())?;
-        drop(self.unet.trace_inputs(&sample, &self.timesteps(), &text)?);
+        let prompts = self.prompts(|shape| TapeTensor::sized_no_grad(&meter, shape))?;
+        drop(self.denoiser.trace_inputs(&sample, &self.timesteps(), &prompts)?);
         Ok(Forward::of(&meter))
     }
 
-    /// Numbers of the keys and values that a prompt is projected to.
+    /// Numbers that are held of a prompt which is projected: the keys and values of its text in place
+    /// of the states, where the denoiser has cross-attention.
     pub(super) fn projected(self) -> u64 {
-        self.unet.projected_numbers(self.tokens) as u64
+        let Conditioning { states, pooled, extra } =
+            self.prompt.map(|shape| shape.iter().product::<usize>());
+        let tokens = self.prompt.states.first().copied().unwrap_or(0);
+        let text = self.denoiser.projected_numbers(tokens).unwrap_or(states);
+        (text + pooled.unwrap_or(0) + extra.unwrap_or(0)) as u64
     }
 
     fn latents(self) -> (usize, usize, usize, usize) {
-        (self.samples, self.unet.config().in_channels, self.size[0], self.size[1])
+        let [channels, height, width] = self.latent;
+        (self.samples, channels, height, width)
     }
 
-    fn states(self) -> (usize, usize, usize) {
-        (self.samples, self.tokens, self.unet.config().cross_attention_dim)
+    fn prompts(
+        self,
+        sized: impl Fn(Vec<usize>) -> candle_core::Result<TapeTensor>,
+    ) -> candle_core::Result<Conditioning<TapeTensor>> {
+        self.prompt.try_map(|shape| sized([&[self.samples], shape.as_slice()].concat()))
     }
 
     fn timesteps(self) -> Vec<f64> {
@@ -102,14 +112,14 @@ impl Forward {
     }
 }
 
-/// Encoding some prompts of so many tokens.
+/// Encoding some prompts.
 pub(super) fn encode_text(
     text_encoder: &ClipTextModel,
     prompts: usize,
-    tokens: usize,
 ) -> Result<Forward, EngineError> {
     let meter = Meter::default();
-    let shape = (prompts, tokens, text_encoder.config().hidden_size);
+    let config = text_encoder.config();
+    let shape = (prompts, config.max_position_embeddings, config.hidden_size);
     drop(text_encoder.trace(&TapeTensor::sized_no_grad(&meter, shape)?)?);
     Ok(Forward::of(&meter))
 }
@@ -138,16 +148,19 @@ pub(super) fn decode(
 
 #[cfg(test)]
 mod tests {
+    use std::sync::LazyLock;
+
     use candle_core::{DType, Device, Tensor};
     use safetensors::Dtype;
 
     use super::*;
     use crate::engine::{
         checkpoint::{StoredTensor, StoredTensors},
-        model::{
-            UnetConfig, Weights,
+        family::{
+            Unet, UnetConfig,
             config::{DownBlockKind, UpBlockKind},
         },
+        nn::Weights,
     };
 
     /// Stable Diffusion 1.4's.
@@ -197,8 +210,11 @@ mod tests {
         name.contains("attn2.to_k") || name.contains("attn2.to_v")
     }
 
+    static PROMPT: LazyLock<Conditioning<Vec<usize>>> =
+        LazyLock::new(|| Conditioning { states: vec![77, 768], pooled: None, extra: None });
+
     fn pass(unet: &Unet) -> Pass<'_> {
-        Pass { unet, size: [64; 2], tokens: 77, samples: 1 }
+        Pass { denoiser: unet, latent: [4, 64, 64], prompt: &PROMPT, samples: 1 }
     }
 
     fn gibibytes(numbers: u64) -> f64 {
@@ -249,7 +265,9 @@ mod tests {
     fn odd_sides_take_more_than_the_next_size_that_halves_evenly_below() {
         let outline = outline(&config());
         let unet = unet(&outline, |_| false);
-        let of = |size| Pass { size, ..pass(&unet) }.predict().unwrap().peak;
+        let of = |[height, width]: [usize; 2]| {
+            Pass { latent: [4, height, width], ..pass(&unet) }.predict().unwrap().peak
+        };
         let [below, odd, above] = [56, 57, 64].map(|side| of([side; 2]));
         assert!(below < odd && odd < above, "{below} {odd} {above}");
         assert!(of([57, 64]) > odd);

@@ -10,9 +10,10 @@ use crate::{
     engine::{
         EngineError, Pipeline,
         checkpoint::{StoredTensor, StoredTensors, read_text},
+        family::{self, Conditioning, Denoiser, Family},
         judge::JudgeParts,
-        model::{ClipTextConfig, ClipTextModel, Unet, UnetConfig, Vae, VaeConfig, Weights},
-        part::Part,
+        nn::Weights,
+        part::{NetworkParts, Part},
         pipeline::read_vocabulary,
         schedule::Ddim,
     },
@@ -22,15 +23,16 @@ use crate::{
 /// The sizes of a model that its configs and headers tell.
 #[derive(Debug)]
 pub(super) struct Sizes {
+    family: Arc<dyn Family>,
     /// Frozen.
-    pub(super) unet: Arc<Unet>,
-    /// The U-Net's.
-    pub(super) tensors: Arc<StoredTensors>,
+    pub(super) denoiser: Arc<dyn Denoiser>,
+    /// The denoiser's.
+    tensors: Arc<StoredTensors>,
     /// Height and width of a latent.
     pub(super) size: [usize; 2],
+    /// The shape of a prompt.
+    pub(super) prompt: Conditioning<Vec<usize>>,
     pub(super) scheduler: Ddim,
-    /// Tokens of a prompt.
-    pub(super) tokens: usize,
     /// Bytes of all weights as they lie in memory.
     pub(super) weights: u64,
 }
@@ -38,39 +40,24 @@ pub(super) struct Sizes {
 impl Sizes {
     /// Weights in other than the plain variant are taken where they are the only ones.
     pub(super) fn read(files: &dyn ModelFiles) -> Result<Self, EngineError> {
-        let config = |path: &str| {
-            Ok::<_, EngineError>((read_text(files, path)?, format!("{}/{path}", files.location())))
-        };
-        let (json, file) = config("unet/config.json")?;
-        let unet_config = UnetConfig::parse(&json, &file)?;
-        let size = unet_config.own_size(&file)?;
-        let (json, file) = config("text_encoder/config.json")?;
-        let text = ClipTextConfig::parse(&json, &file)?;
-        let (json, file) = config("scheduler/scheduler_config.json")?;
-        let scheduler = Ddim::for_pipeline(&json, &file)?;
-
-        let (json, file) = config("vae/config.json")?;
-        let vae = VaeConfig::parse(&json, &file)?;
+        const SCHEDULER: &str = "scheduler/scheduler_config.json";
+        let family = family::open(files)?;
+        let size = family.own_size()?;
+        let file = format!("{}/{SCHEDULER}", files.location());
+        let scheduler = Ddim::for_pipeline(&read_text(files, SCHEDULER)?, &file)?;
 
         // They are told when the model is loaded.
         let mut warnings = Vec::new();
-        let build = |w: &Weights| Unet::new(w, &unet_config).map(drop);
-        let part = Part::find(files, ("unet", None), build, &mut warnings)?;
-        let mut weights = part.large_bytes()?;
-        let tensors = part.into_outline();
-        let unet = Unet::new(&Weights::frozen(&tensors), &unet_config)?;
-        let build = |w: &Weights| Vae::new(w, &vae).map(drop);
-        let part = Part::find(files, ("vae", None), build, &mut warnings)?;
-        weights += NUMBER * part.count();
-        let build = |w: &Weights| ClipTextModel::new(w, &text).map(drop);
-        let part = Part::find(files, ("text_encoder", None), build, &mut warnings)?;
-        weights += NUMBER * part.count();
+        let parts = NetworkParts::find(files, &*family, None, &mut warnings)?;
+        let others = [&parts.vae].into_iter().chain(&parts.towers).map(Part::count);
+        let mut weights = parts.denoiser.large_bytes()? + NUMBER * others.sum::<u64>();
+        let tensors = parts.denoiser.into_outline();
+        let denoiser = family.denoiser(&Weights::frozen(&tensors))?;
         let vocabulary = read_vocabulary(files)?;
         let judges = JudgeParts::find(files, &vocabulary, &mut warnings)?;
         weights += NUMBER * judges.parameters();
-        let tokens = text.max_position_embeddings;
-        let (unet, tensors) = (Arc::new(unet), Arc::new(tensors));
-        Ok(Self { unet, tensors, size, scheduler, tokens, weights })
+        let prompt = family.conditioning_shape();
+        Ok(Self { family, denoiser, tensors: Arc::new(tensors), size, prompt, scheduler, weights })
     }
 
     /// Those of a model that is loaded, at its own size.
@@ -82,11 +69,12 @@ impl Sizes {
     /// The same for latents of this height and width, where the model may have no size of its own.
     pub(super) fn at(pipeline: &Pipeline, size: [usize; 2]) -> Self {
         Self {
-            unet: Arc::clone(&pipeline.unet),
+            family: Arc::clone(&pipeline.family),
+            denoiser: Arc::clone(&pipeline.denoiser),
             tensors: Arc::clone(&pipeline.unet_tensors),
             size,
+            prompt: pipeline.family.conditioning_shape(),
             scheduler: Ddim::clone(&pipeline.scheduler),
-            tokens: pipeline.text_encoder.config().max_position_embeddings,
             weights: pipeline.weight_bytes,
         }
     }
@@ -96,14 +84,19 @@ impl Sizes {
         self.latent_of(self.size)
     }
 
-    /// Numbers of a prompt's hidden states.
+    /// Numbers of an encoded prompt.
     pub(super) fn text(&self) -> u64 {
-        (self.tokens * self.unet.config().cross_attention_dim) as u64
+        self.prompt.parts().map(|(_, shape)| shape.iter().product::<usize>() as u64).sum()
     }
 
     /// Numbers of a latent of this height and width.
     pub(super) fn latent_of(&self, size: [usize; 2]) -> u64 {
-        (self.unet.config().in_channels * size[0] * size[1]) as u64
+        self.latent_shape(size).into_iter().product::<usize>() as u64
+    }
+
+    /// `[channels, height, width]` of a latent of this height and width.
+    pub(super) fn latent_shape(&self, [height, width]: [usize; 2]) -> [usize; 3] {
+        [self.family.latent_channels(), height, width]
     }
 
     /// Numbers of each tensor in a spec's scope.
@@ -112,7 +105,8 @@ impl Sizes {
     }
 
     pub(super) fn scoped_by(&self, scope: &Scope) -> Result<BTreeMap<String, u64>, EngineError> {
-        let inside = self.tensors.tensors.iter().filter(|(name, _)| scope.contains(name));
+        let tensors = self.tensors.tensors.iter();
+        let inside = tensors.filter(|(name, _)| self.family.trains(scope, name));
         let numbers = |stored: &StoredTensor| stored.tensor.elem_count() as u64;
         let scoped: BTreeMap<_, _> = inside.map(|(name, t)| (name.clone(), numbers(t))).collect();
         if scoped.is_empty() {
@@ -121,12 +115,12 @@ impl Sizes {
         Ok(scoped)
     }
 
-    /// The U-Net with these of its tensors in training.
-    pub(super) fn trained_unet(
+    /// The denoiser with these of its tensors in training.
+    pub(super) fn trained_denoiser(
         &self,
         trained: &BTreeMap<String, u64>,
-    ) -> Result<Unet, EngineError> {
+    ) -> Result<Arc<dyn Denoiser>, EngineError> {
         let names: BTreeSet<String> = trained.keys().cloned().collect();
-        Unet::new(&Weights::dry_run(&self.tensors, &names), self.unet.config())
+        self.family.denoiser(&Weights::dry_run(&self.tensors, &names))
     }
 }

@@ -12,16 +12,14 @@ use crate::{
         EngineError, Pipeline,
         denoise::samples_a_pass,
         evaluate,
+        family::{PROMPTS_AT_ONCE, vae_tiles::TILE_PIXELS},
         generate::{DECODED, Decode, DrawingPolicy, group_size},
-        model::vae_tiles::TILE_PIXELS,
         ops,
         score::{GRADIENT_TRAJECTORIES, MOST_BRANCHES},
     },
     spec::{GenerateSpec, JudgeSpec, ScoreSpec},
 };
 
-/// Prompts that are encoded at a time.
-const PROMPTS: usize = 64;
 /// Latents that a step of a drawing holds for a moment: of the sampler's history, the noise, and what
 /// goes into the network and comes out of it.
 const LATENTS: u64 = 16;
@@ -88,18 +86,21 @@ impl<'a> Worker<'a> {
     }
 
     fn pass(&self, size: [usize; 2], samples: usize) -> Pass<'_> {
-        Pass { unet: &self.sizes.unet, size, tokens: self.sizes.tokens, samples }
+        let Sizes { denoiser, prompt, .. } = &self.sizes;
+        Pass { denoiser: &**denoiser, latent: self.sizes.latent_shape(size), prompt, samples }
     }
 
-    /// Numbers that so many prompts take: their states, and what the U-Net projects them to.
+    /// Numbers that so many prompts take: encoded, and as the denoiser projects them.
     fn prompts(&self, size: [usize; 2], prompts: usize) -> u64 {
         prompts as u64 * (2 * self.sizes.text() + self.pass(size, 1).projected())
     }
 
-    /// Numbers that the text encoder holds for a moment.
+    /// Numbers that the text encoders hold for a moment, one after the other.
     fn encoding(&self, prompts: usize) -> Result<u64, EngineError> {
-        let text_encoder = &self.pipeline.text_encoder;
-        Ok(encode_text(text_encoder, prompts.min(PROMPTS), self.sizes.tokens)?.peak)
+        let prompts = prompts.min(PROMPTS_AT_ONCE);
+        let towers = self.pipeline.towers.iter();
+        let peaks = towers.map(|tower| Ok(encode_text(&tower.encoder, prompts)?.peak));
+        Ok(peaks.collect::<Result<Vec<_>, EngineError>>()?.into_iter().max().unwrap_or(0))
     }
 
     /// Numbers that decoding so many latents holds.
@@ -252,8 +253,8 @@ pub(in crate::engine) fn scoring(
         let trained = sizes.scoped_by(&spec.scope)?;
         let parameters: u64 = trained.values().sum();
         let rows = GRADIENT_TRAJECTORIES.min(count);
-        let unet = sizes.trained_unet(&trained)?;
-        let pass = Pass { unet: &unet, ..worker.pass(size, 1) };
+        let denoiser = sizes.trained_denoiser(&trained)?;
+        let pass = Pass { denoiser: &*denoiser, ..worker.pass(size, 1) };
         let peak = pass.train(&BTreeSet::new())?.peak;
         // Each trajectory has weights of its own, as they were and moved, and two gradients.
         let at_once = rows.min(worker.threads) as u64;

@@ -1,7 +1,7 @@
 //! How strongly the erase loss pulls on the weights in scope at each step, against how strongly
 //! the preserve loss then pulls back.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use candle_core::{DType, Tensor};
 use rayon::prelude::*;
@@ -10,8 +10,9 @@ use crate::{
     engine::{
         EngineError, Pipeline, RunContext,
         denoise::EvaluationCounter,
+        family::{Conditioning, Denoiser},
         loss::{Sample, loss_and_gradients},
-        model::{Scoped, Unet, Weights},
+        nn::Scoped,
         ops,
         schedule::Schedule,
         trajectory::Footprint,
@@ -27,11 +28,11 @@ pub(super) const TRAJECTORIES: usize = 4;
 /// this share of the weights' norm along the erase loss's gradient.
 const TRIAL_STEP: f64 = 1e-3;
 
-/// What was walked, with the prompts' hidden states.
+/// What was walked, with the prompts.
 pub(super) struct Paths<'a> {
     pub(super) schedule: &'a Schedule,
-    pub(super) concept: (&'a [Footprint], &'a Tensor),
-    pub(super) neighbour: (&'a [Footprint], &'a Tensor),
+    pub(super) concept: (&'a [Footprint], &'a Conditioning),
+    pub(super) neighbour: (&'a [Footprint], &'a Conditioning),
 }
 
 /// For each step, a ratio of gradient norms a trajectory; none for a step without signal.
@@ -47,10 +48,9 @@ pub(super) fn measure(
     // A trial moves the weights, so every trajectory has a model of its own.
     let trials = (0..rows)
         .map(|row| {
-            let scoped = Scoped::of(pipeline.unet_origin(), &spec.scope)?;
-            let weights = Weights::scoped(&pipeline.unet_weights, &scoped);
-            let unet = Unet::new(&weights, pipeline.unet.config())?;
-            Ok(Trial { pipeline, scoped, unet, row })
+            let scoped = pipeline.scoped(&spec.scope)?;
+            let denoiser = pipeline.trained(&scoped)?;
+            Ok(Trial { pipeline, scoped, denoiser, row })
         })
         .collect::<Result<Vec<_>, EngineError>>()?;
     let mut shares = Vec::with_capacity(steps);
@@ -74,7 +74,7 @@ pub(super) fn measure(
 struct Trial<'a> {
     pipeline: &'a Pipeline,
     scoped: Scoped,
-    unet: Unet,
+    denoiser: Arc<dyn Denoiser>,
     row: usize,
 }
 
@@ -82,11 +82,11 @@ impl Trial<'_> {
     fn share(&self, paths: &Paths<'_>, index: usize) -> Result<f64, EngineError> {
         let (concept, neighbour) = (&paths.concept.0[index], &paths.neighbour.0[index]);
         let timestep = paths.schedule.timestep(concept.step).0 as f64;
-        let sample = |footprint: &Footprint, text: &Tensor, target: &Tensor| {
+        let sample = |footprint: &Footprint, prompts: &Conditioning, target: &Tensor| {
             Ok::<_, EngineError>(Sample {
                 z: footprint.z.get(self.row)?,
                 timestep,
-                text: text.get(self.row)?,
+                prompt: prompts.get(self.row)?,
                 target: target.get(self.row)?,
                 weight: 1.0,
             })
@@ -96,7 +96,7 @@ impl Trial<'_> {
         let preserve = sample(neighbour, paths.neighbour.1, &neighbour.lead)?;
 
         let variables = &self.scoped.variables;
-        let (_, pull) = loss_and_gradients(&self.unet, variables, &[erase], 0)?;
+        let (_, pull) = loss_and_gradients(&*self.denoiser, variables, &[erase], 0)?;
         let pull_norm = norm(&pull)?;
         if pull_norm == 0.0 {
             return Ok(0.0);
@@ -112,7 +112,7 @@ impl Trial<'_> {
         for (name, variable) in variables {
             variable.set(&(&weights[name] - (&pull[name] * length)?)?)?;
         }
-        let (_, resistance) = loss_and_gradients(&self.unet, variables, &[preserve], 0)?;
+        let (_, resistance) = loss_and_gradients(&*self.denoiser, variables, &[preserve], 0)?;
         for (name, variable) in variables {
             variable.set(&weights[name])?;
         }

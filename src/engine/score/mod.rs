@@ -8,7 +8,8 @@ use candle_core::Tensor;
 
 use super::{
     EngineError, Pipeline, RunContext,
-    denoise::{Denoiser, EvaluationCounter, initial_latents},
+    denoise::{EvaluationCounter, ScheduledDenoiser, initial_latents},
+    family::Conditioning,
     finite,
     schedule::{NoiseSource, Schedule},
     trajectory::{Contexts, Footprint, Walk, walk},
@@ -36,8 +37,8 @@ pub(super) fn score_timesteps(
     let schedule = pipeline.scheduler.schedule_with_signal(spec.steps)?;
     let evaluations = EvaluationCounter::default();
     let cancel = context.cancel.clone();
-    let denoiser = Denoiser {
-        unet: &pipeline.unet,
+    let denoiser = ScheduledDenoiser {
+        network: &*pipeline.denoiser,
         schedule: &schedule,
         evaluations: &evaluations,
         resting: Some(&cancel),
@@ -55,8 +56,8 @@ pub(super) fn score_timesteps(
     let seeds: Vec<u64> =
         (0..spec.trajectories as u64).map(|index| spec.seed.wrapping_add(index)).collect();
     let latents = initial_latents(&seeds, pipeline.latent_shape(None)?, &pipeline.device)?;
-    let empty = pipeline.encode_prompts(&[""])?;
-    let mut follow = |lead: &Tensor, counterpart: Option<&Tensor>| {
+    let empty = pipeline.unconditional("", None)?;
+    let mut follow = |lead: &Conditioning, counterpart: Option<&Conditioning>| {
         let walked = Walk {
             lead,
             counterpart,

@@ -8,7 +8,8 @@ use candle_core::Tensor;
 use crate::{
     engine::{
         EngineError, Pipeline, RunContext,
-        denoise::{Denoiser, Guidance, initial_latents},
+        denoise::{Guidance, ScheduledDenoiser, initial_latents},
+        family::Conditioning,
         generate::decode,
         judge::Domain,
         wording::names_one_of,
@@ -38,7 +39,7 @@ struct Branch {
 pub(super) fn sample(
     pipeline: &Pipeline,
     spec: &ScoreSpec,
-    denoiser: &Denoiser<'_>,
+    denoiser: &ScheduledDenoiser<'_>,
     context: &mut RunContext<'_>,
 ) -> Result<BTreeMap<StepIndex, Curve>, EngineError> {
     pipeline.judges.all()?;
@@ -61,8 +62,8 @@ pub(super) fn sample(
     let seeds: Vec<u64> = (0..count as u64).map(|index| spec.seed.wrapping_add(index)).collect();
     let prompt = Prompt::of(&spec.concept.text, spec.concept.kind);
     let named = pipeline.encode_prompts(&[prompt.sentence(&spec.vocabulary.anything)])?;
-    let empty = pipeline.encode_prompts(&[""])?;
-    let prompts = denoiser.unet.project_text(&Tensor::cat(&[&named, &empty], 0)?)?;
+    let empty = pipeline.unconditional("", None)?;
+    let prompts = denoiser.network.project(&Conditioning::cat(&[&named, &empty])?)?;
 
     let start = initial_latents(&seeds, pipeline.latent_shape(None)?, &pipeline.device)?;
     let (mut with, mut without) = (start.clone(), start);

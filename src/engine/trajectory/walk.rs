@@ -6,7 +6,8 @@ use candle_core::Tensor;
 use crate::{
     engine::{
         EngineError, RunContext,
-        denoise::{Denoiser, guide},
+        denoise::{ScheduledDenoiser, guide},
+        family::Conditioning,
     },
     outcome::Phase,
     spec::StepIndex,
@@ -18,23 +19,23 @@ pub(in crate::engine) struct Entry {
     pub(in crate::engine) step: StepIndex,
     /// `[channels, h, w]`.
     pub(in crate::engine) z: Tensor,
-    /// The prompt's hidden states, `[tokens, channels]`.
-    pub(in crate::engine) text: Tensor,
+    /// The prompt, without the axis of prompts.
+    pub(in crate::engine) prompt: Conditioning,
     /// The frozen model's prediction under that prompt.
     pub(in crate::engine) prediction: Tensor,
     /// Its prediction under the prompt's counterpart: a concept's anchor, or the empty prompt.
     pub(in crate::engine) counterpart: Tensor,
 }
 
-/// Prompts to walk, `[trajectories, tokens, channels]` each.
+/// Prompts to walk, a row a trajectory.
 #[derive(Debug, Clone)]
 pub(in crate::engine) struct Walk<'a> {
     /// Steers the trajectories.
-    pub(in crate::engine) lead: &'a Tensor,
+    pub(in crate::engine) lead: &'a Conditioning,
     /// What else is predicted at each step; the empty prompt's prediction comes with guidance.
-    pub(in crate::engine) counterpart: Option<&'a Tensor>,
+    pub(in crate::engine) counterpart: Option<&'a Conditioning>,
     /// One row.
-    pub(in crate::engine) empty: &'a Tensor,
+    pub(in crate::engine) empty: &'a Conditioning,
     pub(in crate::engine) guidance_scale: f64,
     /// First noise, `[trajectories, channels, h, w]`.
     pub(in crate::engine) latents: Tensor,
@@ -65,7 +66,7 @@ pub(in crate::engine) type Keep<'a> =
 
 /// Walks trajectories down the schedule and keeps every footprint.
 pub(in crate::engine) fn walk(
-    denoiser: &Denoiser<'_>,
+    denoiser: &ScheduledDenoiser<'_>,
     walk: Walk<'_>,
     context: &mut RunContext<'_>,
 ) -> Result<Vec<Footprint>, EngineError> {
@@ -74,21 +75,21 @@ pub(in crate::engine) fn walk(
 
 /// Goes on with a walk.
 pub(in crate::engine) fn walk_on(
-    denoiser: &Denoiser<'_>,
+    denoiser: &ScheduledDenoiser<'_>,
     walk: Walk<'_>,
     begun: Begun,
     keep: Keep<'_>,
     context: &mut RunContext<'_>,
 ) -> Result<Vec<Footprint>, EngineError> {
     let trajectories = walk.latents.dim(0)?;
-    let texts: Vec<&Tensor> = [walk.lead, walk.empty].into_iter().chain(walk.counterpart).collect();
-    let projected = denoiser.unet.project_text(&Tensor::cat(&texts, 0)?)?;
+    let prompts: Vec<_> = [walk.lead, walk.empty].into_iter().chain(walk.counterpart).collect();
+    let projected = denoiser.network.project(&Conditioning::cat(&prompts)?)?;
     let mut rows: Vec<usize> = (0..trajectories).collect();
     rows.extend(vec![trajectories; trajectories]);
     if walk.counterpart.is_some() {
         rows.extend(trajectories + 1..=2 * trajectories);
     }
-    let text = projected.select(&rows)?;
+    let projected = projected.select(&rows)?;
     let mut z = begun.next.unwrap_or(walk.latents);
     let mut footprints = begun.footprints;
     loop {
@@ -105,8 +106,8 @@ pub(in crate::engine) fn walk_on(
             return Ok(footprints);
         }
         let step = StepIndex(index);
-        let copies = Tensor::cat(&vec![&z; texts.len()], 0)?;
-        let predictions = denoiser.predict(&copies, step, &text)?;
+        let copies = Tensor::cat(&vec![&z; prompts.len()], 0)?;
+        let predictions = denoiser.predict(&copies, step, &projected)?;
         let part = |index: usize| predictions.narrow(0, index * trajectories, trajectories);
         let (lead, empty) = (part(0)?, part(1)?);
         let next = denoiser.schedule.step(step, &guide(&lead, &empty, walk.guidance_scale)?, &z)?;
@@ -134,8 +135,8 @@ pub(in crate::engine) enum Pairing {
 /// What training takes from a walk, before it is split into entries.
 #[derive(Debug, Clone)]
 pub(in crate::engine) struct Trajectory {
-    /// The prompts that the entries train, `[trajectories, tokens, channels]`.
-    pub(in crate::engine) text: Tensor,
+    /// The prompts that the entries train, a row a trajectory.
+    pub(in crate::engine) prompts: Conditioning,
     pub(in crate::engine) stretches: Vec<Stretch>,
 }
 
@@ -152,7 +153,7 @@ impl Trajectory {
     /// Keeps what a pairing asks for.
     pub(in crate::engine) fn new(
         footprints: Vec<Footprint>,
-        text: Tensor,
+        prompts: Conditioning,
         pairing: Pairing,
     ) -> Self {
         let stretches = footprints.into_iter().map(|footprint| {
@@ -165,7 +166,7 @@ impl Trajectory {
             };
             Stretch { step, z, prediction, counterpart }
         });
-        Self { text, stretches: stretches.collect() }
+        Self { prompts, stretches: stretches.collect() }
     }
 
     /// Splits the track, step by step and row by row.
@@ -176,7 +177,7 @@ impl Trajectory {
                 entries.push(Entry {
                     step: *step,
                     z: z.get(row)?,
-                    text: self.text.get(row)?,
+                    prompt: self.prompts.get(row)?,
                     prediction: prediction.get(row)?,
                     counterpart: counterpart.get(row)?,
                 });

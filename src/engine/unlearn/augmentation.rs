@@ -1,19 +1,18 @@
 //! KSCU's prompt augmentation (arXiv 2507.06526, section 4.3): a template, one edit of the
 //! words, and a little noise on the embedding.
 
-use candle_core::Tensor;
-
 use super::run::Run;
 use crate::engine::{
     EngineError,
+    family::Conditioning,
     templates::{PLACE, PREFIXES, SUFFIXES, templates},
 };
 
 /// Length of the noise on the embedding, as published.
 const EMBEDDING_NOISE: f64 = 1e-5;
 
-/// Hidden states, `[1, tokens, channels]`, of a freshly augmented prompt of a concept.
-pub(super) fn augmented(run: &mut Run<'_>, concept: usize) -> Result<Tensor, EngineError> {
+/// A freshly augmented prompt of a concept: one row.
+pub(super) fn augmented(run: &mut Run<'_>, concept: usize) -> Result<Conditioning, EngineError> {
     let concept = &run.spec.concepts[concept];
     let template = templates(concept.kind)[run.noise.index(10)];
     // The concept's place is kept apart from its words, which may be some of the template's.
@@ -31,7 +30,8 @@ pub(super) fn augmented(run: &mut Run<'_>, concept: usize) -> Result<Tensor, Eng
         _ => words.push(SUFFIXES[run.noise.index(SUFFIXES.len())]),
     }
     let sentence = words.join(" ").replace(PLACE, &concept.text);
-    let text = run.pipeline.encode_prompts(&[sentence])?;
-    let noise = run.noise.randn_tensor(text.dims(), text.device())?;
-    Ok((text + (noise * EMBEDDING_NOISE)?)?)
+    let prompt = run.pipeline.encode_prompts(&[sentence])?;
+    let noise = run.noise.randn_tensor(prompt.states.dims(), prompt.states.device())?;
+    // The text's states alone, as KSCU does for FLUX.1, whose prompts have a pooled part too.
+    Ok(Conditioning { states: (&prompt.states + (noise * EMBEDDING_NOISE)?)?, ..prompt })
 }

@@ -14,7 +14,7 @@ use crate::{
     engine::{
         EngineError, Pipeline,
         checkpoint::{CheckpointWriteError, StoredTensors, read_edited, write_safetensors},
-        model::Scoped,
+        nn::Scoped,
     },
     outcome::{ErasureRecord, TimestepScores, TrainingLog},
     spec::{ReadSeek, UnlearnSpec},
@@ -25,7 +25,7 @@ const STRETCH: usize = 16;
 /// Of those, how many must differ as bytes: zeros and ones stand in every model.
 const DISTINCT: usize = 8;
 
-/// An edited U-Net, and how it came about.
+/// An edited denoiser, and how it came about.
 #[derive(Debug, Clone)]
 pub struct ErasedCheckpoint {
     /// What was asked.
@@ -85,9 +85,8 @@ impl ErasedCheckpoint {
             tensors.tensors.get(*name).map(|stored| stored.tensor.id()) != before
         };
         let edited: Vec<String> = tensors.tensors.keys().filter(is_edited).cloned().collect();
-        let scoped: Vec<String> =
-            base.tensors.keys().filter(|name| spec.scope.contains(name)).cloned().collect();
-        if edited != scoped {
+        let scoped = pipeline.trained_names(&spec.scope).unwrap_or_default();
+        if !edited.iter().eq(scoped.iter().copied()) {
             return Err(EngineError::DamagedWeights {
                 file: file.to_owned(),
                 message: format!(

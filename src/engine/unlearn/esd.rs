@@ -11,9 +11,9 @@ use super::{
 use crate::{
     engine::{
         EngineError, RunContext,
-        denoise::{Denoiser, Guidance},
+        denoise::{Guidance, ScheduledDenoiser},
+        family::{Conditioning, ProjectedConditioning},
         loss::Sample,
-        model::ProjectedText,
         ops::AdamSettings,
         schedule::{NoiseSource, Schedule},
     },
@@ -26,15 +26,15 @@ pub(super) fn erase(
     settings: &EsdSettings,
     context: &mut RunContext<'_>,
 ) -> Result<Trainer, EngineError> {
-    let empty = run.pipeline.encode_prompts(&[""])?;
+    let empty = run.pipeline.unconditional("", None)?;
     let (texts, replacements) = (run.concept_texts()?, run.replacement_texts()?);
     let replacements = replacements.iter().zip(&texts);
     let replacements = replacements.map(|(replacement, text)| replacement.as_ref().unwrap_or(text));
-    let all: Vec<&Tensor> = [&empty].into_iter().chain(&texts).chain(replacements).collect();
+    let all: Vec<&Conditioning> = [&empty].into_iter().chain(&texts).chain(replacements).collect();
     let mut recipe = Esd {
         settings,
         schedule: run.pipeline.scheduler.schedule_with_signal(settings.schedule_steps)?,
-        projected: run.pipeline.unet.project_text(&Tensor::cat(&all, 0)?)?,
+        projected: run.pipeline.denoiser.project(&Conditioning::cat(&all)?)?,
         texts,
         empty,
     };
@@ -45,11 +45,11 @@ pub(super) fn erase(
 struct Esd<'a> {
     settings: &'a EsdSettings,
     schedule: Schedule,
-    texts: Vec<Tensor>,
-    empty: Tensor,
+    texts: Vec<Conditioning>,
+    empty: Conditioning,
     /// By the frozen model: the empty prompt, every concept, and what shall replace each, which is
     /// the concept itself where nothing shall.
-    projected: ProjectedText,
+    projected: ProjectedConditioning,
 }
 
 impl Recipe for Esd<'_> {
@@ -61,8 +61,8 @@ impl Recipe for Esd<'_> {
         context: &mut RunContext<'_>,
     ) -> Result<bool, EngineError> {
         let Self { settings, schedule, texts, empty, projected } = self;
-        let frozen = Denoiser {
-            unet: &run.pipeline.unet,
+        let frozen = ScheduledDenoiser {
+            network: &*run.pipeline.denoiser,
             schedule,
             evaluations: run.evaluations,
             resting: None,
@@ -72,8 +72,8 @@ impl Recipe for Esd<'_> {
         let step = drawn_step(schedule, &mut run.noise);
         let mut z = run.fresh_latents(1)?;
         if step.0 > 0 {
-            let edited = Denoiser { unet: &trainer.unet, ..frozen };
-            let guidance = Guidance::new(edited.unet, text, empty, settings.guidance_scale)?;
+            let edited = ScheduledDenoiser { network: &*trainer.denoiser, ..frozen };
+            let guidance = Guidance::new(edited.network, text, empty, settings.guidance_scale)?;
             for earlier in 0..step.0 {
                 context.check()?;
                 z = edited
@@ -95,7 +95,7 @@ impl Recipe for Esd<'_> {
         let sample = Sample {
             z: row(&z)?,
             timestep: timestep.0 as f64,
-            text: row(text)?,
+            prompt: text.get(0)?,
             target: row(&target)?,
             weight: 1.0,
         };

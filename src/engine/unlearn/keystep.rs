@@ -5,8 +5,6 @@
 //! and the predictions on the way its targets, so that an update costs the edited model's forward
 //! and backward pass alone.
 
-use candle_core::Tensor;
-
 use super::{
     objective::erase_target,
     probe::Probe,
@@ -18,6 +16,7 @@ use super::{
 use crate::{
     engine::{
         EngineError, RunContext,
+        family::Conditioning,
         loss::Sample,
         ops::AdamSettings,
         schedule::{NoiseSource, Schedule},
@@ -47,7 +46,7 @@ pub(super) fn erase(
 ) -> Result<Finished, EngineError> {
     let schedule = run.pipeline.scheduler.schedule_with_signal(settings.schedule_steps)?;
     let key_steps = steps_inside(&schedule, window);
-    let empty = run.pipeline.encode_prompts(&[""])?;
+    let empty = run.pipeline.unconditional("", None)?;
     let walking = Walking { settings, schedule: &schedule, key_steps: &key_steps, empty: &empty };
     let trajectories = TrajectoryBank::get(run, walking, context)?;
     let bank = Bank::new(&trajectories, walking)?;
@@ -97,7 +96,7 @@ impl Recipe for Keystep<'_> {
         if !looks_after(update + 1, settings.updates) {
             return Ok(false);
         }
-        let found = probe.measure(&trainer.unet, Some(*window))?;
+        let found = probe.measure(&*trainer.denoiser, Some(*window))?;
         Ok(found.erase_measure <= settings.stop_below)
     }
 
@@ -149,7 +148,7 @@ struct Bank {
     erase: ShuffledQueue,
     preserve_inside: ShuffledQueue,
     preserve_outside: ShuffledQueue,
-    empty: Tensor,
+    empty: Conditioning,
     /// One over the mean square of the neighbours' guidance at each step, a unit that makes errors at
     /// all steps comparable; leaning towards the steps that move the picture most.
     step_weights: Vec<f64>,
@@ -177,7 +176,7 @@ impl Bank {
             erase: ShuffledQueue::new(erase),
             preserve_inside: ShuffledQueue::new(inside),
             preserve_outside: ShuffledQueue::new(outside),
-            empty: empty.squeeze(0)?,
+            empty: empty.get(0)?,
             step_weights,
         })
     }
@@ -195,17 +194,19 @@ impl Bank {
     ) -> Result<Vec<Drawn>, EngineError> {
         let mut drawn = Vec::with_capacity(settings.erase_batch + settings.preserve_batch);
         let mut push =
-            |entry: &Entry, text: &Tensor, target: Tensor, weight: f64, noise: &mut NoiseSource| {
-                let text = if settings.embedding_noise > 0.0 {
-                    let scale = super::trainer::root_mean_square(text)? * settings.embedding_noise;
-                    (text + (noise.randn_tensor(text.dims(), text.device())? * scale)?)?
-                } else {
-                    text.clone()
-                };
+            |entry: &Entry, prompt: &Conditioning, target, weight: f64, noise: &mut NoiseSource| {
+                let mut prompt = prompt.clone();
+                if settings.embedding_noise > 0.0 {
+                    let states = &prompt.states;
+                    let scale =
+                        super::trainer::root_mean_square(states)? * settings.embedding_noise;
+                    let drawn = noise.randn_tensor(states.dims(), states.device())?;
+                    prompt.states = (states + (drawn * scale)?)?;
+                }
                 let sample = Sample {
                     z: entry.z.clone(),
                     timestep: schedule.timestep(entry.step).0 as f64,
-                    text,
+                    prompt,
                     target,
                     weight: weight * self.step_weights[entry.step.0],
                 };
@@ -219,7 +220,7 @@ impl Bank {
                     &entry.counterpart,
                     settings.negative_guidance,
                 )?;
-                push(&entry, &entry.text, target, 1.0 / settings.erase_batch as f64, noise)?;
+                push(&entry, &entry.prompt, target, 1.0 / settings.erase_batch as f64, noise)?;
             }
         }
         let weight = settings.preserve_weight / settings.preserve_batch as f64;
@@ -234,7 +235,7 @@ impl Bank {
             if noise.uniform() < settings.empty_share {
                 push(&entry, &self.empty, entry.counterpart.clone(), weight, noise)?;
             } else {
-                push(&entry, &entry.text, entry.prediction.clone(), weight, noise)?;
+                push(&entry, &entry.prompt, entry.prediction.clone(), weight, noise)?;
             }
         }
         Ok(drawn)

@@ -14,9 +14,9 @@ use super::{
 use crate::{
     engine::{
         EngineError, RunContext,
-        denoise::{Denoiser, Guidance},
+        denoise::{Guidance, ScheduledDenoiser},
+        family::{Conditioning, ProjectedConditioning},
         loss::Sample,
-        model::ProjectedText,
         ops::AdamSettings,
         schedule::Schedule,
     },
@@ -30,14 +30,14 @@ pub(super) fn erase(
     context: &mut RunContext<'_>,
 ) -> Result<Trainer, EngineError> {
     let texts = run.concept_texts()?;
-    let empty = run.pipeline.encode_prompts(&[""])?;
-    let all: Vec<&Tensor> = [&empty].into_iter().chain(&texts).collect();
+    let empty = run.pipeline.unconditional("", None)?;
+    let all: Vec<&Conditioning> = [&empty].into_iter().chain(&texts).collect();
     let schedule = run.pipeline.scheduler.schedule_with_signal(settings.schedule_steps)?;
     let mut recipe = Kscu {
         settings,
         table: key_step_table(settings, schedule.steps_without_signal(), texts.len()).collect(),
         schedule,
-        projected: run.pipeline.unet.project_text(&Tensor::cat(&all, 0)?)?,
+        projected: run.pipeline.denoiser.project(&Conditioning::cat(&all)?)?,
         texts,
         empty,
         latent: None,
@@ -51,10 +51,10 @@ struct Kscu<'a> {
     schedule: Schedule,
     /// An entry an update.
     table: Vec<KeyStep>,
-    texts: Vec<Tensor>,
-    empty: Tensor,
+    texts: Vec<Conditioning>,
+    empty: Conditioning,
     /// By the frozen model: the empty prompt and every concept.
-    projected: ProjectedText,
+    projected: ProjectedConditioning,
     /// That of the last update, where it was trained.
     latent: Option<(KeyStep, Tensor)>,
 }
@@ -69,8 +69,8 @@ impl Recipe for Kscu<'_> {
     ) -> Result<bool, EngineError> {
         let Self { settings, schedule, table, texts, empty, projected, latent } = self;
         let Some(&entry) = table.get(update) else { return Ok(true) };
-        let frozen = Denoiser {
-            unet: &run.pipeline.unet,
+        let frozen = ScheduledDenoiser {
+            network: &*run.pipeline.denoiser,
             schedule,
             evaluations: run.evaluations,
             resting: None,
@@ -81,8 +81,8 @@ impl Recipe for Kscu<'_> {
             _ => (run.fresh_latents(1)?, 0),
         };
         if from < entry.step.0 {
-            let edited = Denoiser { unet: &trainer.unet, ..frozen };
-            let guidance = Guidance::new(edited.unet, text, empty, settings.guidance_scale)?;
+            let edited = ScheduledDenoiser { network: &*trainer.denoiser, ..frozen };
+            let guidance = Guidance::new(edited.network, text, empty, settings.guidance_scale)?;
             for step in from..entry.step.0 {
                 context.check()?;
                 z = edited
@@ -100,11 +100,11 @@ impl Recipe for Kscu<'_> {
         } else {
             text.clone()
         };
-        let sample = |text: &Tensor, strength: f64, weight: f64| {
+        let sample = |prompt: &Conditioning, strength: f64, weight: f64| {
             Ok::<_, EngineError>(Sample {
                 z: row(&z)?,
                 timestep: timestep.0 as f64,
-                text: row(text)?,
+                prompt: prompt.get(0)?,
                 target: row(&erase_target(&concept, &unconditional, strength)?)?,
                 weight,
             })

@@ -1,5 +1,7 @@
 //! The training step of every method, alone: for measuring it and comparing it with others.
 
+use std::sync::Arc;
+
 use candle_core::Tensor;
 
 use super::trainer::{Position, Rate, Trainer};
@@ -8,8 +10,9 @@ use crate::{
         CancelFlag, EngineError, RunContext,
         checkpoint::StoredTensors,
         denoise::EvaluationCounter,
+        family::{Conditioning, Unet, UnetConfig},
         loss::Sample,
-        model::{Origin, UnetConfig},
+        nn::{Scoped, Weights},
         ops::{self, AdamSettings},
     },
     spec::{Scope, StepIndex, Timestep},
@@ -22,8 +25,8 @@ pub struct Batch<'a> {
     pub z: &'a Tensor,
     /// One a sample.
     pub timesteps: &'a [f64],
-    /// Hidden states of the prompts, `[batch, tokens, channels]`.
-    pub text: &'a Tensor,
+    /// The prompts, a row a sample.
+    pub prompts: &'a Conditioning,
     /// What shall be predicted, shaped as `z`.
     pub target: &'a Tensor,
 }
@@ -44,7 +47,9 @@ impl LoneSteps {
         scope: &Scope,
     ) -> Result<Self, EngineError> {
         ops::keep_freed_memory();
-        let trainer = Trainer::new(Origin::plain(stored), config, scope, AdamSettings::default())?;
+        let scoped = Scoped::new(stored, scope)?;
+        let unet = Unet::new(&Weights::scoped(stored, &scoped), config)?;
+        let trainer = Trainer::new(Arc::new(unet), scoped, AdamSettings::default())?;
         Ok(Self { trainer, evaluations: EvaluationCounter::default(), taken: 0 })
     }
 
@@ -55,7 +60,7 @@ impl LoneSteps {
             Ok(Sample {
                 z: batch.z.get(row)?,
                 timestep: batch.timesteps[row],
-                text: batch.text.get(row)?,
+                prompt: batch.prompts.get(row)?,
                 target: batch.target.get(row)?,
                 weight: 1.0 / count as f64,
             })

@@ -31,7 +31,6 @@ pub(super) use trajectory_bank::concept_walks;
 use super::{
     EngineError, Pipeline, RunContext, SavePoint, StatePart,
     denoise::EvaluationCounter,
-    model::Scoped,
     schedule::NoiseSource,
     score::score_timesteps,
     state::{Checkpointer, Contents, Identity, ignore},
@@ -44,7 +43,7 @@ use probe::{LEAST_ERASURE, LEAST_WEIGHT_CHANGE, MOST_DAMAGE, Probe};
 use run::Run;
 use trainer::Trainer;
 
-/// Erases the spec's concepts from the pipeline's U-Net; the pipeline itself stays as it is.
+/// Erases the spec's concepts from the pipeline's denoiser; the pipeline itself stays as it is.
 pub(super) fn unlearn(
     pipeline: &Pipeline,
     spec: &UnlearnSpec,
@@ -92,7 +91,7 @@ pub(super) fn unlearn(
     };
 
     // Training is over: a pause would gain nothing any more, a cancelled run still ends as one.
-    let found = probe.measure(&trainer.unet, window)?;
+    let found = probe.measure(&*trainer.denoiser, window)?;
     context.check_cancelled()?;
     let erased = ErasedCheckpoint::new(pipeline, spec, &trainer.scoped)?;
     let log = TrainingLog {
@@ -116,7 +115,7 @@ pub(super) fn unlearn(
 /// which its turn would come.
 pub(super) fn check(pipeline: &Pipeline, spec: &UnlearnSpec) -> Result<(), EngineError> {
     spec.validate()?;
-    Scoped::check(&pipeline.unet_tensors, &spec.scope)?;
+    pipeline.trained_names(&spec.scope)?;
     pipeline.reader().check_unlearn(spec)
 }
 

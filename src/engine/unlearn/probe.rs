@@ -6,8 +6,8 @@ use super::run::Run;
 use crate::{
     engine::{
         EngineError, RunContext,
-        denoise::{Denoiser, EvaluationCounter, cells, samples_a_pass, side_by_side},
-        model::Unet,
+        denoise::{EvaluationCounter, ScheduledDenoiser, cells, samples_a_pass, side_by_side},
+        family::{Conditioning, Denoiser},
         schedule::{NoiseSource, Schedule},
         trajectory::{Contexts, Entry, Pairing, Trajectory, Walk, walk},
         wording::names_one_of,
@@ -70,15 +70,19 @@ impl<'a> Probe<'a> {
         let named: Vec<&str> = prompts.iter().map(|prompt| prompt.concept.as_str()).collect();
         let anchors: Vec<&str> = prompts.iter().map(|prompt| prompt.anchor.as_str()).collect();
         let neighbours = contexts.neighbours(TRAJECTORIES, &mut noise);
-        let empty = pipeline.encode_prompts(&[""])?;
+        let empty = pipeline.unconditional("", None)?;
         let shape = pipeline.latent_shape(None)?;
         let (erase, preserve) = {
-            let denoiser =
-                Denoiser { unet: &pipeline.unet, schedule: &schedule, evaluations, resting: None };
-            let mut probe = |lead: &Tensor, counterpart: Option<&Tensor>, pairing| {
+            let denoiser = ScheduledDenoiser {
+                network: &*pipeline.denoiser,
+                schedule: &schedule,
+                evaluations,
+                resting: None,
+            };
+            let mut probe = |lead: &Conditioning, counterpart: Option<&Conditioning>, pairing| {
                 let [channels, height, width] = shape;
                 let latents = noise
-                    .randn_tensor(&[lead.dim(0)?, channels, height, width], &pipeline.device)?;
+                    .randn_tensor(&[lead.rows()?, channels, height, width], &pipeline.device)?;
                 let footprints = walk(
                     &denoiser,
                     Walk {
@@ -106,10 +110,10 @@ impl<'a> Probe<'a> {
         Ok(Self { schedule, erase, preserve, evaluations })
     }
 
-    /// Compares an edited U-Net with the frozen one; the erase measure looks inside `window` only.
+    /// Compares an edited denoiser with the frozen one; the erase measure looks inside `window` only.
     pub(super) fn measure(
         &self,
-        edited: &Unet,
+        edited: &dyn Denoiser,
         window: Option<LogSnrWindow>,
     ) -> Result<Findings, EngineError> {
         let inside: Vec<&Entry> = self
@@ -145,17 +149,23 @@ impl<'a> Probe<'a> {
 
     /// Each pass projects its prompts itself: what they are projected to would take memory beside the
     /// trainer.
-    fn predict(&self, unet: &Unet, entries: &[&Entry]) -> Result<Vec<Tensor>, EngineError> {
+    fn predict(
+        &self,
+        denoiser: &dyn Denoiser,
+        entries: &[&Entry],
+    ) -> Result<Vec<Tensor>, EngineError> {
         self.evaluations.add(entries.len());
         let cells = entries.first().map_or(Ok(0), |entry| cells(&entry.z))?;
         let passes: Vec<_> = entries.chunks(samples_a_pass(entries.len(), cells)).collect();
-        let passes = side_by_side(unet, &passes, |entries| {
+        let passes = side_by_side(denoiser, &passes, |entries| {
             let stack = |part: fn(&Entry) -> &Tensor| {
                 Tensor::stack(&entries.iter().map(|entry| part(entry)).collect::<Vec<_>>(), 0)
             };
             let timesteps = entries.iter().map(|entry| self.schedule.timestep(entry.step).0 as f64);
             let timesteps: Vec<f64> = timesteps.collect();
-            let predictions = unet.forward(&stack(|e| &e.z)?, &timesteps, &stack(|e| &e.text)?)?;
+            let prompts: Vec<_> = entries.iter().map(|entry| &entry.prompt).collect();
+            let prompts = Conditioning::stack(&prompts)?;
+            let predictions = denoiser.forward(&stack(|e| &e.z)?, &timesteps, &prompts)?;
             (0..entries.len()).map(|row| Ok(predictions.get(row)?)).collect::<Result<Vec<_>, _>>()
         })?;
         Ok(passes.concat())

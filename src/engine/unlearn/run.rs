@@ -4,8 +4,8 @@ use candle_core::Tensor;
 
 use crate::{
     engine::{
-        EngineError, Pipeline, denoise::EvaluationCounter, schedule::NoiseSource,
-        state::Checkpointer,
+        EngineError, Pipeline, denoise::EvaluationCounter, family::Conditioning,
+        schedule::NoiseSource, state::Checkpointer,
     },
     spec::{ConceptKind, UnlearnSpec},
 };
@@ -26,14 +26,14 @@ pub(super) struct Run<'a> {
 }
 
 impl Run<'_> {
-    /// The bare concepts as the published methods speak them, `[1, tokens, channels]` each.
-    pub(super) fn concept_texts(&self) -> Result<Vec<Tensor>, EngineError> {
+    /// The bare concepts as the published methods speak them, a row each.
+    pub(super) fn concept_texts(&self) -> Result<Vec<Conditioning>, EngineError> {
         let each = self.spec.concepts.iter();
         each.map(|concept| self.bare_text(&concept.text, concept.kind)).collect()
     }
 
     /// What shall appear in each concept's place, spoken alike.
-    pub(super) fn replacement_texts(&self) -> Result<Vec<Option<Tensor>>, EngineError> {
+    pub(super) fn replacement_texts(&self) -> Result<Vec<Option<Conditioning>>, EngineError> {
         let each = self.spec.concepts.iter();
         each.map(|concept| {
             let replacement = concept.replacement.as_ref();
@@ -42,7 +42,7 @@ impl Run<'_> {
         .collect()
     }
 
-    fn bare_text(&self, text: &str, kind: ConceptKind) -> Result<Tensor, EngineError> {
+    fn bare_text(&self, text: &str, kind: ConceptKind) -> Result<Conditioning, EngineError> {
         self.pipeline.encode_prompts(&[match kind {
             ConceptKind::Style => format!("{text} style"),
             _ => text.to_owned(),

@@ -1,6 +1,6 @@
 //! One update: predict, compare, differentiate, check, step.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use candle_core::Tensor;
 
@@ -8,12 +8,13 @@ use crate::{
     engine::{
         EngineError, RunContext,
         denoise::EvaluationCounter,
+        family::Denoiser,
         loss::{Gradients, Sample, loss_and_gradients},
-        model::{MemoryPolicy, Origin, Scoped, Unet, UnetConfig, Weights},
+        nn::Scoped,
         ops::{self, Adam, AdamSettings, Moments},
     },
     outcome::{Phase, Progress, UpdateRecord},
-    spec::{Scope, StepIndex, Timestep},
+    spec::{StepIndex, Timestep},
 };
 
 /// A tensor that starts at zero must still be able to move.
@@ -41,7 +42,7 @@ pub(super) struct Position {
 #[derive(Debug)]
 pub(super) struct Trainer {
     /// Shares every tensor outside the scope with the frozen one.
-    pub(super) unet: Unet,
+    pub(super) denoiser: Arc<dyn Denoiser>,
     pub(super) scoped: Scoped,
     pub(super) records: Vec<UpdateRecord>,
     adam: Adam,
@@ -50,26 +51,19 @@ pub(super) struct Trainer {
 }
 
 impl Trainer {
+    /// Of a denoiser whose variables are `scoped`.
     pub(super) fn new(
-        origin: Origin<'_>,
-        config: &UnetConfig,
-        scope: &Scope,
+        denoiser: Arc<dyn Denoiser>,
+        scoped: Scoped,
         adam: AdamSettings,
     ) -> Result<Self, EngineError> {
-        let scoped = Scoped::of(origin, scope)?;
-        let unet = Unet::new(&Weights::scoped(origin.placed, &scoped), config)?;
         let scales = scoped
             .variables
             .iter()
             .map(|(name, variable)| Ok((name.clone(), root_mean_square(variable)?)))
             .collect::<Result<_, EngineError>>()?;
         let adam = Adam::new(&scoped.variables, adam)?;
-        Ok(Self { unet, scoped, records: Vec::new(), adam, scales })
-    }
-
-    /// The same trainer, that saves memory at the cost of time.
-    pub(super) fn with_memory_policy(self, memory_policy: MemoryPolicy) -> Self {
-        Self { unet: self.unet.with_memory_policy(memory_policy), ..self }
+        Ok(Self { denoiser, scoped, records: Vec::new(), adam, scales })
     }
 
     /// Takes one optimiser step on the samples and reports it.
@@ -83,8 +77,9 @@ impl Trainer {
     ) -> Result<(), EngineError> {
         context.check()?;
         evaluations.add(samples.len());
+        let variables = &self.scoped.variables;
         let (loss, gradients) =
-            loss_and_gradients(&self.unet, &self.scoped.variables, samples, position.update)?;
+            loss_and_gradients(&*self.denoiser, variables, samples, position.update)?;
         let not_finite =
             |what, value| EngineError::NotFinite { what, value, update: position.update };
         if !loss.is_finite() {
@@ -95,7 +90,7 @@ impl Trainer {
             return Err(not_finite("the gradient's norm", gradient_norm));
         }
         let scales = &self.scales;
-        self.adam.step(&self.scoped.variables, &gradients, |name| match rate {
+        self.adam.step(variables, &gradients, |name| match rate {
             Rate::Absolute(rate) => rate,
             Rate::Relative(share) => {
                 share * scales.get(name).copied().unwrap_or(LEAST_SCALE).max(LEAST_SCALE)

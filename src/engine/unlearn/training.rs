@@ -101,9 +101,8 @@ pub(super) fn train(
 ) -> Result<Trained, EngineError> {
     let pipeline = run.pipeline;
     let untrained = || {
-        let (origin, config) = (pipeline.unet_origin(), pipeline.unet.config());
-        let trainer = Trainer::new(origin, config, &run.spec.scope, adam)?;
-        Ok::<_, EngineError>(trainer.with_memory_policy(pipeline.unet.memory_policy().clone()))
+        let scoped = pipeline.scoped(&run.spec.scope)?;
+        Trainer::new(pipeline.trained(&scoped)?, scoped, adam)
     };
     let mut trainer = untrained()?;
     let mut stopped_early = false;

@@ -12,7 +12,8 @@ use super::{
 use crate::{
     engine::{
         EngineError, RunContext, SavePoint, StatePart,
-        denoise::Denoiser,
+        denoise::ScheduledDenoiser,
+        family::Conditioning,
         schedule::{NoiseSource, NoiseState, Schedule},
         state::{Contents, SavedPart, ignore},
         trajectory::{ConceptPrompt, Contexts, Pairing, Stretch, Trajectory, Walk, walk_on},
@@ -36,8 +37,8 @@ pub(super) struct Walking<'a> {
     pub(super) settings: &'a KeystepSettings,
     pub(super) schedule: &'a Schedule,
     pub(super) key_steps: &'a [StepIndex],
-    /// The empty prompt's hidden states, `[1, tokens, channels]`.
-    pub(super) empty: &'a Tensor,
+    /// What guidance steers away from, one row.
+    pub(super) empty: &'a Conditioning,
 }
 
 /// [`StatePart::Bank`] without its tensors: where the run stands after its walks.
@@ -77,8 +78,8 @@ impl TrajectoryBank {
         let (pipeline, spec) = (run.pipeline, run.spec);
         let Walking { settings, schedule, key_steps, empty } = walking;
         let cancel = context.cancel.clone();
-        let frozen = Denoiser {
-            unet: &pipeline.unet,
+        let frozen = ScheduledDenoiser {
+            network: &*pipeline.denoiser,
             schedule,
             evaluations: run.evaluations,
             resting: Some(&cancel),
@@ -128,7 +129,7 @@ impl TrajectoryBank {
                     steps: last,
                 };
                 if let Some(stretches) = trajectories.pop_front() {
-                    erase.push(Trajectory { text: named, stretches });
+                    erase.push(Trajectory { prompts: named, stretches });
                     continue;
                 }
                 let (keeper, evaluations) = (&mut run.keeper, run.evaluations);
@@ -148,9 +149,9 @@ impl TrajectoryBank {
         }
 
         let prompts = contexts.neighbours(settings.preserve_trajectories, &mut run.noise);
-        let text = pipeline.encode_prompts(&prompts)?;
+        let prompts = pipeline.encode_prompts(&prompts)?;
         let walked = Walk {
-            lead: &text,
+            lead: &prompts,
             counterpart: None,
             empty,
             guidance_scale: settings.guidance_scale,
@@ -158,7 +159,7 @@ impl TrajectoryBank {
             steps: schedule.len(),
         };
         if let Some(stretches) = trajectories.pop_front() {
-            return Ok(Self { erase, preserve: Trajectory { text, stretches } });
+            return Ok(Self { erase, preserve: Trajectory { prompts, stretches } });
         }
         let (keeper, evaluations) = (&mut run.keeper, run.evaluations);
         let footprints = walk_on(
@@ -168,7 +169,10 @@ impl TrajectoryBank {
             &mut |begun, context| walked::save(keeper, (&erase, begun), evaluations.get(), context),
             context,
         )?;
-        Ok(Self { erase, preserve: Trajectory::new(footprints, text, Pairing::LeadAgainstEmpty) })
+        Ok(Self {
+            erase,
+            preserve: Trajectory::new(footprints, prompts, Pairing::LeadAgainstEmpty),
+        })
     }
 
     /// Reads what [`TrajectoryBank::walk`] would walk.
@@ -190,10 +194,12 @@ impl TrajectoryBank {
         layout.push((settings.preserve_trajectories, &every_step));
         let told = |error: EngineError| error.to_string();
         let [channels, height, width] = run.pipeline.latent_shape(None).map_err(told)?;
-        let (_, tokens, states) = empty.dims3().map_err(|error| error.to_string())?;
         let mut shapes = BTreeMap::new();
         for (index, (count, steps)) in layout.iter().enumerate() {
-            shapes.insert(text_name(index), vec![*count, tokens, states]);
+            for (part, of_prompt) in empty.parts() {
+                let shape = [&[*count], of_prompt.dims().get(1..).unwrap_or_default()].concat();
+                shapes.insert(prompt_name(index, part), shape);
+            }
             for step in *steps {
                 for name in stretch_names(index, *step) {
                     shapes.insert(name, vec![*count, channels, height, width]);
@@ -205,9 +211,14 @@ impl TrajectoryBank {
         let device = &run.pipeline.device;
         let mut trajectories = Vec::with_capacity(layout.len());
         for (index, (_, steps)) in layout.iter().enumerate() {
-            let text = saved.tensor(&text_name(index), device)?;
+            let mut part = |name: &str| saved.tensor(&prompt_name(index, name), device);
+            let prompts = Conditioning {
+                states: part("text")?,
+                pooled: empty.pooled.as_ref().map(|_| part("pooled")).transpose()?,
+                extra: empty.extra.as_ref().map(|_| part("extra")).transpose()?,
+            };
             let stretches = read_stretches(&mut saved, index, steps, device)?;
-            trajectories.push(Trajectory { text, stretches });
+            trajectories.push(Trajectory { prompts, stretches });
         }
         let preserve = trajectories.pop().ok_or("it holds no trajectories")?;
         run.noise = noise;
@@ -223,7 +234,10 @@ impl TrajectoryBank {
                 let tensors = [z, prediction, counterpart].map(Tensor::clone);
                 stretch_names(index, *step).into_iter().zip(tensors)
             });
-            stretches.chain([(text_name(index), trajectory.text.clone())])
+            let prompts = trajectory.prompts.parts();
+            stretches.chain(
+                prompts.map(move |(part, tensor)| (prompt_name(index, part), tensor.clone())),
+            )
         })
     }
 }
@@ -237,6 +251,7 @@ pub(in crate::engine) fn concept_walks(
         .filter(|(count, _)| *count > 0)
 }
 
-fn text_name(trajectory: usize) -> String {
-    format!("{trajectory:03}/text")
+/// What a part of a trajectory's prompts is called in saved state.
+fn prompt_name(trajectory: usize, part: &str) -> String {
+    format!("{trajectory:03}/{part}")
 }

@@ -161,7 +161,7 @@ fn a_concept_is_found_among_words_by_its_tokens() {
 fn scores_and_judgements_are_checked_alike() {
     let UnlearnSpec { vocabulary, .. } = spec(MethodName::Esd, &["cat"]);
     let (tokenizer, encoder) = open(&Canvas).unwrap();
-    let reader = Reader::new(&tokenizer, &encoder);
+    let reader = Reader::new(&tokenizer, encoder);
     let of = |text: &str| Concept::new(text, ConceptKind::Object);
     let scored = |text: &str| reader.check_score(&ScoreSpec::new(of(text), vocabulary.clone()));
     assert!(scored("cat").is_ok());

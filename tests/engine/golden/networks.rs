@@ -10,11 +10,12 @@ use keystep::{
     engine::{
         CancelFlag, CandleEngine, Compute, RunContext,
         checkpoint::{StoredTensors, read_component},
-        judge::Domain,
-        model::{
-            ClipConfig, ClipModel, ClipTextConfig, ClipTextModel, Scoped, Unet, UnetConfig, Vae,
-            VaeConfig, Weights,
+        family::{
+            ClipConfig, ClipModel, ClipTextConfig, ClipTextModel, Conditioning, Denoiser, Unet,
+            UnetConfig, Vae, VaeConfig,
         },
+        judge::Domain,
+        nn::{Scoped, Weights},
         ops::{Adam, AdamSettings},
         schedule::NoiseSource,
     },
@@ -91,7 +92,7 @@ fn the_unet_is_diffusers(compute: &Compute) {
         let golden = Golden::read_on(&format!("{folder}/expected.safetensors"), &compute.device);
         for batch in [1, 2] {
             let sample = golden.get(&format!("batch{batch}.sample"));
-            let text = golden.get(&format!("batch{batch}.context"));
+            let text = golden.get(&format!("batch{batch}.context")).into();
             for timestep in [1, 500, 981] {
                 let key = format!("batch{batch}.t{timestep}");
                 let got = unet.forward(&sample, &vec![f64::from(timestep); batch], &text).unwrap();
@@ -103,7 +104,7 @@ fn the_unet_is_diffusers(compute: &Compute) {
                 );
             }
         }
-        let (sample, text) = (golden.get("batch2.sample"), golden.get("batch2.context"));
+        let (sample, text) = (golden.get("batch2.sample"), golden.get("batch2.context").into());
         let got = unet.forward(&sample, &[981.0, 1.0], &text).unwrap();
         assert_close(folder, &got, &golden.get("batch2.mixed"), Tolerance::NETWORK);
     }
@@ -115,7 +116,7 @@ fn the_gradients_and_adam_are_pytorchs(compute: &Compute) {
     let tensors = read_component(&files, "unet", None, &compute.device).unwrap();
     let golden = Golden::read_on("unet_sd1/training.safetensors", &compute.device);
     let timesteps: Vec<f64> = golden.integers("timesteps").iter().map(|t| *t as f64).collect();
-    let (sample, text) = (golden.get("sample"), golden.get("context"));
+    let (sample, text) = (golden.get("sample"), golden.get("context").into());
     let target = golden.get("target");
     // The mean squared error, and its gradients.
     let loss_of = |unet: &Unet| {
@@ -179,7 +180,7 @@ fn a_unet_of_halves_computes_as_one_that_was_widened() {
     let config = UnetConfig::parse(&files.config(), "unet_sd2").unwrap();
     let wide = read_component(&files, "unet", None, &Device::Cpu).unwrap();
     let golden = Golden::read("unet_sd2/expected.safetensors");
-    let (sample, text) = (golden.get("batch2.sample"), golden.get("batch2.context"));
+    let (sample, text) = (golden.get("batch2.sample"), golden.get("batch2.context").into());
     let outcome = |stored: &StoredTensors, scope: &Scope| {
         let scoped = Scoped::new(stored, scope).unwrap();
         let unet = Unet::new(&Weights::scoped(stored, &scoped), &config).unwrap();
@@ -227,8 +228,9 @@ fn nothing_outside_the_scope_moves_and_everything_inside_gets_a_gradient(compute
         let scoped = Scoped::new(&tensors, &scope).unwrap();
         assert!(scoped.variables.keys().all(|name| scope.contains(name)));
         let unet = Unet::new(&Weights::scoped(&tensors, &scoped), &config).unwrap();
-        let output =
-            unet.trace(&golden.get("sample"), &[500.0, 20.0], &golden.get("context")).unwrap();
+        let output = unet
+            .trace(&golden.get("sample"), &[500.0, 20.0], &golden.get("context").into())
+            .unwrap();
         let of_the_output = (output.tensor() * 2.0).unwrap();
         let mut gradients = output.backward(of_the_output).unwrap();
         for (name, variable) in &scoped.variables {
@@ -345,21 +347,21 @@ fn the_emoji_canvas_networks_are_diffusers(compute: &Compute) {
     for (prompt, want) in prompts.iter().zip(ids(golden, "prompts.input_ids")) {
         assert_eq!(pipeline.tokenizer.encode(prompt).unwrap(), want, "{prompt:?}");
     }
-    let hidden = pipeline.encode_prompts(&prompts).unwrap();
+    let hidden = pipeline.encode_prompts(&prompts).unwrap().states;
     assert_close("hidden", &hidden, &golden.get("prompts.hidden_states"), Tolerance::NETWORK);
 
     let (sample, text) = (golden.get("unet.sample"), golden.get("unet.context"));
     for batch in [1, 2] {
         let (sample, text) = (sample.narrow(0, 0, batch), text.narrow(0, 0, batch));
-        let (sample, text) = (sample.unwrap(), text.unwrap());
+        let (sample, text) = (sample.unwrap(), text.unwrap().into());
         for timestep in [1, 500, 981] {
             let key = format!("unet.batch{batch}.t{timestep}");
             let timesteps = vec![f64::from(timestep); batch];
-            let got = pipeline.unet.forward(&sample, &timesteps, &text).unwrap();
+            let got = pipeline.denoiser.forward(&sample, &timesteps, &text).unwrap();
             assert_close(&key, &got, &golden.get(&key), Tolerance::NETWORK);
         }
     }
-    let got = pipeline.unet.forward(&sample, &[981.0, 1.0], &text).unwrap();
+    let got = pipeline.denoiser.forward(&sample, &[981.0, 1.0], &text.into()).unwrap();
     assert_close("mixed", &got, &golden.get("unet.batch2.mixed"), Tolerance::NETWORK);
 
     let latents = golden.get("pictures.latents").narrow(0, 0, 2).unwrap();
@@ -391,7 +393,8 @@ fn guided_latents_are_diffusers(compute: &Compute) {
     let schedule = pipeline.scheduler.schedule(spec.steps).unwrap();
     for step in schedule.steps() {
         let timesteps = vec![schedule.timestep(step).0 as f64; prompts.len()];
-        let predict = |text| pipeline.unet.forward(&latents, &timesteps, text).unwrap();
+        let predict =
+            |text: &Conditioning| pipeline.denoiser.forward(&latents, &timesteps, text).unwrap();
         let (with, without) = (predict(&text), predict(&nothing));
         let towards = ((with - &without).unwrap() * spec.guidance_scale).unwrap();
         latents = schedule.step(step, &(without + towards).unwrap(), &latents).unwrap();

@@ -8,7 +8,7 @@ use candle_core::{Device, Tensor};
 use keystep::{
     engine::{
         EngineError,
-        model::ClipTokenizer,
+        family::ClipTokenizer,
         schedule::{Ddim, NoiseSource},
     },
     spec::{FileError, ModelFiles, ReadSeek, StepIndex, Timestep},

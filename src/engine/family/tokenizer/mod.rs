@@ -16,7 +16,7 @@ use self::{
     folder::{Folder, refuse},
     parts::Parts,
 };
-use super::ClipTextConfig;
+use super::config::ClipTextConfig;
 use crate::{engine::EngineError, spec::ModelFiles};
 
 /// The limit of Stable Diffusion's text encoders, where no config names one.

@@ -6,8 +6,8 @@ use std::{collections::BTreeSet, num::NonZeroUsize, sync::Arc};
 use candle_core::Result;
 
 use super::{
-    projected_text::Text,
     resnet::{ResnetBlock, Upsample},
+    text::Text,
     transformer::Transformer,
 };
 use crate::engine::{
@@ -28,17 +28,17 @@ pub struct MemoryPolicy {
 
 /// What every level reads beside its input.
 #[derive(Debug)]
-pub(super) struct Conditioning<'a> {
+pub(in crate::engine) struct BlockInputs<'a> {
     /// The time embedding after its SiLU, `[batch, time]`.
-    pub(super) activated_time: &'a TapeTensor,
-    pub(super) text: Text<'a>,
+    pub(in crate::engine) activated_time: &'a TapeTensor,
+    pub(in crate::engine) text: Text<'a>,
 }
 
 /// A part of the U-Net with one result.
 #[derive(Debug, Clone)]
-pub(super) struct Segment {
+pub(in crate::engine) struct Segment {
     layers: Arc<Layers>,
-    pub(super) recomputed: bool,
+    pub(in crate::engine) recomputed: bool,
 }
 
 #[derive(Debug)]
@@ -49,32 +49,35 @@ enum Layers {
 }
 
 impl Segment {
-    pub(super) fn residual(resnet: ResnetBlock, transformer: Option<Transformer>) -> Self {
+    pub(in crate::engine) fn residual(
+        resnet: ResnetBlock,
+        transformer: Option<Transformer>,
+    ) -> Self {
         Self { layers: Arc::new(Layers::Residual(resnet, transformer)), recomputed: false }
     }
 
-    pub(super) fn upsample(upsample: Upsample) -> Self {
+    pub(in crate::engine) fn upsample(upsample: Upsample) -> Self {
         Self { layers: Arc::new(Layers::Upsample(upsample)), recomputed: false }
     }
 
     /// Reads `x`, with the channels of `skip` beside its own where there is one.
-    pub(super) fn forward(
+    pub(in crate::engine) fn forward(
         &self,
         x: &TapeTensor,
         skip: Option<&TapeTensor>,
-        conditioning: &mut Conditioning<'_>,
+        inputs: &mut BlockInputs<'_>,
     ) -> Result<TapeTensor> {
-        self.run(x, skip, None, conditioning)
+        self.run(x, skip, None, inputs)
     }
 
     /// Reads `x`, to a height and width; to twice its own where none is given.
-    pub(super) fn enlarge(
+    pub(in crate::engine) fn enlarge(
         &self,
         x: &TapeTensor,
         size: Option<[usize; 2]>,
-        conditioning: &mut Conditioning<'_>,
+        inputs: &mut BlockInputs<'_>,
     ) -> Result<TapeTensor> {
-        self.run(x, None, size, conditioning)
+        self.run(x, None, size, inputs)
     }
 
     fn run(
@@ -82,24 +85,24 @@ impl Segment {
         x: &TapeTensor,
         skip: Option<&TapeTensor>,
         size: Option<[usize; 2]>,
-        conditioning: &mut Conditioning<'_>,
+        inputs: &mut BlockInputs<'_>,
     ) -> Result<TapeTensor> {
         // Projected text has no gradient, so nothing is kept of what it has a part in.
-        let text = match conditioning.text {
+        let text = match &inputs.text {
             Text::States(text) if self.recomputed => text,
-            _ => return self.layers.forward(x, skip, size, conditioning),
+            _ => return self.layers.forward(x, skip, size, inputs),
         };
-        let activated_time = conditioning.activated_time;
+        let activated_time = inputs.activated_time;
         let layers = Arc::clone(&self.layers);
         let inputs: Vec<&TapeTensor> = [activated_time, text, x].into_iter().chain(skip).collect();
         checkpointed(&inputs, move |inputs| {
-            let text = Text::States(&inputs[1]);
-            let mut conditioning = Conditioning { activated_time: &inputs[0], text };
-            layers.forward(&inputs[2], inputs.get(3), size, &mut conditioning)
+            let text = Text::States(inputs[1].clone());
+            let mut of_segment = BlockInputs { activated_time: &inputs[0], text };
+            layers.forward(&inputs[2], inputs.get(3), size, &mut of_segment)
         })
     }
 
-    pub(super) fn transformer(&self) -> Option<&Transformer> {
+    pub(in crate::engine) fn transformer(&self) -> Option<&Transformer> {
         match &*self.layers {
             Layers::Residual(_, transformer) => transformer.as_ref(),
             Layers::Upsample(_) => None,
@@ -113,15 +116,15 @@ impl Layers {
         x: &TapeTensor,
         skip: Option<&TapeTensor>,
         size: Option<[usize; 2]>,
-        conditioning: &mut Conditioning<'_>,
+        inputs: &mut BlockInputs<'_>,
     ) -> Result<TapeTensor> {
         let joined = skip.map(|skip| ops::concatenate_channels(x, skip)).transpose()?;
         let x = joined.as_ref().unwrap_or(x);
         match self {
             Self::Residual(resnet, transformer) => {
-                let hidden = resnet.forward(x, Some(conditioning.activated_time))?;
+                let hidden = resnet.forward(x, Some(inputs.activated_time))?;
                 match transformer {
-                    Some(transformer) => transformer.forward(&hidden, &mut conditioning.text),
+                    Some(transformer) => transformer.forward(&hidden, &mut inputs.text),
                     None => Ok(hidden),
                 }
             }

@@ -3,20 +3,20 @@
 use super::{
     Weights,
     resnet::{Downsample, ResnetBlock, ResnetSize, Upsample},
-    segments::{Conditioning, Segment},
+    segments::{BlockInputs, Segment},
     transformer::{Transformer, TransformerSize},
 };
 use crate::engine::{EngineError, tape::TapeTensor};
 
 /// diffusers `CrossAttnDownBlock2D` and `DownBlock2D`.
 #[derive(Debug, Clone)]
-pub(super) struct DownBlock {
+pub(in crate::engine) struct DownBlock {
     residuals: Vec<Segment>,
     downsampler: Option<Downsample>,
 }
 
 impl DownBlock {
-    pub(super) fn new(
+    pub(in crate::engine) fn new(
         w: &Weights,
         resnets: &[ResnetSize],
         attention: Option<TransformerSize>,
@@ -32,15 +32,15 @@ impl DownBlock {
     }
 
     /// Pushes every intermediate onto `skips`, for the way up.
-    pub(super) fn forward(
+    pub(in crate::engine) fn forward(
         &self,
         x: TapeTensor,
-        conditioning: &mut Conditioning<'_>,
+        inputs: &mut BlockInputs<'_>,
         skips: &mut Vec<TapeTensor>,
     ) -> candle_core::Result<TapeTensor> {
         let mut x = x;
         for residual in &self.residuals {
-            x = residual.forward(&x, None, conditioning)?;
+            x = residual.forward(&x, None, inputs)?;
             skips.push(x.clone());
         }
         if let Some(downsampler) = &self.downsampler {
@@ -50,23 +50,23 @@ impl DownBlock {
         Ok(x)
     }
 
-    pub(super) fn segments(&mut self) -> impl Iterator<Item = &mut Segment> {
+    pub(in crate::engine) fn segments(&mut self) -> impl Iterator<Item = &mut Segment> {
         self.residuals.iter_mut()
     }
 
-    pub(super) fn transformers(&self) -> impl Iterator<Item = &Transformer> {
+    pub(in crate::engine) fn transformers(&self) -> impl Iterator<Item = &Transformer> {
         self.residuals.iter().filter_map(Segment::transformer)
     }
 }
 
 /// diffusers `UNetMidBlock2DCrossAttn`.
 #[derive(Debug, Clone)]
-pub(super) struct MidBlock {
+pub(in crate::engine) struct MidBlock {
     residuals: Vec<Segment>,
 }
 
 impl MidBlock {
-    pub(super) fn new(
+    pub(in crate::engine) fn new(
         w: &Weights,
         resnet: ResnetSize,
         attention: TransformerSize,
@@ -74,32 +74,32 @@ impl MidBlock {
         Ok(Self { residuals: residuals(w, &[resnet; 2], Some(attention), 1)? })
     }
 
-    pub(super) fn forward(
+    pub(in crate::engine) fn forward(
         &self,
         x: TapeTensor,
-        conditioning: &mut Conditioning<'_>,
+        inputs: &mut BlockInputs<'_>,
     ) -> candle_core::Result<TapeTensor> {
-        self.residuals.iter().try_fold(x, |x, residual| residual.forward(&x, None, conditioning))
+        self.residuals.iter().try_fold(x, |x, residual| residual.forward(&x, None, inputs))
     }
 
-    pub(super) fn segments(&mut self) -> impl Iterator<Item = &mut Segment> {
+    pub(in crate::engine) fn segments(&mut self) -> impl Iterator<Item = &mut Segment> {
         self.residuals.iter_mut()
     }
 
-    pub(super) fn transformers(&self) -> impl Iterator<Item = &Transformer> {
+    pub(in crate::engine) fn transformers(&self) -> impl Iterator<Item = &Transformer> {
         self.residuals.iter().filter_map(Segment::transformer)
     }
 }
 
 /// diffusers `CrossAttnUpBlock2D` and `UpBlock2D`.
 #[derive(Debug, Clone)]
-pub(super) struct UpBlock {
+pub(in crate::engine) struct UpBlock {
     residuals: Vec<Segment>,
     upsampler: Option<Segment>,
 }
 
 impl UpBlock {
-    pub(super) fn new(
+    pub(in crate::engine) fn new(
         w: &Weights,
         resnets: &[ResnetSize],
         attention: Option<TransformerSize>,
@@ -116,15 +116,15 @@ impl UpBlock {
     }
 
     /// Pops what [`DownBlock::forward`] pushed.
-    pub(super) fn forward(
+    pub(in crate::engine) fn forward(
         &self,
         x: TapeTensor,
-        conditioning: &mut Conditioning<'_>,
+        inputs: &mut BlockInputs<'_>,
         skips: &mut Vec<TapeTensor>,
     ) -> candle_core::Result<TapeTensor> {
         let mut x = x;
         for residual in &self.residuals {
-            x = residual.forward(&x, skips.pop().as_ref(), conditioning)?;
+            x = residual.forward(&x, skips.pop().as_ref(), inputs)?;
         }
         match &self.upsampler {
             // Up to what the level above left, since the way down halves upwards (diffusers:
@@ -132,17 +132,17 @@ impl UpBlock {
             Some(upsampler) => {
                 let above = skips.last().map(|skip| skip.tensor().dims4()).transpose()?;
                 let size = above.map(|(_, _, height, width)| [height, width]);
-                upsampler.enlarge(&x, size, conditioning)
+                upsampler.enlarge(&x, size, inputs)
             }
             None => Ok(x),
         }
     }
 
-    pub(super) fn segments(&mut self) -> impl Iterator<Item = &mut Segment> {
+    pub(in crate::engine) fn segments(&mut self) -> impl Iterator<Item = &mut Segment> {
         self.residuals.iter_mut().chain(&mut self.upsampler)
     }
 
-    pub(super) fn transformers(&self) -> impl Iterator<Item = &Transformer> {
+    pub(in crate::engine) fn transformers(&self) -> impl Iterator<Item = &Transformer> {
         self.residuals.iter().filter_map(Segment::transformer)
     }
 }

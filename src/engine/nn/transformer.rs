@@ -3,7 +3,7 @@
 use super::{
     Weights,
     layers::{GroupNormLayer, LayerNorm, Linear},
-    projected_text::{Context, KeyValue, Text},
+    text::{Context, KeyValue, Text},
 };
 use crate::engine::{
     EngineError,
@@ -13,13 +13,13 @@ use crate::engine::{
 
 /// A transformer's size.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct TransformerSize {
-    pub(super) channels: usize,
-    pub(super) heads: usize,
-    pub(super) layers: usize,
-    pub(super) cross_attention_dim: usize,
-    pub(super) groups: usize,
-    pub(super) use_linear_projection: bool,
+pub(in crate::engine) struct TransformerSize {
+    pub(in crate::engine) channels: usize,
+    pub(in crate::engine) heads: usize,
+    pub(in crate::engine) layers: usize,
+    pub(in crate::engine) cross_attention_dim: usize,
+    pub(in crate::engine) groups: usize,
+    pub(in crate::engine) use_linear_projection: bool,
 }
 
 /// diffusers `Attention`: queries from the picture, keys and values from it or from the text.
@@ -127,7 +127,7 @@ impl Projection {
 
 /// diffusers `Transformer2DModel`.
 #[derive(Debug)]
-pub(super) struct Transformer {
+pub(in crate::engine) struct Transformer {
     norm: GroupNormLayer,
     proj_in: Projection,
     blocks: Vec<TransformerBlock>,
@@ -135,7 +135,7 @@ pub(super) struct Transformer {
 }
 
 impl Transformer {
-    pub(super) fn new(w: &Weights, size: TransformerSize) -> Result<Self, EngineError> {
+    pub(in crate::engine) fn new(w: &Weights, size: TransformerSize) -> Result<Self, EngineError> {
         let channels = size.channels;
         let projection =
             |name: &str| Projection::new(&w.at(name), channels, size.use_linear_projection);
@@ -152,7 +152,7 @@ impl Transformer {
     }
 
     /// Channels of the keys and values that [`Transformer::project_text`] makes of a token.
-    pub(super) fn projected_channels(&self) -> usize {
+    pub(in crate::engine) fn projected_channels(&self) -> usize {
         self.blocks
             .iter()
             .map(|block| block.attn2.to_k.outputs() + block.attn2.to_v.outputs())
@@ -160,7 +160,7 @@ impl Transformer {
     }
 
     /// What each block makes of text hidden states, `[batch, tokens, cross_attention_dim]`.
-    pub(super) fn project_text(
+    pub(in crate::engine) fn project_text(
         &self,
         text: &TapeTensor,
     ) -> impl Iterator<Item = candle_core::Result<KeyValue>> {
@@ -172,7 +172,7 @@ impl Transformer {
 
     /// # Shapes
     /// `x: [batch, channels, h, w]`.
-    pub(super) fn forward(
+    pub(in crate::engine) fn forward(
         &self,
         x: &TapeTensor,
         text: &mut Text<'_>,

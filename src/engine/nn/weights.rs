@@ -188,32 +188,30 @@ pub struct Scoped {
 }
 
 impl Scoped {
-    /// Whether a scope names any tensor: [`Scoped::new`] without the copies.
-    pub fn check(stored: &StoredTensors, scope: &Scope) -> Result<(), EngineError> {
-        if stored.tensors.keys().any(|name| scope.contains(name)) {
-            Ok(())
-        } else {
-            Err(EngineError::EmptyScope { scope: scope.to_string() })
-        }
-    }
-
-    /// Copies every tensor in scope into a variable of its own, where it lies.
+    /// Copies every tensor whose name a scope contains into a variable of its own, where it lies.
     pub fn new(stored: &StoredTensors, scope: &Scope) -> Result<Self, EngineError> {
-        Self::of(Origin::plain(stored), scope)
+        Self::of(Origin::plain(stored), scope, |name| scope.contains(name))
     }
 
-    /// Copies every tensor in scope, as it was read, into a variable on the device.
-    pub fn of(origin: Origin<'_>, scope: &Scope) -> Result<Self, EngineError> {
-        Self::check(origin.read, scope)?;
+    /// Copies every tensor that a family trains in a scope, as it was read, into a variable on the
+    /// device.
+    pub(in crate::engine) fn of(
+        origin: Origin<'_>,
+        scope: &Scope,
+        trains: impl Fn(&str) -> bool,
+    ) -> Result<Self, EngineError> {
         let mut variables = BTreeMap::new();
         for (name, stored) in &origin.read.tensors {
-            if scope.contains(name) {
+            if trains(name) {
                 let device = origin.placed.tensors.get(name).map(|placed| placed.tensor.device());
                 let there = stored.tensor.to_device(device.unwrap_or(stored.tensor.device()))?;
                 // Copies, though its name does not say so.
                 let variable = Var::from_tensor(&there.to_dtype(DType::F32)?)?;
                 variables.insert(name.clone(), variable);
             }
+        }
+        if variables.is_empty() {
+            return Err(EngineError::EmptyScope { scope: scope.to_string() });
         }
         Ok(Self { variables })
     }

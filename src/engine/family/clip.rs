@@ -1,13 +1,17 @@
-//! CLIP: the text encoder of Stable Diffusion, and both towers for judging.
+//! CLIP: the text encoder of most families, and both towers for judging.
 
 use candle_core::{D, Device, IndexOp, Tensor};
 
 use super::{
-    ClipConfig, ClipTextConfig, ClipVisionConfig, Weights,
-    config::ClipActivation,
-    layers::{Conv2d, Conv2dSize, LayerNorm, Linear},
+    config::{ClipActivation, ClipConfig, ClipTextConfig, ClipVisionConfig},
+    key_map,
 };
-use crate::engine::{EngineError, finite, ops, tape::TapeTensor};
+use crate::engine::{
+    EngineError, finite,
+    nn::{Conv2d, Conv2dSize, LayerNorm, Linear, Weights},
+    ops,
+    tape::TapeTensor,
+};
 
 /// A tower's size; text and image towers are the same transformer.
 #[derive(Debug, Clone, Copy)]
@@ -92,9 +96,7 @@ impl ClipTextModel {
     /// The text encoder of a pipeline, which may lie in a whole `CLIPModel`, or have more layers than
     /// the config asks for: the first ones count.
     pub fn new(w: &Weights, config: &ClipTextConfig) -> Result<Self, EngineError> {
-        // transformers 5 saves without the prefix that older versions wrote.
-        let root = if w.has_any_below("text_model") { w.at("text_model") } else { w.clone() };
-        let model = Self::tower(&root, config)?;
+        let model = Self::tower(&key_map::text_encoder(w), config)?;
         w.pass_over(|name| name.ends_with("position_ids") || name == "text_projection.weight");
         Ok(model)
     }

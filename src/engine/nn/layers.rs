@@ -9,18 +9,22 @@ use crate::engine::{
 
 /// `torch.nn.Linear`.
 #[derive(Debug, Clone)]
-pub(super) struct Linear {
+pub(in crate::engine) struct Linear {
     weight: TapeTensor,
     bias: Option<TapeTensor>,
 }
 
 impl Linear {
-    pub(super) fn new(w: &Weights, inputs: usize, outputs: usize) -> Result<Self, EngineError> {
+    pub(in crate::engine) fn new(
+        w: &Weights,
+        inputs: usize,
+        outputs: usize,
+    ) -> Result<Self, EngineError> {
         let weight = w.traced("weight", &[outputs, inputs])?;
         Ok(Self { weight, bias: Some(w.traced("bias", &[outputs])?) })
     }
 
-    pub(super) fn without_bias(
+    pub(in crate::engine) fn without_bias(
         w: &Weights,
         inputs: usize,
         outputs: usize,
@@ -29,16 +33,16 @@ impl Linear {
     }
 
     /// Features of a result.
-    pub(super) fn outputs(&self) -> usize {
+    pub(in crate::engine) fn outputs(&self) -> usize {
         self.weight.tensor().dims().first().copied().unwrap_or(0)
     }
 
-    pub(super) fn forward(&self, x: &TapeTensor) -> candle_core::Result<TapeTensor> {
+    pub(in crate::engine) fn forward(&self, x: &TapeTensor) -> candle_core::Result<TapeTensor> {
         ops::linear(x, &self.weight, self.addends(None))
     }
 
     /// The sum of `residual` and the result.
-    pub(super) fn forward_onto(
+    pub(in crate::engine) fn forward_onto(
         &self,
         residual: &TapeTensor,
         x: &TapeTensor,
@@ -48,7 +52,7 @@ impl Linear {
 
     /// The same, from rows of channels, `[batch, pixels, in]`, to planes of pixels, `[batch, out,
     /// pixels]`.
-    pub(super) fn forward_onto_planes(
+    pub(in crate::engine) fn forward_onto_planes(
         &self,
         residual: &TapeTensor,
         x: &TapeTensor,
@@ -63,41 +67,44 @@ impl Linear {
 
 /// A convolution's size.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Conv2dSize {
-    pub(super) inputs: usize,
-    pub(super) outputs: usize,
-    pub(super) kernel: usize,
-    pub(super) stride: usize,
-    pub(super) padding: usize,
+pub(in crate::engine) struct Conv2dSize {
+    pub(in crate::engine) inputs: usize,
+    pub(in crate::engine) outputs: usize,
+    pub(in crate::engine) kernel: usize,
+    pub(in crate::engine) stride: usize,
+    pub(in crate::engine) padding: usize,
 }
 
 impl Conv2dSize {
     /// A 3 × 3 kernel that keeps height and width.
-    pub(super) fn same(inputs: usize, outputs: usize) -> Self {
+    pub(in crate::engine) fn same(inputs: usize, outputs: usize) -> Self {
         Self { inputs, outputs, kernel: 3, stride: 1, padding: 1 }
     }
 
     /// A 1 × 1 kernel.
-    pub(super) fn pointwise(inputs: usize, outputs: usize) -> Self {
+    pub(in crate::engine) fn pointwise(inputs: usize, outputs: usize) -> Self {
         Self { inputs, outputs, kernel: 1, stride: 1, padding: 0 }
     }
 }
 
 /// `torch.nn.Conv2d`.
 #[derive(Debug, Clone)]
-pub(super) struct Conv2d {
+pub(in crate::engine) struct Conv2d {
     weight: TapeTensor,
     bias: Option<TapeTensor>,
     geometry: Convolution,
 }
 
 impl Conv2d {
-    pub(super) fn new(w: &Weights, size: Conv2dSize) -> Result<Self, EngineError> {
+    pub(in crate::engine) fn new(w: &Weights, size: Conv2dSize) -> Result<Self, EngineError> {
         let bias = w.traced("bias", &[size.outputs])?;
         Ok(Self { bias: Some(bias), ..Self::without_bias(w, size)? })
     }
 
-    pub(super) fn without_bias(w: &Weights, size: Conv2dSize) -> Result<Self, EngineError> {
+    pub(in crate::engine) fn without_bias(
+        w: &Weights,
+        size: Conv2dSize,
+    ) -> Result<Self, EngineError> {
         let shape = [size.outputs, size.inputs, size.kernel, size.kernel];
         Ok(Self {
             weight: w.traced("weight", &shape)?,
@@ -106,12 +113,12 @@ impl Conv2d {
         })
     }
 
-    pub(super) fn forward(&self, x: &TapeTensor) -> candle_core::Result<TapeTensor> {
+    pub(in crate::engine) fn forward(&self, x: &TapeTensor) -> candle_core::Result<TapeTensor> {
         self.forward_adding(x, Addends::default())
     }
 
     /// The sum of the result and of what is added to it, beside the layer's own bias.
-    pub(super) fn forward_adding(
+    pub(in crate::engine) fn forward_adding(
         &self,
         x: &TapeTensor,
         addends: Addends<'_>,
@@ -123,14 +130,14 @@ impl Conv2d {
 
 /// `torch.nn.GroupNorm`, with the SiLU that follows it everywhere but in attention.
 #[derive(Debug, Clone)]
-pub(super) struct GroupNormLayer {
+pub(in crate::engine) struct GroupNormLayer {
     weight: TapeTensor,
     bias: TapeTensor,
     settings: GroupNorm,
 }
 
 impl GroupNormLayer {
-    pub(super) fn new(
+    pub(in crate::engine) fn new(
         w: &Weights,
         channels: usize,
         settings: GroupNorm,
@@ -142,21 +149,25 @@ impl GroupNormLayer {
         })
     }
 
-    pub(super) fn forward(&self, x: &TapeTensor) -> candle_core::Result<TapeTensor> {
+    pub(in crate::engine) fn forward(&self, x: &TapeTensor) -> candle_core::Result<TapeTensor> {
         ops::group_norm(x, &self.weight, &self.bias, self.settings)
     }
 }
 
 /// `torch.nn.LayerNorm` over the last axis.
 #[derive(Debug, Clone)]
-pub(super) struct LayerNorm {
+pub(in crate::engine) struct LayerNorm {
     weight: TapeTensor,
     bias: TapeTensor,
     eps: f64,
 }
 
 impl LayerNorm {
-    pub(super) fn new(w: &Weights, channels: usize, eps: f64) -> Result<Self, EngineError> {
+    pub(in crate::engine) fn new(
+        w: &Weights,
+        channels: usize,
+        eps: f64,
+    ) -> Result<Self, EngineError> {
         Ok(Self {
             weight: w.traced("weight", &[channels])?,
             bias: w.traced("bias", &[channels])?,
@@ -164,7 +175,7 @@ impl LayerNorm {
         })
     }
 
-    pub(super) fn forward(&self, x: &TapeTensor) -> candle_core::Result<TapeTensor> {
+    pub(in crate::engine) fn forward(&self, x: &TapeTensor) -> candle_core::Result<TapeTensor> {
         ops::layer_norm(x, &self.weight, &self.bias, self.eps)
     }
 }

@@ -2,14 +2,13 @@
 
 use candle_core::Tensor;
 
-use super::{
-    VaeConfig, Weights,
-    layers::{Conv2d, Conv2dSize, GroupNormLayer, Linear},
-    resnet::{Downsample, ResnetBlock, ResnetSize, Upsample},
-    vae_tiles,
-};
+use super::{config::VaeConfig, key_map, vae_tiles};
 use crate::engine::{
     EngineError, finite,
+    nn::{
+        Conv2d, Conv2dSize, Downsample, GroupNormLayer, Linear, ResnetBlock, ResnetSize, Upsample,
+        Weights,
+    },
     ops::{self, GroupNorm},
     tape::TapeTensor,
 };
@@ -163,17 +162,14 @@ struct PixelAttention {
 impl PixelAttention {
     fn new(w: &Weights, channels: usize, groups: usize) -> Result<Self, EngineError> {
         let norm = GroupNorm { groups, eps: EPS, silu: false };
-        // Checkpoints older than diffusers 0.17 hold the same layers under these names.
-        let old = w.has("query.weight");
-        let linear = |name: &str, old_name: &str| {
-            Linear::new(&w.at(if old { old_name } else { name }), channels, channels)
-        };
+        let names = key_map::autoencoder_attention(w);
+        let linear = |name: &str| Linear::new(&w.at(name), channels, channels);
         Ok(Self {
             group_norm: GroupNormLayer::new(&w.at("group_norm"), channels, norm)?,
-            to_q: linear("to_q", "query")?,
-            to_k: linear("to_k", "key")?,
-            to_v: linear("to_v", "value")?,
-            to_out: linear("to_out.0", "proj_attn")?,
+            to_q: linear(names.query)?,
+            to_k: linear(names.key)?,
+            to_v: linear(names.value)?,
+            to_out: linear(names.out)?,
         })
     }
 

@@ -12,18 +12,18 @@ use crate::engine::{
 
 /// A residual block's size.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct ResnetSize {
-    pub(super) inputs: usize,
-    pub(super) outputs: usize,
+pub(in crate::engine) struct ResnetSize {
+    pub(in crate::engine) inputs: usize,
+    pub(in crate::engine) outputs: usize,
     /// Channels of the time embedding; none in the autoencoder.
-    pub(super) time: Option<usize>,
-    pub(super) groups: usize,
-    pub(super) eps: f64,
+    pub(in crate::engine) time: Option<usize>,
+    pub(in crate::engine) groups: usize,
+    pub(in crate::engine) eps: f64,
 }
 
 /// diffusers `ResnetBlock2D` with default time scale and shift.
 #[derive(Debug)]
-pub(super) struct ResnetBlock {
+pub(in crate::engine) struct ResnetBlock {
     norm1: GroupNormLayer,
     conv1: Conv2d,
     time_emb_proj: Option<Linear>,
@@ -33,7 +33,7 @@ pub(super) struct ResnetBlock {
 }
 
 impl ResnetBlock {
-    pub(super) fn new(w: &Weights, size: ResnetSize) -> Result<Self, EngineError> {
+    pub(in crate::engine) fn new(w: &Weights, size: ResnetSize) -> Result<Self, EngineError> {
         let ResnetSize { inputs, outputs, time, groups, eps } = size;
         let norm = GroupNorm { groups, eps, silu: true };
         Ok(Self {
@@ -56,7 +56,7 @@ impl ResnetBlock {
     ///
     /// # Shapes
     /// `x: [batch, inputs, h, w]`, `activated_time: [batch, time]`, result `[batch, outputs, h, w]`.
-    pub(super) fn forward(
+    pub(in crate::engine) fn forward(
         &self,
         x: &TapeTensor,
         activated_time: Option<&TapeTensor>,
@@ -78,14 +78,18 @@ impl ResnetBlock {
 
 /// diffusers `Downsample2D`: a strided convolution.
 #[derive(Debug, Clone)]
-pub(super) struct Downsample {
+pub(in crate::engine) struct Downsample {
     conv: Conv2d,
     /// The autoencoder pads right and bottom only.
     asymmetric: bool,
 }
 
 impl Downsample {
-    pub(super) fn new(w: &Weights, channels: usize, asymmetric: bool) -> Result<Self, EngineError> {
+    pub(in crate::engine) fn new(
+        w: &Weights,
+        channels: usize,
+        asymmetric: bool,
+    ) -> Result<Self, EngineError> {
         let size = Conv2dSize {
             inputs: channels,
             outputs: channels,
@@ -96,7 +100,7 @@ impl Downsample {
         Ok(Self { conv: Conv2d::new(&w.at("conv"), size)?, asymmetric })
     }
 
-    pub(super) fn forward(&self, x: &TapeTensor) -> candle_core::Result<TapeTensor> {
+    pub(in crate::engine) fn forward(&self, x: &TapeTensor) -> candle_core::Result<TapeTensor> {
         if self.asymmetric {
             let padded = ops::pad_right_and_bottom(x)?;
             self.conv.forward(&padded)
@@ -108,17 +112,17 @@ impl Downsample {
 
 /// diffusers `Upsample2D`: nearest, then a convolution.
 #[derive(Debug)]
-pub(super) struct Upsample {
+pub(in crate::engine) struct Upsample {
     conv: Conv2d,
 }
 
 impl Upsample {
-    pub(super) fn new(w: &Weights, channels: usize) -> Result<Self, EngineError> {
+    pub(in crate::engine) fn new(w: &Weights, channels: usize) -> Result<Self, EngineError> {
         Ok(Self { conv: Conv2d::new(&w.at("conv"), Conv2dSize::same(channels, channels))? })
     }
 
     /// To a height and width, each twice its own or one less; to twice its own where none is given.
-    pub(super) fn forward(
+    pub(in crate::engine) fn forward(
         &self,
         x: &TapeTensor,
         size: Option<[usize; 2]>,
