@@ -29,7 +29,7 @@ pub enum Undertaking<'a> {
     Score(&'a ScoreSpec),
 }
 
-/// A model on a device. Blocking; called by one thread at a time.
+/// A model on a device. Blocking; slots that share a memory call it from several threads at once.
 pub trait DeviceEngine: Sized + Send + Sync {
     /// An erased model, not yet written.
     type Erased: ErasedWeights;

@@ -15,6 +15,7 @@ use std::{
 use keystep::{
     device::{DeviceHealth, DeviceSettings, InteractiveUpdate},
     jobs::{JobId, JobState, JobStore, StateName},
+    outcome::Drawn,
     worker::testing::{BeforeUpdate, FakeBytes, FakeScript},
 };
 
@@ -85,7 +86,8 @@ async fn draws(bench: &Bench) -> bool {
     let mut stream = bench.device.interactive_calls().submit(&tester(), generate(1)).unwrap();
     let mut pictures = 0;
     while let Some(update) = stream.next().await {
-        pictures += usize::from(matches!(update.unwrap(), InteractiveUpdate::Picture { .. }));
+        pictures +=
+            usize::from(matches!(update.unwrap(), InteractiveUpdate::Drawn(Drawn::Picture { .. })));
     }
     pictures == 1
 }
