@@ -10,7 +10,7 @@
 //! | [`engine`] | everything with tensors: models, sampling, scoring, unlearning, judging | `spec`, `outcome` |
 //! | [`artifacts`] | model folders in, result folders out; bytes and digests only | `spec`, `outcome` |
 //! | [`jobs`] | jobs that are never lost: the machine, the log, leases, stores | `spec`, `outcome` |
-//! | [`run`] | the use cases, each from a request to the files of its result: for `--local` and the worker alike | `spec`, `outcome`, `engine`, `artifacts`, `jobs`, `report` |
+//! | [`run`] | the use cases, each from a request to the files of its result: for `--local` and the worker alike | `spec`, `outcome`, `engine`, `artifacts`, `jobs`, `report`, `storage` |
 //! | [`worker`] | claim, run, publish; the device's two threads, by turns for jobs and calls | `spec`, `outcome`, `engine`, `artifacts`, `jobs`, `report`, `run` |
 //! | [`storage`] | object storage by URL: bytes there and back, in parts, compared | – |
 //! | [`publishing`] | results into object storage: files, model card, and last the manifest | `spec`, `outcome`, `artifacts`, `jobs`, `run`, `worker`, `report`, `storage` |
@@ -22,7 +22,7 @@
 //! | [`config`] | typed settings: defaults, file, environment, flags | – |
 //! | [`telemetry`] | logs, metrics | – |
 //! | [`shutdown`] | the phases of going away | – |
-//! | [`daemon`] | the daemon in one piece: starts the parts, watches them, goes away in order | `jobs`, `worker`, `storage`, `publishing`, `catalogue`, `auth`, `api`, `server`, `config`, `telemetry`, `shutdown` |
+//! | [`daemon`] | the daemon in one piece: starts the parts, watches them, goes away in order | `jobs`, `run`, `worker`, `storage`, `publishing`, `catalogue`, `auth`, `api`, `server`, `config`, `telemetry`, `shutdown` |
 //! | [`report`] | what people look at: contact sheets, plots, the report page | `spec`, `outcome` |
 //! | [`cli`] | one file a verb; wires the others, holds no algorithm | all |
 //!

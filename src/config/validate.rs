@@ -221,6 +221,11 @@ fn storage(settings: &Settings, found: &mut Found) {
             found.add(&format!("storage.outputs[{index}]"), quoted(masked(text)), &problem, remedy);
         }
     }
+    if let Some(text) = &settings.jobs.state_url
+        && let Err((problem, remedy)) = place(text)
+    {
+        found.add("jobs.state_url", quoted(masked(text)), &problem, remedy);
+    }
     if let Some(text) = &storage.endpoint {
         match Url::parse(text) {
             Ok(url) if has_password(&url) => {

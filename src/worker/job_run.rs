@@ -12,12 +12,12 @@ use super::{
     turn::JobFlags,
 };
 use crate::{
-    engine::WorkMemory,
+    engine::{StateStore, WorkMemory},
     jobs::{EvaluateWork, Failure, FailureReason, UnlearnWork, Work},
     outcome::{Notice, Progress},
     run::{
-        DeviceEngine, EvaluateRequest, FinishedResult, RunPorts, Saving, StateFiles,
-        UnlearnRequest, evaluate, unlearn,
+        DeviceEngine, EvaluateRequest, FinishedResult, RunPorts, Saving, UnlearnRequest, evaluate,
+        unlearn,
     },
 };
 
@@ -81,7 +81,12 @@ fn run_unlearn<S: EngineSource>(
         evaluation: work.evaluation,
         sampler: work.evaluation_sampler,
     };
-    let mut store = MilestoneStore { store: StateFiles::new(&job.state_folder), saved: &job.saved };
+    let (mut files, mut shared) = (job.state.clone(), job.shared_state.clone());
+    let store: &mut dyn StateStore = match &mut shared {
+        Some(shared) => shared,
+        None => &mut files,
+    };
+    let mut store = MilestoneStore { store, saved: &job.saved };
     let saving = Saving {
         store: &mut store,
         every: job.save_every,

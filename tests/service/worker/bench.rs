@@ -58,6 +58,34 @@ impl Bench {
         (place, store): (Arc<tempfile::TempDir>, Arc<MemoryStore>),
         clock: Clock,
     ) -> Self {
+        let settings = settings(place.path());
+        Self::start_as(settings, source, delay, (place, store), clock)
+    }
+
+    /// As one of several workers that share their state, each with a disk of its own.
+    pub(crate) fn start_sharing(
+        name: &str,
+        script: &Arc<FakeScript>,
+        (place, store): (Arc<tempfile::TempDir>, Arc<MemoryStore>),
+        state: &SharedState,
+    ) -> Self {
+        let settings = WorkerSettings {
+            worker_id: WorkerId(name.to_owned()),
+            data_dir: place.path().join(name),
+            shared_state: Some(state.clone()),
+            ..settings(place.path())
+        };
+        let source = FakeSource(script.clone());
+        Self::start_as(settings, source, Duration::ZERO, (place, store), Clock::System)
+    }
+
+    fn start_as<E: EngineSource>(
+        settings: WorkerSettings,
+        source: E,
+        delay: Duration,
+        (place, store): (Arc<tempfile::TempDir>, Arc<MemoryStore>),
+        clock: Clock,
+    ) -> Self {
         let models = Arc::new(FixedModels::with_base(MODEL, DIGEST));
         let device_settings = DeviceSettings {
             interactive_calls: 2,
@@ -78,7 +106,7 @@ impl Bench {
             tracker: tracker.clone(),
             signals: signals.clone(),
         };
-        let worker = Worker::start(settings(place.path()), parts);
+        let worker = Worker::start(settings, parts);
         Self { store, device, worker, publisher, signals, tracker, place }
     }
 
