@@ -236,6 +236,11 @@ fn storage(settings: &Settings, violations: &mut Violations) {
             );
         }
     }
+    if let Some(text) = &settings.jobs.state_url
+        && let Err((problem, remedy)) = place(text)
+    {
+        violations.add("jobs.state_url", quoted(masked(text)), &problem, remedy);
+    }
     if let Some(text) = &storage.endpoint {
         match Url::parse(text) {
             Ok(url) if has_password(&url) => {

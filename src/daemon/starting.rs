@@ -29,8 +29,9 @@ use crate::{
     config::{LimitSettings, Settings, ShutdownSettings},
     device::{CallLimits, DeviceSettings, EngineSource, ServingMark},
     jobs::{Clock, Identifiers, SqliteStore, Store, StoreSettings, WorkerId},
+    run::SharedState,
     shutdown::{Limits, Steps},
-    storage::{StorageSettings, Storages},
+    storage::{StorageSettings, Storages, TransferOptions},
     worker::{
         Device, OutputHealth, PublishingSettings, Worker, WorkerParts, WorkerSettings,
         WorkerSignals,
@@ -101,6 +102,7 @@ impl Daemon {
         };
         let store = open_store(&folders.data, settings, clocked).await?;
         let storages = open_storages(settings, &folders.outputs)?;
+        let shared_state = shared_state(settings, &storages)?;
         let cache = CacheSettings { folder: folders.cache, max_bytes: settings.cache.max_bytes };
         let catalogue =
             Arc::new(Catalogue::new(base_models(settings), cache, storages.clone(), store.clone()));
@@ -139,9 +141,13 @@ impl Daemon {
         let Front { address, serving, reloader } = wiring::open(settings, front, &steps).await?;
 
         let id = WorkerId(identity.clone());
-        let working = worker_settings(settings, id, &folders.data, clock.clone());
+        let working = WorkerSettings {
+            shared_state,
+            lost_while_serving,
+            ..worker_settings(settings, id, &folders.data, clock.clone())
+        };
         let worker = Worker::start(
-            WorkerSettings { lost_while_serving, ..working },
+            working,
             WorkerParts {
                 store: Arc::new(MeasuredStore::new(store.clone(), clock)),
                 device: device.clone(),
@@ -200,6 +206,16 @@ fn open_storages(settings: &Settings, outputs: &[String]) -> Result<Arc<Storages
         storages.open(output)?;
     }
     Ok(storages)
+}
+
+/// The storage in which workers share the state of jobs under way, where that is set.
+fn shared_state(
+    settings: &Settings,
+    storages: &Storages,
+) -> Result<Option<SharedState>, StartError> {
+    let Some(url) = &settings.jobs.state_url else { return Ok(None) };
+    let transfers = TransferOptions::from(&storage_settings(settings));
+    Ok(Some(SharedState::new(storages.open(url)?, transfers)))
 }
 
 /// The phases of a shutdown that the worker follows.

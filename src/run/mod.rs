@@ -9,7 +9,10 @@ mod finished;
 mod judging;
 mod ports;
 mod saving;
+mod shared_state;
 mod state_files;
+#[cfg(test)]
+mod tests;
 mod unlearn;
 
 pub use engine::{DeviceEngine, Undertaking};
@@ -18,5 +21,6 @@ pub use evaluate::{EvaluateRequest, Judgement, evaluate};
 pub use finished::versions;
 pub use ports::{Measurements, RunPorts};
 pub use saving::Saving;
+pub use shared_state::{SharedState, SharedStateStore};
 pub use state_files::StateFiles;
 pub use unlearn::{Erasure, Trained, Unfinished, UnlearnRequest, unlearn, write_trained};

@@ -58,8 +58,37 @@ impl StateFiles {
         }
     }
 
-    fn path(&self, part: StatePart) -> PathBuf {
+    pub(super) fn path(&self, part: StatePart) -> PathBuf {
         self.folder.join(part.file_name())
+    }
+
+    /// A name for a part that is fetched, until it is whole.
+    pub(super) fn unfinished(&self, part: StatePart) -> PathBuf {
+        self.folder.join(format!(".{}.fetched.partial", part.file_name()))
+    }
+
+    /// The attempt that saved a part, 0 where none was noted.
+    pub(super) fn attempt(&self, part: StatePart) -> u64 {
+        if !self.path(part).exists() {
+            return 0;
+        }
+        let noted = fs::read_to_string(self.attempt_path(part)).ok();
+        noted.and_then(|text| text.parse().ok()).unwrap_or(0)
+    }
+
+    /// Notes the attempt that saved a part.
+    pub(super) fn note_attempt(&self, part: StatePart, attempt: u64) -> io::Result<()> {
+        fs::write(self.attempt_path(part), attempt.to_string())
+    }
+
+    /// Puts a part that was fetched whole in place of the one here.
+    pub(super) fn adopt(&self, part: StatePart, fetched: &Path, attempt: u64) -> io::Result<()> {
+        fs::rename(fetched, self.path(part))?;
+        self.note_attempt(part, attempt)
+    }
+
+    fn attempt_path(&self, part: StatePart) -> PathBuf {
+        self.folder.join(format!("{}.attempt", part.file_name()))
     }
 
     fn write(

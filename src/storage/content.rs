@@ -46,6 +46,12 @@ pub struct LocalFile {
 }
 
 impl LocalFile {
+    /// A file, and what it holds now.
+    pub async fn open(path: PathBuf) -> Result<Self, StorageError> {
+        let content = content_of(&path).await?;
+        Ok(Self { path, content })
+    }
+
     /// Its name without its folder, for messages.
     pub(super) fn name(&self) -> String {
         name_of(&self.path)
@@ -67,24 +73,28 @@ impl LocalFile {
 
     /// Fails where the file holds something else by now.
     pub(super) async fn check(&self) -> Result<(), StorageError> {
-        let path = self.path.clone();
-        let found = on_disk(self.name(), move || {
-            let mut file = File::open(path)?;
-            let mut counted = Counted::default();
-            let mut buffer = vec![0; 1 << 16];
-            loop {
-                match file.read(&mut buffer)? {
-                    0 => return Ok(counted.content()),
-                    count => counted.add(&buffer[..count]),
-                }
-            }
-        })
-        .await?;
-        if found == self.content {
+        if content_of(&self.path).await? == self.content {
             return Ok(());
         }
         Err(StorageError::SourceChanged { name: self.name() })
     }
+}
+
+/// What a file holds now.
+async fn content_of(path: &Path) -> Result<Content, StorageError> {
+    let (name, path) = (name_of(path), path.to_owned());
+    on_disk(name, move || {
+        let mut file = File::open(path)?;
+        let mut counted = Counted::default();
+        let mut buffer = vec![0; 1 << 16];
+        loop {
+            match file.read(&mut buffer)? {
+                0 => return Ok(counted.content()),
+                count => counted.add(&buffer[..count]),
+            }
+        }
+    })
+    .await
 }
 
 /// A path's last part.

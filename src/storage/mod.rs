@@ -2,14 +2,16 @@
 //! wire.
 //!
 //! [`Storages`] opens a URL as a [`Place`]. [`deliver`] brings a local file to a place and reads it
-//! back, [`download`] the other way round; [`create`] and [`read`] are for what fits into memory,
-//! such as a manifest; [`prove`] checks beforehand that all of that works at a place. Dropping a future
-//! stops the transfer; the next one with the same journal resumes what it sent in parts.
+//! back, [`send`] leaves the reading out, [`download`] goes the other way round; [`create`] and
+//! [`read`] are for what fits into memory, such as a manifest; [`prove`] checks beforehand that all of
+//! that works at a place. Dropping a future stops the transfer; the next one with the same journal
+//! resumes what it sent in parts.
 
 mod content;
 mod download;
 mod error;
 mod journal;
+mod listing;
 #[cfg(test)]
 mod live;
 mod open;
@@ -26,11 +28,12 @@ mod whole;
 pub use content::{Content, LocalFile};
 pub use download::{download, read_back};
 pub use error::{StorageError, StorageErrorKind};
+pub use listing::list_below;
 pub use open::{StorageSettings, Storages};
 pub use parts::abandon;
 pub use place::Place;
 pub use proof::prove;
 pub use removal::{remove_below, remove_leftovers};
 pub use transfer_options::{Patience, TransferOptions};
-pub use upload::{deliver, deliver_bytes};
+pub use upload::{deliver, deliver_bytes, send};
 pub use whole::{create, exists, read, remove};

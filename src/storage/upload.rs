@@ -83,7 +83,9 @@ async fn holds(place: &Place, content: &Content, patience: Patience) -> Result<b
     }
 }
 
-async fn send(
+/// Sends a file in place of what is there, and does not read it back: for what is checked when it
+/// is read. `progress`, and what becomes of parts that were sent, are as with [`deliver`].
+pub async fn send(
     place: &Place,
     file: &LocalFile,
     options: &TransferOptions,

@@ -1,4 +1,5 @@
-//! What a job that is over left, on this disk and in the output, and what of it is kept.
+//! What a job that is over left, on this disk, in shared state and in the output, and what of it is
+//! kept.
 
 use std::path::PathBuf;
 
@@ -18,6 +19,11 @@ pub(super) async fn clear<S: JobStore>(
 ) {
     let folder = context.folder(id);
     let now = context.settings.clock.now();
+    if let Some(shared) = &context.settings.shared_state
+        && let Err(error) = shared.remove(&id.to_string()).await
+    {
+        tracing::warn!(job = %id, %error, "the shared state of a job that is over stays for now");
+    }
     if job.and_then(JobSummary::result_kept_until).is_some_and(|until| now < until) {
         return remove_all(vec![folder.join(STATE)]).await;
     }

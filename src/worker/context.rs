@@ -8,6 +8,7 @@ use super::{Device, OutputHealth, Publisher, PublishingSettings};
 use crate::{
     device::ModelProvider,
     jobs::{Clock, Fence, JobId, JobStore, JobSummary, NewEvent, StoreError, WorkerId},
+    run::SharedState,
 };
 
 /// A job's saved state, below its folder.
@@ -30,6 +31,8 @@ pub struct WorkerSettings {
     pub save_every: usize,
     /// Least time from one save to the next, where no updates are counted.
     pub save_after: Duration,
+    /// Where state is saved as well, for workers with other disks.
+    pub shared_state: Option<SharedState>,
     /// Wait before a failed job is tried again; doubles with each further failure.
     pub first_backoff: Duration,
     /// Longest such wait.
@@ -59,6 +62,7 @@ impl WorkerSettings {
             extend_every: Duration::from_secs(15),
             save_every: 50,
             save_after: Duration::from_secs(2),
+            shared_state: None,
             first_backoff: Duration::from_secs(5),
             max_backoff: Duration::from_mins(5),
             publishing: PublishingSettings::default(),

@@ -9,6 +9,7 @@ use crate::{
     engine::{CancelFlag, PauseFlag},
     jobs::{JobProgress, Milestone, Work},
     outcome::{Notice, TimestepScores},
+    run::{SharedStateStore, StateFiles},
 };
 
 /// The device, as jobs use it.
@@ -26,7 +27,9 @@ pub struct DeviceJob {
     pub(super) pictures: Option<Arc<dyn PictureCache>>,
     /// Scores that the request cites instead of having them measured again.
     pub(super) cited: Vec<TimestepScores>,
-    pub(super) state_folder: PathBuf,
+    pub(super) state: StateFiles,
+    /// The same in object storage too, where workers share it.
+    pub(super) shared_state: Option<SharedStateStore>,
     pub(super) result_folder: PathBuf,
     /// Updates from one save to the next.
     pub(super) save_every: usize,

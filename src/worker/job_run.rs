@@ -9,13 +9,10 @@ use super::{
 };
 use crate::{
     device::{EngineSource, Slot, run_failure},
-    engine::WorkMemory,
+    engine::{StateStore, WorkMemory},
     jobs::{EvaluateWork, Failure, FailureReason, UnlearnWork, Work},
     outcome::{FinishedResult, Notice, Progress},
-    run::{
-        DeviceEngine, EvaluateRequest, RunPorts, Saving, StateFiles, UnlearnRequest, evaluate,
-        unlearn,
-    },
+    run::{DeviceEngine, EvaluateRequest, RunPorts, Saving, UnlearnRequest, evaluate, unlearn},
 };
 
 /// Works until the result folder stands, or until one of the flags is seen.
@@ -76,7 +73,12 @@ fn run_unlearn<S: EngineSource>(
         evaluation: work.evaluation,
         sampler: work.evaluation_sampler,
     };
-    let mut store = MilestoneStore { store: StateFiles::new(&job.state_folder), saved: &job.saved };
+    let (mut files, mut shared) = (job.state.clone(), job.shared_state.clone());
+    let store: &mut dyn StateStore = match &mut shared {
+        Some(shared) => shared,
+        None => &mut files,
+    };
+    let mut store = MilestoneStore { store, saved: &job.saved };
     let saving = Saving {
         store: &mut store,
         every: job.save_every,

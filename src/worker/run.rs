@@ -1,6 +1,9 @@
 //! One claimed job, from its lease to its end.
 
-use tokio::sync::{mpsc, watch};
+use tokio::{
+    runtime::Handle,
+    sync::{mpsc, watch},
+};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -21,6 +24,7 @@ use crate::{
         StateName, StoredScores, Timestamp, Transition, Unlearned, Work,
     },
     outcome::{FinishedResult, Notice, Published, TimestepScores},
+    run::{SharedStateStore, StateFiles},
 };
 
 impl SlotWork for DeviceJob {
@@ -121,6 +125,7 @@ impl<S: JobStore + 'static> Running<S> {
         edited: Option<OpenedModel>,
     ) -> Result<FinishedResult, Halt> {
         let folder = self.folder();
+        let state = StateFiles::new(folder.join(STATE));
         let cited = self.cited_scores().await;
         let (progress, reports) = watch::channel(None);
         let (notices, sent_notices) = mpsc::unbounded_channel();
@@ -132,7 +137,8 @@ impl<S: JobStore + 'static> Running<S> {
             edited,
             pictures: self.context.parts.models.pictures(),
             cited,
-            state_folder: folder.join(STATE),
+            shared_state: self.shared_state(&state)?,
+            state,
             result_folder: folder.join(RESULT),
             save_every: self.context.settings.save_every,
             save_after: self.context.settings.save_after,
@@ -158,6 +164,16 @@ impl<S: JobStore + 'static> Running<S> {
         let finished = finished?;
         self.note_saved(RESULT_STANDS).await;
         Ok(finished)
+    }
+
+    /// The store of this attempt, where workers share state.
+    fn shared_state(&self, files: &StateFiles) -> Result<Option<SharedStateStore>, Failure> {
+        let Some(shared) = &self.context.settings.shared_state else { return Ok(None) };
+        let (job, attempt) = (self.job.id.to_string(), self.hold.fence.0);
+        let opened = shared.open(&job, attempt, files.clone(), Handle::current());
+        opened
+            .map(Some)
+            .map_err(|error| Failure::new(FailureReason::EngineFault, error.to_string()))
     }
 
     /// The scores that the request cites. Its window is in the spec already: without them the

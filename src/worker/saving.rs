@@ -14,13 +14,12 @@ use crate::{
 pub(super) const RESULT_STANDS: Milestone = Milestone(u64::MAX >> 1);
 
 /// A store that sends a milestone after every save.
-#[derive(Debug)]
-pub(super) struct MilestoneStore<'a, S> {
-    pub(super) store: S,
+pub(super) struct MilestoneStore<'a> {
+    pub(super) store: &'a mut dyn StateStore,
     pub(super) saved: &'a watch::Sender<Milestone>,
 }
 
-impl<S: StateStore> StateStore for MilestoneStore<'_, S> {
+impl StateStore for MilestoneStore<'_> {
     fn load(&mut self, part: StatePart) -> Result<Option<PartReader>, StateError> {
         self.store.load(part)
     }

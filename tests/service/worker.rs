@@ -29,10 +29,12 @@ use keystep::{
         Sequence, StateName, StoreSettings, UnlearnWork, Unlearned, Work, WorkerId,
     },
     outcome::Drawn,
+    run::SharedState,
     spec::{
         Concept, ConceptKind, GenerateSpec, Method, MethodName, OutputFormat, SamplerKind,
         UnlearnSpec, Vocabulary,
     },
+    storage::{Patience, StorageSettings, Storages, list_below},
     worker::{
         Device, OutputHealth, PublishingSettings, Worker, WorkerParts, WorkerSettings,
         WorkerSignals,
@@ -327,6 +329,40 @@ async fn a_drained_job_goes_on_elsewhere_and_ends_with_the_same_bytes() {
     assert_eq!(published.keys().collect::<Vec<_>>(), expected.keys().collect::<Vec<_>>());
     assert!(published == expected, "other bytes");
     next.drain().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_with_an_empty_disk_goes_on_from_shared_state() {
+    let root = Storages::new(StorageSettings::default()).open("memory://worker-state/a").unwrap();
+    let state = SharedState::new(root.clone(), (&StorageSettings::default()).into());
+    let place = Arc::new(tempfile::tempdir().unwrap());
+    let store = Arc::new(MemoryStore::new(StoreSettings::default()));
+    let slow = script(200, MILLISECOND);
+    let one = Bench::start_sharing("one", &slow, (place.clone(), store.clone()), &state);
+    let id = one.insert(9).await;
+    one.wait(id, |job| job.progress.is_some_and(|progress| progress.updates_done > 10)).await;
+    one.drain().await;
+    let made = slow.updates_made.load(Ordering::SeqCst);
+    assert!(made < 200);
+    fs::remove_dir_all(place.path().join("one")).unwrap();
+
+    let two = Bench::start_sharing("two", &slow, (place, store), &state);
+    unlearned(&two.finish(id).await);
+    assert_eq!(slow.updates_made.load(Ordering::SeqCst), 200, "no update is made twice");
+    let whole = Bench::start(&script(200, Duration::ZERO));
+    let same = whole.insert(9).await;
+    whole.finish(same).await;
+    assert!(two.published(id) == whole.published(same), "other bytes");
+    whole.drain().await;
+    // The state goes with the job's end.
+    for _ in 0..500 {
+        if list_below(&root, Patience::default()).await.unwrap().is_empty() {
+            break;
+        }
+        tokio::time::sleep(MILLISECOND).await;
+    }
+    assert!(list_below(&root, Patience::default()).await.unwrap().is_empty());
+    two.drain().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

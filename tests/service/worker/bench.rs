@@ -67,7 +67,8 @@ impl Bench {
         clock: Clock,
     ) -> Self {
         let device_settings = DeviceSettings { clock, ..device_settings() };
-        Self::start_device(vec![source], device_settings, delay, at)
+        let settings = settings(at.0.path());
+        Self::start_device(vec![source], (settings, device_settings), delay, at)
     }
 
     /// With so many slots, which share what the scripted engine loads.
@@ -76,16 +77,34 @@ impl Bench {
         Self::start_settings(script, settings)
     }
 
-    pub(crate) fn start_settings(script: &Arc<FakeScript>, settings: DeviceSettings) -> Self {
+    pub(crate) fn start_settings(script: &Arc<FakeScript>, device: DeviceSettings) -> Self {
         let place = Arc::new(tempfile::tempdir().unwrap());
         let store = Arc::new(MemoryStore::new(StoreSettings::default()));
         let sources = vec![FakeSource(script.clone())];
-        Self::start_device(sources, settings, Duration::ZERO, (place, store))
+        let settings = settings(place.path());
+        Self::start_device(sources, (settings, device), Duration::ZERO, (place, store))
+    }
+
+    /// As one of several workers that share their state, each with a disk of its own.
+    pub(crate) fn start_sharing(
+        name: &str,
+        script: &Arc<FakeScript>,
+        at: (Arc<tempfile::TempDir>, Arc<MemoryStore>),
+        state: &SharedState,
+    ) -> Self {
+        let settings = WorkerSettings {
+            worker_id: WorkerId(name.to_owned()),
+            data_dir: at.0.path().join(name),
+            shared_state: Some(state.clone()),
+            ..settings(at.0.path())
+        };
+        let sources = vec![FakeSource(script.clone())];
+        Self::start_device(sources, (settings, device_settings()), Duration::ZERO, at)
     }
 
     fn start_device<E: EngineSource>(
         sources: Vec<E>,
-        device_settings: DeviceSettings,
+        (settings, device_settings): (WorkerSettings, DeviceSettings),
         delay: Duration,
         (place, store): (Arc<tempfile::TempDir>, Arc<MemoryStore>),
     ) -> Self {
@@ -103,7 +122,7 @@ impl Bench {
             tracker: tracker.clone(),
             signals: signals.clone(),
         };
-        let worker = Worker::start(settings(place.path()), parts);
+        let worker = Worker::start(settings, parts);
         Self { store, device, worker, publisher, signals, tracker, place }
     }
 
