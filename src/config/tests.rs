@@ -181,6 +181,7 @@ fn keys_within_urls_are_refused_and_never_shown() {
         ("[storage]\noutputs = [\"s3://b/x?sig=hunter2\"]\n", "storage.outputs[0]"),
         ("[storage]\noutputs = [\"https://h/x?sig=hunter2\"]\n", "storage.outputs[0]"),
         ("[storage]\noutputs = \"s3://b/x?sig=hunter2\"\n", "storage.outputs"),
+        ("[jobs]\nstate_url = \"s3://b/x?sig=hunter2\"\n", "jobs.state_url"),
         ("models = [{ name = \"a\", url = \"s3://b/x?sig=hunter2\" }]\n", "models[0].url"),
         ("models = [{ name = 1, url = \"s3://b/x?sig=hunter2\" }]\n", "models"),
         ("models = [{ nam = \"a\", url = \"s3://me:hunter2@b/x\" }]\n", "models"),
