@@ -20,6 +20,7 @@ use crate::{
         google::longrunning::Operation,
         keystep::v1::{EvaluateErasureRequest, Plan, UnlearnConceptRequest},
     },
+    spec::Field,
     worker::{InteractiveCall, InteractiveUpdate, check_words},
 };
 
@@ -50,7 +51,7 @@ impl ApiParts {
         let base = self.catalogue.ready(&draft.base_model, caller.sees()).await?;
         if base.origin != ModelOrigin::Base {
             let message = "is an erased model; name the base model that it was made of";
-            return Err(ApiError::invalid("base_model", message));
+            return Err(ApiError::invalid(Field::BaseModel, message));
         }
         let cited = match &draft.score_digest {
             None => None,
@@ -87,7 +88,7 @@ impl ApiParts {
         let base = self.catalogue.ready(&draft.base_model, caller.sees()).await?;
         if base.origin != ModelOrigin::Base {
             let message = "is an erased model; name the base model that it was made of";
-            return Err(ApiError::invalid("base_model", message));
+            return Err(ApiError::invalid(Field::BaseModel, message));
         }
         let edited = self.catalogue.ready(&draft.edited_model, caller.sees()).await?;
         let work = draft.complete(&base, &edited)?;

@@ -26,7 +26,7 @@ pub(super) async fn sample(
         telemetry::direct_calls_waiting(direct.waiting());
         match store.counts().await {
             Ok(counts) => {
-                for state in StateName::ALL {
+                for &state in StateName::ALL {
                     telemetry::jobs(state.name(), counts.get(&state).copied().unwrap_or(0));
                 }
             }

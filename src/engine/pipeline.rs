@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     outcome::DeviceKind,
-    spec::{ModelFiles, SpecError, Vocabulary},
+    spec::{Field, ModelFiles, SpecError, Vocabulary},
 };
 
 /// The parts of diffusers' `StableDiffusionPipeline`, and what Keystep reads beside them: the
@@ -231,7 +231,7 @@ impl Pipeline {
             None => config.own_size(&format!("{}/unet/config.json", self.location))?,
             Some((width, height)) => {
                 let factor = self.vae.factor();
-                for (field, pixels) in [("width", width), ("height", height)] {
+                for (field, pixels) in [(Field::Width, width), (Field::Height, height)] {
                     if pixels == 0 || pixels % factor != 0 {
                         return Err(SpecError::one(
                             field,

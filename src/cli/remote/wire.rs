@@ -61,6 +61,6 @@ pub(super) fn sampler(kind: Option<SamplerKind>) -> Sampler {
 
 /// A sampler's name as on the command line; that of the wire for one of a later server.
 pub(super) fn sampler_name(number: i32) -> String {
-    let known = SamplerKind::ALL.into_iter().find(|kind| sampler(Some(*kind)) as i32 == number);
+    let known = SamplerKind::ALL.iter().copied().find(|kind| sampler(Some(*kind)) as i32 == number);
     known.map_or_else(|| number.to_string(), |kind| kind.name().to_owned())
 }
