@@ -68,7 +68,7 @@ fn main() -> Result<(), Box<dyn Error>> {
          | --- | --- | --- | --- | --- | --- | --- | --- | --- |"
     )?;
     let samplers = match options.sampler.as_slice() {
-        [] => &SamplerKind::ALL,
+        [] => SamplerKind::ALL,
         given => given,
     };
     // The base model draws most of the grid alike for every concept.

@@ -7,7 +7,7 @@ use crate::{
     device::InteractiveQueueFull,
     jobs::{Failure, StoreError},
     report::ReportError,
-    spec::Violation,
+    spec::{FieldPath, Violation},
 };
 
 /// What ends a call; turned into a status in `status.rs` alone.
@@ -71,7 +71,7 @@ pub enum ApiError {
 
 impl ApiError {
     /// A single violation.
-    pub fn invalid(field: impl Into<String>, message: impl Into<String>) -> Self {
+    pub fn invalid(field: impl Into<FieldPath>, message: impl Into<String>) -> Self {
         Self::Invalid(vec![Violation { field: field.into(), message: message.into() }])
     }
 }
@@ -79,9 +79,8 @@ impl ApiError {
 /// The first violation, and how many more there are: the details list them.
 fn summary(violations: &[Violation]) -> String {
     let Some(first) = violations.first() else { return "the request is refused".to_owned() };
-    let first_said = format!("{}: {}", first.field, first.message);
     match violations.len() {
-        1 => first_said,
-        count => format!("{count} fields are wrong, the first is {first_said}"),
+        1 => first.to_string(),
+        count => format!("{count} fields are wrong, the first is {first}"),
     }
 }

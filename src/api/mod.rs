@@ -9,6 +9,7 @@ mod operations;
 mod paging;
 mod reason;
 mod status;
+mod status_builder;
 mod streaming;
 mod submitting;
 #[cfg(test)]
@@ -20,7 +21,8 @@ mod watching;
 
 pub use error::ApiError;
 pub use operations::OperationsApi;
-pub use reason::Reason;
+pub use reason::{CallReason, Reason};
+pub(crate) use status_builder::StatusBuilder;
 pub use trace_context::TraceContext;
 pub use unlearning::UnlearningApi;
 

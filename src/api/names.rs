@@ -1,10 +1,13 @@
 //! How operations and requests are named on the wire.
 
-use crate::outcome::result_layout::CHECKPOINTS;
 use uuid::Uuid;
 
 use super::ApiError;
-use crate::jobs::{JobId, RequestId};
+use crate::{
+    jobs::{JobId, RequestId},
+    outcome::result_layout::CHECKPOINTS,
+    spec::Field,
+};
 
 const COLLECTION: &str = "operations/";
 
@@ -18,7 +21,10 @@ pub(super) fn operation_id(name: &str) -> Result<JobId, ApiError> {
     let id: Option<JobId> = name.strip_prefix(COLLECTION).and_then(|id| id.parse().ok());
     // A UUID has several spellings, a name has one.
     id.filter(|id| operation_name(*id) == name).ok_or_else(|| {
-        ApiError::invalid("name", "is no name of an operation; give operations/UUID in lower case")
+        ApiError::invalid(
+            Field::Name,
+            "is no name of an operation; give operations/UUID in lower case",
+        )
     })
 }
 

@@ -18,6 +18,7 @@ use crate::{
         CancelOperationRequest, DeleteOperationRequest, GetOperationRequest, ListOperationsRequest,
         ListOperationsResponse, Operation, WaitOperationRequest, operations_server::Operations,
     },
+    spec::Field,
 };
 
 /// What the caller's own deadline is cut by, so that the answer still arrives.
@@ -52,7 +53,7 @@ impl OperationsApi {
         }
         let mut found = Found::default();
         if !["", "operations"].contains(&name.as_str()) {
-            found.add("name", "is no collection; give operations, or nothing");
+            found.add(Field::Name, "is no collection; give operations, or nothing");
         }
         let mut query = ListQuery {
             principal: caller.sees().cloned(),
@@ -62,7 +63,7 @@ impl OperationsApi {
         };
         match filter.parse::<Filter>() {
             Ok(read) => read.narrow(&mut query),
-            Err(error) => found.add("filter", error.to_string()),
+            Err(error) => found.add(Field::Filter, error.to_string()),
         }
         found.finish()?;
         let page = self.parts.store.list(&query).await?;
@@ -177,7 +178,7 @@ fn read_timeout(timeout: prost_types::Duration) -> Result<Duration, ApiError> {
     let is_sound = (0..=MOST_SECONDS).contains(&timeout.seconds)
         && (0..1_000_000_000).contains(&timeout.nanos);
     let read = is_sound.then(|| Duration::try_from(timeout).ok()).flatten();
-    read.ok_or_else(|| ApiError::invalid("timeout", "is no length of time; give 0 s or more"))
+    read.ok_or_else(|| ApiError::invalid(Field::Timeout, "is no length of time; give 0 s or more"))
 }
 
 /// What is left of the call's own deadline: `grpc-timeout` is a number and a unit.

@@ -4,7 +4,7 @@ use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::{digests::digest, violations::Found};
-use crate::{catalogue::ModelCursor, jobs::JobId};
+use crate::{catalogue::ModelCursor, jobs::JobId, spec::Field};
 
 const USUAL_PAGE: u32 = 100;
 const MOST_OF_A_PAGE: u32 = 1_000;
@@ -32,7 +32,7 @@ pub(super) fn page_size(asked: i32, found: &mut Found) -> u32 {
         Ok(0) => USUAL_PAGE,
         Ok(size) => size.min(MOST_OF_A_PAGE),
         Err(_) => {
-            found.add("page_size", format!("{asked} is below 0; give 1 to {MOST_OF_A_PAGE}"));
+            found.add(Field::PageSize, format!("{asked} is below 0; give 1 to {MOST_OF_A_PAGE}"));
             USUAL_PAGE
         }
     }
@@ -47,7 +47,7 @@ pub(super) fn operations_token(before: JobId, filter: &str) -> String {
 pub(super) fn read_operations_token(text: &str, filter: &str, found: &mut Found) -> Option<JobId> {
     let token: OperationsToken = read(text, found)?;
     if token.filter != digest(filter.as_bytes()) {
-        found.add("page_token", "belongs to a list with another filter; begin without a token");
+        found.add(Field::PageToken, "belongs to a list with another filter; begin without a token");
         return None;
     }
     Some(token.before)
@@ -81,7 +81,7 @@ fn read<T: DeserializeOwned>(text: &str, found: &mut Found) -> Option<T> {
     let bytes = URL_SAFE_NO_PAD.decode(text).ok();
     let token = bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok());
     if token.is_none() {
-        found.add("page_token", "is no token of this list; begin without one");
+        found.add(Field::PageToken, "is no token of this list; begin without one");
     }
     token
 }

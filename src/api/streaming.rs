@@ -15,7 +15,7 @@ use super::{
         DrawingDraft, ScoreDraft, finished, previewed, progress_of_call, step_score, summary,
     },
     digests::{digest, logged},
-    violations::{Found, on_wire},
+    violations::Found,
 };
 use crate::{
     auth::Caller,
@@ -172,8 +172,8 @@ pub(super) async fn score(
     let model = draft.model.clone();
     let spec = draft.complete(own_words);
     let mut found = Found::default();
-    found.absorb(spec.validate(), on_wire);
-    found.absorb(parts.settings.calls.check_score(&spec), on_wire);
+    found.absorb(spec.validate());
+    found.absorb(parts.settings.calls.check_score(&spec));
     found.finish()?;
     let call = InteractiveCall::Score { model: model.clone(), spec: Box::new(spec) };
     let measurement = Arc::new(Measurement {

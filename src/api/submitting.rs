@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     auth::Caller,
-    catalogue::ModelOrigin,
+    catalogue::{ModelEntry, ModelOrigin},
     device::{InteractiveCall, InteractiveUpdate},
     jobs::{
         Inserted, JobStore, JobSummary, NewJob, QueueLimits, RequestId, StateName, StoreError,
@@ -21,86 +21,112 @@ use crate::{
         google::longrunning::Operation,
         keystep::v1::{EvaluateErasureRequest, Plan, UnlearnConceptRequest},
     },
+    spec::Field,
     worker::check_words,
 };
 
-/// What is about to be stored.
+/// A request that becomes a job.
+pub(super) enum JobRequest {
+    Unlearn(Box<UnlearnConceptRequest>),
+    Evaluate(Box<EvaluateErasureRequest>),
+}
+
+impl JobRequest {
+    /// Its id, whether it is only to be checked, and the digest of its body.
+    fn header(&self) -> (&str, bool, String) {
+        match self {
+            Self::Unlearn(it) => (&it.request_id, it.validate_only, unlearn_request_digest(it)),
+            Self::Evaluate(it) => (&it.request_id, it.validate_only, evaluate_request_digest(it)),
+        }
+    }
+}
+
+/// What a request comes to, with all that its models and earlier scores bring.
 struct Submission {
     terms: RequestTerms,
-    request_digest: String,
     work_digest: String,
     work: Work,
+    /// For logs.
+    concepts: String,
 }
 
 impl ApiParts {
-    pub(super) async fn submit_unlearn(
+    pub(super) async fn submit(
         &self,
         caller: &Caller,
         trace_parent: Option<String>,
-        request: UnlearnConceptRequest,
+        request: JobRequest,
     ) -> Result<Operation, ApiError> {
-        let request_digest = unlearn_request_digest(&request);
-        if !request.validate_only {
-            let repeated = self.repeated(caller, &request.request_id, &request_digest).await?;
-            if let Some(operation) = repeated {
-                return Ok(operation);
-            }
+        let (request_id, validate_only, request_digest) = request.header();
+        if !validate_only
+            && let Some(job) = self.repeated(caller, request_id, &request_digest).await?
+        {
+            return Ok(job);
         }
-        let mut draft = UnlearnDraft::read(request, self.limits(caller))?;
-        draft.terms.options.trace_parent = trace_parent;
-        let base = self.catalogue.ready(&draft.base_model, caller.sees()).await?;
-        if base.origin != ModelOrigin::Base {
-            let message = "is an erased model; name the base model that it was made of";
-            return Err(ApiError::invalid("base_model", message));
+        let mut submission = match request {
+            JobRequest::Unlearn(request) => self.unlearning(caller, *request).await?,
+            JobRequest::Evaluate(request) => self.evaluation(caller, *request).await?,
+        };
+        if submission.terms.validate_only
+            && let Work::Unlearn(work) = submission.work
+        {
+            let (model, concepts) = (&work.base_model, submission.concepts);
+            tracing::info!(model, concepts, "an erasure is planned");
+            return Ok(validated(Some(self.planned(caller, *work).await?)));
         }
+        check_words(self.catalogue.as_ref(), &submission.work).await?;
+        if submission.terms.validate_only {
+            return Ok(validated(None));
+        }
+        submission.terms.options.trace_parent = trace_parent;
+        self.store(caller, submission, request_digest).await
+    }
+
+    async fn unlearning(
+        &self,
+        caller: &Caller,
+        request: UnlearnConceptRequest,
+    ) -> Result<Submission, ApiError> {
+        let draft = UnlearnDraft::read(request, self.limits(caller))?;
+        let base = self.base_model(caller, &draft.base_model).await?;
         let cited = match &draft.score_digest {
             None => None,
             Some(digest) => self.cited_scores(caller, digest).await?,
         };
         let work = draft.complete(&base, cited.as_ref())?;
-        let concepts = logged(draft.concepts(), self.settings.log_prompts);
-        if draft.terms.validate_only {
-            tracing::info!(model = draft.base_model, concepts, "an erasure is planned");
-            return Ok(validated(Some(self.planned(caller, work).await?)));
-        }
-        let work_digest = unlearn_work_digest(&work, draft.seed_is_given)?;
-        let work = Work::Unlearn(Box::new(work));
-        check_words(self.catalogue.as_ref(), &work).await?;
-        let submission = Submission { terms: draft.terms, request_digest, work_digest, work };
-        self.submit(caller, submission, &concepts).await
+        Ok(Submission {
+            concepts: logged(draft.concepts(), self.settings.log_prompts),
+            terms: draft.terms,
+            work_digest: unlearn_work_digest(&work, draft.seed_is_given)?,
+            work: Work::Unlearn(Box::new(work)),
+        })
     }
 
-    pub(super) async fn submit_evaluate(
+    async fn evaluation(
         &self,
         caller: &Caller,
-        trace_parent: Option<String>,
         request: EvaluateErasureRequest,
-    ) -> Result<Operation, ApiError> {
-        let request_digest = evaluate_request_digest(&request);
-        if !request.validate_only {
-            let repeated = self.repeated(caller, &request.request_id, &request_digest).await?;
-            if let Some(operation) = repeated {
-                return Ok(operation);
-            }
-        }
-        let mut draft = EvaluateDraft::read(request, self.limits(caller))?;
-        draft.terms.options.trace_parent = trace_parent;
-        let base = self.catalogue.ready(&draft.base_model, caller.sees()).await?;
-        if base.origin != ModelOrigin::Base {
-            let message = "is an erased model; name the base model that it was made of";
-            return Err(ApiError::invalid("base_model", message));
-        }
+    ) -> Result<Submission, ApiError> {
+        let draft = EvaluateDraft::read(request, self.limits(caller))?;
+        let base = self.base_model(caller, &draft.base_model).await?;
         let edited = self.catalogue.ready(&draft.edited_model, caller.sees()).await?;
         let work = draft.complete(&base, &edited)?;
-        let work_digest = evaluate_work_digest(&work, edited.digest.as_deref().unwrap_or(""))?;
-        let work = Work::Evaluate(Box::new(work));
-        check_words(self.catalogue.as_ref(), &work).await?;
-        if draft.terms.validate_only {
-            return Ok(validated(None));
+        Ok(Submission {
+            concepts: logged([draft.concept()], self.settings.log_prompts),
+            terms: draft.terms,
+            work_digest: evaluate_work_digest(&work, edited.digest.as_deref().unwrap_or(""))?,
+            work: Work::Evaluate(Box::new(work)),
+        })
+    }
+
+    /// A base model that is ready.
+    async fn base_model(&self, caller: &Caller, name: &str) -> Result<ModelEntry, ApiError> {
+        let base = self.catalogue.ready(name, caller.sees()).await?;
+        if base.origin != ModelOrigin::Base {
+            let message = "is an erased model; name the base model that it was made of";
+            return Err(ApiError::invalid(Field::BaseModel, message));
         }
-        let concepts = logged([draft.concept()], self.settings.log_prompts);
-        let submission = Submission { terms: draft.terms, request_digest, work_digest, work };
-        self.submit(caller, submission, &concepts).await
+        Ok(base)
     }
 
     /// The operation that the same request made before. Asked first, so that a repeated request is
@@ -149,13 +175,13 @@ impl ApiParts {
         }
     }
 
-    async fn submit(
+    async fn store(
         &self,
         caller: &Caller,
         submission: Submission,
-        concepts: &str,
+        request_digest: String,
     ) -> Result<Operation, ApiError> {
-        let Submission { terms, request_digest, work_digest, work } = submission;
+        let Submission { terms, work_digest, work, concepts } = submission;
         let kind = work.kind();
         if !terms.force
             && let Some(job) = self.store.find_finished(&caller.principal, &work_digest).await?

@@ -10,6 +10,7 @@ use super::{
     convert::model,
     paging::{models_token, page_size, read_models_token},
     streaming::{self, Messages},
+    submitting::JobRequest,
     violations::Found,
     watching,
 };
@@ -81,7 +82,8 @@ impl UnlearningService for UnlearningApi {
     ) -> Result<Response<Operation>, Status> {
         let caller = self.parts.admit(&request, Role::Submit)?;
         let trace = trace_parent(&request);
-        let operation = self.parts.submit_unlearn(&caller, trace, request.into_inner()).await?;
+        let request = JobRequest::Unlearn(Box::new(request.into_inner()));
+        let operation = self.parts.submit(&caller, trace, request).await?;
         Ok(Response::new(operation))
     }
 
@@ -91,7 +93,8 @@ impl UnlearningService for UnlearningApi {
     ) -> Result<Response<Operation>, Status> {
         let caller = self.parts.admit(&request, Role::Submit)?;
         let trace = trace_parent(&request);
-        let operation = self.parts.submit_evaluate(&caller, trace, request.into_inner()).await?;
+        let request = JobRequest::Evaluate(Box::new(request.into_inner()));
+        let operation = self.parts.submit(&caller, trace, request).await?;
         Ok(Response::new(operation))
     }
 

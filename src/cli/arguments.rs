@@ -285,7 +285,7 @@ fn read_scores(path: &Path, concepts: &[Concept]) -> Result<TimestepScores, CliE
 
 /// Parses `--kind`, with the kinds listed in the help.
 pub(super) fn kind_parser() -> impl TypedValueParser<Value = ConceptKind> {
-    PossibleValuesParser::new(ConceptKind::ALL.map(ConceptKind::name))
+    PossibleValuesParser::new(ConceptKind::ALL.iter().map(|kind| kind.name()))
         .try_map(|text| text.parse::<ConceptKind>())
 }
 

@@ -87,7 +87,7 @@ pub(super) fn run(
         kind: arguments.kind,
         replacement: arguments.replace_with.clone(),
     };
-    concept.validate("concept")?;
+    concept.validate()?;
     let concept = concept.canonical();
     let demo_run = DemoRun::new(concept, &arguments.method, arguments.seed)?;
     let mut staging = Staging::create(&out, &EXPECTED, &session.interrupt)?;

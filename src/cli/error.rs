@@ -204,7 +204,11 @@ impl CliError {
             let shown = error.violations.iter().take(MOST_VIOLATIONS);
             let mut lines: Vec<_> = shown
                 .map(|violation| {
-                    format!("error: {}: {}", flag_and_path(&violation.field), violation.message)
+                    format!(
+                        "error: {}: {}",
+                        flag_and_path(&violation.field.to_string()),
+                        violation.message
+                    )
                 })
                 .collect();
             match error.violations.len().saturating_sub(MOST_VIOLATIONS) {
@@ -246,6 +250,7 @@ fn one_line(text: &str) -> String {
 #[cfg(feature = "server")]
 mod tests {
     use super::*;
+    use crate::spec::{Field, Violation};
 
     #[test]
     fn the_whole_chain_is_printed_once() {
@@ -271,12 +276,12 @@ mod tests {
 
     #[test]
     fn wrong_use_and_interruption_have_their_codes() {
-        let spec = SpecError::one("seed", "is odd");
+        let spec = SpecError::one(Field::Seed, "is odd");
         let error = CliError::from(EngineError::Spec(spec));
         let lines = vec!["error: --seed: is odd".to_owned()];
         assert_eq!((error.lines(), error.exit_code()), (lines, 2));
         assert_eq!(CliError::from(EngineError::Cancelled).exit_code(), 130);
-        let one = crate::spec::Violation { field: "seed".to_owned(), message: "is odd".to_owned() };
+        let one = Violation { field: Field::Seed.into(), message: "is odd".to_owned() };
         let many = CliError::Spec(SpecError { violations: vec![one; 990] }).lines();
         assert_eq!((many.len(), many[20].as_str()), (21, "error: and 970 more"));
         let long = EngineError::PromptTooLong { tokens: 90, limit: 77 };

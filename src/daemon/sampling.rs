@@ -22,7 +22,7 @@ pub(super) async fn sample(store: Arc<Store>, calls: InteractiveCalls, closing: 
         telemetry::direct_calls_waiting(calls.waiting());
         match store.counts().await {
             Ok(counts) => {
-                for state in StateName::ALL {
+                for &state in StateName::ALL {
                     telemetry::jobs(state.name(), counts.get(&state).copied().unwrap_or(0));
                 }
             }

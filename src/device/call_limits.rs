@@ -1,6 +1,6 @@
 //! What one call may ask of the device.
 
-use crate::spec::{GenerateSpec, ScoreSpec, SpecError};
+use crate::spec::{Field, GenerateSpec, ScoreSpec, SpecError};
 
 /// Bounds on the products of what a request may name one by one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,7 +39,7 @@ impl CallLimits {
             spec.steps,
             self.pixel_steps
         );
-        Err(SpecError::one("steps", message))
+        Err(SpecError::one(Field::Steps, message))
     }
 
     /// Refuses a measurement.
@@ -53,7 +53,7 @@ impl CallLimits {
              call is {}; ask for fewer trajectories, steps or measures",
             spec.steps, spec.trajectories, self.score_evaluations
         );
-        Err(SpecError::one("trajectories", message))
+        Err(SpecError::one(Field::Trajectories, message))
     }
 }
 

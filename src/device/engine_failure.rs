@@ -3,10 +3,10 @@
 use crate::{
     artifacts::ArtifactError,
     engine::{EngineError, StateError},
-    jobs::{Failure, FailureReason as Reason, VIOLATION},
+    jobs::{Failure, FailureReason as Reason},
     report::ReportError,
     run::RunError,
-    spec::{FileError, SpecError},
+    spec::{Field, FileError, SpecError},
 };
 
 /// What an error of the engine means.
@@ -78,12 +78,12 @@ pub fn engine_failure(error: &EngineError) -> Failure {
             of(Reason::OutOfMemory).with("need", need).with("limit", limit)
         }
         EngineError::EmptyScope { scope } => {
-            let failure = of(Reason::InvalidSpec).with("scope", scope);
-            violated(failure, "scope", "matches no tensor of the U-Net; name another one")
+            let message = "matches no tensor of the U-Net; name another one";
+            of(Reason::InvalidSpec).with("scope", scope).violated(Field::Scope, message)
         }
         EngineError::NoJudge { .. } => of(Reason::NoJudge),
         EngineError::NoEncoder => {
-            violated(of(Reason::InvalidSpec), "init_image", &error.to_string())
+            of(Reason::InvalidSpec).violated(Field::InitImage, error.to_string())
         }
         EngineError::Tensor(error) => tensor_failure(error),
     }
@@ -153,16 +153,8 @@ fn first_line(text: &str) -> &str {
 
 /// A request that breaks rules which only the model knows.
 pub fn spec_failure(error: &SpecError) -> Failure {
-    let failure = Failure::new(Reason::InvalidSpec, error.to_string());
-    error
-        .violations
-        .iter()
-        .fold(failure, |failure, broken| violated(failure, &broken.field, &broken.message))
-}
-
-/// Notes what is wrong with a field, so that it is told from the message's variables.
-fn violated(failure: Failure, field: &str, message: &str) -> Failure {
-    failure.with(&format!("{VIOLATION}{field}"), &message)
+    let violations = error.violations.clone();
+    Failure { violations, ..Failure::new(Reason::InvalidSpec, error.to_string()) }
 }
 
 fn file_failure(error: &FileError) -> Failure {
@@ -252,7 +244,7 @@ mod tests {
         assert_eq!(failure.reason, Reason::InvalidSpec);
         assert_eq!(failure.metadata["tokens"], "90");
         assert_eq!(failure.metadata["limit"], "77");
-        let failure = engine_failure(&EngineError::Spec(SpecError::one("seed", "is odd")));
-        assert_eq!(failure.metadata["field:seed"], "is odd");
+        let failure = engine_failure(&EngineError::Spec(SpecError::one(Field::Seed, "is odd")));
+        assert_eq!(failure.violations[0].to_string(), "seed: is odd");
     }
 }

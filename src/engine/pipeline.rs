@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     outcome::DeviceKind,
-    spec::{ModelFiles, Scope, SpecError, Vocabulary},
+    spec::{Field, ModelFiles, Scope, SpecError, Vocabulary},
 };
 
 /// The parts of a pipeline of diffusers, such as `StableDiffusionPipeline`, and what Keystep reads
@@ -245,7 +245,7 @@ impl Pipeline {
             None => self.family.own_size()?,
             Some((width, height)) => {
                 let factor = self.vae.factor();
-                for (field, pixels) in [("width", width), ("height", height)] {
+                for (field, pixels) in [(Field::Width, width), (Field::Height, height)] {
                     if pixels == 0 || pixels % factor != 0 {
                         return Err(SpecError::one(
                             field,

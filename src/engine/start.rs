@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     outcome::Picture,
-    spec::{GenerateSpec, InitImage, SpecError},
+    spec::{Field, GenerateSpec, InitImage, SpecError},
 };
 
 /// Where trajectories start.
@@ -106,7 +106,7 @@ fn encode(pipeline: &Pipeline, image: &InitImage) -> Result<LatentDistribution, 
              shrinks a picture; give a larger one",
             image.width, image.height
         );
-        return Err(SpecError::one("init_image", message).into());
+        return Err(SpecError::one(Field::InitImage, message).into());
     }
     let picture = Picture { width: image.width, height: image.height, rgb: image.rgb.clone() };
     let picture = resize::lanczos(picture, width, height);

@@ -8,8 +8,8 @@ use super::{
     templates,
 };
 use crate::spec::{
-    Concept, ConceptKind, JudgeSpec, MethodName, ModelFiles, Prompt, ScoreSpec, SpecError,
-    UnlearnSpec, Violation, Vocabulary,
+    Concept, ConceptKind, Field, FieldPath, JudgeSpec, MethodName, ModelFiles, Prompt, ScoreSpec,
+    SpecError, UnlearnSpec, Violation, Vocabulary,
 };
 
 /// Whether a word is one of these concepts to the tokenizer, whatever it looks like.
@@ -40,7 +40,7 @@ impl<'a> Reader<'a> {
     pub(super) fn check_unlearn(self, spec: &UnlearnSpec) -> Result<(), EngineError> {
         let mut check = Check::new(self);
         let concepts: Vec<_> = (spec.concepts.iter().enumerate())
-            .map(|(index, concept)| (format!("concepts[{index}]"), concept))
+            .map(|(index, concept)| (Field::Concepts.at(index), concept))
             .collect();
         check.words(&concepts, &spec.vocabulary)?;
         check.preserved(&concepts, &spec.preserve, &spec.vocabulary)?;
@@ -48,7 +48,7 @@ impl<'a> Reader<'a> {
         if spec.method.name() == MethodName::Kscu {
             for (field, concept) in &concepts {
                 let sentences = templates::longest(concept).collect();
-                check.fits(&format!("{field}.text"), &concept.text, sentences)?;
+                check.fits(field.text(), &concept.text, sentences)?;
             }
         }
         check.finish()
@@ -57,7 +57,7 @@ impl<'a> Reader<'a> {
     /// The same for scores.
     pub(super) fn check_score(self, spec: &ScoreSpec) -> Result<(), EngineError> {
         let mut check = Check::new(self);
-        let concepts = [("concept".to_owned(), &spec.concept)];
+        let concepts = [(Field::Concept.into(), &spec.concept)];
         check.words(&concepts, &spec.vocabulary)?;
         check.contexts(&concepts, &spec.vocabulary)?;
         check.finish()
@@ -66,7 +66,7 @@ impl<'a> Reader<'a> {
     /// The same for a judgement, whose sentences pair every object with every style.
     pub(super) fn check_judge(self, spec: &JudgeSpec) -> Result<(), EngineError> {
         let mut check = Check::new(self);
-        check.words(&[("concept".to_owned(), &spec.concept)], &spec.vocabulary)?;
+        check.words(&[(Field::Concept.into(), &spec.concept)], &spec.vocabulary)?;
         check.pairs(
             &spec.vocabulary,
             |_| false,
@@ -127,7 +127,7 @@ impl<'a> Check<'a> {
         Self { reader, found: Vec::new() }
     }
 
-    fn add(&mut self, field: impl Into<String>, message: String) {
+    fn add(&mut self, field: impl Into<FieldPath>, message: String) {
         self.found.push(Violation { field: field.into(), message });
     }
 
@@ -148,7 +148,7 @@ impl<'a> Check<'a> {
     /// Concepts, their replacements and the vocabulary: each says something, and nothing twice.
     fn words(
         &mut self,
-        concepts: &[(String, &Concept)],
+        concepts: &[(FieldPath, &Concept)],
         vocabulary: &Vocabulary,
     ) -> Result<(), EngineError> {
         let nothing = self.ids("")?;
@@ -158,11 +158,11 @@ impl<'a> Check<'a> {
             if ids == nothing {
                 let shown = shown(&concept.text);
                 let message = format!("{shown} is no text at all to this model; name another one");
-                self.add(format!("{field}.text"), message);
+                self.add(field.text(), message);
             } else if let Some(first) = place(&seen, &ids) {
                 let (shown, first) = (shown(&concept.text), &concepts[first].0);
                 let message = format!("{shown} has the tokens of {first}; leave one out");
-                self.add(format!("{field}.text"), message);
+                self.add(field.text(), message);
             } else if let Some(replacement) = &concept.replacement
                 && ids.is_some()
                 && self.ids(replacement)? == ids
@@ -171,11 +171,14 @@ impl<'a> Check<'a> {
                     "{} has the tokens of the concept itself; name another one or none",
                     shown(replacement)
                 );
-                self.add(format!("{field}.replacement"), message);
+                self.add(field.replacement(), message);
             }
             seen.push(ids);
         }
-        for (list, words) in [("objects", &vocabulary.objects), ("styles", &vocabulary.styles)] {
+        for (list, field, words) in [
+            ("objects", Field::VocabularyObjects, &vocabulary.objects),
+            ("styles", Field::VocabularyStyles, &vocabulary.styles),
+        ] {
             let mut seen = std::collections::BTreeMap::new();
             for (index, word) in words.iter().enumerate() {
                 // A tokenizer may know none of a language's letters; nobody need know all words.
@@ -185,7 +188,7 @@ impl<'a> Check<'a> {
                 if let Some(first) = seen.get(&ids) {
                     let message =
                         format!("{} has the tokens of {list}[{first}]; leave one out", shown(word));
-                    self.add(format!("vocabulary.{list}[{index}]"), message);
+                    self.add(field.at(index), message);
                 } else {
                     seen.insert(ids, index);
                 }
@@ -197,19 +200,19 @@ impl<'a> Check<'a> {
     /// Prompts to preserve fit, and none of them is a concept.
     fn preserved(
         &mut self,
-        concepts: &[(String, &Concept)],
+        concepts: &[(FieldPath, &Concept)],
         preserve: &[String],
         vocabulary: &Vocabulary,
     ) -> Result<(), EngineError> {
-        let mut erased: Vec<(Ids, &str)> = Vec::new();
+        let mut erased: Vec<(Ids, &FieldPath)> = Vec::new();
         for (field, concept) in concepts {
             let sentence = Prompt::of(&concept.text, concept.kind).sentence(&vocabulary.anything);
             erased.push((self.ids(&concept.text)?, field));
             erased.push((self.ids(&sentence)?, field));
         }
         for (index, prompt) in preserve.iter().enumerate() {
-            let field = format!("preserve[{index}]");
-            self.fits(&field, prompt, vec![prompt.clone()])?;
+            let field = Field::Preserve.at(index);
+            self.fits(field.clone(), prompt, vec![prompt.clone()])?;
             let ids = self.ids(prompt)?;
             let same = erased.iter().find(|(erased, _)| ids.is_some() && *erased == ids);
             if let Some((_, concept)) = same {
@@ -224,7 +227,7 @@ impl<'a> Check<'a> {
     /// Every sentence that a run may put its concepts and its vocabulary's words into.
     fn contexts(
         &mut self,
-        concepts: &[(String, &Concept)],
+        concepts: &[(FieldPath, &Concept)],
         vocabulary: &Vocabulary,
     ) -> Result<(), EngineError> {
         let plain: Vec<Concept> = concepts.iter().map(|(_, concept)| (*concept).clone()).collect();
@@ -247,9 +250,9 @@ impl<'a> Check<'a> {
             }
             sentences.extend(every_wording(&named, anything));
             anchors.push(anchor.sentence(anything));
-            self.fits(&format!("{field}.text"), &concept.text, sentences)?;
+            self.fits(field.text(), &concept.text, sentences)?;
             if let Some(replacement) = replacement {
-                self.fits(&format!("{field}.replacement"), replacement, anchors)?;
+                self.fits(field.replacement(), replacement, anchors)?;
             }
         }
         Ok(())
@@ -277,18 +280,18 @@ impl<'a> Check<'a> {
         };
         let before = self.found.len();
         if let (Some(place), Some(word)) = (object, &both.object) {
-            let field = format!("vocabulary.objects[{place}]");
-            self.fits(&field, word, sentences(&as_object(word), anything))?;
+            let field = Field::VocabularyObjects.at(place);
+            self.fits(field, word, sentences(&as_object(word), anything))?;
         }
         if let (Some(place), Some(word)) = (style, &both.style) {
-            let field = format!("vocabulary.styles[{place}]");
-            self.fits(&field, word, sentences(&as_style(word), anything))?;
+            let field = Field::VocabularyStyles.at(place);
+            self.fits(field, word, sentences(&as_style(word), anything))?;
         }
         if let (Some(place), Some(word), Some(_)) = (style, &both.style, &both.object)
             && self.found.len() == before
         {
-            let field = format!("vocabulary.styles[{place}]");
-            self.fits(&field, word, sentences(&both, anything))?;
+            let field = Field::VocabularyStyles.at(place);
+            self.fits(field, word, sentences(&both, anything))?;
         }
         Ok(both)
     }
@@ -311,7 +314,12 @@ impl<'a> Check<'a> {
     }
 
     /// Tells the longest of the sentences that a text is put into, where it does not fit.
-    fn fits(&mut self, field: &str, text: &str, sentences: Vec<String>) -> Result<(), EngineError> {
+    fn fits(
+        &mut self,
+        field: FieldPath,
+        text: &str,
+        sentences: Vec<String>,
+    ) -> Result<(), EngineError> {
         // What is told already for the text by itself needs no second word.
         if self.found.iter().any(|violation| violation.field == field) {
             return Ok(());

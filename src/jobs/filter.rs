@@ -216,9 +216,10 @@ impl Token {
             _ => "",
         };
         let is_named = |state: &StateName| state.name().to_uppercase() == name;
-        StateName::ALL.into_iter().find(is_named).ok_or_else(|| {
-            let names = StateName::ALL.map(|state| state.name().to_uppercase()).join(", ");
-            self.refused(&format!("states are {names}"))
+        StateName::ALL.iter().copied().find(is_named).ok_or_else(|| {
+            let names: Vec<_> =
+                StateName::ALL.iter().map(|state| state.name().to_uppercase()).collect();
+            self.refused(&format!("states are {}", names.join(", ")))
         })
     }
 }

@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, ops::RangeInclusive};
 
 use serde::{Deserialize, Serialize};
+use strum::VariantArray;
 
 use super::{
     Failure, Fence, JobId, JobProgress, Milestone, Outcome, Principal, RequestId, Sequence,
@@ -162,6 +163,8 @@ impl JobState {
 /// A state's name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[derive(strum::EnumString, strum::IntoStaticStr, strum::VariantArray)]
+#[strum(serialize_all = "snake_case")]
 pub enum StateName {
     /// See [`JobState::Queued`].
     Queued,
@@ -181,27 +184,11 @@ pub enum StateName {
 
 impl StateName {
     /// Every state, in the order of a life.
-    pub const ALL: [Self; 7] = [
-        Self::Queued,
-        Self::Preparing,
-        Self::Running,
-        Self::Publishing,
-        Self::Succeeded,
-        Self::Failed,
-        Self::Cancelled,
-    ];
+    pub const ALL: &'static [Self] = Self::VARIANTS;
 
     /// As it is stored, in lower case.
     pub fn name(self) -> &'static str {
-        match self {
-            Self::Queued => "queued",
-            Self::Preparing => "preparing",
-            Self::Running => "running",
-            Self::Publishing => "publishing",
-            Self::Succeeded => "succeeded",
-            Self::Failed => "failed",
-            Self::Cancelled => "cancelled",
-        }
+        self.into()
     }
 
     /// Whether it is done: nothing but [`Transition::PublishAgain`] changes it.

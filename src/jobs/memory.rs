@@ -387,7 +387,7 @@ impl JobStore for MemoryStore {
     }
 
     async fn counts(&self) -> Result<BTreeMap<StateName, u64>, StoreError> {
-        let mut counts: BTreeMap<_, _> = StateName::ALL.into_iter().map(|name| (name, 0)).collect();
+        let mut counts: BTreeMap<_, _> = StateName::ALL.iter().map(|name| (*name, 0)).collect();
         for job in self.kept().jobs.values() {
             *counts.entry(job.state.name()).or_default() += 1;
         }

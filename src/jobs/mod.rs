@@ -23,7 +23,7 @@ mod work;
 pub use backend::Store;
 pub use clock::{Clock, Identifiers, Monotonic, ScriptedClock, Timestamp};
 pub use event::{EventBody, JobEvent, NewEvent};
-pub use failure::{Failure, FailureReason, VIOLATION};
+pub use failure::{Failure, FailureReason};
 pub use filter::{Filter, FilterError};
 pub use identity::{Fence, JobId, Milestone, Principal, RequestId, Sequence, WorkerId};
 pub use job::{Job, JobOptions, JobState, JobSummary, Lease, PRIORITIES, StateName, Transition};

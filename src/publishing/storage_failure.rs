@@ -1,7 +1,8 @@
 //! What storage's errors mean for a job.
 
 use crate::{
-    jobs::{Failure, FailureReason as Reason, VIOLATION},
+    jobs::{Failure, FailureReason as Reason},
+    spec::Field,
     storage::{StorageError, StorageErrorKind as Kind},
 };
 
@@ -19,7 +20,7 @@ pub fn storage_failure(error: &StorageError) -> Failure {
     };
     let mut failure = Failure::new(reason, error.to_string());
     if reason == Reason::InvalidSpec {
-        failure = failure.with(&format!("{VIOLATION}destination"), error);
+        failure = failure.violated(Field::Destination, error.to_string());
     }
     error.variables().iter().fold(failure, |failure, (name, value)| failure.with(name, value))
 }
@@ -45,9 +46,8 @@ mod tests {
         let long = StorageError::TooLong { what: "its longest part", bytes: 300, limit: 255 };
         let long = storage_failure(&long);
         assert_eq!((long.reason, long.metadata["limit"].as_str()), (Reason::InvalidSpec, "255"));
-        assert!(
-            long.metadata.contains_key("field:destination") && !long.reason.is_outage_of_output()
-        );
+        assert_eq!(long.violations[0].field, Field::Destination.into());
+        assert!(!long.reason.is_outage_of_output());
 
         let missing = storage_failure(&StorageError::NotFound { url: url() });
         assert!(!missing.reason.is_healed_by_retry() && missing.reason.is_outage_of_output());

@@ -1,14 +1,18 @@
 //! What is to be forgotten.
 
-use std::{fmt, str::FromStr};
-
 use serde::{Deserialize, Serialize};
+use strum::VariantArray;
 
-use super::{SpecError, canonical, prompt_rules::check_prompt, same_words, violation::Violations};
+use super::{
+    Field, FieldPath, SpecError, canonical, prompt_rules::check_prompt, same_words,
+    violation::Violations,
+};
 
 /// What sort of thing a concept is; decides presets, prompt templates and the judge's domain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[derive(strum::Display, strum::EnumString, strum::IntoStaticStr, strum::VariantArray)]
+#[strum(serialize_all = "snake_case", parse_err_ty = SpecError, parse_err_fn = unknown_kind)]
 pub enum ConceptKind {
     /// An object class, such as "cat".
     Object,
@@ -22,37 +26,18 @@ pub enum ConceptKind {
 
 impl ConceptKind {
     /// Every kind, in the order in which help texts list them.
-    pub const ALL: [Self; 4] = [Self::Object, Self::Style, Self::Instance, Self::Nudity];
+    pub const ALL: &'static [Self] = Self::VARIANTS;
 
     /// The name on the command line and in files.
     pub fn name(self) -> &'static str {
-        match self {
-            Self::Object => "object",
-            Self::Style => "style",
-            Self::Instance => "instance",
-            Self::Nudity => "nudity",
-        }
+        self.into()
     }
 }
 
-impl fmt::Display for ConceptKind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
-
-impl FromStr for ConceptKind {
-    type Err = SpecError;
-
-    fn from_str(text: &str) -> Result<Self, SpecError> {
-        Self::ALL.into_iter().find(|kind| kind.name() == text).ok_or_else(|| {
-            let known = Self::ALL.map(Self::name).join(", ");
-            SpecError::one(
-                "kind",
-                format!("\"{text}\" is not a kind of concept; use one of {known}"),
-            )
-        })
-    }
+fn unknown_kind(text: &str) -> SpecError {
+    let known = ConceptKind::ALL.iter().map(|kind| kind.name()).collect::<Vec<_>>().join(", ");
+    let message = format!("\"{text}\" is not a kind of concept; use one of {known}");
+    SpecError::one(Field::Kind, message)
 }
 
 /// A text to erase, and optionally what shall appear in its place.
@@ -84,15 +69,20 @@ impl Concept {
         }
     }
 
-    /// Checks the texts; `field` is the path under which violations are reported.
-    pub fn validate(&self, field: &str) -> Result<(), SpecError> {
+    /// Checks the texts.
+    pub fn validate(&self) -> Result<(), SpecError> {
+        self.validate_at(&Field::Concept.into())
+    }
+
+    /// The same for the concept that a spec holds under this path.
+    pub(super) fn validate_at(&self, path: &FieldPath) -> Result<(), SpecError> {
         let mut found = Violations::default();
-        found.absorb(check_prompt(&format!("{field}.text"), &self.text));
+        found.absorb(check_prompt(path.text(), &self.text));
         if let Some(replacement) = &self.replacement {
-            found.absorb(check_prompt(&format!("{field}.replacement"), replacement));
+            found.absorb(check_prompt(path.replacement(), replacement));
             if same_words(replacement, &self.text) {
                 found.add(
-                    format!("{field}.replacement"),
+                    path.replacement(),
                     format!("\"{replacement}\" is the concept itself; name another one or none"),
                 );
             }

@@ -2,7 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{InitImage, SamplerKind, SpecError, prompt_rules::check_drawn, violation::Violations};
+use super::{
+    Field, InitImage, SamplerKind, SpecError, prompt_rules::check_drawn, violation::Violations,
+};
 
 /// Pictures to draw: one for each pair of prompt and seed, with a generator of its own, so that a
 /// picture does not depend on what else is drawn with it (diffusers: a list of `torch.Generator`).
@@ -38,15 +40,15 @@ impl GenerateSpec {
     /// Checks every field.
     pub fn validate(&self) -> Result<(), SpecError> {
         let mut found = Violations::default();
-        found.within("pictures", self.pictures.len(), 1..=Self::MAX_PICTURES);
+        found.within(Field::Pictures, self.pictures.len(), 1..=Self::MAX_PICTURES);
         for (index, (prompt, _)) in self.pictures.iter().enumerate() {
-            found.absorb(check_drawn(&format!("pictures[{index}].prompt"), prompt));
+            found.absorb(check_drawn(Field::PicturesPrompt.at(index), prompt));
         }
-        found.absorb(check_drawn("negative_prompt", &self.negative_prompt));
-        found.within("steps", self.steps, 1..=1_000);
-        found.within("guidance_scale", self.guidance_scale, 0.0..=100.0);
+        found.absorb(check_drawn(Field::NegativePrompt, &self.negative_prompt));
+        found.within(Field::Steps, self.steps, 1..=1_000);
+        found.within(Field::GuidanceScale, self.guidance_scale, 0.0..=100.0);
         if let Some((width, height)) = self.size {
-            for (field, pixels) in [("width", width), ("height", height)] {
+            for (field, pixels) in [(Field::Width, width), (Field::Height, height)] {
                 found.within(field, pixels, 8..=2_048);
                 if pixels % 8 != 0 {
                     found.add(field, format!("{pixels} is not a multiple of 8"));
@@ -58,7 +60,7 @@ impl GenerateSpec {
             if self.size.is_some() {
                 let message = "is given beside init_image, whose size the pictures have; leave out \
                                width and height";
-                found.add("width", message);
+                found.add(Field::Width, message);
             }
         }
         found.finish()

@@ -4,7 +4,7 @@ use std::ops::RangeInclusive;
 
 use serde::{Deserialize, Serialize};
 
-use super::{SpecError, violation::Violations};
+use super::{Field, SpecError, violation::Violations};
 
 /// A picture that drawings begin with, in place of noise, and how far they go from it (diffusers:
 /// `image` and `strength` of `StableDiffusionImg2ImgPipeline`).
@@ -42,7 +42,7 @@ impl InitImage {
                 let (least, most) = Self::SIDES.into_inner();
                 let message =
                     format!("its {side} is {pixels} pixels, outside {least} to {most}; resize it");
-                found.add("init_image", message);
+                found.add(Field::InitImage, message);
             }
         }
         let bytes = self.width.checked_mul(self.height).and_then(|pixels| pixels.checked_mul(3));
@@ -53,16 +53,16 @@ impl InitImage {
                 self.width,
                 self.height
             );
-            found.add("init_image", message);
+            found.add(Field::InitImage, message);
         }
-        found.within("strength", self.strength, 0.0..=1.0);
+        found.within(Field::Strength, self.strength, 0.0..=1.0);
         if (0.0..=1.0).contains(&self.strength) && steps > 0 && self.first_step(steps) == steps {
             let message = format!(
                 "{} of {steps} steps is less than one; make it {} at least, or ask for more steps",
                 self.strength,
                 least_strength(steps)
             );
-            found.add("strength", message);
+            found.add(Field::Strength, message);
         }
         found.finish()
     }

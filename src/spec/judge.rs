@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Concept, SamplerKind, SpecError, Vocabulary, find_word, violation::Violations};
+use super::{Concept, Field, SamplerKind, SpecError, Vocabulary, find_word, violation::Violations};
 
 /// A request to judge a model after an erasure (UnlearnCanvas, arXiv 2402.11846).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -59,12 +59,12 @@ impl JudgeSpec {
     /// Checks every field.
     pub fn validate(&self) -> Result<(), SpecError> {
         let mut found = Violations::default();
-        found.absorb(self.concept.validate("concept"));
+        found.absorb(self.concept.validate());
         found.absorb(self.vocabulary.validate());
         let domain = self.vocabulary.domain(self.concept.kind);
         if find_word(domain, &self.concept.text).is_none() {
             found.add(
-                "concept.text",
+                Field::ConceptText,
                 format!(
                     "\"{}\" is not among the {} words that the judge knows; add it to the vocabulary",
                     self.concept.text,
@@ -72,10 +72,10 @@ impl JudgeSpec {
                 ),
             );
         }
-        found.within("target_seeds", self.target_seeds, 1..=1_000);
-        found.within("retain_seeds", self.retain_seeds, 1..=1_000);
-        found.within("steps", self.steps, 1..=1_000);
-        found.within("guidance_scale", self.guidance_scale, 0.0..=100.0);
+        found.within(Field::TargetSeeds, self.target_seeds, 1..=1_000);
+        found.within(Field::RetainSeeds, self.retain_seeds, 1..=1_000);
+        found.within(Field::Steps, self.steps, 1..=1_000);
+        found.within(Field::GuidanceScale, self.guidance_scale, 0.0..=100.0);
         found.finish()
     }
 }

@@ -3,11 +3,13 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{ConceptKind, KeySteps, Scope, SpecError, violation::Violations};
+use super::{ConceptKind, Field, KeySteps, Scope, SpecError, violation::Violations};
 
 /// A method's name, as on the command line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[derive(strum::EnumString, strum::IntoStaticStr)]
+#[strum(serialize_all = "snake_case", parse_err_ty = SpecError, parse_err_fn = unknown_method)]
 pub enum MethodName {
     /// Key-step unlearning with a measured window, this project's own method.
     Keystep,
@@ -20,28 +22,13 @@ pub enum MethodName {
 impl MethodName {
     /// The name on the command line and in files.
     pub fn name(self) -> &'static str {
-        match self {
-            Self::Keystep => "keystep",
-            Self::Kscu => "kscu",
-            Self::Esd => "esd",
-        }
+        self.into()
     }
 }
 
-impl std::str::FromStr for MethodName {
-    type Err = SpecError;
-
-    fn from_str(text: &str) -> Result<Self, SpecError> {
-        [Self::Keystep, Self::Kscu, Self::Esd]
-            .into_iter()
-            .find(|method| method.name() == text)
-            .ok_or_else(|| {
-                SpecError::one(
-                    "method",
-                    format!("\"{text}\" is not a method; use keystep, kscu or esd"),
-                )
-            })
-    }
+fn unknown_method(text: &str) -> SpecError {
+    let message = format!("\"{text}\" is not a method; use keystep, kscu or esd");
+    SpecError::one(Field::Method, message)
 }
 
 /// How to erase.
@@ -152,18 +139,18 @@ impl KscuSettings {
     }
 
     fn check(&self, found: &mut Violations) {
-        found.within("method.updates", self.updates, UPDATES);
-        found.within("method.schedule_steps", self.schedule_steps, 2..=1_000);
-        found.within("method.loop_n", self.loop_n, 1..=1_000);
-        found.within("method.learning_rate", self.learning_rate, RATES);
-        found.within("method.guidance_scale", self.guidance_scale, 0.0..=100.0);
-        found.within("method.negative_guidance", self.negative_guidance, 0.0..=100.0);
-        found.within("method.unconditional_weight", self.unconditional_weight, 0.0..=1e6);
-        found.within("method.timestep_slope", self.timestep_slope, 0.0..=1.0);
-        found.within("method.augmented_share", self.augmented_share, 0.0..=1.0);
+        found.within(Field::MethodUpdates, self.updates, UPDATES);
+        found.within(Field::MethodScheduleSteps, self.schedule_steps, 2..=1_000);
+        found.within(Field::MethodLoopN, self.loop_n, 1..=1_000);
+        found.within(Field::MethodLearningRate, self.learning_rate, RATES);
+        found.within(Field::MethodGuidanceScale, self.guidance_scale, 0.0..=100.0);
+        found.within(Field::MethodNegativeGuidance, self.negative_guidance, 0.0..=100.0);
+        found.within(Field::MethodUnconditionalWeight, self.unconditional_weight, 0.0..=1e6);
+        found.within(Field::MethodTimestepSlope, self.timestep_slope, 0.0..=1.0);
+        found.within(Field::MethodAugmentedShare, self.augmented_share, 0.0..=1.0);
         if self.first_key_step * 10 >= self.schedule_steps * 9 {
             found.add(
-                "method.first_key_step",
+                Field::MethodFirstKeyStep,
                 format!(
                     "{} is not below 0.9 of the {} steps; lower it",
                     self.first_key_step, self.schedule_steps
@@ -203,11 +190,11 @@ impl Default for EsdSettings {
 
 impl EsdSettings {
     fn check(&self, found: &mut Violations) {
-        found.within("method.updates", self.updates, UPDATES);
-        found.within("method.schedule_steps", self.schedule_steps, 1..=1_000);
-        found.within("method.learning_rate", self.learning_rate, RATES);
-        found.within("method.guidance_scale", self.guidance_scale, 0.0..=100.0);
-        found.within("method.negative_guidance", self.negative_guidance, 0.0..=100.0);
+        found.within(Field::MethodUpdates, self.updates, UPDATES);
+        found.within(Field::MethodScheduleSteps, self.schedule_steps, 1..=1_000);
+        found.within(Field::MethodLearningRate, self.learning_rate, RATES);
+        found.within(Field::MethodGuidanceScale, self.guidance_scale, 0.0..=100.0);
+        found.within(Field::MethodNegativeGuidance, self.negative_guidance, 0.0..=100.0);
     }
 }
 
@@ -281,28 +268,28 @@ impl Default for KeystepSettings {
 
 impl KeystepSettings {
     fn check(&self, found: &mut Violations) {
-        found.within("method.updates", self.updates, UPDATES);
-        found.within("method.schedule_steps", self.schedule_steps, 4..=1_000);
-        found.within("method.guidance_scale", self.guidance_scale, 0.0..=100.0);
-        found.within("method.concept_trajectories", self.concept_trajectories, 1..=1_024);
-        found.within("method.anchor_trajectories", self.anchor_trajectories, 0..=1_024);
-        found.within("method.preserve_trajectories", self.preserve_trajectories, 1..=1_024);
-        found.within("method.erase_batch", self.erase_batch, 1..=256);
-        found.within("method.preserve_batch", self.preserve_batch, 1..=256);
-        found.within("method.preserve_inside", self.preserve_inside, 0.0..=1.0);
-        found.within("method.bare_share", self.bare_share, 0.0..=1.0);
-        found.within("method.empty_share", self.empty_share, 0.0..=1.0);
-        found.within("method.negative_guidance", self.negative_guidance, 0.0..=100.0);
-        found.within("method.preserve_weight", self.preserve_weight, 0.0..=1e6);
-        found.within("method.effect_exponent", self.effect_exponent, 0.0..=4.0);
-        found.within("method.embedding_noise", self.embedding_noise, 0.0..=1.0);
-        found.within("method.relative_rate", self.relative_rate, RATES);
-        found.within("method.stop_below", self.stop_below, -100.0..=1.0);
+        found.within(Field::MethodUpdates, self.updates, UPDATES);
+        found.within(Field::MethodScheduleSteps, self.schedule_steps, 4..=1_000);
+        found.within(Field::MethodGuidanceScale, self.guidance_scale, 0.0..=100.0);
+        found.within(Field::MethodConceptTrajectories, self.concept_trajectories, 1..=1_024);
+        found.within(Field::MethodAnchorTrajectories, self.anchor_trajectories, 0..=1_024);
+        found.within(Field::MethodPreserveTrajectories, self.preserve_trajectories, 1..=1_024);
+        found.within(Field::MethodEraseBatch, self.erase_batch, 1..=256);
+        found.within(Field::MethodPreserveBatch, self.preserve_batch, 1..=256);
+        found.within(Field::MethodPreserveInside, self.preserve_inside, 0.0..=1.0);
+        found.within(Field::MethodBareShare, self.bare_share, 0.0..=1.0);
+        found.within(Field::MethodEmptyShare, self.empty_share, 0.0..=1.0);
+        found.within(Field::MethodNegativeGuidance, self.negative_guidance, 0.0..=100.0);
+        found.within(Field::MethodPreserveWeight, self.preserve_weight, 0.0..=1e6);
+        found.within(Field::MethodEffectExponent, self.effect_exponent, 0.0..=4.0);
+        found.within(Field::MethodEmbeddingNoise, self.embedding_noise, 0.0..=1.0);
+        found.within(Field::MethodRelativeRate, self.relative_rate, RATES);
+        found.within(Field::MethodStopBelow, self.stop_below, -100.0..=1.0);
         if let KeySteps::Window(window) = self.key_steps
             && (window.low.is_nan() || window.high.is_nan() || window.low > window.high)
         {
             found.add(
-                "method.key_steps",
+                Field::MethodKeySteps,
                 format!(
                     "the window {} to {} is empty; give low before high",
                     window.low, window.high

@@ -1,6 +1,7 @@
 //! What a job asks for: validated, immutable, serializable. Pure: no tensors, no files, no clocks.
 
 mod concept;
+mod field;
 mod files;
 mod generate;
 mod init_image;
@@ -19,13 +20,15 @@ mod vocabulary;
 mod words;
 
 pub use concept::{Concept, ConceptKind};
+pub(crate) use field::Field;
+pub use field::FieldPath;
 pub use files::{FileError, ModelFiles, ReadSeek};
 pub use generate::GenerateSpec;
 pub use init_image::InitImage;
 pub use judge::JudgeSpec;
 pub use method::{EsdSettings, KeystepSettings, KscuSettings, Method, MethodName};
 pub use output_format::OutputFormat;
-pub use prompt_rules::{MAX_PROMPT_CHARS, check_prompt};
+pub use prompt_rules::MAX_PROMPT_CHARS;
 pub use prompts::Prompt;
 pub use sampler::SamplerKind;
 pub use scope::Scope;

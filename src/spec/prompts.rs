@@ -108,7 +108,7 @@ mod tests {
 
     #[test]
     fn every_wording_names_the_concept() {
-        for kind in ConceptKind::ALL {
+        for &kind in ConceptKind::ALL {
             let prompt = Prompt::of("cat", kind);
             for index in 0..prompt.wordings() {
                 assert!(prompt.wording(index, "emoji").contains("cat"));

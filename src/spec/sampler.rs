@@ -1,12 +1,15 @@
 //! The samplers that pictures are drawn with.
 
 use serde::{Deserialize, Serialize};
+use strum::VariantArray;
 
-use super::SpecError;
+use super::{Field, SpecError};
 
 /// A sampler's name, as on the command line.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
+#[derive(strum::EnumString, strum::IntoStaticStr, strum::VariantArray)]
+#[strum(serialize_all = "kebab-case", parse_err_ty = SpecError, parse_err_fn = unknown_sampler)]
 pub enum SamplerKind {
     /// Deterministic DDIM (diffusers: `DDIMScheduler`); for models whose own sampler Keystep has not.
     #[default]
@@ -19,9 +22,11 @@ pub enum SamplerKind {
     EulerAncestral,
     /// DPM-Solver++ of order 2 (diffusers: `DPMSolverMultistepScheduler`).
     #[serde(rename = "dpmpp-2m")]
+    #[strum(serialize = "dpmpp-2m")]
     Dpmpp2m,
     /// The same with `use_karras_sigmas`.
     #[serde(rename = "dpmpp-2m-karras")]
+    #[strum(serialize = "dpmpp-2m-karras")]
     Dpmpp2mKarras,
     /// Predictor and corrector of order 2 (diffusers: `UniPCMultistepScheduler`).
     Unipc,
@@ -31,42 +36,23 @@ pub enum SamplerKind {
 
 impl SamplerKind {
     /// All, the reference first.
-    pub const ALL: [Self; 8] = [
-        Self::Ddim,
-        Self::Pndm,
-        Self::Euler,
-        Self::EulerAncestral,
-        Self::Dpmpp2m,
-        Self::Dpmpp2mKarras,
-        Self::Unipc,
-        Self::Lcm,
-    ];
+    pub const ALL: &'static [Self] = Self::VARIANTS;
 
     /// The name on the command line and in files.
     pub fn name(self) -> &'static str {
-        match self {
-            Self::Ddim => "ddim",
-            Self::Pndm => "pndm",
-            Self::Euler => "euler",
-            Self::EulerAncestral => "euler-ancestral",
-            Self::Dpmpp2m => "dpmpp-2m",
-            Self::Dpmpp2mKarras => "dpmpp-2m-karras",
-            Self::Unipc => "unipc",
-            Self::Lcm => "lcm",
-        }
+        self.into()
+    }
+
+    /// Every name, as messages list them.
+    pub(crate) fn names() -> String {
+        Self::ALL.iter().map(|kind| kind.name()).collect::<Vec<_>>().join(", ")
     }
 }
 
-impl std::str::FromStr for SamplerKind {
-    type Err = SpecError;
-
-    fn from_str(text: &str) -> Result<Self, SpecError> {
-        Self::ALL.into_iter().find(|kind| kind.name() == text).ok_or_else(|| {
-            let names = Self::ALL.map(Self::name).join(", ");
-            let shown: String = text.chars().take(60).collect();
-            SpecError::one("sampler", format!("\"{shown}\" is not a sampler; use one of {names}"))
-        })
-    }
+fn unknown_sampler(text: &str) -> SpecError {
+    let shown: String = text.chars().take(60).collect();
+    let names = SamplerKind::names();
+    SpecError::one(Field::Sampler, format!("\"{shown}\" is not a sampler; use one of {names}"))
 }
 
 #[cfg(test)]
@@ -75,7 +61,7 @@ mod tests {
 
     #[test]
     fn a_name_is_the_same_everywhere() {
-        for kind in SamplerKind::ALL {
+        for &kind in SamplerKind::ALL {
             assert_eq!(kind.name().parse::<SamplerKind>().unwrap(), kind);
             let json = serde_json::to_value(kind).unwrap();
             assert_eq!(json.as_str(), Some(kind.name()));

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::{SpecError, prompt_rules::check_prompt};
+use super::{Field, SpecError, prompt_rules::check_prompt};
 
 /// Which of the U-Net's tensors are trained.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -50,9 +50,9 @@ impl Scope {
     }
 
     /// Checks the text of [`Scope::NameContains`].
-    pub fn validate(&self, field: &str) -> Result<(), SpecError> {
+    pub fn validate(&self) -> Result<(), SpecError> {
         match self {
-            Self::NameContains(text) => check_prompt(field, text),
+            Self::NameContains(text) => check_prompt(Field::Scope, text),
             _ => Ok(()),
         }
     }
@@ -70,7 +70,7 @@ impl std::str::FromStr for Scope {
             _ => match text.strip_prefix("name:") {
                 Some(part) if !part.is_empty() => Ok(Self::NameContains(part.to_owned())),
                 _ => Err(SpecError::one(
-                    "scope",
+                    Field::Scope,
                     format!(
                         "\"{text}\" is not a scope; use cross-attention, cross-attention-key-value, \
                          non-cross-attention, all or name:TEXT"

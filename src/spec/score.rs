@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Concept, Scope, SpecError, Vocabulary, violation::Violations};
+use super::{Concept, Field, Scope, SpecError, Vocabulary, violation::Violations};
 
 /// A request for timestep scores.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -69,12 +69,12 @@ impl ScoreSpec {
     /// Checks every field.
     pub fn validate(&self) -> Result<(), SpecError> {
         let mut found = Violations::default();
-        found.absorb(self.concept.validate("concept"));
+        found.absorb(self.concept.validate());
         found.absorb(self.vocabulary.validate());
-        found.absorb(self.scope.validate("scope"));
-        found.within("steps", self.steps, 4..=1_000);
-        found.within("guidance_scale", self.guidance_scale, 0.0..=100.0);
-        found.within("trajectories", self.trajectories, 2..=1_024);
+        found.absorb(self.scope.validate());
+        found.within(Field::Steps, self.steps, 4..=1_000);
+        found.within(Field::GuidanceScale, self.guidance_scale, 0.0..=100.0);
+        found.within(Field::Trajectories, self.trajectories, 2..=1_024);
         found.finish()
     }
 }

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Concept, Method, MethodName, Prompt, Scope, SpecError, Vocabulary, canonical,
+    Concept, Field, Method, MethodName, Prompt, Scope, SpecError, Vocabulary, canonical,
     prompt_rules::check_prompt, violation::Violations,
 };
 
@@ -63,13 +63,13 @@ impl UnlearnSpec {
     /// Checks every field.
     pub fn validate(&self) -> Result<(), SpecError> {
         let mut found = Violations::default();
-        found.within("concepts", self.concepts.len(), 1..=Self::MAX_CONCEPTS);
+        found.within(Field::Concepts, self.concepts.len(), 1..=Self::MAX_CONCEPTS);
         let texts: Vec<_> = self.concepts.iter().map(|concept| canonical(&concept.text)).collect();
         for (index, concept) in self.concepts.iter().enumerate() {
-            found.absorb(concept.validate(&format!("concepts[{index}]")));
+            found.absorb(concept.validate_at(&Field::Concepts.at(index)));
             if let Some(first) = texts[..index].iter().position(|text| *text == texts[index]) {
                 found.add(
-                    format!("concepts[{index}].text"),
+                    Field::ConceptsText.at(index),
                     format!(
                         "\"{}\" is named twice, first as concepts[{first}]; leave one out",
                         concept.text
@@ -77,15 +77,15 @@ impl UnlearnSpec {
                 );
             }
         }
-        found.within("preserve", self.preserve.len(), 0..=1_024);
+        found.within(Field::Preserve, self.preserve.len(), 0..=1_024);
         // What is to go cannot be what is to stay.
         let anything = canonical(&self.vocabulary.anything);
         let sentences: Vec<_> = (self.concepts.iter().zip(&texts))
             .map(|(concept, text)| Prompt::of(text, concept.kind).sentence(&anything))
             .collect();
         for (index, prompt) in self.preserve.iter().enumerate() {
-            let field = format!("preserve[{index}]");
-            found.absorb(check_prompt(&field, prompt));
+            let field = Field::Preserve.at(index);
+            found.absorb(check_prompt(field.clone(), prompt));
             let words = canonical(prompt);
             let mut asked = texts.iter().zip(&sentences);
             if let Some(place) = asked.position(|(text, said)| [text, said].contains(&&words)) {
@@ -98,18 +98,18 @@ impl UnlearnSpec {
         let name = self.method.name();
         if name != MethodName::Keystep && !self.preserve.is_empty() {
             found.add(
-                "preserve",
+                Field::Preserve,
                 format!("{} has no preserve term; use keystep or leave it out", name.name()),
             );
         }
         if name == MethodName::Kscu && self.concepts.iter().any(|c| c.replacement.is_some()) {
             found.add(
-                "concepts[].replacement",
+                Field::ConceptsReplacement,
                 "kscu as published replaces nothing; use keystep or esd, or leave it out",
             );
         }
         found.absorb(self.vocabulary.validate());
-        found.absorb(self.scope.validate("scope"));
+        found.absorb(self.scope.validate());
         found.absorb(self.method.validate());
         found.finish()
     }
@@ -158,7 +158,7 @@ mod tests {
         for text in ["Cat", " cat ", "CAT"] {
             assert_eq!(asked(&[text]).canonical(), asked(&["cat"]));
             let error = asked(&["dog", "cat", text]).validate().unwrap_err();
-            assert_eq!(error.violations[0].field, "concepts[2].text");
+            assert_eq!(error.violations[0].field, Field::ConceptsText.at(2));
             assert!(error.violations[0].message.contains("concepts[1]"), "{error}");
         }
         assert_eq!(asked(&["cat", "dog"]).validate(), Ok(()));
@@ -170,7 +170,7 @@ mod tests {
         asked.concepts[0].replacement = Some(" CAT".to_owned());
         asked.preserve = vec!["A  Cat".to_owned(), "a cat on a mat".to_owned(), "Cat".to_owned()];
         let found = asked.validate().unwrap_err().violations;
-        let fields: Vec<_> = found.iter().map(|violation| violation.field.as_str()).collect();
+        let fields: Vec<_> = found.iter().map(|violation| violation.field.to_string()).collect();
         assert_eq!(fields, ["concepts[0].replacement", "preserve[0]", "preserve[2]"]);
     }
 }

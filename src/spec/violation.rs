@@ -2,11 +2,13 @@
 
 use std::fmt;
 
+use super::{Field, FieldPath};
+
 /// One field that breaks a rule.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Violation {
-    /// Path of the field, such as `concepts[2].text`.
-    pub field: String,
+    /// Which field, such as `concepts[2].text`.
+    pub field: FieldPath,
     /// The value, the limit and the remedy.
     pub message: String,
 }
@@ -29,10 +31,9 @@ pub struct SpecError {
 
 impl SpecError {
     /// A single violation.
-    pub fn one(field: impl Into<String>, message: impl Into<String>) -> Self {
-        let mut found = Violations::default();
-        found.add(field, message);
-        Self { violations: found.0 }
+    pub fn one(field: impl Into<FieldPath>, message: impl Into<String>) -> Self {
+        let violation = Violation { field: field.into(), message: message.into() };
+        Self { violations: vec![violation] }
     }
 }
 
@@ -58,7 +59,7 @@ impl std::error::Error for SpecError {}
 pub(super) struct Violations(Vec<Violation>);
 
 impl Violations {
-    pub(super) fn add(&mut self, field: impl Into<String>, message: impl Into<String>) {
+    pub(super) fn add(&mut self, field: impl Into<FieldPath>, message: impl Into<String>) {
         self.0.push(Violation { field: field.into(), message: message.into() });
     }
 
@@ -69,7 +70,7 @@ impl Violations {
         }
     }
 
-    pub(super) fn within<T>(&mut self, field: &str, value: T, range: std::ops::RangeInclusive<T>)
+    pub(super) fn within<T>(&mut self, field: Field, value: T, range: std::ops::RangeInclusive<T>)
     where
         T: PartialOrd + fmt::Display + Copy,
     {
@@ -91,11 +92,11 @@ mod tests {
     fn a_message_names_some_violations_and_counts_the_rest() {
         let broken = |count: usize| {
             let mut found = Violations::default();
-            (0..count).for_each(|index| found.add(format!("words[{index}]"), "is odd"));
+            (0..count).for_each(|index| found.add(Field::Preserve.at(index), "is odd"));
             found.finish().unwrap_err().to_string()
         };
-        assert_eq!(broken(1), "words[0]: is odd");
-        assert!(broken(10).ends_with("; words[9]: is odd"), "{}", broken(10));
-        assert!(broken(980).ends_with("; words[9]: is odd; and 970 more"), "{}", broken(980));
+        assert_eq!(broken(1), "preserve[0]: is odd");
+        assert!(broken(10).ends_with("; preserve[9]: is odd"), "{}", broken(10));
+        assert!(broken(980).ends_with("; preserve[9]: is odd; and 970 more"), "{}", broken(980));
     }
 }

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{ConceptKind, SpecError, canonical, prompt_rules::check_prompt, violation::Violations};
+use super::{
+    ConceptKind, Field, SpecError, canonical, prompt_rules::check_prompt, violation::Violations,
+};
 
 /// Objects and styles, after UnlearnCanvas's grid: prompts that keep their context, neighbours to
 /// preserve, and the classes of the judges. Read from `vocabulary.json` beside a model, or given
@@ -83,17 +85,19 @@ impl Vocabulary {
     /// Checks every word; both lists may be empty.
     pub fn validate(&self) -> Result<(), SpecError> {
         let mut found = Violations::default();
-        found.absorb(check_prompt("vocabulary.anything", &self.anything));
-        for (list, words) in [("objects", &self.objects), ("styles", &self.styles)] {
+        found.absorb(check_prompt(Field::VocabularyAnything, &self.anything));
+        for (list, field, words) in [
+            ("objects", Field::VocabularyObjects, &self.objects),
+            ("styles", Field::VocabularyStyles, &self.styles),
+        ] {
             let mut seen = BTreeMap::new();
             for (index, word) in words.iter().enumerate() {
-                let field = format!("vocabulary.{list}[{index}]");
-                found.absorb(check_prompt(&field, word));
+                found.absorb(check_prompt(field.at(index), word));
                 if let Some(first) = seen.get(&canonical(word)) {
                     let message = format!(
                         "\"{word}\" is named twice, first as {list}[{first}]; leave one out"
                     );
-                    found.add(field, message);
+                    found.add(field.at(index), message);
                 } else {
                     seen.insert(canonical(word), index);
                 }
@@ -115,13 +119,14 @@ mod tests {
         };
         assert_eq!(Vocabulary::default().validate(), Ok(()));
         let error = given(&["cat", "dog", " Cat"]).validate().unwrap_err();
-        assert_eq!(error.violations[0].field, "vocabulary.objects[2]");
+        assert_eq!(error.violations[0].field.to_string(), "vocabulary.objects[2]");
         let message = &error.violations[0].message;
         assert!(message.contains("\" Cat\"") && message.contains("objects[0]"), "{message}");
         // A word of white space alone is empty, and each is reported.
         let error = given(&[" ", "\u{a0}"]).validate().unwrap_err();
-        let fields: Vec<_> = error.violations.iter().map(|it| it.field.as_str()).collect();
-        assert!(fields.starts_with(&["vocabulary.objects[0]", "vocabulary.objects[1]"]));
+        let fields: Vec<_> = error.violations.into_iter().map(|it| it.field).collect();
+        let wanted = [Field::VocabularyObjects.at(0), Field::VocabularyObjects.at(1)];
+        assert!(fields.starts_with(&wanted), "{fields:?}");
     }
 
     #[test]

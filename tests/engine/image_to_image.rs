@@ -62,7 +62,7 @@ fn every_sampler_begins_with_a_picture_as_diffusers_does() {
     let golden = Golden::read("image_to_image/expected.safetensors");
     for prediction in ["epsilon", "v_prediction"] {
         let engine = predicting(prediction);
-        for sampler in SamplerKind::ALL {
+        for &sampler in SamplerKind::ALL {
             for (strength, evaluations) in [(0.5, 3), (0.9, 5)] {
                 let key = format!("{prediction}.{}.{strength}", sampler.name());
                 let (drawn, taken) = draw(&engine, &drawing(sampler, strength)).unwrap();

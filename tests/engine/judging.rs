@@ -129,7 +129,7 @@ fn a_sampler_that_cannot_take_the_steps_is_refused_before_anything_is_drawn() {
         check_judgement_sampler(&files, &of(Some(SamplerKind::Lcm), 51)),
     ] {
         let Err(EngineError::Spec(error)) = refused else { panic!("{refused:?}") };
-        assert_eq!(error.violations[0].field, "steps");
+        assert_eq!(error.violations[0].field.to_string(), "steps");
     }
     assert!(check_judgement_sampler(&files, &of(Some(SamplerKind::Ddim), 51)).is_ok());
 }

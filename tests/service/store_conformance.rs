@@ -137,7 +137,7 @@ async fn a_log_has_no_gaps_and_is_read_in_pieces(world: World) {
 }
 
 async fn a_cancel_works_in_every_state(world: World) {
-    for (number, state) in (1..).zip(StateName::ALL) {
+    for (number, &state) in (1..).zip(StateName::ALL) {
         let job = world.job_in(number, state).await;
         let asked = world.store.request_cancel(job.id).await.unwrap();
         match state {
@@ -157,7 +157,7 @@ async fn a_cancel_works_in_every_state(world: World) {
 }
 
 async fn only_a_job_that_is_done_is_forgotten(world: World) {
-    for (number, state) in (1..).zip(StateName::ALL) {
+    for (number, &state) in (1..).zip(StateName::ALL) {
         let job = world.job_in(number, state).await;
         match world.store.delete(job.id).await {
             Ok(()) => {
@@ -368,5 +368,8 @@ async fn what_is_unknown_is_not_found(world: World) {
             "{result:?}"
         );
     }
-    assert_eq!(store.counts().await.unwrap(), StateName::ALL.map(|state| (state, 0)).into());
+    assert_eq!(
+        store.counts().await.unwrap(),
+        StateName::ALL.iter().map(|state| (*state, 0)).collect()
+    );
 }

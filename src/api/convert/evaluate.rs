@@ -9,7 +9,7 @@ use crate::{
     catalogue::{ModelEntry, ModelOrigin},
     jobs::EvaluateWork,
     proto::keystep::v1::EvaluateErasureRequest,
-    spec::{Concept, GenerateSpec, JudgeSpec, SamplerKind, Vocabulary},
+    spec::{Concept, Field, GenerateSpec, JudgeSpec, SamplerKind, Vocabulary},
 };
 
 /// A request whose every field was checked; what the models bring is yet to come.
@@ -65,11 +65,11 @@ impl EvaluateDraft {
         let mut found = Found::default();
         let terms = WireTerms { request_id, labels, deadline, priority, force, validate_only }
             .read(limits, &mut found);
-        check_name("base_model", &base_model, &mut found);
-        check_name("edited_model", &edited_model, &mut found);
+        check_name(Field::BaseModel, &base_model, &mut found);
+        check_name(Field::EditedModel, &edited_model, &mut found);
         let kind = read_kind(concept_kind, &mut found);
-        found.prompt("concept", &concept, limits.settings.prompt_characters);
-        let sampler = read_sampler("sampler", sampler, &mut found);
+        found.prompt(Field::Concept, &concept, limits.settings.prompt_characters);
+        let sampler = read_sampler(Field::Sampler, sampler, &mut found);
         let draft = Self {
             base_model,
             edited_model,
@@ -88,8 +88,8 @@ impl EvaluateDraft {
         let words = draft.vocabulary.clone().unwrap_or_else(placeholder);
         let own = draft.vocabulary.is_none();
         for violation in draft.spec(words).validate().err().into_iter().flat_map(|e| e.violations) {
-            if !(own && violation.field.starts_with("vocabulary")) {
-                found.add(on_wire(&violation.field), violation.message);
+            if !(own && violation.field.is_of_vocabulary()) {
+                found.add(violation.field.on_wire(), violation.message);
             }
         }
         found.finish()?;
@@ -118,13 +118,16 @@ impl EvaluateDraft {
         match &edited.origin {
             ModelOrigin::Erased(origin) if origin.base_model == self.base_model => {}
             ModelOrigin::Erased(_) => {
-                found.add("edited_model", "was made of another base model; name that one");
+                found.add(Field::EditedModel, "was made of another base model; name that one");
             }
             ModelOrigin::Base => {
-                found.add("edited_model", "is no erased model; ListModels names those there are");
+                found.add(
+                    Field::EditedModel,
+                    "is no erased model; ListModels names those there are",
+                );
             }
         }
-        found.absorb(spec.validate(), on_wire);
+        found.absorb(spec.validate());
         check_grid(&spec, &mut found);
         found.finish()?;
         Ok(EvaluateWork {
@@ -161,10 +164,6 @@ fn check_grid(spec: &JudgeSpec, found: &mut Found) {
             "the grid has {pictures} pictures, 1 to {} are allowed; change the words or the seeds",
             GenerateSpec::MAX_PICTURES
         );
-        found.add("vocabulary", message);
+        found.add(Field::Vocabulary, message);
     }
-}
-
-fn on_wire(field: &str) -> String {
-    field.strip_prefix("concept.").map_or_else(|| field.to_owned(), |_| "concept".to_owned())
 }

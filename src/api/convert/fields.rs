@@ -4,15 +4,12 @@ use std::{collections::BTreeMap, ops::RangeInclusive};
 
 use super::Limits;
 use crate::{
-    api::{
-        names,
-        violations::{Found, entry},
-    },
+    api::{names, violations::Found},
     jobs::{JobOptions, PRIORITIES, RequestId, Timestamp},
     proto::keystep::v1::{
         ConceptKind as WireKind, Sampler, TrainableScope as WireScope, Vocabulary as WireVocabulary,
     },
-    spec::{ConceptKind, SamplerKind, Scope, Vocabulary},
+    spec::{ConceptKind, Field, SamplerKind, Scope, Vocabulary},
     worker::destination,
 };
 
@@ -46,16 +43,16 @@ impl WireTerms {
     pub(super) fn read(self, limits: Limits<'_>, found: &mut Found) -> RequestTerms {
         let Self { request_id, labels, deadline, priority, force, validate_only } = self;
         let request_id = names::request_id(&request_id).unwrap_or_else(|_| {
-            found.add("request_id", "is no UUID; make one for each request, or leave it out");
+            found.add(Field::RequestId, "is no UUID; make one for each request, or leave it out");
             None
         });
         check_labels(&labels, found);
-        found.within("priority", priority, PRIORITIES);
+        found.within(Field::Priority, priority, PRIORITIES);
         if let Some(highest) = limits.highest_priority.filter(|highest| priority > *highest) {
             let message = format!(
                 "{priority} is above {highest}, the highest that the token file gives this caller"
             );
-            found.add("priority", message);
+            found.add(Field::Priority, message);
         }
         let deadline = deadline.and_then(|time| read_deadline(time, limits.now, found));
         let options = JobOptions { labels, priority, deadline, trace_parent: None };
@@ -66,17 +63,17 @@ impl WireTerms {
 fn check_labels(labels: &BTreeMap<String, String>, found: &mut Found) {
     if labels.len() > MOST_LABELS {
         let message = format!("has {} entries, the limit is {MOST_LABELS}", labels.len());
-        found.add("labels", message);
+        found.add(Field::Labels, message);
     }
     for (key, value) in labels.iter().take(MOST_LABELS) {
         let (of_key, of_value) = (key.chars().count(), value.chars().count());
         if !(1..=63).contains(&of_key) {
             let message = format!("the key has {of_key} characters, 1 to 63 are allowed");
-            found.add(entry("labels", key), message);
+            found.add(Field::Labels.key(key), message);
         }
         if of_value > 256 {
             let message = format!("the value has {of_value} characters, the limit is 256");
-            found.add(entry("labels", key), message);
+            found.add(Field::Labels.key(key), message);
         }
     }
 }
@@ -88,14 +85,14 @@ fn read_deadline(
 ) -> Option<Timestamp> {
     let Some(deadline) = moment(time) else {
         found.add(
-            "deadline",
+            Field::Deadline,
             "is no google.protobuf.Timestamp; give a time between 0001-01-01T00:00:00Z and \
              9999-12-31T23:59:59.999999999Z, with 0 to 999999999 nanoseconds",
         );
         return None;
     };
     if deadline <= now {
-        found.add("deadline", "has passed; give a later one or none");
+        found.add(Field::Deadline, "has passed; give a later one or none");
         return None;
     }
     Some(deadline)
@@ -119,13 +116,13 @@ pub(super) fn read_destination(asked: &str, limits: Limits<'_>, found: &mut Foun
         checked.map(|()| chosen).map_err(|failure| failure.message)
     });
     chosen.unwrap_or_else(|message| {
-        found.add("destination", message);
+        found.add(Field::Destination, message);
         String::new()
     })
 }
 
 /// A model's name; whether there is such a model is the catalogue's to say.
-pub(super) fn check_name(field: &str, name: &str, found: &mut Found) {
+pub(super) fn check_name(field: Field, name: &str, found: &mut Found) {
     if name.is_empty() {
         found.add(field, "is empty; ListModels names the models there are");
     } else if name.chars().count() > 256 {
@@ -135,9 +132,9 @@ pub(super) fn check_name(field: &str, name: &str, found: &mut Found) {
 
 /// A kind that cannot be read is refused, and taken for any one so that the other fields are checked.
 pub(super) fn read_kind(number: i32, found: &mut Found) -> ConceptKind {
-    match found.choice("concept_kind", number) {
+    match found.choice(Field::ConceptKind, number) {
         Some(WireKind::Unspecified) => {
-            found.add("concept_kind", "is unset; say what the concept is");
+            found.add(Field::ConceptKind, "is unset; say what the concept is");
             ConceptKind::Object
         }
         Some(WireKind::Nudity) => ConceptKind::Nudity,
@@ -149,7 +146,7 @@ pub(super) fn read_kind(number: i32, found: &mut Found) -> ConceptKind {
 
 /// The scope that is asked for, if any.
 pub(super) fn read_scope(number: i32, name_contains: String, found: &mut Found) -> Option<Scope> {
-    let scope = match found.choice("scope", number)? {
+    let scope = match found.choice(Field::Scope, number)? {
         WireScope::Unspecified => None,
         WireScope::CrossAttention => Some(Scope::CrossAttention),
         WireScope::CrossAttentionKeyValue => Some(Scope::CrossAttentionKeyValue),
@@ -160,7 +157,7 @@ pub(super) fn read_scope(number: i32, name_contains: String, found: &mut Found) 
         return scope;
     }
     if scope.is_some() {
-        found.add("scope_name_contains", "is given beside scope; give one of them");
+        found.add(Field::ScopeNameContains, "is given beside scope; give one of them");
     }
     Some(Scope::NameContains(name_contains))
 }
@@ -174,31 +171,23 @@ pub(super) fn read_vocabulary(
     let WireVocabulary { anything, mut objects, mut styles } = words?;
     let most = limits.settings.prompt_characters;
     let anything = if anything.is_empty() { Vocabulary::default().anything } else { anything };
-    found.prompt("vocabulary.anything", &anything, most);
-    for (field, words) in [("vocabulary.objects", &mut objects), ("vocabulary.styles", &mut styles)]
+    found.prompt(Field::VocabularyAnything, &anything, most);
+    for (field, words) in
+        [(Field::VocabularyObjects, &mut objects), (Field::VocabularyStyles, &mut styles)]
     {
         found.at_most(field, words, MOST_WORDS);
         found.bytes(field, words, MOST_BYTES_OF_WORDS);
         for (index, word) in words.iter().enumerate() {
-            found.prompt(&format!("{field}[{index}]"), word, most);
+            found.prompt(field.at(index), word, most);
         }
     }
     Some(Vocabulary { anything, objects, styles })
 }
 
 /// None where the model's folder decides.
-pub(super) fn read_sampler(field: &str, number: i32, found: &mut Found) -> Option<SamplerKind> {
-    match found.choice(field, number)? {
-        Sampler::Unspecified => None,
-        Sampler::Ddim => Some(SamplerKind::Ddim),
-        Sampler::Pndm => Some(SamplerKind::Pndm),
-        Sampler::Euler => Some(SamplerKind::Euler),
-        Sampler::EulerAncestral => Some(SamplerKind::EulerAncestral),
-        Sampler::Dpmpp2m => Some(SamplerKind::Dpmpp2m),
-        Sampler::Dpmpp2mKarras => Some(SamplerKind::Dpmpp2mKarras),
-        Sampler::Unipc => Some(SamplerKind::Unipc),
-        Sampler::Lcm => Some(SamplerKind::Lcm),
-    }
+pub(super) fn read_sampler(field: Field, number: i32, found: &mut Found) -> Option<SamplerKind> {
+    let asked: Sampler = found.choice(field, number)?;
+    SamplerKind::ALL.iter().copied().find(|kind| sampler(*kind) == asked)
 }
 
 /// The same on the way out.

@@ -11,7 +11,7 @@ use crate::{
     api::{ApiError, violations::Found},
     proto::keystep::v1::{GenerateRequest, GenerateResponse, generate_response::Update},
     report::{PictureLimits, PictureNotes, read_png},
-    spec::{GenerateSpec, InitImage},
+    spec::{Field, GenerateSpec, InitImage},
 };
 
 /// The wire's own default, which is what most users of diffusers know.
@@ -48,11 +48,11 @@ impl DrawingDraft {
             strength,
         } = request;
         let mut found = Found::default();
-        check_name("model", &model, &mut found);
+        check_name(Field::Model, &model, &mut found);
         let most = limits.settings.prompt_characters;
-        found.prompt("prompt", &prompt, most);
-        found.prompt("negative_prompt", &negative_prompt, most);
-        let sampler = read_sampler("sampler", sampler, &mut found);
+        found.prompt(Field::Prompt, &prompt, most);
+        found.prompt(Field::NegativePrompt, &negative_prompt, most);
+        let sampler = read_sampler(Field::Sampler, sampler, &mut found);
         let seeds = read_seeds(seeds, count, limits, &mut found);
         let init_image = read_init_image(&init_image, strength, limits, &mut found);
         let spec = GenerateSpec {
@@ -64,13 +64,11 @@ impl DrawingDraft {
             sampler,
             init_image,
         };
-        found.absorb(spec.validate(), |field| {
-            if field.ends_with(".prompt") { "prompt".to_owned() } else { field.to_owned() }
-        });
+        found.absorb(spec.validate());
         let of_image = spec.init_image.as_ref().map(|image| (image.width, image.height));
         if let Some(size) = of_image.or(spec.size) {
             // Where the model decides, the device checks.
-            found.absorb(limits.settings.calls.check_drawing(&spec, size), str::to_owned);
+            found.absorb(limits.settings.calls.check_drawing(&spec, size));
         }
         found.finish()?;
         let preview_every = NonZeroUsize::new(preview_every_steps as usize);
@@ -111,14 +109,14 @@ fn read_seeds(
     let several = seeds.len() > 1;
     if several {
         if count.is_some_and(|count| count as usize != seeds.len()) {
-            found.add("count", "differs from the number of seeds; leave it out");
+            found.add(Field::Count, "differs from the number of seeds; leave it out");
         }
-        found.at_most("seeds", &mut seeds, most);
+        found.at_most(Field::Seeds, &mut seeds, most);
         return seeds;
     }
     let first = seeds.first().copied().unwrap_or(0);
     let count = count.map_or(1, |count| count as usize);
-    found.within("count", count, 1..=most.max(1));
+    found.within(Field::Count, count, 1..=most.max(1));
     (0..count.clamp(1, most.max(1)) as u64).map(|index| first.wrapping_add(index)).collect()
 }
 
@@ -132,18 +130,18 @@ fn read_size(
         (Some(width), Some(height)) => (width as usize, height as usize),
         (None, None) => return None,
         (Some(_), None) => {
-            found.add("height", "is unset beside width; give both or neither");
+            found.add(Field::Height, "is unset beside width; give both or neither");
             return None;
         }
         (None, Some(_)) => {
-            found.add("width", "is unset beside height; give both or neither");
+            found.add(Field::Width, "is unset beside height; give both or neither");
             return None;
         }
     };
     let (pixels, most) = (width.saturating_mul(height), limits.settings.pixels_per_image);
     if pixels > most {
         let message = format!("{width} by {height} is {pixels} pixels, the limit is {most}");
-        found.add("width", message);
+        found.add(Field::Width, message);
     }
     Some((width, height))
 }
@@ -157,7 +155,10 @@ fn read_init_image(
 ) -> Option<InitImage> {
     if png.is_empty() {
         if strength.is_some() {
-            found.add("strength", "is given without init_image; give a picture, or leave it out");
+            found.add(
+                Field::Strength,
+                "is given without init_image; give a picture, or leave it out",
+            );
         }
         return None;
     }
@@ -171,7 +172,7 @@ fn read_init_image(
             strength: strength.unwrap_or(InitImage::STRENGTH),
         }),
         Err(error) => {
-            found.add("init_image", error.to_string());
+            found.add(Field::InitImage, error.to_string());
             None
         }
     }

@@ -12,7 +12,7 @@ use crate::{
         Estimate as WireEstimate, LogSnrWindow as WireWindow, ScoreMeasure, ScoreSummary,
         ScoreTimestepsRequest, ScoreTimestepsResponse,
     },
-    spec::{Concept, ScoreSpec, Vocabulary},
+    spec::{Concept, Field, ScoreSpec, Vocabulary},
 };
 
 /// A request whose every field was checked; the model's own words may be yet to come.
@@ -43,9 +43,9 @@ impl ScoreDraft {
             scope_name_contains,
         } = request;
         let mut found = Found::default();
-        check_name("model", &model, &mut found);
+        check_name(Field::Model, &model, &mut found);
         let kind = read_kind(concept_kind, &mut found);
-        found.prompt("concept", &concept, limits.settings.prompt_characters);
+        found.prompt(Field::Concept, &concept, limits.settings.prompt_characters);
         let names_tensors = !scope_name_contains.is_empty();
         let scope = read_scope(scope, scope_name_contains, &mut found);
         let vocabulary = read_vocabulary(vocabulary, limits, &mut found);
@@ -62,10 +62,9 @@ impl ScoreDraft {
             seed: seed.unwrap_or(preset.seed),
             ..preset
         };
-        found.absorb(spec.validate(), |field| match field {
-            "scope" if names_tensors => "scope_name_contains".to_owned(),
-            "concept.text" => "concept".to_owned(),
-            _ => field.to_owned(),
+        found.absorb_as(spec.validate(), |path| match path.field {
+            Field::Scope if names_tensors => Field::ScopeNameContains.into(),
+            _ => path.on_wire(),
         });
         found.finish()?;
         Ok(Self { model, spec: spec.canonical(), takes_own_words })
@@ -91,11 +90,11 @@ fn read_measures(numbers: &[i32], found: &mut Found) -> (bool, bool) {
     for (index, number) in numbers.iter().enumerate() {
         // One slip is told as well as thousands of them.
         if index > 16 {
-            found.add("measures", "has more entries than there are measures");
+            found.add(Field::Measures, "has more entries than there are measures");
             break;
         }
-        let field = format!("measures[{index}]");
-        match found.choice(&field, *number) {
+        let field = Field::Measures.at(index);
+        match found.choice(field.clone(), *number) {
             Some(ScoreMeasure::Unspecified) => found.add(field, "is unset; name a measure"),
             Some(ScoreMeasure::SwitchCurve) => switch_curve = true,
             Some(ScoreMeasure::GradientShare) => gradient_share = true,

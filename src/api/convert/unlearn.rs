@@ -10,10 +10,7 @@ use super::{
     },
 };
 use crate::{
-    api::{
-        ApiError,
-        violations::{Found, entry},
-    },
+    api::{ApiError, violations::Found},
     catalogue::ModelEntry,
     jobs::{Evaluation, StoredScores, UnlearnWork},
     proto::keystep::v1::{
@@ -22,8 +19,8 @@ use crate::{
         unlearn_concept_request::WindowSource,
     },
     spec::{
-        Concept, KeySteps, LogSnrWindow, Method, MethodName, OutputFormat, SamplerKind,
-        UnlearnSpec, canonical, same_words,
+        Concept, Field, FieldPath, KeySteps, LogSnrWindow, Method, MethodName, OutputFormat,
+        SamplerKind, UnlearnSpec, canonical, same_words,
     },
 };
 
@@ -83,7 +80,7 @@ impl UnlearnDraft {
         let mut found = Found::default();
         let terms = WireTerms { request_id, labels, deadline, priority, force, validate_only }
             .read(limits, &mut found);
-        check_name("base_model", &base_model, &mut found);
+        check_name(Field::BaseModel, &base_model, &mut found);
         let kind = read_kind(concept_kind, &mut found);
         let concepts = Texts { concepts, preserve, replacements, keys: BTreeMap::new() }
             .read(limits, &mut found);
@@ -110,12 +107,12 @@ impl UnlearnDraft {
             vocabulary: vocabulary.unwrap_or_default(),
             seed: seed.unwrap_or(limits.drawn_seed),
         };
-        found.absorb(spec.validate(), |field| paths.on_wire(field));
+        found.absorb_as(spec.validate(), |field| paths.on_wire(field));
         let formats = read_formats(&output_formats, &mut found);
-        let evaluation_sampler = read_sampler("evaluate_sampler", evaluate_sampler, &mut found);
+        let evaluation_sampler = read_sampler(Field::EvaluateSampler, evaluate_sampler, &mut found);
         if evaluation_sampler.is_some() && evaluate == Some(false) {
             let message = "is for results that are judged, and evaluate is false; leave one out";
-            found.add("evaluate_sampler", message);
+            found.add(Field::EvaluateSampler, message);
         }
         let destination = read_destination(&asked_destination, limits, &mut found);
         found.finish()?;
@@ -160,10 +157,10 @@ impl UnlearnDraft {
         if self.score_digest.is_some() {
             match cited_window(cited, &base_digest, &spec) {
                 Ok(window) => set_window(&mut spec.method, window),
-                Err(message) => found.add("score_digest", message),
+                Err(message) => found.add(Field::ScoreDigest, message),
             }
         }
-        found.absorb(spec.validate(), |field| self.paths.on_wire(field));
+        found.absorb_as(spec.validate(), |field| self.paths.on_wire(field));
         found.finish()?;
         Ok(UnlearnWork {
             base_model: self.base_model.clone(),
@@ -191,23 +188,26 @@ impl Texts {
     fn read(mut self, limits: Limits<'_>, found: &mut Found) -> Self {
         let most = limits.settings.prompt_characters;
         for (field, texts, most_texts) in [
-            ("concepts", &mut self.concepts, UnlearnSpec::MAX_CONCEPTS),
-            ("preserve", &mut self.preserve, MOST_PRESERVED),
+            (Field::Concepts, &mut self.concepts, UnlearnSpec::MAX_CONCEPTS),
+            (Field::Preserve, &mut self.preserve, MOST_PRESERVED),
         ] {
             found.at_most(field, texts, most_texts);
             for (index, text) in texts.iter().enumerate() {
-                found.prompt(&format!("{field}[{index}]"), text, most);
+                found.prompt(field.at(index), text, most);
             }
         }
-        found.bytes("preserve", &self.preserve, MOST_PRESERVED_BYTES);
+        found.bytes(Field::Preserve, &self.preserve, MOST_PRESERVED_BYTES);
         let (given, most_given) = (self.replacements.len(), UnlearnSpec::MAX_CONCEPTS);
         if given > most_given {
-            found.add("replacements", format!("has {given} entries, the limit is {most_given}"));
+            found.add(
+                Field::Replacements,
+                format!("has {given} entries, the limit is {most_given}"),
+            );
         }
         let concepts: BTreeSet<_> = self.concepts.iter().map(|text| canonical(text)).collect();
         for (concept, replacement) in self.replacements.iter().take(most_given) {
-            let path = entry("replacements", concept);
-            found.prompt(&path, replacement, most);
+            let path = Field::Replacements.key(concept);
+            found.prompt(path.clone(), replacement, most);
             let words = canonical(concept);
             if !concepts.contains(&words) {
                 found.add(path, "is for no concept of this request; name one of them");
@@ -245,7 +245,7 @@ struct Knobs {
 
 impl Knobs {
     fn name(&self, found: &mut Found) -> MethodName {
-        match found.choice("method", self.method) {
+        match found.choice(Field::Method, self.method) {
             Some(UnlearningMethod::Unspecified | UnlearningMethod::Keystep) | None => {
                 MethodName::Keystep
             }
@@ -267,12 +267,12 @@ impl Knobs {
         };
         let Method::Kscu(settings) = method else {
             let message = "is for UNLEARNING_METHOD_KSCU; other methods take a window or none";
-            found.add("key_steps", message);
+            found.add(Field::KeySteps, message);
             return;
         };
         if self.updates.is_some_and(|updates| updates != iterations) {
             let message = "differs from key_steps.iterations; leave it out";
-            found.add("updates", message);
+            found.add(Field::Updates, message);
         }
         settings.first_key_step = start_step as usize;
         settings.schedule_steps = end_step as usize;
@@ -288,9 +288,9 @@ fn apply_window(
 ) -> Option<String> {
     let source = source?;
     let field = match &source {
-        WindowSource::Auto(AutoWindow {}) => "auto",
-        WindowSource::ScoreDigest(_) => "score_digest",
-        WindowSource::Window(_) => "window",
+        WindowSource::Auto(AutoWindow {}) => Field::Auto,
+        WindowSource::ScoreDigest(_) => Field::ScoreDigest,
+        WindowSource::Window(_) => Field::Window,
     };
     if method.name() != MethodName::Keystep {
         let message = format!(
@@ -305,7 +305,10 @@ fn apply_window(
         WindowSource::Auto(AutoWindow {}) => None,
         WindowSource::ScoreDigest(digest) => {
             if digest.is_empty() || digest.len() > 128 {
-                found.add("score_digest", "is no digest; take it from ScoreSummary.score_digest");
+                found.add(
+                    Field::ScoreDigest,
+                    "is no digest; take it from ScoreSummary.score_digest",
+                );
             }
             Some(digest)
         }
@@ -314,7 +317,7 @@ fn apply_window(
                 set_window(method, LogSnrWindow { low, high });
             } else {
                 let message = format!("{low} to {high} is no window; give two numbers, low < high");
-                found.add("window", message);
+                found.add(Field::Window, message);
             }
             None
         }
@@ -353,13 +356,13 @@ fn read_formats(numbers: &[i32], found: &mut Found) -> Vec<OutputFormat> {
     }
     let mut formats = Vec::new();
     for (index, number) in numbers.iter().enumerate() {
-        let field = format!("output_formats[{index}]");
+        let field = Field::OutputFormats.at(index);
         // One slip is told as well as thousands of them.
         if index > 16 {
-            found.add("output_formats", "has more entries than there are formats");
+            found.add(Field::OutputFormats, "has more entries than there are formats");
             break;
         }
-        match found.choice(&field, *number) {
+        match found.choice(field.clone(), *number) {
             Some(WireFormat::Unspecified) => found.add(field, "is unset; name a format"),
             Some(WireFormat::Delta) => formats.push(OutputFormat::Delta),
             Some(WireFormat::Unet) => formats.push(OutputFormat::Unet),
@@ -382,30 +385,16 @@ struct Paths {
 }
 
 impl Paths {
-    fn on_wire(&self, field: &str) -> String {
-        let of_key_steps = |part: &str, otherwise: &str| {
-            if self.has_key_steps { format!("key_steps.{part}") } else { otherwise.to_owned() }
-        };
-        match field {
-            "method.updates" => return of_key_steps("iterations", "updates"),
-            "method.first_key_step" => return of_key_steps("start_step", "key_steps"),
-            "method.schedule_steps" => return of_key_steps("end_step", "key_steps"),
-            "method.learning_rate" | "method.relative_rate" => return "learning_rate".to_owned(),
-            "method.key_steps" => return "window".to_owned(),
-            "scope" if self.names_tensors => return "scope_name_contains".to_owned(),
-            "concepts[].replacement" => return "replacements".to_owned(),
-            _ => {}
+    fn on_wire(&self, path: FieldPath) -> FieldPath {
+        match path.field {
+            Field::MethodUpdates if self.has_key_steps => Field::KeyStepsIterations.into(),
+            Field::Scope if self.names_tensors => Field::ScopeNameContains.into(),
+            Field::ConceptsReplacement => {
+                let replaced = path.index().and_then(|index| self.replaced.get(index));
+                replaced.map_or(path, |concept| Field::Replacements.key(concept))
+            }
+            _ => path,
         }
-        if field.starts_with("method.") {
-            return "method".to_owned();
-        }
-        if let Some(concept) = field.strip_suffix(".text") {
-            return concept.to_owned();
-        }
-        let replaced = field
-            .strip_prefix("concepts[")
-            .and_then(|rest| rest.strip_suffix("].replacement"))
-            .and_then(|index| self.replaced.get(index.parse::<usize>().ok()?));
-        replaced.map_or_else(|| field.to_owned(), |concept| entry("replacements", concept))
+        .on_wire()
     }
 }

@@ -58,7 +58,7 @@ fn violations<T: std::fmt::Debug>(read: Result<T, ApiError>) -> Vec<String> {
     match read {
         Ok(_) => Vec::new(),
         Err(ApiError::Invalid(violations)) => {
-            violations.into_iter().map(|violation| violation.field).collect()
+            violations.into_iter().map(|violation| violation.field.to_string()).collect()
         }
         Err(other) => panic!("{other:?}"),
     }
@@ -378,8 +378,9 @@ fn check<T: std::fmt::Debug>(read: Result<T, ApiError>, message: &str) -> Option
             assert!(!violations.is_empty());
             let known = field_names(message);
             for violation in violations {
-                let head = violation.field.split(['[', '.']).next().unwrap();
-                assert!(known.contains(head), "{message} has no field {}", violation.field);
+                let field = violation.field.to_string();
+                let head = field.split(['[', '.']).next().unwrap();
+                assert!(known.contains(head), "{message} has no field {field}");
             }
             None
         }

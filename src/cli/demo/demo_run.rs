@@ -41,7 +41,7 @@ impl DemoRun {
         arguments: &MethodArguments,
         seed: u64,
     ) -> Result<Self, CliError> {
-        concept.validate("concept")?;
+        concept.validate()?;
         let (mut method, scope) = arguments.preset(concept.kind, false);
         if arguments.learning_rate.is_none() {
             set_canvas_rate(&mut method, concept.kind);

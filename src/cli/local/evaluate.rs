@@ -22,7 +22,7 @@ pub(in crate::cli) fn run<E: LocalEngine>(
     let name = arguments.model.name()?;
     let out = needed(arguments.out.as_deref(), "--out", "--local")?;
     let concept = Concept::new(&arguments.concept, arguments.kind);
-    concept.validate("concept")?;
+    concept.validate()?;
     if arguments.sheet.as_deref() == Some(out) {
         return Err(CliError::Usage("--out and --sheet name the same file".to_owned()));
     }

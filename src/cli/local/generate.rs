@@ -14,7 +14,7 @@ use crate::{
     engine::RunContext,
     outcome::{Drawn, Progress},
     report::{PictureLimits, PictureNotes, encode_png, picture_grid, read_png},
-    spec::{GenerateSpec, InitImage, SpecError},
+    spec::{Field, GenerateSpec, InitImage, SpecError},
 };
 
 /// Runs the drawing.
@@ -90,7 +90,7 @@ fn init_image(path: &Path, arguments: &GenerateArguments) -> Result<InitImage, C
     let most = *InitImage::SIDES.end();
     let limits = PictureLimits { sides: InitImage::SIDES, pixels: most * most };
     let picture = read_png(&png, &limits)
-        .map_err(|error| SpecError::one("init_image", format!("{} {error}", path.display())))?;
+        .map_err(|error| SpecError::one(Field::InitImage, format!("{} {error}", path.display())))?;
     Ok(InitImage {
         width: picture.width,
         height: picture.height,
@@ -117,7 +117,7 @@ mod tests {
         let golden = candle_core::safetensors::load(golden, &Device::Cpu).unwrap();
         let files = open_model("builtin:emoji-canvas").unwrap();
         let engine = CandleEngine::load(files.as_ref(), None).unwrap();
-        for kind in SamplerKind::ALL {
+        for &kind in SamplerKind::ALL {
             let spec = GenerateSpec {
                 pictures: vec![
                     ("a cat in neon style".to_owned(), 11),

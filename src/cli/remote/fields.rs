@@ -1,69 +1,14 @@
-//! The names of fields, on the wire and in specs, as the flags that set them.
+//! Fields, as specs and the wire name them, by the flags that set them.
+
+use crate::spec::Field;
 
 /// The flag that sets a field, with the field's path where that is more precise; or the path alone.
 pub(in crate::cli) fn flag_and_path(path: &str) -> String {
-    let name = path.split(['.', '[']).next().unwrap_or(path);
-    match of_spec(path).or_else(|| flag(name)) {
+    match Field::of_path(path).and_then(Field::flag) {
         None => path.to_owned(),
         Some(flag) if flag[2..].replace('-', "_") == path => flag.to_owned(),
         Some(flag) => format!("{flag} ({path})"),
     }
-}
-
-/// The flag of a field that has none of its own name in a spec, since it lies deeper there.
-fn of_spec(path: &str) -> Option<&'static str> {
-    match path.rsplit('.').next()? {
-        "updates" => Some("--updates"),
-        "learning_rate" | "relative_rate" => Some("--learning-rate"),
-        "replacement" => Some("--replace-with"),
-        _ if path.starts_with("method.key_steps") => Some("--window"),
-        _ => None,
-    }
-}
-
-/// No two verbs give one name to different flags.
-fn flag(name: &str) -> Option<&'static str> {
-    Some(match name {
-        "base_model" => "--base-model",
-        "model" | "edited_model" => "--model",
-        "concept" | "concepts" => "--concept",
-        "concept_kind" => "--kind",
-        "replacements" => "--replace-with",
-        "preserve" => "--preserve",
-        "vocabulary" => "--vocabulary",
-        "method" => "--method",
-        "scope" | "scope_name_contains" => "--scope",
-        "updates" => "--updates",
-        "learning_rate" => "--learning-rate",
-        "window" => "--window",
-        "score_digest" => "--score-digest",
-        "seed" | "seeds" => "--seed",
-        "count" => "--count",
-        "steps" => "--steps",
-        "trajectories" => "--trajectories",
-        "measures" => "--no-switch-curve",
-        "guidance_scale" => "--guidance-scale",
-        "init_image" => "--init-image",
-        "strength" => "--strength",
-        "sampler" | "evaluate_sampler" => "--sampler",
-        "width" => "--width",
-        "height" => "--height",
-        "prompt" | "pictures" => "--prompt",
-        "negative_prompt" => "--negative-prompt",
-        "preview_every_steps" => "--preview-every",
-        "target_seeds" => "--target-seeds",
-        "retain_seeds" => "--retain-seeds",
-        "output_formats" => "--output-format",
-        "destination" => "--destination",
-        "labels" => "--label",
-        "deadline" => "--deadline",
-        "priority" => "--priority",
-        "evaluate" => "--evaluate",
-        "request_id" => "--request-id",
-        "after_sequence" => "--after-sequence",
-        "filter" => "--filter",
-        _ => return None,
-    })
 }
 
 #[cfg(test)]
@@ -108,7 +53,8 @@ mod tests {
             // switch something on cannot be wrong.
             let unset = ["key_steps", "auto", "validate_only", "force"];
             for field in message.field.iter().filter(|field| !unset.contains(&field.name())) {
-                assert!(flag(field.name()).is_some(), "{}.{}", message.name(), field.name());
+                let flag = Field::of_path(field.name()).and_then(Field::flag);
+                assert!(flag.is_some(), "{}.{}", message.name(), field.name());
             }
         }
         assert_eq!(seen, 4);

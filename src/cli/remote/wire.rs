@@ -61,6 +61,6 @@ pub(super) fn sampler(kind: Option<SamplerKind>) -> Sampler {
 
 /// A sampler's name on the command line; the API's name where a newer server sends one that is unknown.
 pub(super) fn sampler_name(number: i32) -> String {
-    let known = SamplerKind::ALL.into_iter().find(|kind| sampler(Some(*kind)) as i32 == number);
+    let known = SamplerKind::ALL.iter().copied().find(|kind| sampler(Some(*kind)) as i32 == number);
     known.map_or_else(|| number.to_string(), |kind| kind.name().to_owned())
 }

@@ -19,7 +19,7 @@ use crate::{
         tape::TapeTensor,
     },
     outcome::Picture,
-    spec::{ModelFiles, SpecError, Vocabulary, find_word, same_words},
+    spec::{Field, ModelFiles, SpecError, Vocabulary, find_word, same_words},
 };
 
 /// `judge/config.json`.
@@ -52,7 +52,7 @@ struct Head {
 
 impl Head {
     /// The rows of these words alone, in their order, which may be others than the head's own.
-    fn rows(&self, words: &[String], field: &str) -> Result<(Tensor, Tensor), EngineError> {
+    fn rows(&self, words: &[String], field: Field) -> Result<(Tensor, Tensor), EngineError> {
         let rows = words
             .iter()
             .map(|word| {
@@ -229,8 +229,8 @@ impl Judge for CnnJudge {
         vocabulary: &Vocabulary,
     ) -> Result<Vec<Vec<f64>>, EngineError> {
         let (head, field) = match domain {
-            Domain::Objects => (&self.object, "vocabulary.objects"),
-            Domain::Styles => (&self.style, "vocabulary.styles"),
+            Domain::Objects => (&self.object, Field::VocabularyObjects),
+            Domain::Styles => (&self.style, Field::VocabularyStyles),
         };
         let (weight, bias) = head.rows(domain.words(vocabulary), field)?;
         let (weight, bias) = (TapeTensor::constant(&weight), TapeTensor::constant(&bias));

@@ -67,7 +67,7 @@ impl SamplerConfig {
             Some(class) => format!("is {:?}", class.chars().take(60).collect::<String>()),
             None => "is absent".to_owned(),
         };
-        let samplers = SamplerKind::ALL.map(SamplerKind::name).join(", ");
+        let samplers = SamplerKind::names();
         Some(format!(
             "{}: _class_name {named}, and Keystep has no such sampler; pictures are drawn with ddim \
              where none of {samplers} is asked for",

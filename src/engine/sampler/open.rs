@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     engine::{EngineError, schedule::Ddim},
-    spec::{SamplerKind, SpecError},
+    spec::{Field, SamplerKind, SpecError},
 };
 
 /// Opens a run of so many steps.
@@ -31,7 +31,7 @@ pub(in crate::engine) fn open(
     let timesteps = trained.training_timesteps();
     if steps == 0 || steps > timesteps {
         let message = format!("{steps} is outside 1 to {timesteps}, the trained timesteps");
-        return Err(SpecError::one("steps", message).into());
+        return Err(SpecError::one(Field::Steps, message).into());
     }
     let alpha_bars = match kind {
         // Diffusers' class has no `rescale_betas_zero_snr`; it divides by the share of signal.
@@ -153,7 +153,7 @@ impl Run<'_> {
                 "{} is more than {distilled}, the original_inference_steps of lcm; ask for fewer steps",
                 self.steps
             );
-            return Err(SpecError::one("steps", message).into());
+            return Err(SpecError::one(Field::Steps, message).into());
         }
         let timesteps = Lcm::spaced(trained, distilled, self.steps);
         let share = |at: &f64| self.alpha_bars.get(*at as usize).copied().unwrap_or(1.0);
@@ -216,7 +216,7 @@ impl Run<'_> {
                 self.steps,
                 self.kind.name()
             );
-            return Err(SpecError::one("steps", message).into());
+            return Err(SpecError::one(Field::Steps, message).into());
         }
         Ok((timesteps, levels))
     }
@@ -258,7 +258,7 @@ impl Run<'_> {
             self.kind.name(),
             trained - 1
         );
-        Err(SpecError::one("steps", message).into())
+        Err(SpecError::one(Field::Steps, message).into())
     }
 }
 

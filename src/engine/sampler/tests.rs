@@ -74,7 +74,7 @@ fn every_sampler_steps_as_diffusers_does() {
     let golden = candle_core::safetensors::load(golden, &Device::Cpu).unwrap();
     for folder in ["leading", "trailing", "linspace", "unmended", "bare"] {
         for prediction in ["epsilon", "v_prediction"] {
-            for kind in SamplerKind::ALL {
+            for &kind in SamplerKind::ALL {
                 for steps in [1, 4, 10] {
                     run(&golden, &format!("{folder}.{prediction}"), kind, steps);
                 }
@@ -89,7 +89,7 @@ fn every_sampler_starts_from_noise_alone_as_diffusers_does() {
     let golden = candle_core::safetensors::load(golden, &Device::Cpu).unwrap();
     for folder in ["zero-snr", "zero-snr-linspace"] {
         let file = format!("{folder}.v_prediction");
-        for kind in SamplerKind::ALL {
+        for &kind in SamplerKind::ALL {
             for steps in [1, 4, 10] {
                 run(&golden, &file, kind, steps);
             }
@@ -173,7 +173,7 @@ fn what_a_sampler_cannot_follow_is_refused_by_name() {
 
 #[test]
 fn numbers_of_steps_that_a_sampler_cannot_take_are_refused() {
-    for kind in SamplerKind::ALL {
+    for &kind in SamplerKind::ALL {
         for steps in [0, 1_001] {
             assert!(opened("{}", kind, steps).unwrap_err().contains("steps"), "{kind:?}");
         }

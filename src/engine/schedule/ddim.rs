@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     engine::EngineError,
-    spec::{SpecError, Timestep},
+    spec::{Field, SpecError, Timestep},
 };
 
 /// A trained noise schedule and how it is sampled (diffusers: `DDIMScheduler`).
@@ -74,7 +74,7 @@ impl Ddim {
     pub fn alpha_bar(&self, timestep: Timestep) -> Result<f64, EngineError> {
         self.alpha_bars.get(timestep.0).copied().ok_or_else(|| {
             SpecError::one(
-                "timestep",
+                Field::Timestep,
                 format!(
                     "{} is outside 0 to {}, the timesteps of {}",
                     timestep.0,
@@ -107,7 +107,7 @@ impl Ddim {
                 "{steps} of {} is a step without any signal, by its rescale_betas_zero_snr; ask for 2 steps or more",
                 self.file
             );
-            return Err(SpecError::one("steps", message).into());
+            return Err(SpecError::one(Field::Steps, message).into());
         }
         Ok(schedule)
     }
@@ -118,7 +118,7 @@ impl Ddim {
         if steps == 0 || steps > trained {
             let message =
                 format!("{steps} is outside 1 to {trained}, the timesteps of {}", self.file);
-            return Err(SpecError::one("steps", message).into());
+            return Err(SpecError::one(Field::Steps, message).into());
         }
         let timesteps = self.spaced(steps);
         if let Some(beyond) = timesteps.iter().find(|&&timestep| timestep >= trained) {
@@ -128,7 +128,7 @@ impl Ddim {
                 self.file,
                 trained - 1
             );
-            return Err(SpecError::one("steps", message).into());
+            return Err(SpecError::one(Field::Steps, message).into());
         }
         // Diffusers goes down by this stride from every timestep, whatever the spacing.
         let stride = trained / steps;

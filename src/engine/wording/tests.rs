@@ -65,7 +65,7 @@ fn violations(checked: Result<(), EngineError>) -> Vec<(String, String)> {
     match checked {
         Ok(()) => Vec::new(),
         Err(EngineError::Spec(error)) => {
-            error.violations.into_iter().map(|it| (it.field, it.message)).collect()
+            error.violations.into_iter().map(|it| (it.field.to_string(), it.message)).collect()
         }
         Err(other) => panic!("{other:?}"),
     }

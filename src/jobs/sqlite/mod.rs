@@ -452,7 +452,7 @@ impl JobStore for SqliteStore {
     }
 
     async fn counts(&self) -> Result<BTreeMap<StateName, u64>, StoreError> {
-        let mut counts: BTreeMap<_, _> = StateName::ALL.into_iter().map(|name| (name, 0)).collect();
+        let mut counts: BTreeMap<_, _> = StateName::ALL.iter().map(|name| (*name, 0)).collect();
         let found = sqlx::query("SELECT state, SUM(jobs) AS jobs FROM tallies GROUP BY state")
             .fetch_all(&self.readers)
             .await?;

@@ -344,10 +344,7 @@ pub(super) fn count(row: &SqliteRow, column: &str) -> Result<u64, StoreError> {
 
 pub(super) fn state_name(row: &SqliteRow) -> Result<StateName, StoreError> {
     let found: String = field(row, "state")?;
-    StateName::ALL
-        .into_iter()
-        .find(|state| state.name() == found)
-        .ok_or_else(|| damaged("state", format_args!("\"{found}\" is no state")))
+    found.parse().map_err(|_| damaged("state", format_args!("\"{found}\" is no state")))
 }
 
 fn state(row: &SqliteRow) -> Result<JobState, StoreError> {

@@ -30,7 +30,7 @@ use crate::{
     },
     run::{DeviceEngine, Undertaking},
     spec::{
-        GenerateSpec, JudgeSpec, LogSnrWindow, ModelFiles, Prompt, ReadSeek, SamplerKind,
+        Field, GenerateSpec, JudgeSpec, LogSnrWindow, ModelFiles, Prompt, ReadSeek, SamplerKind,
         ScoreSpec, SpecError, StepIndex, Timestep, UnlearnSpec, Vocabulary,
     },
 };
@@ -483,7 +483,7 @@ impl DeviceEngine for FakeEngine {
     fn judge_sampler(&self, spec: &JudgeSpec) -> Result<SamplerKind, EngineError> {
         match spec.sampler {
             None if self.script.own_sampler_fails => {
-                Err(SpecError::one("steps", "is too many for its own sampler").into())
+                Err(SpecError::one(Field::Steps, "is too many for its own sampler").into())
             }
             sampler => Ok(sampler.unwrap_or_default()),
         }

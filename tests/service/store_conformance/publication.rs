@@ -53,7 +53,7 @@ pub async fn a_kept_result_is_published_before_all_that_waits(world: World) {
 }
 
 pub async fn only_what_is_kept_is_published_again(world: World) {
-    for (number, state) in (1..).zip(StateName::ALL) {
+    for (number, &state) in (1..).zip(StateName::ALL) {
         let job = world.job_in(number, state).await;
         let asked = world.store.publish_again(job.id).await;
         match state {

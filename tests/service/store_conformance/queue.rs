@@ -297,8 +297,9 @@ pub async fn many_hands_leave_every_log_whole(world: World) {
     tasks.join_all().await;
     let counts = world.store.counts().await.unwrap();
     let wanted: BTreeMap<_, _> = StateName::ALL
-        .map(|state| (state, if state == StateName::Cancelled { JOBS as u64 } else { 0 }))
-        .into();
+        .iter()
+        .map(|&state| (state, if state == StateName::Cancelled { JOBS as u64 } else { 0 }))
+        .collect();
     assert_eq!(counts, wanted);
 }
 
