@@ -311,13 +311,13 @@ section! {
         /// slot takes a device of its own, from `device.name` on. With more than one, `device.name`
         /// must say which of the two it is.
         pub slots: usize = 1;
-        /// Threads that compute. Unset: one a core.
+        /// Threads that compute. Unset: as many as cores.
         pub threads: Option<usize> = None, example "8";
         /// Most bytes that the process may take: loaded models, the jobs under way and the calls beside
-        /// them together; on CUDA, on each device. To stay below, it computes parts of the network twice, runs fewer passes side
-        /// by side and decodes large pictures in tiles; what cannot be made to fit is refused. Unset:
-        /// on the CPU nine tenths of what cgroup, address space and machine leave at the start, on
-        /// CUDA no limit.
+        /// them together; on CUDA, on each device. To stay below, it computes parts of the network
+        /// twice, runs fewer passes side by side and decodes large pictures in tiles; what cannot be
+        /// made to fit is refused. Unset: on the CPU nine tenths of what cgroup, address space and
+        /// machine leave at the start, on CUDA no limit.
         pub memory_limit_bytes: Option<u64> = None, example "17179869184";
         /// Most models that stay in memory at a time, and fewer where the memory is needed.
         pub loaded_models: usize = 2;
