@@ -47,7 +47,7 @@ fn work_digest(work: &impl Serialize) -> Result<String, ApiError> {
     canonical.map_err(|_| ApiError::Internal("work has no form in JSON"))
 }
 
-/// Equal for equal erasures. A seed that the server picked is left out: whoever left it open takes
+/// Equal for equal erasures. A seed that the server picked is left out: a request that left it open takes
 /// any result.
 pub(super) fn unlearn_work_digest(
     work: &UnlearnWork,

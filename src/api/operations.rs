@@ -8,7 +8,7 @@ use super::{
     ApiError, ApiParts,
     convert::operation,
     paging::{operations_token, page_size, read_operations_token},
-    violations::Found,
+    violations::Violations,
     watching::Wakes,
 };
 use crate::{
@@ -51,7 +51,7 @@ impl OperationsApi {
         if return_partial_success {
             return Err(ApiError::Unsupported { what: "return_partial_success" });
         }
-        let mut found = Found::default();
+        let mut found = Violations::default();
         if !["", "operations"].contains(&name.as_str()) {
             found.add(Field::Name, "is no collection; give operations, or nothing");
         }
@@ -69,7 +69,7 @@ impl OperationsApi {
         let page = self.parts.store.list(&query).await?;
         let waits = |job: &&JobSummary| job.state.name() == StateName::Queued;
         let waiting: Vec<_> = page.jobs.iter().filter(waits).map(|job| job.id).collect();
-        // One question for the whole page: one a job would take longer than the page itself.
+        // One query for the whole page: one for each job would take longer than the page itself.
         let positions = self.parts.store.queue_positions(&waiting).await?;
         let shown = |job: &JobSummary| operation(job, positions.get(&job.id).copied().unwrap_or(0));
         let operations = page.jobs.iter().map(shown).collect();

@@ -3,7 +3,7 @@
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use super::{digests::digest, violations::Found};
+use super::{digests::digest, violations::Violations};
 use crate::{catalogue::ModelCursor, jobs::JobId, spec::Field};
 
 const USUAL_PAGE: u32 = 100;
@@ -27,7 +27,7 @@ enum ModelsToken {
 }
 
 /// How many entries a page holds; 0 takes the usual number, too many are cut.
-pub(super) fn page_size(asked: i32, found: &mut Found) -> u32 {
+pub(super) fn page_size(asked: i32, found: &mut Violations) -> u32 {
     match u32::try_from(asked) {
         Ok(0) => USUAL_PAGE,
         Ok(size) => size.min(MOST_OF_A_PAGE),
@@ -44,7 +44,11 @@ pub(super) fn operations_token(before: JobId, filter: &str) -> String {
 }
 
 /// Where a page of operations begins.
-pub(super) fn read_operations_token(text: &str, filter: &str, found: &mut Found) -> Option<JobId> {
+pub(super) fn read_operations_token(
+    text: &str,
+    filter: &str,
+    found: &mut Violations,
+) -> Option<JobId> {
     let token: OperationsToken = read(text, found)?;
     if token.filter != digest(filter.as_bytes()) {
         found.add(Field::PageToken, "belongs to a list with another filter; begin without a token");
@@ -62,7 +66,7 @@ pub(super) fn models_token(next: ModelCursor) -> String {
 }
 
 /// Where a page of models begins.
-pub(super) fn read_models_token(text: &str, found: &mut Found) -> Option<ModelCursor> {
+pub(super) fn read_models_token(text: &str, found: &mut Violations) -> Option<ModelCursor> {
     read(text, found).map(|token| match token {
         ModelsToken::AfterBase(name) => ModelCursor::AfterBase(name),
         ModelsToken::OlderThan(id) => ModelCursor::OlderThan(id),
@@ -74,7 +78,7 @@ fn write(token: &impl Serialize) -> String {
     URL_SAFE_NO_PAD.encode(serde_json::to_vec(token).unwrap_or_default())
 }
 
-fn read<T: DeserializeOwned>(text: &str, found: &mut Found) -> Option<T> {
+fn read<T: DeserializeOwned>(text: &str, found: &mut Violations) -> Option<T> {
     if text.is_empty() {
         return None;
     }
@@ -95,7 +99,7 @@ mod tests {
     #[test]
     fn tokens_come_back_and_others_are_refused() {
         let id = JobId(Uuid::from_u128(9));
-        let mut found = Found::default();
+        let mut found = Violations::default();
         let token = operations_token(id, "state = QUEUED");
         assert_eq!(read_operations_token(&token, "state = QUEUED", &mut found), Some(id));
         assert_eq!(read_operations_token("", "", &mut found), None);
@@ -105,21 +109,21 @@ mod tests {
         }
         assert!(found.finish().is_ok());
         for text in ["x", "é", "e30", &token[1..]] {
-            let mut found = Found::default();
+            let mut found = Violations::default();
             assert_eq!(read_models_token(text, &mut found), None);
             assert!(found.finish().is_err(), "{text}");
         }
-        let mut found = Found::default();
+        let mut found = Violations::default();
         assert_eq!(read_operations_token(&token, "", &mut found), None);
         assert!(found.finish().is_err());
     }
 
     #[test]
     fn sizes_are_held_within_bounds() {
-        let mut found = Found::default();
+        let mut found = Violations::default();
         assert_eq!([0, 1, 5_000].map(|size| page_size(size, &mut found)), [100, 1, 1_000]);
         assert!(found.finish().is_ok());
-        let mut found = Found::default();
+        let mut found = Violations::default();
         page_size(-1, &mut found);
         assert!(found.finish().is_err());
     }

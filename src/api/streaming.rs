@@ -15,7 +15,7 @@ use super::{
         DrawingDraft, ScoreDraft, finished, previewed, progress_of_call, step_score, summary,
     },
     digests::{digest, logged},
-    violations::Found,
+    violations::Violations,
 };
 use crate::{
     auth::Caller,
@@ -171,7 +171,7 @@ pub(super) async fn score(
     tracing::info!(model = draft.model, concept, "a concept is scored");
     let model = draft.model.clone();
     let spec = draft.complete(own_words);
-    let mut found = Found::default();
+    let mut found = Violations::default();
     found.absorb(spec.validate());
     found.absorb(parts.settings.calls.check_score(&spec));
     found.finish()?;

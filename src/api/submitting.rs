@@ -137,7 +137,7 @@ impl ApiParts {
         id: &str,
         request_digest: &str,
     ) -> Result<Option<Operation>, ApiError> {
-        // What is no id is told with the other violations.
+        // A malformed id is reported with the other violations.
         let Ok(Some(request_id)) = request_id(id) else { return Ok(None) };
         let Some(job) = self.store.find_request(&caller.principal, request_id).await? else {
             return Ok(None);

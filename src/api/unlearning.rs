@@ -11,7 +11,7 @@ use super::{
     paging::{models_token, page_size, read_models_token},
     streaming::{self, Messages},
     submitting::JobRequest,
-    violations::Found,
+    violations::Violations,
     watching,
 };
 use crate::{
@@ -47,7 +47,7 @@ impl UnlearningApi {
         request: ListModelsRequest,
     ) -> Result<ListModelsResponse, ApiError> {
         let ListModelsRequest { page_size: size, page_token } = request;
-        let mut found = Found::default();
+        let mut found = Violations::default();
         let most = page_size(size, &mut found) as usize;
         let after = read_models_token(&page_token, &mut found);
         found.finish()?;

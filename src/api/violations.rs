@@ -10,9 +10,9 @@ const MOST_KEPT: usize = 1_000;
 
 /// What was found wrong so far.
 #[derive(Debug, Default)]
-pub(super) struct Found(Vec<Violation>);
+pub(super) struct Violations(Vec<Violation>);
 
-impl Found {
+impl Violations {
     /// One more violation: the value, the limit and the remedy.
     pub(super) fn add(&mut self, field: impl Into<FieldPath>, message: impl Into<String>) {
         let violation = Violation { field: field.into(), message: message.into() };

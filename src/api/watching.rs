@@ -64,7 +64,7 @@ struct Watch {
     read: VecDeque<JobEvent>,
     /// The log as it was read last holds no end: until it grows, the job is not done.
     goes_on: bool,
-    /// Everything was read that there was when this was last told of a change. With many watches
+    /// Everything was read that there was at the last notification of a change. With many watches
     /// on one job each read that is left out counts: training wakes them several times a second.
     is_up_to_date: bool,
     is_over: bool,

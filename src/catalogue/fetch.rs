@@ -1,4 +1,4 @@
-//! Downloads objects into the cache: a few at a time, each under another name until it is whole. Whole
+//! Downloads objects into the cache: a few at a time, each under another name until it is whole. FinishedDownload
 //! files of a download that was cut off are kept for the next one.
 
 use std::{
@@ -23,7 +23,7 @@ use crate::{
     device::disk_failure,
     jobs::{Failure, FailureReason},
     outcome::FileDigest,
-    storage::{Patience, Place, download},
+    storage::{Patience, StorageLocation, download},
 };
 
 /// Files of one model that are downloaded at a time.
@@ -37,9 +37,9 @@ const INCOMING: &str = "incoming";
 
 /// An object to fetch.
 #[derive(Debug, Clone)]
-pub(super) struct Wanted {
+pub(super) struct RequestedObject {
     /// Its place in the bucket.
-    pub(super) place: Place,
+    pub(super) place: StorageLocation,
     /// Its listing.
     pub(super) object: Object,
 }
@@ -74,12 +74,12 @@ pub(super) struct Fetch<'a> {
     /// The cache's entry for the download.
     pub(super) partial: &'a EntryKey,
     /// All objects of the model.
-    pub(super) wanted: &'a [Wanted],
+    pub(super) wanted: &'a [RequestedObject],
 }
 
 /// A whole download that is not an entry yet.
 #[derive(Debug)]
-pub(super) struct Whole {
+pub(super) struct FinishedDownload {
     /// Its files.
     pub(super) files: Vec<FileDigest>,
     /// Keeps the download until it is an entry.
@@ -88,7 +88,7 @@ pub(super) struct Whole {
 
 impl Fetch<'_> {
     /// Downloads everything, and begins again where the cache was emptied meanwhile.
-    pub(super) async fn run(&self) -> Result<Whole, Failure> {
+    pub(super) async fn run(&self) -> Result<FinishedDownload, Failure> {
         for _ in 1..MOST_TRIES {
             let brought = self.run_once().await;
             match brought {
@@ -113,7 +113,7 @@ impl Fetch<'_> {
         .await
     }
 
-    async fn run_once(&self) -> Result<Whole, Failure> {
+    async fn run_once(&self) -> Result<FinishedDownload, Failure> {
         let reserved = self.reserve().await?;
         let mut fetched = self.resume().await?;
         let missing: Vec<_> = self
@@ -136,7 +136,7 @@ impl Fetch<'_> {
             size: fetched.object.size,
             sha256: fetched.sha256,
         };
-        Ok(Whole { files: fetched.into_iter().map(file).collect(), _reserved: reserved })
+        Ok(FinishedDownload { files: fetched.into_iter().map(file).collect(), _reserved: reserved })
     }
 
     async fn reserve(&self) -> Result<InUse, Failure> {
@@ -146,7 +146,7 @@ impl Fetch<'_> {
         on_disk(move || cache.reserve(&partial, bytes).map_err(|error| error.failure(&model))).await
     }
 
-    /// Whole files of an earlier download that have not changed since.
+    /// FinishedDownload files of an earlier download that have not changed since.
     async fn resume(&self) -> Result<Vec<Fetched>, Failure> {
         let folder = self.folder();
         let wanted: Vec<_> = self.wanted.iter().map(|wanted| wanted.object.clone()).collect();
@@ -161,12 +161,12 @@ impl Fetch<'_> {
     }
 
     /// Downloads one file.
-    async fn bring(&self, wanted: &Wanted) -> Result<Fetched, Failure> {
+    async fn bring(&self, wanted: &RequestedObject) -> Result<Fetched, Failure> {
         // A download whose caller went away may still hold the file that it was writing.
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let incoming = self.folder().join(INCOMING).join(number.to_string());
-        let Wanted { place, object } = wanted;
+        let RequestedObject { place, object } = wanted;
         let brought = download(place, &incoming, Patience::default(), &|_| {})
             .await
             .map_err(|error| storage_failure(self.model, &error))?;

@@ -12,7 +12,7 @@ use super::{
     ErasedOrigin, ModelEntry, ModelOrigin,
     base::{Base, Means},
     cache::{EntryKey, EntryKind, PinnedEntry},
-    fetch::{Fetch, Object, Wanted},
+    fetch::{Fetch, Object, RequestedObject},
     model_failure::{damaged, no_such_model, on_disk, storage_failure},
 };
 use crate::{
@@ -25,7 +25,7 @@ use crate::{
         PublishedFile,
         result_layout::{CHECKPOINTS, DELTA},
     },
-    storage::{Place, StorageError, StorageErrorKind},
+    storage::{StorageError, StorageErrorKind, StorageLocation},
 };
 
 /// The name of edited tensors in the cache.
@@ -136,7 +136,7 @@ impl<'a> Checkpoint<'a> {
     }
 
     /// The place of a file, which must be in the folder that was published.
-    fn place(&self, means: &Means<'_>, file: &PublishedFile) -> Result<Place, Failure> {
+    fn place(&self, means: &Means<'_>, file: &PublishedFile) -> Result<StorageLocation, Failure> {
         let name = self.name();
         let of = |error: StorageError| storage_failure(&name, &error);
         let manifest = &self.unlearned.published.manifest_uri;
@@ -215,7 +215,7 @@ impl Tensors {
 /// A published file and its place.
 struct FileAt<'a> {
     file: &'a PublishedFile,
-    place: Place,
+    place: StorageLocation,
 }
 
 async fn fetch(
@@ -250,7 +250,7 @@ async fn fetch(
         return Err(corrupted(format!("{} bytes", head.size)));
     }
     let object = Object { name: EDITED.to_owned(), size: file.size, version: file.sha256.clone() };
-    let wanted = [Wanted { place: place.clone(), object }];
+    let wanted = [RequestedObject { place: place.clone(), object }];
     let partial = EntryKey::partial(&format!("tensors {}", file.sha256));
     let fetch = Fetch { cache: means.cache, model, partial: &partial, wanted: &wanted };
     let whole = fetch.run().await?;

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     cache::{Cache, EntryKey, EntryKind, PinnedEntry, write_atomically},
-    fetch::{Fetch, Object, Wanted},
+    fetch::{Fetch, Object, RequestedObject},
     model_failure::{damaged, on_disk, storage_failure},
 };
 use crate::{
@@ -18,7 +18,7 @@ use crate::{
     },
     device::disk_failure,
     jobs::{Failure, FailureReason},
-    storage::{Place, StorageError, Storages},
+    storage::{StorageError, StorageLocation, Storages},
 };
 
 /// The most files of a model; a prefix with more is something else, such as a whole bucket.
@@ -111,7 +111,7 @@ impl RemoteFolder<'_> {
 
     async fn fetch(
         &self,
-        wanted: &[Wanted],
+        wanted: &[RequestedObject],
         objects: Vec<Object>,
     ) -> Result<FetchedModel, Failure> {
         let partial = EntryKey::partial(self.url);
@@ -151,7 +151,7 @@ impl RemoteFolder<'_> {
     }
 
     /// The files of the model, with its licence and card, in order of the names.
-    async fn list(&self) -> Result<Vec<Wanted>, Failure> {
+    async fn list(&self) -> Result<Vec<RequestedObject>, Failure> {
         let of = |error: StorageError| storage_failure(self.model, &error);
         let place = self.storages.open(self.url).map_err(of)?;
         let mut listing = place.store.list(Some(&place.path));
@@ -174,7 +174,11 @@ impl RemoteFolder<'_> {
         Ok(wanted)
     }
 
-    fn wanted(&self, place: &Place, listed: &ObjectMeta) -> Result<Option<Wanted>, Failure> {
+    fn wanted(
+        &self,
+        place: &StorageLocation,
+        listed: &ObjectMeta,
+    ) -> Result<Option<RequestedObject>, Failure> {
         let path = listed.location.as_ref();
         let name = match place.path.as_ref() {
             "" => Some(path),
@@ -192,7 +196,7 @@ impl RemoteFolder<'_> {
         let tag = listed.e_tag.as_deref().unwrap_or_default();
         let version = format!("{tag} {}", listed.last_modified);
         let object = Object { name: name.to_owned(), size: listed.size, version };
-        Ok(Some(Wanted { place, object }))
+        Ok(Some(RequestedObject { place, object }))
     }
 
     fn no_model(&self, what: &str) -> Failure {

@@ -56,7 +56,7 @@ pub(super) struct Spent {
     pub(super) whole: f64,
 }
 
-/// What is told of an erasure when it is kept.
+/// What a kept file says of its erasure.
 #[derive(Debug)]
 pub(super) struct Keeping<'a> {
     pub(super) unet_digest: String,
@@ -197,7 +197,7 @@ impl KeptFile {
         CliError::NotKept { path: self.path.clone(), message }
     }
 
-    /// The tensors: gives the file to whoever can read them, and compares what comes of it with
+    /// The tensors: hands the file to a reader of them, and compares what comes of it with
     /// what was kept.
     pub(super) fn restore<T>(
         &self,

@@ -32,7 +32,7 @@ pub(super) struct Part<'a> {
 
 impl<'a> Part<'a> {
     /// Looks at a component, such as `unet`. `build` makes the network of its weights, which are all
-    /// zeros here and take no memory; tensors that it has no place for are told in `warnings`, as
+    /// zeros here and take no memory; tensors that it has no place for become `warnings`, as
     /// diffusers and transformers only warn of them.
     pub(super) fn find(
         files: &'a dyn ModelFiles,
@@ -127,7 +127,7 @@ fn variants<'a>(
     let chosen: BTreeMap<_, _> =
         components.iter().filter(has_it).map(|component| (*component, name)).collect();
     if chosen.is_empty() {
-        // Which one is told first is no matter; its message lists what there is.
+        // Any of them may come first: the message lists what there is.
         outline_component(files, components.first().copied().unwrap_or(""), variant)?;
     }
     for component in components.iter().filter(|component| !chosen.contains_key(**component)) {

@@ -63,7 +63,7 @@ pub struct Pipeline {
     /// The words it is known to draw; empty when the folder does not say.
     pub vocabulary: Vocabulary,
     /// What about its folder is odd and no hindrance, such as tensors that no network has a place
-    /// for, and fields that are read otherwise than they stand there; for whoever loads it to tell.
+    /// for, and fields that are read otherwise than they stand there; for the caller that loads it to report.
     pub warnings: Vec<String>,
 }
 

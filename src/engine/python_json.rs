@@ -5,7 +5,7 @@ use serde::de::DeserializeOwned;
 
 const BARE: [&str; 3] = ["-Infinity", "Infinity", "NaN"];
 
-/// Reads such a text. A bare word comes as a string of the same letters, so that whoever needs a
+/// Reads such a text. A bare word comes as a string of the same letters, so that a caller that needs a
 /// number there can name the field and what it holds.
 pub(super) fn read<T: DeserializeOwned>(text: &str) -> serde_json::Result<T> {
     serde_json::from_str(&strict(text))

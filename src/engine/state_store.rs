@@ -1,4 +1,4 @@
-//! Where a run's state is kept, and in which parts: what a run asks of whoever starts it.
+//! Where a run's state is kept, and in which parts: what a run asks of its caller.
 
 use std::io::{self, Write};
 

@@ -320,7 +320,7 @@ impl<'a> Check<'a> {
         text: &str,
         sentences: Vec<String>,
     ) -> Result<(), EngineError> {
-        // What is told already for the text by itself needs no second word.
+        // A violation of the text by itself is not repeated for its sentence.
         if self.found.iter().any(|violation| violation.field == field) {
             return Ok(());
         }

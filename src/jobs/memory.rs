@@ -23,7 +23,7 @@ pub struct MemoryStore {
     settings: StoreSettings,
     /// By which things are forgotten.
     agreed: AgreedTime,
-    kept: Mutex<Kept>,
+    kept: Mutex<StoredJobs>,
     wake: watch::Sender<u64>,
 }
 
@@ -36,7 +36,7 @@ impl MemoryStore {
 
     /// Nothing between taking and giving back the lock can panic, so what a poisoned lock guards
     /// is still whole.
-    fn kept(&self) -> MutexGuard<'_, Kept> {
+    fn kept(&self) -> MutexGuard<'_, StoredJobs> {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -46,7 +46,7 @@ impl MemoryStore {
 }
 
 #[derive(Debug, Default)]
-struct Kept {
+struct StoredJobs {
     jobs: BTreeMap<JobId, JobSummary>,
     works: HashMap<JobId, Work>,
     /// What each job counts for.
@@ -58,7 +58,7 @@ struct Kept {
     probe: u64,
 }
 
-impl Kept {
+impl StoredJobs {
     fn job(&self, id: JobId) -> Result<&JobSummary, StoreError> {
         self.jobs.get(&id).ok_or(StoreError::NotFound(id))
     }

@@ -10,7 +10,7 @@ use crate::{
         result_layout::{CHECKPOINTS, EVALUATIONS},
     },
     publishing::MANIFEST,
-    storage::{Place, StorageError, Storages},
+    storage::{StorageError, StorageLocation, Storages},
 };
 
 /// Letters of the content's digest that name its folder.
@@ -24,9 +24,9 @@ pub(super) const LONGEST_NAME: usize = EVALUATIONS.len() + 1 + 36 + 1 + NAME_LET
 #[derive(Debug, Clone)]
 pub(super) struct Layout {
     /// The job's folder.
-    pub(super) folder: Place,
+    pub(super) folder: StorageLocation,
     /// The commit point.
-    pub(super) manifest: Place,
+    pub(super) manifest: StorageLocation,
 }
 
 impl Layout {

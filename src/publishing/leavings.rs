@@ -1,4 +1,4 @@
-//! Where a publication under way writes to, noted beside the result: whoever clears up after a job
+//! Where a publication under way writes to, noted beside the result: the worker that clears up after a job
 //! needs it, and may know nothing of the job any more.
 
 use std::{fs, io, path::Path};

@@ -11,7 +11,7 @@ use crate::{
         ConceptVerdict, DeviceKind, FinishedResult, PublishedFile, TrainingFigures, Verdict, number,
     },
     spec::{Concept, LogSnrWindow, OutputFormat, StepIndex},
-    storage::Place,
+    storage::StorageLocation,
     worker::RunTimes,
 };
 
@@ -248,7 +248,7 @@ impl Manifest {
     }
 
     /// Whether it is this job's, with every file inside `folder`: the folder that it stands in.
-    pub fn check(&self, job: &Job, folder: &Place) -> Result<(), ManifestError> {
+    pub fn check(&self, job: &Job, folder: &StorageLocation) -> Result<(), ManifestError> {
         let same = |what, found: &dyn ToString, expected: &dyn ToString| {
             let (found, expected) = (found.to_string(), expected.to_string());
             if found == expected {
@@ -264,7 +264,7 @@ impl Manifest {
     }
 
     /// Whether every file stands inside `folder`, under the name that it says.
-    pub fn check_files(&self, folder: &Place) -> Result<(), ManifestError> {
+    pub fn check_files(&self, folder: &StorageLocation) -> Result<(), ManifestError> {
         for file in &self.files {
             let place = folder.child(&file.name);
             if !place.is_ok_and(|place| place.url.as_str() == file.uri) {

@@ -26,8 +26,8 @@ use crate::{
     jobs::{Failure, FailureReason, Job, Timestamp, Work},
     outcome::{FileDigest, Published, PublishedFile},
     storage::{
-        self, Content, LocalFile, Place, StorageError, StorageErrorKind, StorageSettings, Storages,
-        TransferOptions,
+        self, Content, LocalFile, StorageError, StorageErrorKind, StorageLocation, StorageSettings,
+        Storages, TransferOptions,
     },
     worker::{Leavings, PublishRequest, Publisher, is_allowed},
 };
@@ -314,7 +314,7 @@ async fn clear_leftovers(layout: &Layout, request: &PublishRequest) {
 /// A file on its way.
 #[derive(Debug)]
 struct Piece {
-    place: Place,
+    place: StorageLocation,
     file: FileDigest,
     /// Where it lies in memory and in no folder.
     bytes: Option<Bytes>,

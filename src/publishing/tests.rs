@@ -22,7 +22,7 @@ use crate::{
         SamplerKind, StepIndex, UnlearnSpec, Vocabulary,
     },
     storage::{
-        Content, Patience, Place, StorageSettings, Storages, TransferOptions,
+        Content, Patience, StorageLocation, StorageSettings, Storages, TransferOptions,
         testing::{Call, Fault, Flaky},
     },
     worker::{CommitGate, Leavings, PublishRequest, Publisher, RunTimes},
@@ -225,7 +225,7 @@ impl Bench {
         folder.store.list(Some(&folder.path)).try_collect::<Vec<_>>().await.unwrap().len()
     }
 
-    fn folder(&self) -> Place {
+    fn folder(&self) -> StorageLocation {
         layout::Layout::of(&self.storages, &self.request.job).unwrap().folder
     }
 
@@ -402,7 +402,7 @@ async fn whatever_a_publication_left_is_removed_unless_its_manifest_stands() {
         let probe = bench();
         probe.publish().await.unwrap();
         let (calls, objects) = (probe.store.calls().len(), probe.objects().await);
-        // Published, and told so: nobody can take it back.
+        // The publication is recorded, so that nobody can take it back.
         for is_cancelled in [false, true] {
             probe.abandon(is_cancelled).await.unwrap();
             assert_eq!(probe.objects().await, objects);

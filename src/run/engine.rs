@@ -109,7 +109,7 @@ pub trait DeviceEngine: Sized + Send + Sync {
     /// What the optimisation measured.
     fn log(erased: &Self::Erased) -> &TrainingLog;
 
-    /// The scores that were measured on the way, one a concept.
+    /// The scores that were measured on the way, one for each concept.
     fn scores(erased: &Self::Erased) -> &[TimestepScores];
 
     /// Stretches of the base's weights that the edit changed, as files hold them: no other file of

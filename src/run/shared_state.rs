@@ -13,7 +13,7 @@ use super::StateFiles;
 use crate::{
     engine::{PartReader, SavePoint, StateError, StatePart, StateStore},
     storage::{
-        LocalFile, Place, StorageError, TransferOptions, download, list_below, remove,
+        LocalFile, StorageError, StorageLocation, TransferOptions, download, list_below, remove,
         remove_below, send,
     },
 };
@@ -24,13 +24,13 @@ const JOURNAL: &str = "uploads.json";
 /// Where runs share their state. Clones share it.
 #[derive(Debug, Clone)]
 pub struct SharedState {
-    root: Place,
+    root: StorageLocation,
     transfers: TransferOptions,
 }
 
 impl SharedState {
     /// Below a place.
-    pub fn new(root: Place, transfers: TransferOptions) -> Self {
+    pub fn new(root: StorageLocation, transfers: TransferOptions) -> Self {
         Self { root, transfers }
     }
 
@@ -67,7 +67,7 @@ impl SharedState {
 #[derive(Debug, Clone)]
 pub struct SharedStateStore {
     files: StateFiles,
-    place: Place,
+    place: StorageLocation,
     attempt: u64,
     transfers: TransferOptions,
     runtime: Handle,
@@ -144,7 +144,7 @@ impl SharedStateStore {
         Ok(names.iter().filter_map(|name| name.parse().ok()).collect())
     }
 
-    fn object(&self, part: StatePart, attempt: u64) -> Result<Place, StorageError> {
+    fn object(&self, part: StatePart, attempt: u64) -> Result<StorageLocation, StorageError> {
         self.place.child(&format!("{}/{attempt}", part.file_name()))
     }
 }

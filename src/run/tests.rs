@@ -8,7 +8,7 @@ use super::{SharedState, StateFiles};
 use crate::{
     engine::{SavePoint, StateError, StatePart, StateStore},
     storage::{
-        Patience, Place, StorageSettings, Storages, TransferOptions, list_below,
+        Patience, StorageLocation, StorageSettings, Storages, TransferOptions, list_below,
         testing::{Fault, Flaky},
     },
 };
@@ -56,11 +56,11 @@ fn keeps_what_was_saved(open: &Open<'_>) {
 struct Bench {
     runtime: Runtime,
     shared: SharedState,
-    root: Place,
+    root: StorageLocation,
 }
 
 impl Bench {
-    fn over(root: Place) -> Self {
+    fn over(root: StorageLocation) -> Self {
         let runtime = Runtime::new().unwrap();
         let transfers = TransferOptions {
             part_bytes: 1_000,
@@ -84,7 +84,7 @@ impl Bench {
     }
 }
 
-fn open(url: &str) -> Place {
+fn open(url: &str) -> StorageLocation {
     Storages::new(StorageSettings::default()).open(url).unwrap()
 }
 

@@ -119,7 +119,7 @@ fields! {
 impl Field {
     /// An entry of the list.
     pub(crate) fn at(self, index: usize) -> FieldPath {
-        FieldPath { field: self, place: Some(Place::Index(index)) }
+        FieldPath { field: self, place: Some(PathSegment::Index(index)) }
     }
 
     /// An entry of the map, such as `labels["team"]`.
@@ -127,7 +127,7 @@ impl Field {
     pub(crate) fn key(self, key: &str) -> FieldPath {
         const MOST_CHARACTERS: usize = 60;
         let shown = key.chars().take(MOST_CHARACTERS).collect();
-        FieldPath { field: self, place: Some(Place::Key(shown)) }
+        FieldPath { field: self, place: Some(PathSegment::Key(shown)) }
     }
 
     /// The flag of the command line that sets it, if any does.
@@ -152,14 +152,14 @@ impl Field {
 
 /// Which entry of a list or a map.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Place {
+enum PathSegment {
     /// From 0.
     Index(usize),
     #[cfg(feature = "server")]
     Key(String),
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for PathSegment {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Index(index) => write!(f, "{index}"),
@@ -174,7 +174,7 @@ impl fmt::Display for Place {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FieldPath {
     pub(crate) field: Field,
-    place: Option<Place>,
+    place: Option<PathSegment>,
 }
 
 impl FieldPath {
@@ -188,7 +188,7 @@ impl FieldPath {
     #[cfg(feature = "server")]
     pub(crate) fn index(&self) -> Option<usize> {
         match self.place {
-            Some(Place::Index(index)) => Some(index),
+            Some(PathSegment::Index(index)) => Some(index),
             _ => None,
         }
     }

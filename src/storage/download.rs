@@ -11,7 +11,7 @@ use futures::StreamExt;
 use object_store::{GetOptions, ObjectStore};
 
 use super::{
-    Content, Patience, Place, StorageError, StorageErrorKind,
+    Content, Patience, StorageError, StorageErrorKind, StorageLocation,
     content::{Counted, name_of, on_disk},
     transfer_options::retrying,
 };
@@ -23,7 +23,7 @@ const GATHERED: usize = 1 << 20;
 /// incomplete until this returns: download under another name, compare, and rename.
 /// `progress` receives the number of bytes so far.
 pub async fn download(
-    place: &Place,
+    place: &StorageLocation,
     to: &Path,
     patience: Patience,
     progress: &(dyn Fn(u64) + Send + Sync),
@@ -38,7 +38,7 @@ pub async fn download(
 }
 
 async fn download_once(
-    place: &Place,
+    place: &StorageLocation,
     to: &Path,
     progress: &(dyn Fn(u64) + Send + Sync),
 ) -> Result<Content, StorageError> {
@@ -101,7 +101,7 @@ impl Writing {
 
 /// Reads an object and compares it with what it should hold.
 pub async fn read_back(
-    place: &Place,
+    place: &StorageLocation,
     expected: &Content,
     patience: Patience,
 ) -> Result<(), StorageError> {

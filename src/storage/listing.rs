@@ -3,10 +3,13 @@
 use futures::TryStreamExt;
 use object_store::ObjectStore;
 
-use super::{Patience, Place, StorageError, transfer_options::retrying};
+use super::{Patience, StorageError, StorageLocation, transfer_options::retrying};
 
 /// Names of all objects below a place, relative to it, with `/`; in no order.
-pub async fn list_below(folder: &Place, patience: Patience) -> Result<Vec<String>, StorageError> {
+pub async fn list_below(
+    folder: &StorageLocation,
+    patience: Patience,
+) -> Result<Vec<String>, StorageError> {
     let of = |error| StorageError::of(&folder.url, error);
     let listed: Vec<_> = retrying(patience, || async move {
         folder.store.list(Some(&folder.path)).try_collect().await.map_err(of)

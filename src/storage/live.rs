@@ -82,7 +82,8 @@ async fn a_real_server_keeps_the_contract() {
     let object = place.child("resumed").unwrap();
     let flaky = Flaky::with(object.store.clone(), object.parts.clone());
     let flaky = Arc::new(flaky);
-    let cut = Place { store: flaky.clone(), parts: Some(flaky.clone()), ..object.clone() };
+    let cut =
+        StorageLocation { store: flaky.clone(), parts: Some(flaky.clone()), ..object.clone() };
     flaky.fail_from(4, Fault::Away);
     deliver(&cut, &file, &options, &|_| {}).await.unwrap_err();
     assert!(journal.exists());

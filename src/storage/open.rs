@@ -19,7 +19,7 @@ use object_store::{
 };
 use url::Url;
 
-use super::{Place, StorageError};
+use super::{StorageError, StorageLocation};
 
 /// How object storage is reached, whatever the URL's scheme.
 #[derive(Clone, Default)]
@@ -107,7 +107,7 @@ impl Storages {
     }
 
     /// Opens a URL. Sends no request yet: a wrong key shows with the first one.
-    pub fn open(&self, url: &str) -> Result<Place, StorageError> {
+    pub fn open(&self, url: &str) -> Result<StorageLocation, StorageError> {
         let parsed = parse(url)?;
         let path = Path::from_url_path(parsed.path()).map_err(|_| invalid(url, REFUSED_PATH))?;
         if path.as_ref().contains(char::is_control) {
@@ -121,7 +121,7 @@ impl Storages {
             let bucket = self.bucket(&parsed)?;
             lock(&self.buckets).entry(key).or_insert(bucket).clone()
         };
-        Ok(Place { store: bucket.store, parts: bucket.parts, path, url: parsed })
+        Ok(StorageLocation { store: bucket.store, parts: bucket.parts, path, url: parsed })
     }
 
     /// Uses a store in place of a bucket, such as one that fails on purpose.

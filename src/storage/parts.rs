@@ -12,7 +12,7 @@ use futures::{StreamExt, stream};
 use object_store::multipart::{MultipartStore, PartId};
 
 use super::{
-    LocalFile, Place, StorageError, StorageErrorKind, Storages, TransferOptions,
+    LocalFile, StorageError, StorageErrorKind, StorageLocation, Storages, TransferOptions,
     journal::{Journal, Upload},
     transfer_options::retrying,
 };
@@ -27,7 +27,7 @@ pub(super) fn part_bytes(size: u64, wanted: u64) -> u64 {
 
 /// An upload of one file.
 pub(super) struct PartsUpload<'a> {
-    pub(super) place: &'a Place,
+    pub(super) place: &'a StorageLocation,
     pub(super) store: &'a Arc<dyn MultipartStore>,
     pub(super) file: &'a LocalFile,
     pub(super) options: &'a TransferOptions,
@@ -165,7 +165,7 @@ impl PartsUpload<'_> {
 
 /// Discards the parts of an upload. Where that fails, they are left to the bucket's own rule for
 /// incomplete uploads.
-async fn abort(store: &dyn MultipartStore, place: &Place, id: &str) {
+async fn abort(store: &dyn MultipartStore, place: &StorageLocation, id: &str) {
     if let Err(error) = store.abort_multipart(&place.path, &id.to_owned()).await {
         let error = StorageError::of(&place.url, error);
         if error.kind() != StorageErrorKind::NotFound {

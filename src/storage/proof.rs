@@ -3,7 +3,9 @@
 use bytes::Bytes;
 use object_store::ObjectStoreExt;
 
-use super::{Patience, Place, StorageError, StorageErrorKind, create, read, whole::overwrite};
+use super::{
+    Patience, StorageError, StorageErrorKind, StorageLocation, create, read, whole::overwrite,
+};
 
 /// The object's bytes.
 const TEXT: &[u8] = b"keystep writes this to see whether it may; it can be deleted at any time\n";
@@ -18,7 +20,11 @@ const OTHER: &[u8] = b"the store overwrote what it was asked to create\n";
 ///
 /// [`StorageError::NoConditionalWrites`] where the store does not know `If-None-Match: *` or does
 /// not heed it; else the error of writing or reading.
-pub async fn prove(place: &Place, name: &str, patience: Patience) -> Result<(), StorageError> {
+pub async fn prove(
+    place: &StorageLocation,
+    name: &str,
+    patience: Patience,
+) -> Result<(), StorageError> {
     let object = place.child(name)?;
     let proven = prove_object(&object, patience).await;
     // Some buckets allow no deletes; the one object that stays there is overwritten next time.
@@ -28,7 +34,7 @@ pub async fn prove(place: &Place, name: &str, patience: Patience) -> Result<(), 
     proven
 }
 
-async fn prove_object(object: &Place, patience: Patience) -> Result<(), StorageError> {
+async fn prove_object(object: &StorageLocation, patience: Patience) -> Result<(), StorageError> {
     let none = |reason: &str| StorageError::NoConditionalWrites {
         url: object.url.to_string(),
         reason: reason.to_owned(),
@@ -59,7 +65,7 @@ async fn prove_object(object: &Place, patience: Patience) -> Result<(), StorageE
     }
 }
 
-async fn compare(object: &Place, patience: Patience) -> Result<(), StorageError> {
+async fn compare(object: &StorageLocation, patience: Patience) -> Result<(), StorageError> {
     let found = read(object, 1 << 10, patience).await?;
     if found.as_deref() == Some(TEXT) {
         return Ok(());
@@ -90,7 +96,7 @@ mod tests {
 
     const PATIENCE: Patience = Patience { attempts: 1, first_wait: Duration::ZERO };
 
-    fn place(conditions: Conditions) -> (Place, Arc<Flaky>) {
+    fn place(conditions: Conditions) -> (StorageLocation, Arc<Flaky>) {
         let store = Flaky::over(Arc::new(InMemory::new()));
         store.treat_conditions(conditions);
         let storages = Storages::new(StorageSettings::default());

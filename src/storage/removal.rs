@@ -5,11 +5,16 @@ use std::{fs, io, path::Path, time::SystemTime};
 use futures::StreamExt;
 use object_store::{ObjectStore, ObjectStoreExt};
 
-use super::{Patience, Place, StorageError, StorageErrorKind, transfer_options::retrying};
+use super::{
+    Patience, StorageError, StorageErrorKind, StorageLocation, transfer_options::retrying,
+};
 
 /// Removes every object below a place, and returns whether there was any. A local folder goes too,
 /// with the files in it that were never finished.
-pub async fn remove_below(folder: &Place, patience: Patience) -> Result<bool, StorageError> {
+pub async fn remove_below(
+    folder: &StorageLocation,
+    patience: Patience,
+) -> Result<bool, StorageError> {
     let of = |error| StorageError::of(&folder.url, error);
     if folder.url.scheme() == "file"
         && let Ok(path) = folder.url.to_file_path()
@@ -42,7 +47,7 @@ pub async fn remove_below(folder: &Place, patience: Patience) -> Result<bool, St
 /// Only local folders have such files: each appears under a name of its own, such as
 /// `delta.safetensors#1`, and is renamed once it is whole. A process that is killed leaves it behind,
 /// where it is no object but takes as much space as one.
-pub async fn remove_leftovers(folder: &Place, before: SystemTime) -> io::Result<usize> {
+pub async fn remove_leftovers(folder: &StorageLocation, before: SystemTime) -> io::Result<usize> {
     let Ok(path) = folder.url.to_file_path() else { return Ok(0) };
     if folder.url.scheme() != "file" {
         return Ok(0);

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use object_store::{MultipartUpload, ObjectStoreExt};
 
 use super::{
-    Content, LocalFile, Patience, Place, StorageError, StorageErrorKind, TransferOptions,
+    Content, LocalFile, Patience, StorageError, StorageErrorKind, StorageLocation, TransferOptions,
     download::read_back,
     journal::Journal,
     parts::{PartsUpload, part_bytes},
@@ -19,7 +19,7 @@ use super::{
 /// upload. Parts that were sent are kept, and the journal with them, where the store is away or the
 /// future was dropped; every other failure discards them.
 pub async fn deliver(
-    place: &Place,
+    place: &StorageLocation,
     file: &LocalFile,
     options: &TransferOptions,
     progress: &(dyn Fn(u64) + Send + Sync),
@@ -45,7 +45,7 @@ pub async fn deliver(
 
 /// Uploads bytes in memory, such as a short text, as [`deliver`] uploads a file.
 pub async fn deliver_bytes(
-    place: &Place,
+    place: &StorageLocation,
     bytes: Bytes,
     patience: Patience,
 ) -> Result<(), StorageError> {
@@ -65,7 +65,11 @@ pub async fn deliver_bytes(
 }
 
 /// Whether the object holds the content already.
-async fn holds(place: &Place, content: &Content, patience: Patience) -> Result<bool, StorageError> {
+async fn holds(
+    place: &StorageLocation,
+    content: &Content,
+    patience: Patience,
+) -> Result<bool, StorageError> {
     let head = retrying(patience, || async move {
         place.store.head(&place.path).await.map_err(|error| StorageError::of(&place.url, error))
     })
@@ -86,7 +90,7 @@ async fn holds(place: &Place, content: &Content, patience: Patience) -> Result<b
 /// Sends a file in place of what is there, and does not read it back: for what is checked when it
 /// is read. `progress`, and what becomes of parts that were sent, are as with [`deliver`].
 pub async fn send(
-    place: &Place,
+    place: &StorageLocation,
     file: &LocalFile,
     options: &TransferOptions,
     progress: &(dyn Fn(u64) + Send + Sync),
@@ -125,7 +129,7 @@ async fn whole(file: &LocalFile) -> Result<Bytes, StorageError> {
 
 /// Uploads to a store whose uploads in parts do not outlive this process.
 async fn stream(
-    place: &Place,
+    place: &StorageLocation,
     file: &LocalFile,
     options: &TransferOptions,
     progress: &(dyn Fn(u64) + Send + Sync),
@@ -146,7 +150,7 @@ async fn stream(
 
 async fn fill(
     upload: &mut dyn MultipartUpload,
-    place: &Place,
+    place: &StorageLocation,
     file: &LocalFile,
     options: &TransferOptions,
     progress: &(dyn Fn(u64) + Send + Sync),
@@ -165,7 +169,7 @@ async fn fill(
     Ok(())
 }
 
-async fn forget(place: &Place, options: &TransferOptions) {
+async fn forget(place: &StorageLocation, options: &TransferOptions) {
     if let Some(path) = &options.journal {
         let mut journal = Journal::load(Some(path.clone())).await;
         if journal.remove(&place.url).is_some() {
@@ -193,7 +197,7 @@ mod tests {
     struct Bench {
         folder: tempfile::TempDir,
         store: Arc<Flaky>,
-        place: Place,
+        place: StorageLocation,
         file: LocalFile,
         options: TransferOptions,
     }

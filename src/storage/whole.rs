@@ -3,11 +3,17 @@
 use bytes::Bytes;
 use object_store::{GetOptions, ObjectStore, ObjectStoreExt, PutMode, PutOptions};
 
-use super::{Patience, Place, StorageError, StorageErrorKind, transfer_options::retrying};
+use super::{
+    Patience, StorageError, StorageErrorKind, StorageLocation, transfer_options::retrying,
+};
 
 /// Creates an object, unless there is one: exactly one of several callers succeeds, the others get
 /// [`StorageError::AlreadyExists`]. After a lost answer the object may be our own: read it.
-pub async fn create(place: &Place, bytes: Bytes, patience: Patience) -> Result<(), StorageError> {
+pub async fn create(
+    place: &StorageLocation,
+    bytes: Bytes,
+    patience: Patience,
+) -> Result<(), StorageError> {
     let bytes = &bytes;
     retrying(patience, || async move {
         let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
@@ -19,7 +25,7 @@ pub async fn create(place: &Place, bytes: Bytes, patience: Patience) -> Result<(
 
 /// Writes an object, and replaces one that is there.
 pub(super) async fn overwrite(
-    place: &Place,
+    place: &StorageLocation,
     bytes: Bytes,
     patience: Patience,
 ) -> Result<(), StorageError> {
@@ -32,7 +38,7 @@ pub(super) async fn overwrite(
 }
 
 /// Removes an object, if it is there.
-pub async fn remove(place: &Place, patience: Patience) -> Result<(), StorageError> {
+pub async fn remove(place: &StorageLocation, patience: Patience) -> Result<(), StorageError> {
     let removed = retrying(patience, || async move {
         place.store.delete(&place.path).await.map_err(|error| StorageError::of(&place.url, error))
     })
@@ -44,7 +50,7 @@ pub async fn remove(place: &Place, patience: Patience) -> Result<(), StorageErro
 }
 
 /// Whether an object is there.
-pub async fn exists(place: &Place, patience: Patience) -> Result<bool, StorageError> {
+pub async fn exists(place: &StorageLocation, patience: Patience) -> Result<bool, StorageError> {
     let found = retrying(patience, || async move {
         place.store.head(&place.path).await.map_err(|error| StorageError::of(&place.url, error))
     })
@@ -59,7 +65,7 @@ pub async fn exists(place: &Place, patience: Patience) -> Result<bool, StorageEr
 /// An object's bytes, `None` where there is none; one of more than `most` bytes is refused as
 /// corrupted, before it is read.
 pub async fn read(
-    place: &Place,
+    place: &StorageLocation,
     most: u64,
     patience: Patience,
 ) -> Result<Option<Bytes>, StorageError> {

@@ -119,7 +119,7 @@ pub(super) struct Hold {
     pub(super) fence: Fence,
 }
 
-/// The hold is lost, or the store is away for longer than the lease: whoever finds this drops what
+/// The hold is lost, or the store is away for longer than the lease: a task that finds this drops what
 /// it has and records nothing more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct LeaseLost;

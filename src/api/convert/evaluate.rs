@@ -5,7 +5,7 @@ use super::{
     fields::{WireTerms, check_name, read_destination, read_kind, read_sampler, read_vocabulary},
 };
 use crate::{
-    api::{ApiError, violations::Found},
+    api::{ApiError, violations::Violations},
     catalogue::{ModelEntry, ModelOrigin},
     jobs::EvaluateWork,
     proto::keystep::v1::EvaluateErasureRequest,
@@ -62,7 +62,7 @@ impl EvaluateDraft {
             destination: asked_destination,
             sampler,
         } = request;
-        let mut found = Found::default();
+        let mut found = Violations::default();
         let terms = WireTerms { request_id, labels, deadline, priority, force, validate_only }
             .read(limits, &mut found);
         check_name(Field::BaseModel, &base_model, &mut found);
@@ -93,7 +93,7 @@ impl EvaluateDraft {
             }
         }
         found.finish()?;
-        // From here on equal wishes are equal; what is told above is told as it was written.
+        // From here on equal requests have equal specs; violations above quote what was written.
         let (concept, given) = (draft.concept.canonical(), draft.vocabulary.as_ref());
         let vocabulary = given.map(Vocabulary::canonical);
         Ok(Self { concept, vocabulary, ..draft })
@@ -114,7 +114,7 @@ impl EvaluateDraft {
             base.digest.clone().ok_or(ApiError::Internal("a model that is ready has no digest"))?;
         let own = || base.vocabulary.clone().unwrap_or_default().canonical();
         let spec = self.spec(self.vocabulary.clone().unwrap_or_else(own));
-        let mut found = Found::default();
+        let mut found = Violations::default();
         match &edited.origin {
             ModelOrigin::Erased(origin) if origin.base_model == self.base_model => {}
             ModelOrigin::Erased(_) => {
@@ -153,7 +153,7 @@ impl EvaluateDraft {
 }
 
 /// A grid that is too large to be drawn is refused before it waits for its turn.
-fn check_grid(spec: &JudgeSpec, found: &mut Found) {
+fn check_grid(spec: &JudgeSpec, found: &mut Violations) {
     let own = spec.vocabulary.other_domain(spec.concept.kind).len();
     let cells = spec.vocabulary.objects.len().saturating_mul(spec.vocabulary.styles.len());
     let pictures = own

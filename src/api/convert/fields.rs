@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, ops::RangeInclusive};
 
 use super::Limits;
 use crate::{
-    api::{names, violations::Found},
+    api::{names, violations::Violations},
     jobs::{JobOptions, PRIORITIES, RequestId, Timestamp},
     proto::keystep::v1::{
         ConceptKind as WireKind, Sampler, TrainableScope as WireScope, Vocabulary as WireVocabulary,
@@ -40,7 +40,7 @@ pub(super) struct WireTerms {
 }
 
 impl WireTerms {
-    pub(super) fn read(self, limits: Limits<'_>, found: &mut Found) -> RequestTerms {
+    pub(super) fn read(self, limits: Limits<'_>, found: &mut Violations) -> RequestTerms {
         let Self { request_id, labels, deadline, priority, force, validate_only } = self;
         let request_id = names::request_id(&request_id).unwrap_or_else(|_| {
             found.add(Field::RequestId, "is no UUID; make one for each request, or leave it out");
@@ -60,7 +60,7 @@ impl WireTerms {
     }
 }
 
-fn check_labels(labels: &BTreeMap<String, String>, found: &mut Found) {
+fn check_labels(labels: &BTreeMap<String, String>, found: &mut Violations) {
     if labels.len() > MOST_LABELS {
         let message = format!("has {} entries, the limit is {MOST_LABELS}", labels.len());
         found.add(Field::Labels, message);
@@ -81,7 +81,7 @@ fn check_labels(labels: &BTreeMap<String, String>, found: &mut Found) {
 fn read_deadline(
     time: prost_types::Timestamp,
     now: Timestamp,
-    found: &mut Found,
+    found: &mut Violations,
 ) -> Option<Timestamp> {
     let Some(deadline) = moment(time) else {
         found.add(
@@ -110,7 +110,7 @@ fn moment(time: prost_types::Timestamp) -> Option<Timestamp> {
 
 /// Where to publish, as it is stored: within the operator's prefixes, and such that every file of a
 /// result finds its place there.
-pub(super) fn read_destination(asked: &str, limits: Limits<'_>, found: &mut Found) -> String {
+pub(super) fn read_destination(asked: &str, limits: Limits<'_>, found: &mut Violations) -> String {
     let chosen = destination(asked, &limits.settings.outputs).and_then(|chosen| {
         let checked = limits.publisher.check(&chosen);
         checked.map(|()| chosen).map_err(|failure| failure.message)
@@ -122,7 +122,7 @@ pub(super) fn read_destination(asked: &str, limits: Limits<'_>, found: &mut Foun
 }
 
 /// A model's name; whether there is such a model is the catalogue's to say.
-pub(super) fn check_name(field: Field, name: &str, found: &mut Found) {
+pub(super) fn check_name(field: Field, name: &str, found: &mut Violations) {
     if name.is_empty() {
         found.add(field, "is empty; ListModels names the models there are");
     } else if name.chars().count() > 256 {
@@ -131,7 +131,7 @@ pub(super) fn check_name(field: Field, name: &str, found: &mut Found) {
 }
 
 /// A kind that cannot be read is refused, and taken for any one so that the other fields are checked.
-pub(super) fn read_kind(number: i32, found: &mut Found) -> ConceptKind {
+pub(super) fn read_kind(number: i32, found: &mut Violations) -> ConceptKind {
     match found.choice(Field::ConceptKind, number) {
         Some(WireKind::Unspecified) => {
             found.add(Field::ConceptKind, "is unset; say what the concept is");
@@ -145,7 +145,11 @@ pub(super) fn read_kind(number: i32, found: &mut Found) -> ConceptKind {
 }
 
 /// The scope that is asked for, if any.
-pub(super) fn read_scope(number: i32, name_contains: String, found: &mut Found) -> Option<Scope> {
+pub(super) fn read_scope(
+    number: i32,
+    name_contains: String,
+    found: &mut Violations,
+) -> Option<Scope> {
     let scope = match found.choice(Field::Scope, number)? {
         WireScope::Unspecified => None,
         WireScope::CrossAttention => Some(Scope::CrossAttention),
@@ -166,7 +170,7 @@ pub(super) fn read_scope(number: i32, name_contains: String, found: &mut Found) 
 pub(super) fn read_vocabulary(
     words: Option<WireVocabulary>,
     limits: Limits<'_>,
-    found: &mut Found,
+    found: &mut Violations,
 ) -> Option<Vocabulary> {
     let WireVocabulary { anything, mut objects, mut styles } = words?;
     let most = limits.settings.prompt_characters;
@@ -185,7 +189,11 @@ pub(super) fn read_vocabulary(
 }
 
 /// None where the model's folder decides.
-pub(super) fn read_sampler(field: Field, number: i32, found: &mut Found) -> Option<SamplerKind> {
+pub(super) fn read_sampler(
+    field: Field,
+    number: i32,
+    found: &mut Violations,
+) -> Option<SamplerKind> {
     let asked: Sampler = found.choice(field, number)?;
     SamplerKind::ALL.iter().copied().find(|kind| sampler(*kind) == asked)
 }
@@ -211,7 +219,7 @@ mod tests {
     #[test]
     fn a_deadline_is_a_time_that_json_can_write() {
         let read = |seconds, nanos| {
-            let mut found = Found::default();
+            let mut found = Violations::default();
             let time = prost_types::Timestamp { seconds, nanos };
             let read = read_deadline(time, Timestamp(1_000_000), &mut found);
             assert_eq!(read.is_some(), found.finish().is_ok());

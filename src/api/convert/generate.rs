@@ -8,7 +8,7 @@ use super::{
     small,
 };
 use crate::{
-    api::{ApiError, violations::Found},
+    api::{ApiError, violations::Violations},
     proto::keystep::v1::{GenerateRequest, GenerateResponse, generate_response::Update},
     report::{PictureLimits, PictureNotes, read_png},
     spec::{Field, GenerateSpec, InitImage},
@@ -47,7 +47,7 @@ impl DrawingDraft {
             init_image,
             strength,
         } = request;
-        let mut found = Found::default();
+        let mut found = Violations::default();
         check_name(Field::Model, &model, &mut found);
         let most = limits.settings.prompt_characters;
         found.prompt(Field::Prompt, &prompt, most);
@@ -103,7 +103,7 @@ fn read_seeds(
     mut seeds: Vec<u64>,
     count: Option<u32>,
     limits: Limits<'_>,
-    found: &mut Found,
+    found: &mut Violations,
 ) -> Vec<u64> {
     let most = limits.settings.images_per_call;
     let several = seeds.len() > 1;
@@ -124,7 +124,7 @@ fn read_size(
     width: Option<u32>,
     height: Option<u32>,
     limits: Limits<'_>,
-    found: &mut Found,
+    found: &mut Violations,
 ) -> Option<(usize, usize)> {
     let (width, height) = match (width, height) {
         (Some(width), Some(height)) => (width as usize, height as usize),
@@ -151,7 +151,7 @@ fn read_init_image(
     png: &[u8],
     strength: Option<f64>,
     limits: Limits<'_>,
-    found: &mut Found,
+    found: &mut Violations,
 ) -> Option<InitImage> {
     if png.is_empty() {
         if strength.is_some() {

@@ -6,7 +6,7 @@ use super::{
     small,
 };
 use crate::{
-    api::{ApiError, violations::Found},
+    api::{ApiError, violations::Violations},
     outcome::{Estimate, StepScore, TimestepScores},
     proto::keystep::v1::{
         Estimate as WireEstimate, LogSnrWindow as WireWindow, ScoreMeasure, ScoreSummary,
@@ -42,7 +42,7 @@ impl ScoreDraft {
             vocabulary,
             scope_name_contains,
         } = request;
-        let mut found = Found::default();
+        let mut found = Violations::default();
         check_name(Field::Model, &model, &mut found);
         let kind = read_kind(concept_kind, &mut found);
         found.prompt(Field::Concept, &concept, limits.settings.prompt_characters);
@@ -85,10 +85,10 @@ impl ScoreDraft {
     }
 }
 
-fn read_measures(numbers: &[i32], found: &mut Found) -> (bool, bool) {
+fn read_measures(numbers: &[i32], found: &mut Violations) -> (bool, bool) {
     let (mut switch_curve, mut gradient_share) = (false, false);
     for (index, number) in numbers.iter().enumerate() {
-        // One slip is told as well as thousands of them.
+        // One violation says as much as thousands of them.
         if index > 16 {
             found.add(Field::Measures, "has more entries than there are measures");
             break;

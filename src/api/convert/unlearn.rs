@@ -10,7 +10,7 @@ use super::{
     },
 };
 use crate::{
-    api::{ApiError, violations::Found},
+    api::{ApiError, violations::Violations},
     catalogue::ModelEntry,
     jobs::{Evaluation, StoredScores, UnlearnWork},
     proto::keystep::v1::{
@@ -77,7 +77,7 @@ impl UnlearnDraft {
             evaluate_sampler,
             window_source,
         } = request;
-        let mut found = Found::default();
+        let mut found = Violations::default();
         let terms = WireTerms { request_id, labels, deadline, priority, force, validate_only }
             .read(limits, &mut found);
         check_name(Field::BaseModel, &base_model, &mut found);
@@ -121,7 +121,7 @@ impl UnlearnDraft {
             score_digest,
             terms,
             seed_is_given: seed.is_some(),
-            // From here on equal wishes are equal; what is told above is told as it was written.
+            // From here on equal requests have equal specs; violations above quote what was written.
             spec: spec.canonical(),
             takes_own_words,
             formats,
@@ -149,7 +149,7 @@ impl UnlearnDraft {
     ) -> Result<UnlearnWork, ApiError> {
         let base_digest =
             base.digest.clone().ok_or(ApiError::Internal("a model that is ready has no digest"))?;
-        let mut found = Found::default();
+        let mut found = Violations::default();
         let mut spec = self.spec.clone();
         if self.takes_own_words {
             spec.vocabulary = base.vocabulary.clone().unwrap_or_default().canonical();
@@ -185,7 +185,7 @@ struct Texts {
 }
 
 impl Texts {
-    fn read(mut self, limits: Limits<'_>, found: &mut Found) -> Self {
+    fn read(mut self, limits: Limits<'_>, found: &mut Violations) -> Self {
         let most = limits.settings.prompt_characters;
         for (field, texts, most_texts) in [
             (Field::Concepts, &mut self.concepts, UnlearnSpec::MAX_CONCEPTS),
@@ -244,7 +244,7 @@ struct Knobs {
 }
 
 impl Knobs {
-    fn name(&self, found: &mut Found) -> MethodName {
+    fn name(&self, found: &mut Violations) -> MethodName {
         match found.choice(Field::Method, self.method) {
             Some(UnlearningMethod::Unspecified | UnlearningMethod::Keystep) | None => {
                 MethodName::Keystep
@@ -254,7 +254,7 @@ impl Knobs {
         }
     }
 
-    fn apply(self, method: &mut Method, found: &mut Found) {
+    fn apply(self, method: &mut Method, found: &mut Violations) {
         let (updates, rate) = match method {
             Method::Keystep(settings) => (&mut settings.updates, &mut settings.relative_rate),
             Method::Kscu(settings) => (&mut settings.updates, &mut settings.learning_rate),
@@ -284,7 +284,7 @@ impl Knobs {
 fn apply_window(
     source: Option<WindowSource>,
     method: &mut Method,
-    found: &mut Found,
+    found: &mut Violations,
 ) -> Option<String> {
     let source = source?;
     let field = match &source {
@@ -350,14 +350,14 @@ fn cited_window(
 }
 
 /// What to publish, in one order and without repetition, so that equal work is seen to be equal.
-fn read_formats(numbers: &[i32], found: &mut Found) -> Vec<OutputFormat> {
+fn read_formats(numbers: &[i32], found: &mut Violations) -> Vec<OutputFormat> {
     if numbers.is_empty() {
         return vec![OutputFormat::Delta, OutputFormat::Unet];
     }
     let mut formats = Vec::new();
     for (index, number) in numbers.iter().enumerate() {
         let field = Field::OutputFormats.at(index);
-        // One slip is told as well as thousands of them.
+        // One violation says as much as thousands of them.
         if index > 16 {
             found.add(Field::OutputFormats, "has more entries than there are formats");
             break;

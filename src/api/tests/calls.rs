@@ -75,7 +75,7 @@ async fn pictures_come_with_their_seeds() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn scores_can_be_cited_by_whoever_measured_them() {
+async fn scores_can_be_cited_by_the_principal_that_measured_them() {
     let world = World::new();
     let answer = world.unlearning.score_timesteps(from(&ada(), score_cat())).await.unwrap();
     let messages: Vec<ScoreTimestepsResponse> =
@@ -262,8 +262,8 @@ async fn a_picture_to_begin_with_is_read_before_the_call_waits() {
         };
         assert_eq!(fields(&status), [field], "{status}");
         let bad = status.get_details_bad_request().unwrap();
-        let told = &bad.field_violations[0].description;
-        assert!(parts.iter().all(|part| told.contains(part)), "{told}");
+        let description = &bad.field_violations[0].description;
+        assert!(parts.iter().all(|part| description.contains(part)), "{description}");
     }
 }
 

@@ -68,12 +68,15 @@ async fn a_repeated_request_is_one_operation() {
     let request = UnlearnConceptRequest { request_id: ID.to_owned(), ..erase_cat() };
     let first = world.unlearn(&ada(), request.clone()).await.unwrap();
     assert!(!first.done);
-    let told = metadata(&first);
-    assert_eq!(told.state(), JobState::Queued);
-    assert_eq!((told.request_id.as_str(), told.concepts.as_slice()), (ID, &["cat".to_owned()][..]));
-    // The server's pick stays, and is told.
+    let metadata_of = metadata(&first);
+    assert_eq!(metadata_of.state(), JobState::Queued);
+    assert_eq!(
+        (metadata_of.request_id.as_str(), metadata_of.concepts.as_slice()),
+        (ID, &["cat".to_owned()][..])
+    );
+    // The server's pick stays, and is metadata_of.
     let again = world.unlearn(&ada(), request.clone()).await.unwrap();
-    assert_eq!((&again.name, metadata(&again).seed), (&first.name, told.seed));
+    assert_eq!((&again.name, metadata(&again).seed), (&first.name, metadata_of.seed));
 
     let other = UnlearnConceptRequest { priority: 1, ..request.clone() };
     let refused = world.unlearn(&ada(), other).await;
@@ -442,15 +445,18 @@ async fn a_published_model_is_in_the_catalogue_and_can_be_judged() {
     };
     let request = from(&ada(), judge(&erased.name));
     let operation = world.unlearning.evaluate_erasure(request).await.unwrap().into_inner();
-    let told: EvaluateErasureMetadata = unpacked(operation.metadata.as_ref());
-    assert_eq!((told.edited_model, told.concept), (erased.name.clone(), "cat".to_owned()));
+    let metadata_of: EvaluateErasureMetadata = unpacked(operation.metadata.as_ref());
+    assert_eq!(
+        (metadata_of.edited_model, metadata_of.concept),
+        (erased.name.clone(), "cat".to_owned())
+    );
     let job = world.claim().await;
     let Work::Evaluate(work) = &job.work else { panic!("{:?}", job.work) };
     // 8 styles a row: 4 pictures of each make 32.
     assert_eq!((work.spec.target_seeds, work.spec.seed, work.spec.steps), (4, 500_000, 20));
     assert_eq!(work.spec.sampler, None);
 
-    // Another sampler is other work; one that cannot take the steps waits for no device to be told so.
+    // Another sampler is other work; one that cannot take the steps waits for no device to be metadata_of so.
     let drawn = |sampler: Sampler, steps| EvaluateErasureRequest {
         sampler: sampler.into(),
         steps: Some(steps),

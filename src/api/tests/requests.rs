@@ -355,8 +355,8 @@ fn texts_have_a_limit_together() {
     let read = |request| UnlearnDraft::read(request, limits(&settings));
     assert!(read(preserve(texts(1_024, 128))).is_ok());
     assert_eq!(violations(read(preserve(texts(1_024, 980)))), ["preserve"]);
-    let told = format!("{:?}", read(preserve(texts(1_024, 980))).unwrap_err());
-    assert!(told.contains("1003520 bytes") && told.contains("131072"), "{told}");
+    let refusal = format!("{:?}", read(preserve(texts(1_024, 980))).unwrap_err());
+    assert!(refusal.contains("1003520 bytes") && refusal.contains("131072"), "{refusal}");
     let objects = WireVocabulary { objects: texts(1_000, 900), ..WireVocabulary::default() };
     let request = UnlearnConceptRequest { vocabulary: Some(objects), ..erase_cat() };
     let found = violations(read(request));

@@ -371,7 +371,7 @@ fn note_use(folder: &Path) {
     }
 }
 
-/// When an entry was last used, as far as can be told.
+/// When an entry was last used, as far as is known.
 fn last_use(folder: &Path) -> SystemTime {
     let modified = |path: &Path| fs::metadata(path).and_then(|metadata| metadata.modified());
     modified(&folder.join(USED)).or_else(|_| modified(folder)).unwrap_or(SystemTime::UNIX_EPOCH)

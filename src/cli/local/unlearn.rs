@@ -62,7 +62,7 @@ pub(super) fn run<E: LocalEngine>(
         vocabulary: arguments.vocabulary.words(&Vocabulary::default())?,
         seed: arguments.seed,
     };
-    // Once before the model is opened, so that a slip is told at once.
+    // Once before the model is opened, so that a mistake is reported at once.
     spec.validate()?;
     let staging = Staging::create(out, &EXPECTED, &session.interrupt)?;
     let compute = arguments.model.compute.settings().open()?;

@@ -12,7 +12,7 @@ use super::{
 use crate::{engine::EngineError, spec::ReadSeek};
 
 /// A safetensors file of f32 tensors that is open and whose header is sound. What is wrong with it
-/// is told in words, for its reader to put into a sentence.
+/// is an error's text, which its reader puts into a sentence.
 pub(in crate::engine) struct SavedFile {
     open: OpenWeights,
     buffer: Vec<u8>,

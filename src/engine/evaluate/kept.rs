@@ -32,7 +32,7 @@ pub trait PictureStore {
     /// depend on but the model.
     fn load(&mut self, drawing: &str) -> Option<KeptPictures>;
 
-    /// Keeps the pictures of a drawing. A store that cannot tells whoever keeps it, and no one else.
+    /// Keeps the pictures of a drawing. A store that cannot keep them logs why; the judgement goes on.
     fn save(&mut self, drawing: &str, kept: &KeptPictures);
 }
 

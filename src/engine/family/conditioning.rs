@@ -157,13 +157,13 @@ impl From<Conditioning<TapeTensor>> for Prompts<'_> {
 /// Prompts that are alike are held once. Clones and selections share what is held.
 #[derive(Debug, Clone)]
 pub struct ProjectedConditioning {
-    held: Arc<Held>,
+    held: Arc<SharedPrompts>,
     /// Which of the held prompts each row of the batch is.
     rows: Vec<usize>,
 }
 
 #[derive(Debug)]
-struct Held {
+struct SharedPrompts {
     text: HeldText,
     pooled: Option<Tensor>,
     extra: Option<Tensor>,
@@ -188,7 +188,7 @@ impl ProjectedConditioning {
         let Conditioning { states, pooled, extra } = prompts;
         let device = states.device().clone();
         let text = blocks.map_or(HeldText::States(states), HeldText::Projected);
-        Self { held: Arc::new(Held { text, pooled, extra, device }), rows }
+        Self { held: Arc::new(SharedPrompts { text, pooled, extra, device }), rows }
     }
 
     /// A batch of these rows, each as often as it is named; fails where one is not there.
@@ -211,7 +211,7 @@ impl ProjectedConditioning {
 
     /// For one forward pass.
     pub(super) fn prompts(&self) -> Result<Prompts<'_>> {
-        let Held { text, pooled, extra, device } = &*self.held;
+        let SharedPrompts { text, pooled, extra, device } = &*self.held;
         let rows = Rows::new(&self.rows, device)?;
         let optional = |held: &Option<Tensor>| held.as_ref().map(|held| rows.of(held)).transpose();
         let (pooled, extra) = (optional(pooled)?, optional(extra)?);

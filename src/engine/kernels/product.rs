@@ -35,7 +35,7 @@ impl<'a> Matrices<'a> {
     }
 
     /// A matrix's place.
-    fn at(&self, index: usize) -> Place {
+    fn at(&self, index: usize) -> StridedPointer {
         let [matrix, row, column] = self.strides;
         (self.values[index * matrix..].as_ptr(), [row.cast_signed(), column.cast_signed()])
     }
@@ -242,7 +242,7 @@ fn multiply_into(
 }
 
 /// Where a matrix starts, and its strides from row to row and from column to column.
-type Place = (*const f32, [isize; 2]);
+type StridedPointer = (*const f32, [isize; 2]);
 
 /// Writes a product to rows of `length` values.
 ///
@@ -253,8 +253,8 @@ unsafe fn call(
     target: *mut f32,
     length: usize,
     (m, n, k): Sizes,
-    (left, [left_row, left_column]): Place,
-    (right, [right_row, right_column]): Place,
+    (left, [left_row, left_column]): StridedPointer,
+    (right, [right_row, right_column]): StridedPointer,
     adding: bool,
     parallelism: Parallelism,
 ) {

@@ -1,6 +1,6 @@
 //! The transforms of [`super::winograd`], of all tiles of a plane at a time.
 //!
-//! An element of the tiles is a row of values, one a tile, so that a step of [`super::filtering`]
+//! An element of the tiles is a row of values, one for each tile, so that a step of [`super::filtering`]
 //! takes as many tiles at a time as a vector has lanes.
 
 #![allow(
@@ -343,7 +343,7 @@ where
         let Workbench { size: [height, width], across, length, lines, columns, half, .. } =
             workbench;
         let (height, width, across, length) = (*height, *width, *across, *length);
-        // Pixels told of on each side of a tile.
+        // Input pixels beyond each side of a tile.
         let around = (B - M) / 2;
         let padded = M * across;
         for (column, half) in half.chunks_exact_mut(B * length).take(E).enumerate() {

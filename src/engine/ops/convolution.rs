@@ -49,7 +49,7 @@ pub fn conv2d(
     let (x, weight) = (x.tensor().contiguous()?, Weight::new(weight.tensor())?);
     let y = forward(extents, &x, &weight, addends)?;
     // A frozen kernel's layer does not keep its input.
-    let kept = Kept {
+    let kept = SavedForBackward {
         extents,
         shapes: [x.shape().clone(), weight.tensor().shape().clone()],
         x: followed[1].then_some(x),
@@ -64,7 +64,7 @@ pub fn conv2d(
 
 /// What the gradients need of a convolution, and no more.
 #[derive(Debug)]
-struct Kept {
+struct SavedForBackward {
     extents: Extents,
     shapes: [Shape; 2],
     /// For the gradient of the weight.
@@ -168,7 +168,7 @@ fn forward(extents: Extents, x: &Tensor, weight: &Weight, addends: Addends) -> R
     cpu::tensor(y, &shape)
 }
 
-impl Kept {
+impl SavedForBackward {
     /// The gradients of the input and of the weight.
     fn backward(self, gradient: &Tensor) -> Result<Vec<Option<Tensor>>> {
         let Self { extents, shapes, x, weight } = self;

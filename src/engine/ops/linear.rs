@@ -124,7 +124,7 @@ struct Linear {
 
 /// What the gradients need, and no more: a frozen weight's layer does not keep its input.
 #[derive(Debug)]
-struct Kept {
+struct SavedForBackward {
     x: Option<Tensor>,
     weight: Option<Weight>,
     shapes: [Shape; 2],
@@ -171,9 +171,9 @@ impl Linear {
         cpu::tensor(y, &shape)
     }
 
-    fn keep(self, followed: [bool; 2]) -> Kept {
+    fn keep(self, followed: [bool; 2]) -> SavedForBackward {
         let shapes = [self.x.shape().clone(), self.weight.tensor().shape().clone()];
-        Kept {
+        SavedForBackward {
             x: followed[1].then_some(self.x),
             weight: followed[0].then_some(self.weight),
             shapes,
@@ -181,7 +181,7 @@ impl Linear {
     }
 }
 
-impl Kept {
+impl SavedForBackward {
     /// The gradients of the input and of the weight.
     fn backward(self, gradient: &Tensor) -> Result<Vec<Option<Tensor>>> {
         let [x_shape, weight_shape] = &self.shapes;

@@ -1,4 +1,4 @@
-//! What operations are told beside their tensors.
+//! The parameters that operations take beside their tensors.
 
 /// A convolution's geometry; dilation and groups are 1 throughout Stable Diffusion.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

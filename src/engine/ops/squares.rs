@@ -28,7 +28,7 @@ pub fn sum_of_squares(x: &Tensor) -> Result<f64> {
     )))
 }
 
-/// [`sum_of_squares`] of each, which takes a device one answer and not one a tensor.
+/// [`sum_of_squares`] of each, for which a device answers once, not once for each tensor.
 pub fn sums_of_squares(tensors: &[&Tensor]) -> Result<Vec<f64>> {
     if cuda::is_fast(tensors) {
         return cuda::squares(tensors);

@@ -268,7 +268,7 @@ impl ModelFiles for CountingModel {
 #[test]
 fn nothing_but_headers_is_read_of_what_is_refused_and_nothing_of_what_is_left_over() {
     const HOLE: u64 = 640 << 20;
-    // Before all others, so that whoever reads in order reads it first.
+    // Before all others, so that a reader in order reads it first.
     let surplus = |file: &[u8]| {
         edited(
             file,
@@ -352,7 +352,7 @@ fn judges_are_checked_by_their_headers() {
         })
     };
     assert_eq!(find(builtin(JUDGE)).unwrap(), 1);
-    // All ones, which are no number: whoever reads them refuses the file.
+    // All bits set, which is NaN: reading them refuses the file.
     let surplus = with_tensor(&builtin(JUDGE), "aa_ema", "F32", &json!([1]), 4);
     assert_eq!(find(surplus).unwrap(), 1);
     let narrow = edited(

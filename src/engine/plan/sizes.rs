@@ -46,7 +46,7 @@ impl Sizes {
         let file = format!("{}/{SCHEDULER}", files.location());
         let scheduler = Ddim::for_pipeline(&read_text(files, SCHEDULER)?, &file)?;
 
-        // They are told when the model is loaded.
+        // Loading the model reports them.
         let mut warnings = Vec::new();
         let parts = NetworkParts::find(files, &*family, None, &mut warnings)?;
         let others = [&parts.vae].into_iter().chain(&parts.towers).map(Part::count);

@@ -10,7 +10,7 @@ use crate::engine::schedule::PredictionType;
 #[derive(Debug)]
 pub(super) struct Euler {
     pub(super) timesteps: Vec<f64>,
-    /// One a step, and the one that the last step reaches.
+    /// One for each step, and the one that the last step reaches.
     pub(super) sigmas: Vec<f32>,
     /// Whether the first noise takes the picture's own variance into account.
     pub(super) adds_variance: bool,

@@ -59,7 +59,8 @@ impl Sampler for Lcm {
         let alpha = self.share(step);
         let x0 =
             sigmas::clean(self.prediction, (alpha.sqrt(), (1.0 - alpha).sqrt()), output, sample)?;
-        let scaled = self.timesteps.get(step).map_or(0.0, |&told| told as f32) * self.scaling;
+        let scaled =
+            self.timesteps.get(step).map_or(0.0, |&timestep| timestep as f32) * self.scaling;
         let power = scaled * scaled + DATA * DATA;
         let (skip, kept) = (DATA * DATA / power, scaled / power.sqrt());
         let x0 = ((x0 * f64::from(kept))? + (sample * f64::from(skip))?)?;

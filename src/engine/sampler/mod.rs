@@ -47,7 +47,7 @@ pub(super) struct Stepped {
 /// One run, from noise to the picture, or from a picture that noise was added to at a later step. Multistep samplers remember earlier steps, so that steps are
 /// taken in order, once each, and every batch has a run of its own.
 pub(super) trait Sampler {
-    /// What the network is told at each evaluation, in order; may lie between trained timesteps,
+    /// The timestep that the network takes at each evaluation, in order; may lie between trained timesteps,
     /// and be one more than the steps asked for.
     fn timesteps(&self) -> &[f64];
 

@@ -97,8 +97,8 @@ impl Run<'_> {
                 let ends = (levels.first().copied(), levels.last().copied());
                 let ends = (ends.0.unwrap_or(1.0), ends.1.unwrap_or(1.0));
                 levels = self.karras(ends)?;
-                let told = levels.iter().map(|&level| sigmas::timestep_of(level, &table));
-                timesteps = told.map(|at| f64::from(at as f32)).collect();
+                let at_levels = levels.iter().map(|&level| sigmas::timestep_of(level, &table));
+                timesteps = at_levels.map(|at| f64::from(at as f32)).collect();
             }
             last = self.last(&table)?;
         }
@@ -190,8 +190,8 @@ impl Run<'_> {
             let ends = (table.last(), table.first());
             let ends = (ends.0.map_or(1.0, |&s| s.into()), ends.1.map_or(1.0, |&s| s.into()));
             let levels = self.karras(ends)?;
-            let told = levels.iter().map(|&level| sigmas::timestep_of(level, &table));
-            (told.map(f64::round_ties_even).collect(), levels)
+            let at_levels = levels.iter().map(|&level| sigmas::timestep_of(level, &table));
+            (at_levels.map(f64::round_ties_even).collect(), levels)
         } else {
             let timesteps: Vec<f64> = match self.config.spacing(Spacing::Linspace)? {
                 Spacing::Leading => {

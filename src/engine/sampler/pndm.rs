@@ -79,11 +79,14 @@ impl Sampler for Pndm {
         sample: &Tensor,
         _noise: Option<&Tensor>,
     ) -> Result<Stepped> {
-        let told = self.timesteps.get(step).copied().unwrap_or_default();
+        let timestep = self.timesteps.get(step).copied().unwrap_or_default();
         let stride = self.stride as f64;
         let first = self.first.take();
-        let (from, to) =
-            if first.is_some() { (told + stride, told) } else { (told, told - stride) };
+        let (from, to) = if first.is_some() {
+            (timestep + stride, timestep)
+        } else {
+            (timestep, timestep - stride)
+        };
         let mean = if let (Some(_), Some(last)) = (&first, self.outputs.last()) {
             ((output + last)? / 2.0)?
         } else {

@@ -38,9 +38,13 @@ fn run(golden: &HashMap<String, Tensor>, file: &str, kind: SamplerKind, steps: u
     let settings = SamplerConfig::parse(&json, file).unwrap();
     let trained = Ddim::for_pipeline(&json, file).unwrap();
     let mut sampler = open(kind, &settings, &trained, steps).unwrap();
-    let told = Tensor::new(sampler.timesteps(), &Device::Cpu).unwrap();
-    assert_eq!(told.dims(), get("timesteps").dims(), "{key}");
-    assert!(distance(&told, &get("timesteps")) < 1e-7, "{key}: {told} {}", get("timesteps"));
+    let timesteps = Tensor::new(sampler.timesteps(), &Device::Cpu).unwrap();
+    assert_eq!(timesteps.dims(), get("timesteps").dims(), "{key}");
+    assert!(
+        distance(&timesteps, &get("timesteps")) < 1e-7,
+        "{key}: {timesteps} {}",
+        get("timesteps")
+    );
     if !sampler.sigmas().is_empty() {
         let sigmas = Tensor::new(sampler.sigmas(), &Device::Cpu).unwrap();
         assert!(distance(&sigmas, &get("sigmas")) < 1e-7, "{key}: {sigmas}");

@@ -13,7 +13,7 @@ const ORDER: usize = 2;
 #[derive(Debug)]
 pub(super) struct UniPc {
     pub(super) timesteps: Vec<f64>,
-    /// One a step, and the one that the last step reaches.
+    /// One for each step, and the one that the last step reaches.
     pub(super) sigmas: Vec<f32>,
     pub(super) prediction: PredictionType,
     /// `lower_order_final`.

@@ -41,7 +41,7 @@ impl Schedule {
         &self.timesteps
     }
 
-    /// The training timestep that the network is told at a step.
+    /// The training timestep that the network takes at a step.
     pub fn timestep(&self, step: StepIndex) -> Timestep {
         self.timesteps[step.0]
     }

@@ -138,7 +138,7 @@ fn guidance(
     Ok((energy, effect))
 }
 
-/// One a row of the batch.
+/// One for each row of the batch.
 fn root_mean_squares(batch: &Tensor) -> Result<Vec<f64>, EngineError> {
     let means = batch.sqr()?.flatten_from(1)?.mean(1)?.to_vec1::<f32>()?;
     Ok(means.into_iter().map(|mean| f64::from(mean).sqrt()).collect())

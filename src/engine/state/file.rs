@@ -90,7 +90,7 @@ impl<'a> Contents<'a> {
     }
 }
 
-/// A part that was found; what is wrong with it is told in words.
+/// A part that was found; the error says what is wrong with it.
 pub(in crate::engine) struct SavedPart {
     file: SavedFile,
 }

@@ -47,7 +47,7 @@ impl Checkpointer {
         opened.map_err(|reason| ignore(part, reason, context)).ok()
     }
 
-    /// Saves a part; says whether that succeeded. A failure is told and passed over, unless it is
+    /// Saves a part; says whether that succeeded. A failure becomes a notice and is passed over, unless it is
     /// one too many or `must` says that the run will not come to save again.
     pub(super) fn save(
         &mut self,

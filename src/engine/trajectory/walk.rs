@@ -98,7 +98,7 @@ pub(in crate::engine) fn walk_on(
             keep((&footprints, &z), context)?;
         }
         if let Err(stopped) = context.advance(Phase::Walk, index, walk.steps) {
-            // A pause that comes while progress is told is saved as well.
+            // A pause that comes while progress is reported is saved as well.
             keep((&footprints, &z), context)?;
             return Err(stopped);
         }

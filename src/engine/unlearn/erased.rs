@@ -32,7 +32,7 @@ pub struct ErasedCheckpoint {
     pub spec: UnlearnSpec,
     /// What training measured.
     pub log: TrainingLog,
-    /// One a concept, where the run measured its window itself.
+    /// One for each concept, where the run measured its window itself.
     pub scores: Vec<TimestepScores>,
     /// Every tensor, the edited ones rounded to the format they are stored in, so that what is
     /// judged is what is published.
@@ -223,7 +223,7 @@ mod tests {
         let distinct: Vec<f32> = (0..16).map(|index| 0.1 + index as f32 / 7.0).collect();
         let lengths: Vec<usize> = encodings(&distinct).map(|bytes| bytes.len()).collect();
         assert_eq!(lengths, [64, 32, 32, 128]);
-        // What the halves cannot hold apart is told apart by the wider formats.
+        // Values that are equal in half precision differ in the wider formats.
         let close: Vec<f32> = (0..16).map(|index| 1.0 + index as f32 * 1e-6).collect();
         assert_eq!(encodings(&close).map(|bytes| bytes.len()).collect::<Vec<_>>(), [64, 128]);
     }

@@ -10,7 +10,7 @@ use super::{
     probe::Probe,
     run::Run,
     trainer::{Position, Rate, Trainer},
-    training::{Place, Recipe, Trained, train},
+    training::{Recipe, RecipeState, Trained, train},
     trajectory_bank::{TrajectoryBank, Walking},
 };
 use crate::{
@@ -100,12 +100,12 @@ impl Recipe for Keystep<'_> {
         Ok(found.erase_measure <= settings.stop_below)
     }
 
-    fn place(&self) -> Place {
+    fn place(&self) -> RecipeState {
         let queues = self.bank.queues();
-        Place { queues: queues.map(|queue| queue.order.clone()).to_vec(), latent: None }
+        RecipeState { queues: queues.map(|queue| queue.order.clone()).to_vec(), latent: None }
     }
 
-    fn resume(&mut self, place: Place) -> Result<(), String> {
+    fn resume(&mut self, place: RecipeState) -> Result<(), String> {
         let Ok(orders) = <[Vec<usize>; 3]>::try_from(place.queues) else {
             return Err("it does not hold three queues".to_owned());
         };
@@ -155,7 +155,7 @@ struct Bank {
 }
 
 #[derive(Debug)]
-struct Drawn {
+struct BatchSample {
     sample: Sample,
     step: StepIndex,
 }
@@ -191,7 +191,7 @@ impl Bank {
         settings: &KeystepSettings,
         schedule: &Schedule,
         noise: &mut NoiseSource,
-    ) -> Result<Vec<Drawn>, EngineError> {
+    ) -> Result<Vec<BatchSample>, EngineError> {
         let mut drawn = Vec::with_capacity(settings.erase_batch + settings.preserve_batch);
         let mut push =
             |entry: &Entry, prompt: &Conditioning, target, weight: f64, noise: &mut NoiseSource| {
@@ -210,7 +210,7 @@ impl Bank {
                     target,
                     weight: weight * self.step_weights[entry.step.0],
                 };
-                drawn.push(Drawn { sample, step: entry.step });
+                drawn.push(BatchSample { sample, step: entry.step });
                 Ok::<_, EngineError>(())
             };
         for _ in 0..settings.erase_batch {

@@ -9,7 +9,7 @@ use super::{
     objective::{erase_target, unconditional_strength},
     run::Run,
     trainer::{Position, Rate, Trainer},
-    training::{Place, Recipe, train},
+    training::{Recipe, RecipeState, train},
 };
 use crate::{
     engine::{
@@ -121,11 +121,11 @@ impl Recipe for Kscu<'_> {
         Ok(false)
     }
 
-    fn place(&self) -> Place {
-        Place { queues: Vec::new(), latent: self.latent.clone() }
+    fn place(&self) -> RecipeState {
+        RecipeState { queues: Vec::new(), latent: self.latent.clone() }
     }
 
-    fn resume(&mut self, place: Place) -> Result<(), String> {
+    fn resume(&mut self, place: RecipeState) -> Result<(), String> {
         if !place.queues.is_empty() {
             return Err("it holds queues, which kscu has none of".to_owned());
         }

@@ -23,7 +23,7 @@ use crate::{
 pub struct Batch<'a> {
     /// Noisy latents, `[batch, channels, h, w]`.
     pub z: &'a Tensor,
-    /// One a sample.
+    /// One for each sample.
     pub timesteps: &'a [f64],
     /// The prompts, a row a sample.
     pub prompts: &'a Conditioning,

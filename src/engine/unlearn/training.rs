@@ -30,13 +30,13 @@ pub(super) trait Recipe {
     ) -> Result<bool, EngineError>;
 
     /// Where the recipe stands between two updates.
-    fn place(&self) -> Place {
-        Place::default()
+    fn place(&self) -> RecipeState {
+        RecipeState::default()
     }
 
     /// Takes up a place that was saved, or says why it cannot be one of this recipe's.
-    fn resume(&mut self, place: Place) -> Result<(), String> {
-        let Place { queues, latent } = place;
+    fn resume(&mut self, place: RecipeState) -> Result<(), String> {
+        let RecipeState { queues, latent } = place;
         if queues.is_empty() && latent.is_none() {
             Ok(())
         } else {
@@ -47,7 +47,7 @@ pub(super) trait Recipe {
 
 /// What a recipe carries from one update to the next.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Place {
+pub(super) struct RecipeState {
     /// What is left of each queue of samples, in the order of drawing.
     pub(super) queues: Vec<Vec<usize>>,
     /// A latent on its way down, and the key step that it was trained at last.
@@ -63,14 +63,14 @@ pub(super) struct Trained {
 
 /// Where a run stands between two updates, beside the trainer's own tensors.
 #[derive(Debug)]
-struct Standing {
+struct TrainingPoint {
     /// The update that comes next.
     next: usize,
     noise: NoiseSource,
     evaluations: u64,
     checks: u64,
     stopped_early: bool,
-    place: Place,
+    place: RecipeState,
 }
 
 /// [`StatePart::Training`] without its tensors.
@@ -88,7 +88,7 @@ struct Body {
     records: Vec<UpdateRecord>,
 }
 
-/// The tensor of [`Place::latent`].
+/// The tensor of [`RecipeState::latent`].
 const LATENT: &str = "latent";
 
 /// Trains for so many updates, from the beginning or from where the run's saved state stands.
@@ -151,9 +151,9 @@ impl Run<'_> {
         stopped_early: bool,
         recipe: &dyn Recipe,
         context: &RunContext<'_>,
-    ) -> Option<Standing> {
+    ) -> Option<TrainingPoint> {
         context.saving.as_ref()?;
-        Some(Standing {
+        Some(TrainingPoint {
             next,
             noise: self.noise.clone(),
             evaluations: self.evaluations.get(),
@@ -168,7 +168,7 @@ impl Run<'_> {
 fn save(
     run: &mut Run<'_>,
     trainer: &Trainer,
-    standing: &Standing,
+    standing: &TrainingPoint,
     saved_at: &mut usize,
     context: &mut RunContext<'_>,
 ) -> Result<(), EngineError> {
@@ -201,14 +201,14 @@ fn save(
     Ok(())
 }
 
-/// Takes up saved state; what is wrong with it is told in words, and leaves the trainer spoilt.
+/// Takes up saved state; an error says what is wrong with it, and leaves the trainer unusable.
 fn restore(
     run: &mut Run<'_>,
     recipe: &mut dyn Recipe,
     trainer: &mut Trainer,
     mut saved: SavedPart,
     (adam, updates): (AdamSettings, usize),
-) -> Result<Standing, String> {
+) -> Result<TrainingPoint, String> {
     let body: Body = saved.body()?;
     let noise = NoiseSource::resume(&body.noise)
         .ok_or("its noise does not hold the words of a generator's state")?;
@@ -220,11 +220,11 @@ fn restore(
             body.next
         ));
     }
-    let told = |error: EngineError| error.to_string();
+    let message = |error: EngineError| error.to_string();
     let mut shapes: BTreeMap<_, _> =
         trainer.tensors().map(|(name, tensor)| (name, tensor.dims().to_vec())).collect();
     if body.latent.is_some() {
-        let [channels, height, width] = run.pipeline.latent_shape(None).map_err(told)?;
+        let [channels, height, width] = run.pipeline.latent_shape(None).map_err(message)?;
         shapes.insert(LATENT.to_owned(), vec![1, channels, height, width]);
     }
     saved.require(&shapes)?;
@@ -235,12 +235,12 @@ fn restore(
         Some(at) => Some((at, saved.tensor(LATENT, device)?)),
     };
     trainer.restore(adam, body.optimiser_steps, body.records, |name| saved.tensor(name, device))?;
-    let place = Place { queues: body.queues, latent };
+    let place = RecipeState { queues: body.queues, latent };
     recipe.resume(place.clone())?;
     run.noise = noise.clone();
     run.evaluations.set(body.evaluations);
     run.checks.set(body.checks);
-    Ok(Standing {
+    Ok(TrainingPoint {
         next: body.next,
         noise,
         evaluations: body.evaluations,

@@ -192,8 +192,8 @@ impl TrajectoryBank {
             .flat_map(|_| concept_walks(settings).map(|(count, _)| (count, key_steps)))
             .collect();
         layout.push((settings.preserve_trajectories, &every_step));
-        let told = |error: EngineError| error.to_string();
-        let [channels, height, width] = run.pipeline.latent_shape(None).map_err(told)?;
+        let message = |error: EngineError| error.to_string();
+        let [channels, height, width] = run.pipeline.latent_shape(None).map_err(message)?;
         let mut shapes = BTreeMap::new();
         for (index, (count, steps)) in layout.iter().enumerate() {
             for (part, of_prompt) in empty.parts() {

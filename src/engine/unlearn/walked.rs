@@ -68,8 +68,8 @@ impl Walked {
 
     fn restore(run: &Run<'_>, paths: &[Path<'_>], mut saved: SavedPart) -> Result<Self, String> {
         let body: Body = saved.body()?;
-        let told = |error: EngineError| error.to_string();
-        let [channels, height, width] = run.pipeline.latent_shape(None).map_err(told)?;
+        let message = |error: EngineError| error.to_string();
+        let [channels, height, width] = run.pipeline.latent_shape(None).map_err(message)?;
         let begun = paths.get(body.trajectories).filter(|_| body.steps > 0);
         let is_sound = body.trajectories <= paths.len()
             && begun.map_or(body.steps == 0, |path| body.steps <= path.steps);

@@ -140,7 +140,7 @@ pub enum FaultKind {
     OutOfMemory,
     /// The loss is not a number.
     NotFinite,
-    /// Whoever asked wants it no more.
+    /// The caller wants it no more.
     Cancelled,
 }
 

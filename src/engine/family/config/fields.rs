@@ -114,7 +114,7 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// A whole number for all levels, or a list with one a level.
+    /// A whole number for all levels, or a list with one for each level.
     pub(super) fn sizes_by_level(
         &self,
         name: &str,

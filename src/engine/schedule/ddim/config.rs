@@ -331,7 +331,7 @@ mod tests {
             "clip_sample is absent, which stands for true; false is",
             "steps_offset is absent, which stands for 0; 1 is",
         ];
-        for (json, told) in [
+        for (json, expected) in [
             ("{}", &absent[..]),
             (
                 r#"{"clip_sample": true, "steps_offset": 0}"#,
@@ -348,9 +348,9 @@ mod tests {
             let mut settings = Settings::parse(json, "s.json").unwrap();
             let repairs = settings.repair("s.json");
             assert_eq!((settings.clip, settings.steps_offset), (None, 1), "{json}");
-            assert_eq!(repairs.len(), told.len(), "{json}: {repairs:?}");
-            for (repair, told) in repairs.iter().zip(told) {
-                assert!(repair.starts_with(&format!("s.json: {told}")), "{repair}");
+            assert_eq!(repairs.len(), expected.len(), "{json}: {repairs:?}");
+            for (repair, expected) in repairs.iter().zip(expected) {
+                assert!(repair.starts_with(&format!("s.json: {expected}")), "{repair}");
             }
         }
     }

@@ -85,7 +85,7 @@ async fn lists_and_lives_read_no_request() {
     let worker = crate::jobs::WorkerId("w".to_owned());
     let held = store.claim(&worker, Duration::from_mins(1)).await.unwrap().unwrap();
     assert!(serde_json::to_vec(&held.work).unwrap().len() > MEBIBYTE);
-    // Whoever still read the works would fail from here on.
+    // A query that still read the works would fail from here on.
     sqlx::raw_sql("ALTER TABLE works RENAME TO hidden").execute(&store.writer).await.unwrap();
     let page = store.list(&all()).await.unwrap();
     let bytes = serde_json::to_vec(&page.jobs).unwrap().len();

@@ -9,7 +9,7 @@ use super::StorageError;
 
 /// A prefix in a store, or one object.
 #[derive(Clone)]
-pub struct Place {
+pub struct StorageLocation {
     /// The bucket, container or root folder.
     pub store: Arc<dyn ObjectStore>,
     /// The same store, where its uploads in parts outlive this process; those of a local folder do not.
@@ -20,13 +20,13 @@ pub struct Place {
     pub url: Url,
 }
 
-impl fmt::Debug for Place {
+impl fmt::Debug for StorageLocation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Place").field(&self.url.as_str()).finish()
+        f.debug_tuple("StorageLocation").field(&self.url.as_str()).finish()
     }
 }
 
-impl Place {
+impl StorageLocation {
     /// The object or prefix of a relative name with `/`, such as `files/unet/config.json`. Refuses a
     /// name that could lead out.
     pub fn child(&self, name: &str) -> Result<Self, StorageError> {
@@ -52,7 +52,7 @@ const LONGEST_PATH: usize = 4_095;
 /// The longest key of an object, in S3 as in the other clouds, in bytes.
 const LONGEST_KEY: usize = 1_024;
 
-impl Place {
+impl StorageLocation {
     /// Refuses a prefix below which a relative name of so many bytes would be longer than the store
     /// accepts.
     pub fn check_lengths(&self, longest_name: usize) -> Result<(), StorageError> {
