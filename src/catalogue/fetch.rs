@@ -1,4 +1,4 @@
-//! Downloads objects into the cache: a few at a time, each under another name until it is whole. FinishedDownload
+//! Downloads objects into the cache: a few at a time, each under another name until it is whole. Whole
 //! files of a download that was cut off are kept for the next one.
 
 use std::{
@@ -146,7 +146,7 @@ impl Fetch<'_> {
         on_disk(move || cache.reserve(&partial, bytes).map_err(|error| error.failure(&model))).await
     }
 
-    /// FinishedDownload files of an earlier download that have not changed since.
+    /// Whole files of an earlier download that have not changed since.
     async fn resume(&self) -> Result<Vec<Fetched>, Failure> {
         let folder = self.folder();
         let wanted: Vec<_> = self.wanted.iter().map(|wanted| wanted.object.clone()).collect();
