@@ -1,4 +1,4 @@
-//! Digests that tell equal requests, equal work and equal texts.
+//! Digests by which equal requests, equal work and equal texts are recognised.
 
 use prost::Message;
 use serde::Serialize;

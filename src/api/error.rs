@@ -1,4 +1,4 @@
-//! Why a call is refused or fails, by meaning.
+//! `ApiError`: why a call is refused or fails, by meaning.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! The only map to gRPC: each error to its code and its details.
+//! Maps every error of the services to its gRPC code and details; no other file does.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! Calls that are bound to their caller, as streams: work ends where the stream is dropped.
+//! Interactive calls as response streams: a call's work ends when its stream is dropped.
 
 use std::{collections::VecDeque, sync::Arc};
 

@@ -1,4 +1,5 @@
-//! Requests that become jobs: checked whole, repeated without harm, answered from finished work.
+//! Submits jobs: checks a request whole, answers a repeated request with the job that it made, and
+//! equal work with the job that did it.
 
 use super::{
     ApiError, ApiParts,

@@ -1,4 +1,5 @@
-//! `keystep.v1.UnlearningService`: who may, then each call's own file.
+//! Serves `keystep.v1.UnlearningService`: checks the caller's role, then calls the file of each
+//! method.
 
 use std::sync::Arc;
 

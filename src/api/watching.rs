@@ -1,4 +1,5 @@
-//! An operation's log as it grows, from any point on: the store is read, and wakes only say when.
+//! Streams an operation's log as it grows, from any sequence number on. Events are read from the
+//! store; notifications only say when to read.
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 

@@ -1,4 +1,4 @@
-//! From what a user writes to a model's files.
+//! Opens the model that a user names: a folder by its path, or `builtin:NAME`.
 
 use std::path::PathBuf;
 

@@ -1,4 +1,4 @@
-//! Results that appear whole or not at all.
+//! Writes files and folders of results that appear whole or not at all.
 //!
 //! Everything is written under a hidden temporary name beside the target, which shares its disk,
 //! and renamed once it is complete and on the disk. Dropping what is not committed removes it.

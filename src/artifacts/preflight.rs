@@ -1,4 +1,5 @@
-//! What would stop a result from being written, found before the hours of work it is the result of.
+//! Finds what would stop a result from being written, before the hours of work that it takes: files
+//! of the base that cannot be read, and a disk without room.
 
 use std::{io, path::Path};
 

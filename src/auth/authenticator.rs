@@ -1,4 +1,4 @@
-//! From credentials to a caller.
+//! Finds out who calls, from a bearer token or a client certificate.
 
 use std::{collections::BTreeSet, fmt, net::IpAddr, path::Path, sync::Arc, time::Duration};
 

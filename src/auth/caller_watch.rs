@@ -1,4 +1,4 @@
-//! Ends calls whose caller has lost, meanwhile, what it was let in by.
+//! Ends calls under way whose caller has since lost its credentials or its role.
 
 use std::{sync::Arc, time::Duration};
 

@@ -1,4 +1,4 @@
-//! Names: those in a client's certificate, and what a principal may be called.
+//! Reads the name in a client certificate, and says what a principal may be called.
 
 use x509_parser::{certificate::X509Certificate, extensions::GeneralName, prelude::FromDer};
 

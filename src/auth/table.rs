@@ -1,4 +1,4 @@
-//! The token file's contents, checked.
+//! Reads and checks the contents of the token file.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 

@@ -1,4 +1,4 @@
-//! The token file as it was read last.
+//! Holds the token file as last read, and reads it again when it changes.
 
 use std::path::{Path, PathBuf};
 

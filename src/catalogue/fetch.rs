@@ -1,5 +1,5 @@
-//! Downloads objects into the cache: a few at a time, each under another name until it is whole. Whole
-//! files of a download that was cut off are kept for the next one.
+//! Downloads a model's objects into the cache, a few at a time. An object gets its name once it is
+//! whole, so an interrupted download is continued from the objects that it finished.
 
 use std::{
     fs::{self, File},

@@ -1,4 +1,4 @@
-//! What goes wrong between a name and its files, by meaning for the client.
+//! Why a model cannot be found or read, as failures by meaning for the client.
 
 use crate::{
     jobs::{Failure, FailureReason as Reason, StoreError},

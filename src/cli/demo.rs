@@ -1,5 +1,5 @@
-//! `keystep demo`: the whole main job on the model that comes with the program, by the daemon that
-//! `keystep serve` runs: it is started within this process, asked as any client asks it, and ended.
+//! `keystep demo`: scores, erases, draws and judges on the built-in model. It starts the daemon of
+//! `keystep serve` in this process, asks it as any client does, and shuts it down.
 
 mod demo_run;
 mod embedded;

@@ -1,4 +1,4 @@
-//! A made-up engine, and the verbs run with it from end to end.
+//! A scripted engine, and tests that run the verbs with it from end to end.
 
 use std::{
     cell::RefCell,

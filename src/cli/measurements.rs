@@ -1,4 +1,4 @@
-//! What the clock and this machine say of a run.
+//! Time, peak memory and platform of a run, for its report.
 
 use super::{process::peak_rss_bytes, timing::Stopwatch};
 use crate::run::Measurements;

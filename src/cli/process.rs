@@ -1,5 +1,5 @@
-//! This process: the environment that the tensor libraries read, which has to be set before their first
-//! thread, and the most memory that was held.
+//! Settings of this process: environment variables that the tensor libraries read, which must be
+//! set before their first thread starts, and the peak memory.
 //!
 //! candle spreads large element-wise operations over a spinning pool with one global lock; our
 //! passes run side by side already, and wait for each other there (measured on two cores: an

@@ -1,4 +1,5 @@
-//! What is kept of an erasure whose result cannot be written, and how it is taken up again.
+//! Keeps what was trained where the result cannot be written, in a file from which `--resume`
+//! writes it later.
 
 use std::{
     collections::BTreeMap,

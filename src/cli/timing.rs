@@ -1,4 +1,4 @@
-//! Time: the clock, which nothing else in the program reads, and how fast work goes by it.
+//! The clock of the command line, and the pace of work.
 
 use std::{
     collections::VecDeque,

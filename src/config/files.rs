@@ -1,5 +1,5 @@
-//! The files that settings name, checked before anything starts: all that are missing or unreadable
-//! are reported at once.
+//! Checks the files that settings name before anything starts, and reports all that are missing or
+//! unreadable at once.
 
 use std::{fs::File, io::Read, path::Path};
 

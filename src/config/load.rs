@@ -1,5 +1,5 @@
-//! The settings from defaults, file, environment and flags, each over those before it, with the origin
-//! of every value.
+//! Loads the settings from defaults, file, environment and flags, the later over the earlier, and
+//! remembers where each value came from.
 
 use std::{
     collections::BTreeMap,

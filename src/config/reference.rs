@@ -1,5 +1,5 @@
-//! Settings as text: the reference page and the sample file, made of the declarations so that neither
-//! can be wrong, and the settings in effect with their origins.
+//! Writes the settings as text: the reference page and the sample file, both from the declarations,
+//! and the settings in effect with their origins.
 
 use std::fmt::Write;
 

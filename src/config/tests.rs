@@ -1,3 +1,5 @@
+//! Settings from all four sources, their violations, and the generated reference.
+
 use std::{ffi::OsString, fs, path::PathBuf};
 
 use super::{

@@ -1,5 +1,5 @@
-//! The rules that types do not express: ranges, and what one section demands of another. Opens no
-//! file.
+//! Checks the rules that types do not express: ranges, and what one section demands of another.
+//! Opens no file.
 
 use std::{
     collections::BTreeSet,

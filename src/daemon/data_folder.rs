@@ -1,5 +1,5 @@
-//! The folder of the daemon's own state, which one process at a time uses. What the daemon creates is
-//! private; a folder that was there before may be shared, and keeps its mode.
+//! The folder with the daemon's own state, locked against a second process. What the daemon creates
+//! in it is private to its user; an existing folder keeps its mode.
 
 use std::{
     fs::{self, File, TryLockError},

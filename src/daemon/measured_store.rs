@@ -1,4 +1,4 @@
-//! The store that the worker uses: passes everything on, and records metrics of it.
+//! The worker's view of the job store: passes every call on and records metrics of it.
 
 use std::{
     collections::{BTreeMap, HashMap},

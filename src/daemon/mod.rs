@@ -1,5 +1,4 @@
-//! The daemon in one piece: starts every part, watches whether they work, and shuts down in
-//! order.
+//! The daemon in one piece: starts every part, watches them, and shuts them down in order.
 //!
 //! `keystep serve` runs it until a signal comes, `keystep demo` runs it within its own process, and
 //! tests run it over engines of their own.

@@ -1,4 +1,4 @@
-//! Whether the daemon can do its work, which is what health checks answer.
+//! Decides whether the daemon can do its work, which health checks answer.
 
 use std::{sync::Arc, time::Duration};
 

@@ -1,4 +1,4 @@
-//! Metrics that no event reports, and that are sampled instead.
+//! Samples the metrics that no event reports.
 
 use std::{sync::Arc, time::Duration};
 

@@ -1,3 +1,5 @@
+//! The data folder and the files in `deploy`, held against the settings.
+
 use std::{ffi::OsString, fs, path::PathBuf, time::Duration};
 
 use super::{StartError, data_folder::DataFolder};

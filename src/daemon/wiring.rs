@@ -1,4 +1,4 @@
-//! The daemon's calls into server, catalogue and publisher, which change with their interfaces.
+//! Makes the server, its callers, the publisher and the list of base models from the settings.
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 

@@ -1,5 +1,5 @@
-//! What is held in one memory together: the loaded models, the jobs under way, and the calls beside
-//! them.
+//! Accounts for the memory that slots share: the loaded models, the jobs under way, and the calls
+//! beside them.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -1,4 +1,4 @@
-//! Where the device's threads get their engines from.
+//! `EngineSource`: where a slot gets its engines from.
 
 use super::PlanEstimate;
 use crate::{

@@ -1,6 +1,6 @@
 //! Calls that are bound to their caller: `Generate`, `ScoreTimesteps` and plans. They are not
-//! stored; they wait in a small bounded queue, are served by a free slot or between two updates of a
-//! slot's job, and end when the caller goes away.
+//! stored; they wait in a small bounded queue, are served by a free slot or between two updates of
+//! a slot's job, and end when the caller goes away.
 
 use std::{num::NonZeroUsize, time::Duration};
 

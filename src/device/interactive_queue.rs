@@ -1,5 +1,5 @@
-//! The queue of interactive calls: bounded, with honest positions; calls are forgotten as soon as
-//! their callers go. All slots take from one queue, those without a job before others.
+//! The queue of interactive calls: bounded, with positions that clients can see. A call leaves it
+//! when its caller does. All slots take from one queue, those without a job first.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},

@@ -1,5 +1,5 @@
-//! A memory that slots share: the engine source, the models that it loaded, and the account of all
-//! that is held. The slots of a CPU share one, each CUDA device has its own.
+//! A memory that slots share: the source of engines, the models that it loaded, and the account of
+//! all that is held. The slots of a CPU share one; each CUDA device has its own.
 
 use std::{
     collections::BTreeMap,

@@ -1,4 +1,4 @@
-//! What computes: loads models, does the engine's part of jobs, and serves interactive calls between
+//! The device: loads models, does the engine's part of jobs, and serves interactive calls between
 //! two units of a job's work.
 
 mod account;

@@ -1,4 +1,4 @@
-//! Where models come from: the device's view of the catalogue.
+//! `ModelProvider` and `PictureCache`: what the device and the worker ask of the catalogue.
 
 use std::{path::PathBuf, sync::Arc};
 

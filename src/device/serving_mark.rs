@@ -1,5 +1,5 @@
-//! A file that says that a call was being served: where a process is lost with it, the call may be
-//! what killed it, and no job beside it is to blame.
+//! A file that exists while a call is served. If the process is lost meanwhile, the call may have
+//! killed it, so the loss is not charged to the job beside it.
 
 use std::{
     fs, io,

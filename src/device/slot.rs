@@ -1,5 +1,5 @@
-//! A slot: what its thread of jobs and its thread of calls work with, of which only one computes at a
-//! time.
+//! A slot: what its thread of jobs and its thread of calls work with. Only one of the two computes
+//! at a time.
 
 use std::{
     any::Any,

@@ -1,6 +1,6 @@
-//! The device: slots, each of two threads of which only one computes at a time. So a slot's tensors are
-//! touched from one side, a panic is caught in one place, and a call can be served between two units
-//! of a job's work and be left off in its own.
+//! The device's slots, each with a thread for jobs and a thread for calls, of which only one
+//! computes at a time. A slot's tensors are therefore never shared, a panic is caught in one place,
+//! and a call can run between two units of a job's work, and stop for the job in turn.
 
 use std::{
     io,
@@ -27,7 +27,7 @@ use super::{
 };
 use crate::jobs::Failure;
 
-/// A job's work on a slot, as the room above defines it.
+/// A job's work on a slot; the worker implements it, since the device knows no jobs of the queue.
 pub trait SlotWork: Send + 'static {
     /// What it comes to.
     type Output: Send + 'static;

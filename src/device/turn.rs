@@ -1,6 +1,5 @@
-//! Whose turn it is to use a slot: the thread of jobs and the thread of calls take turns and
-//! never compute at the same time, so that a call can be left off in the midst for a job, and a job
-//! for a call.
+//! Whose turn it is to use a slot. The thread of jobs and the thread of calls take turns and never
+//! compute at the same time: a call pauses for a job, and a job for a call.
 
 use std::{
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},

@@ -1,4 +1,4 @@
-//! The engine: a model on one device, and what can be done with it.
+//! `CandleEngine`: a model on one device, and everything that can be done with it.
 
 use std::num::NonZeroUsize;
 

@@ -1,4 +1,4 @@
-//! Whether what a network computed is numbers.
+//! Refuses what a network computed where it is NaN or infinite.
 
 use candle_core::{CpuStorage, DType, Storage, Tensor};
 

@@ -1,5 +1,5 @@
-//! Drawing pictures: `__call__` of diffusers' `StableDiffusionPipeline` with the sampler asked for, and
-//! of `StableDiffusionImg2ImgPipeline` where they begin with a picture.
+//! Draws pictures: `__call__` of diffusers' `StableDiffusionPipeline`, and of
+//! `StableDiffusionImg2ImgPipeline` where they begin with a picture.
 
 use std::{collections::BTreeMap, num::NonZeroUsize};
 

@@ -1,5 +1,5 @@
-//! The networks of a model folder before they are read: which files hold each, and which of their
-//! tensors it is made of.
+//! The networks of a model folder before their weights are read: which files hold each, and which
+//! of the tensors it takes.
 
 #[cfg(test)]
 mod tests;

@@ -1,5 +1,5 @@
-//! JSON as Python's `json` writes and reads it, which the files of models are in: with a byte order
-//! mark perhaps, and with `NaN`, `Infinity` and `-Infinity` as bare words, that JSON has not.
+//! JSON as Python's `json` module reads and writes it: perhaps with a byte order mark, and with
+//! `NaN`, `Infinity` and `-Infinity` as bare words, which JSON does not have.
 
 use serde::de::DeserializeOwned;
 

@@ -1,4 +1,5 @@
-//! What a running job is given: a place to report to and a flag to watch.
+//! `RunContext`: what a caller passes to a run, to receive progress, to cancel or pause it, and to
+//! save its state.
 
 use std::{
     fmt,

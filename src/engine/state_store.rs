@@ -1,4 +1,4 @@
-//! Where a run's state is kept, and in which parts: what a run asks of its caller.
+//! `StateStore`: where a run's state is kept, part by part.
 
 use std::io::{self, Write};
 

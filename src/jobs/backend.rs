@@ -1,5 +1,4 @@
-//! The stores there are, as one type: a closed set, so that callers need neither generics nor boxed
-//! futures.
+//! `Store`: all job stores as one enum, so that callers need neither generics nor boxed futures.
 
 use std::{collections::BTreeMap, time::Duration};
 

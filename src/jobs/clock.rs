@@ -1,4 +1,4 @@
-//! The seams through which time and identifiers are drawn.
+//! The clock and the source of identifiers, which tests replace.
 
 use std::{
     ops::Add,

@@ -1,4 +1,4 @@
-//! Names and numbers that must not be mixed up.
+//! Newtypes for names and numbers that must not be mixed up.
 
 use std::{fmt, str::FromStr};
 

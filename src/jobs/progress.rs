@@ -1,4 +1,4 @@
-//! How far a job is.
+//! How far a job has come.
 
 use serde::{Deserialize, Serialize};
 

@@ -1,5 +1,5 @@
-//! One step of a job's life as every store takes it: the next job and what its log gains, decided
-//! purely. A store only loads, asks here, and writes both in one transaction.
+//! One step of a job's life, the same for every store: the next job and the events that its log
+//! gains, as a pure function. A store only loads, asks here, and writes both in one transaction.
 
 use std::time::Duration;
 

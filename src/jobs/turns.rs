@@ -1,5 +1,5 @@
-//! Whose turn it is: within a priority the principals take turns, so that a principal with many jobs does
-//! not keep the others waiting; a principal's own jobs keep their order.
+//! Whose job is claimed next: within a priority the principals take turns, so that one with many
+//! jobs does not keep the others waiting. A principal's own jobs keep their order.
 //!
 //! The principal that was served longest ago comes first, and one that was never served before all
 //! that were. `rows.rs` of the store in a file says the same in SQL.

@@ -1,5 +1,4 @@
-//! What a job does, immutable once it is stored; the scores that its request may cite; and what it
-//! came to.
+//! What a job does, immutable once stored; the scores that its request may cite; and its outcome.
 
 use serde::{Deserialize, Serialize};
 

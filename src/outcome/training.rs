@@ -1,4 +1,4 @@
-//! What an optimisation measured.
+//! What a training measured.
 
 use serde::{Deserialize, Serialize};
 

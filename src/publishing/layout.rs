@@ -1,4 +1,4 @@
-//! Where a result stands below its destination.
+//! Where a result lies below its destination.
 
 use std::fmt::Write as _;
 

@@ -1,5 +1,5 @@
-//! Where a publication under way writes to, noted beside the result: the worker that clears up after a job
-//! needs it, and may know nothing of the job any more.
+//! Notes where a publication writes to, in a file beside the result: the worker that cleans up
+//! after the job may know nothing else of it.
 
 use std::{fs, io, path::Path};
 

@@ -1,4 +1,4 @@
-//! What makes free text harmless in YAML, Markdown and Python.
+//! Escapes free text for YAML, Markdown and Python.
 
 use std::fmt::Write as _;
 

@@ -1,5 +1,5 @@
-//! The README of a published result: a model card as Hugging Face reads them. The same for equal
-//! work: no time, no job and no address is in it.
+//! Writes the README of a published result: a model card as Hugging Face reads them. Equal work
+//! gives equal bytes, so it names no time, job or address.
 
 use std::{fmt, fmt::Write as _};
 

@@ -1,4 +1,4 @@
-//! What storage's errors mean for a job.
+//! Maps errors of object storage to failures of a job.
 
 use crate::{
     jobs::{Failure, FailureReason as Reason},

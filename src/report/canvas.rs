@@ -1,4 +1,4 @@
-//! A sheet of pixels to draw on.
+//! `Canvas`: a sheet of pixels to draw on.
 
 use image::{RgbImage, imageops};
 use plotters::{

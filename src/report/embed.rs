@@ -1,4 +1,4 @@
-//! What makes a page safe and self-contained: escaped text, pictures as data, numbers for people.
+//! Text, pictures and numbers in the report page: escaped, embedded as data, formatted for people.
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 

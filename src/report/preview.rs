@@ -1,5 +1,5 @@
-//! Everything drawn once from made-up data. With `KEYSTEP_PREVIEWS=DIR` the files are written there,
-//! to be looked at after a change of their design.
+//! Draws everything once from made-up data. With `KEYSTEP_PREVIEWS=DIR` the files are written
+//! there, to look at after a change of their design.
 
 use super::{
     ReportPage, contact_sheet, run_report::tests::sample_report, score_plot,

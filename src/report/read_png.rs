@@ -1,4 +1,4 @@
-//! PNG files of others, which may be of any size and damaged in any way.
+//! Reads PNG files from clients, which may be of any size and damaged in any way.
 
 use std::{io::Cursor, ops::RangeInclusive};
 

@@ -1,5 +1,5 @@
-//! The seam between a run and the engine, so that everything around the engine can be tested in
-//! milliseconds.
+//! `DeviceEngine`: what a run asks of an engine, so that everything around the engine can be tested
+//! with a scripted one in milliseconds.
 
 use std::{
     collections::BTreeMap,

@@ -1,4 +1,5 @@
-//! What a result says of itself: the verdicts of its judgements, and what computed it.
+//! What a result says of itself: its judges' verdicts, and the versions and device that computed
+//! it.
 
 use std::collections::BTreeMap;
 

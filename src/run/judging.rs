@@ -1,4 +1,4 @@
-//! Judging within a run.
+//! Judges an edited model within a run.
 
 use super::{DeviceEngine, RunError, RunPorts};
 use crate::{

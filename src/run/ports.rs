@@ -1,4 +1,4 @@
-//! What a run asks of its surroundings.
+//! `RunPorts`: what a run asks of its surroundings.
 
 use std::fmt;
 

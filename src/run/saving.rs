@@ -1,4 +1,4 @@
-//! When a run saves its state: no oftener than it is worth.
+//! Decides when a run saves its state: often enough to lose little, seldom enough to cost little.
 
 use std::{
     cell::Cell,

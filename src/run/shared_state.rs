@@ -1,5 +1,5 @@
-//! A run's state in object storage beside the folder on this machine, so that a worker with another
-//! disk can take the run up.
+//! A run's state in object storage as well as in its folder, so that a worker with another disk can
+//! go on with the run.
 
 use std::{
     collections::BTreeSet,

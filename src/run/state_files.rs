@@ -1,4 +1,4 @@
-//! A run's state in a folder of its own: whole files with their digests, or nothing.
+//! A run's state in a folder: whole files with their digests, or none.
 
 use std::{
     fs::{self, File},

@@ -1,4 +1,4 @@
-//! The certificates, read again when their files change.
+//! TLS certificates, which are read again when their files change.
 
 use std::{
     fmt,

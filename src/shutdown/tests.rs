@@ -1,3 +1,5 @@
+//! The phases of a shutdown in paused time: their order, their limits, and what hits one.
+
 use std::{pin::pin, time::Duration};
 
 use futures::{FutureExt, future::BoxFuture, stream};

@@ -1,4 +1,4 @@
-//! What is to be forgotten.
+//! `Concept`: what is to be erased.
 
 use serde::{Deserialize, Serialize};
 use strum::VariantArray;

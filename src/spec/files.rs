@@ -1,5 +1,5 @@
-//! A model's files, wherever they lie: the seam between `artifacts`, which moves bytes, and
-//! `engine`, which reads tensors out of them.
+//! `ModelFiles`: a model's files, wherever they lie. `artifacts` implements it over bytes, and
+//! `engine` reads tensors through it.
 
 use std::io::{Read, Seek};
 

@@ -1,4 +1,4 @@
-//! Drawing pictures.
+//! `GenerateSpec`: which pictures to draw, and how.
 
 use serde::{Deserialize, Serialize};
 

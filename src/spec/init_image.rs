@@ -1,4 +1,4 @@
-//! The picture that drawings begin with.
+//! `InitImage`: the picture that drawings begin with, in place of noise.
 
 use std::ops::RangeInclusive;
 

@@ -1,4 +1,4 @@
-//! Judging an erasure.
+//! `JudgeSpec`: how an erasure is judged.
 
 use serde::{Deserialize, Serialize};
 

@@ -1,4 +1,4 @@
-//! Prompts, and the sentences that concepts are spoken of in.
+//! Prompts, and the sentences that concepts are put into.
 
 use super::ConceptKind;
 

@@ -1,4 +1,4 @@
-//! The part of a model that an erasure changes.
+//! `Scope`: the tensors that an erasure trains.
 
 use std::fmt;
 

@@ -1,4 +1,4 @@
-//! Measuring which steps decide a concept.
+//! `ScoreSpec`: how the steps that decide a concept are measured.
 
 use serde::{Deserialize, Serialize};
 

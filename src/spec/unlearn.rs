@@ -1,4 +1,4 @@
-//! An erasure.
+//! `UnlearnSpec`: which concepts to erase, and how.
 
 use serde::{Deserialize, Serialize};
 

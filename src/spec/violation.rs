@@ -1,4 +1,4 @@
-//! Everything that is wrong with a request, at once.
+//! Violations: everything that is wrong with a request, collected at once.
 
 use std::fmt;
 

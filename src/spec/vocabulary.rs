@@ -1,4 +1,5 @@
-//! The words a model is known to draw: the grid on which erasure is judged.
+//! `Vocabulary`: the words that a model is known to draw, which make the grid that erasure is
+//! judged on.
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,4 @@
-//! When two texts are the same words.
+//! Decides when two texts are the same words to a tokenizer.
 
 use unicode_normalization_alignments::UnicodeNormalization;
 

@@ -1,4 +1,4 @@
-//! What a file or object must hold, by size and digest.
+//! The size and digest that a file or object must have.
 
 use std::{
     fmt,

@@ -1,4 +1,4 @@
-//! Which parts of which uploads were sent, in a small file.
+//! Records which parts of which uploads were sent, in a small file.
 //!
 //! The journal only saves work: where it is lost or cannot be written, parts are sent again.
 

@@ -1,4 +1,4 @@
-//! What lies below a place.
+//! Lists the objects below a prefix.
 
 use futures::TryStreamExt;
 use object_store::ObjectStore;

@@ -1,4 +1,5 @@
-//! Proves that results can be published: writes a small object, reads it back, and creates it again.
+//! Proves that results can be published below a prefix: writes a small object, reads it back, and
+//! tries to create it again.
 
 use bytes::Bytes;
 use object_store::ObjectStoreExt;

@@ -1,4 +1,4 @@
-//! Every metric that there is.
+//! Declares every metric.
 
 use std::fmt::Write;
 

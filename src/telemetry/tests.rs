@@ -1,3 +1,5 @@
+//! Every metric is recorded, described and documented; alerts and dashboard name no others.
+
 use std::{collections::BTreeSet, fs, path::PathBuf, time::Duration};
 
 use super::{BuildInfo, Metric, MetricKind, exporter, record, reference_page};

@@ -1,4 +1,4 @@
-//! What a job that is over left, on this disk, in shared state and in the output, and what of it is
+//! Removes what a finished job left on this disk, in shared state and in the output, unless it is
 //! kept.
 
 use std::path::PathBuf;

@@ -1,4 +1,4 @@
-//! What every task of a worker shares.
+//! What all tasks of a worker share.
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 

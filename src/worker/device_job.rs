@@ -1,4 +1,4 @@
-//! What a slot of the device needs to know of a job.
+//! A job as a slot of the device works on it.
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 

@@ -1,4 +1,4 @@
-//! A task beside every job under way: keeps the lease, and watches for what must stop the job.
+//! The task beside every running job that extends its lease and watches for what must stop it.
 
 use std::time::Duration;
 

@@ -1,4 +1,5 @@
-//! The engine's part of a job, on the device thread: the use cases of `run`, over the device's ports.
+//! The engine's part of a job, on a slot's thread: calls the use cases of `run` and passes them the
+//! slot's ports.
 
 use super::{
     device_job::DeviceJob,

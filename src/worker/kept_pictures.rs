@@ -1,4 +1,4 @@
-//! The base model's judged pictures as bytes that name themselves, for a cache to keep.
+//! Stores the base model's judged pictures in a cache, under names made of all that they depend on.
 
 use std::sync::Arc;
 

@@ -1,5 +1,5 @@
-//! Whether results can be published, by what publications and probes of the output find: while they
-//! cannot, nothing begins that is to be published.
+//! Tracks whether results can be published, from publications and from probes of the output. While
+//! they cannot, no job is begun that would have to be published.
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,4 @@
-//! From the engine's reports to a job's progress, and to the rate that plans are estimated by.
+//! Turns the engine's reports into a job's progress, and into the rate that plans are estimated by.
 
 use tokio::sync::watch;
 

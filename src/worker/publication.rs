@@ -1,5 +1,5 @@
-//! A finished result's way out: tried again while the output fails and time is left, since another
-//! training would cost more than any wait.
+//! Publishes a finished result, and tries again while the output fails and time is left: training
+//! again would cost more than any wait.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! The seam to object storage: a result folder goes out, its addresses come back.
+//! `Publisher`: sends a result folder to object storage and gives back its addresses.
 
 use std::{
     path::{Path, PathBuf},

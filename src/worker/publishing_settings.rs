@@ -1,4 +1,4 @@
-//! How long a finished result is tried to be published, and how often.
+//! How long publishing is retried, and how often.
 
 use std::time::Duration;
 

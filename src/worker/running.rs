@@ -1,4 +1,4 @@
-//! A claimed job while it is worked on, as all parts of its run share it.
+//! A running job, as all parts of its run share it, and the list of jobs that the worker works on.
 
 use std::{collections::BTreeSet, path::PathBuf, sync::Arc};
 

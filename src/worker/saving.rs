@@ -1,5 +1,5 @@
-//! How far a job's saved state is, for the job store: a worker that is lost is charged to its job
-//! only where nothing new was saved.
+//! Reports to the job store how far a job's state is saved, so that a lost worker is charged to its
+//! job only where nothing new was saved.
 
 use std::io::{self, Write};
 

@@ -1,5 +1,5 @@
-//! What a model's tokenizer and scheduler say of a request, before the request becomes a job. It takes
-//! no device: the tokenizer and some configs are read.
+//! Checks a request against a model's tokenizer and scheduler before it becomes a job. Reads
+//! configs alone, and uses no device.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! `EvaluateErasureRequest` to a judgement's work.
+//! Converts `EvaluateErasureRequest` into the work of a judgement.
 
 use super::{
     Limits, RequestTerms,

@@ -1,4 +1,4 @@
-//! A job's log to the wire.
+//! Converts the events of a job's log into wire messages.
 
 use super::time;
 use crate::{

@@ -1,4 +1,4 @@
-//! Fields that several requests share.
+//! Reads and writes the fields that several messages share, such as concepts, scopes and samplers.
 
 use std::{collections::BTreeMap, ops::RangeInclusive};
 

@@ -1,4 +1,4 @@
-//! `GenerateRequest` to a drawing, and its pictures back.
+//! Converts `GenerateRequest` into a spec of pictures, and drawn pictures into responses.
 
 use std::num::NonZeroUsize;
 

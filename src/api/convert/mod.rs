@@ -1,5 +1,6 @@
-//! Between the wire's messages and what they mean, one file a message or direction. Incoming messages
-//! are taken apart whole, so that a new field cannot be forgotten.
+//! Converts between wire messages and the types of `spec` and `jobs`, one file for each message or
+//! direction. Incoming messages are destructured whole, so that the compiler reports a new field
+//! that is not read.
 
 mod evaluate;
 mod event;

@@ -1,4 +1,4 @@
-//! The catalogue to the wire.
+//! Converts entries of the catalogue into wire messages.
 
 use super::{outcome::verdict, time};
 use crate::{

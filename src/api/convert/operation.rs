@@ -1,4 +1,4 @@
-//! A job as its client sees it.
+//! Converts a stored job into a `google.longrunning.Operation`.
 
 use super::{
     event::{progress, state},

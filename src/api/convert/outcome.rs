@@ -1,4 +1,4 @@
-//! What a job came to, to the wire.
+//! Converts a job's outcome into the response of its operation.
 
 use super::{fields::sampler, small};
 use crate::{

@@ -1,4 +1,4 @@
-//! `ScoreTimestepsRequest` to a measurement, and its results back.
+//! Converts `ScoreTimestepsRequest` into a spec of scores, and scores into responses.
 
 use super::{
     Limits,

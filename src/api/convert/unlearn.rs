@@ -1,4 +1,4 @@
-//! `UnlearnConceptRequest` to an erasure's work.
+//! Converts `UnlearnConceptRequest` into the work of an erasure.
 
 use std::collections::{BTreeMap, BTreeSet, btree_map::Entry};
 

@@ -1,5 +1,5 @@
-//! Cached files as a model's. They are not evicted while the model is in use, and are held open, so
-//! that emptying the folder by hand takes no file away from a training that needs it at its end.
+//! The cached files of a model. While the model is in use they are not evicted, and they are held
+//! open, so that a training can still read them at its end if somebody empties the folder.
 
 use std::{
     collections::BTreeMap,

@@ -1,4 +1,5 @@
-//! Pictures that base models drew to be judged by: cheap to lose, so that no model goes for them.
+//! Caches the base models' pictures that judgements compare with. They are cheap to draw again, so
+//! they never evict a model.
 
 use std::{fs, io::Write, path::Path};
 

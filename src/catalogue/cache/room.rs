@@ -1,4 +1,4 @@
-//! What is in the cache, and what has to go so that more fits.
+//! The cache's entries, how much they take, and the eviction of the least recently used.
 
 use std::{
     collections::HashMap,

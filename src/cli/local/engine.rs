@@ -1,5 +1,5 @@
-//! The engine in this process, as the verbs know it. They are generic over [`LocalEngine`], so that
-//! their tests run with a made-up engine in milliseconds.
+//! `LocalEngine`: what the verbs ask of the engine in this process. The verbs are generic over it,
+//! so that their tests run with a scripted engine in milliseconds.
 
 use crate::{
     artifacts::open_model,

@@ -1,4 +1,4 @@
-//! The verbs that work in this process, a file for each.
+//! The verbs that work in this process (`--local`), a file for each.
 
 mod engine;
 pub(super) mod evaluate;

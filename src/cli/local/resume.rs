@@ -1,5 +1,5 @@
-//! `keystep unlearn --local --resume`: writes the result of an erasure that was kept, since it could
-//! not be written when it was done.
+//! `keystep unlearn --local --resume`: writes the result of an erasure that was trained earlier and
+//! could not be written then.
 
 use std::path::Path;
 

@@ -1,5 +1,5 @@
-//! What an erasure of this process saves on its way, so that the same command goes on where a
-//! killed one was.
+//! The saved state of `keystep unlearn --local`, from which the same command goes on after the
+//! process was killed.
 
 use std::{
     io::{self, Write},

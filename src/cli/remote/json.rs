@@ -1,4 +1,4 @@
-//! Answers as JSON, with the field names of the API.
+//! Formats answers as JSON, with the field names of the API.
 
 use prost::Name;
 use serde::Serialize;

@@ -1,4 +1,4 @@
-//! The verbs that ask a server.
+//! The verbs that ask a server, a file for each.
 
 #[cfg(feature = "server")]
 mod client;

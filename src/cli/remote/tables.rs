@@ -1,4 +1,4 @@
-//! Answers as text for people.
+//! Formats answers as text and tables for people.
 
 use std::fmt::Write;
 

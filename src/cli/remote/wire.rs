@@ -1,4 +1,4 @@
-//! Conversions from flags to the API's types.
+//! Converts what flags say into the API's types.
 
 use crate::{
     proto::keystep::v1::{

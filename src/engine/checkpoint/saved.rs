@@ -1,4 +1,4 @@
-//! Files of ours, read with the checks of a stranger's: no more than one tensor at a time.
+//! Reads files that Keystep wrote, with the same checks as foreign ones, one tensor at a time.
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,4 @@
-//! A model folder in memory, for tests of what reads one.
+//! A model folder in memory, for tests of what reads model folders.
 
 use std::{collections::BTreeMap, io::Cursor};
 

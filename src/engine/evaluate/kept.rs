@@ -1,5 +1,5 @@
-//! Pictures of the base model that outlive their judgement: most of a grid is the same for every
-//! concept, and the base model draws it once.
+//! Draws the base model's pictures for a judgement, except those that a [`PictureStore`] has kept:
+//! most of a grid is the same for every concept.
 
 use std::collections::BTreeMap;
 

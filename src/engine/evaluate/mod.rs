@@ -1,5 +1,5 @@
-//! Evaluating an erasure: UnlearnCanvas's UA, IRA and CRA (arXiv 2402.11846), on the same prompts
-//! and seeds before and after.
+//! Judges an erasure: UnlearnCanvas's UA, IRA and CRA (arXiv 2402.11846), on the same prompts and
+//! seeds with both models.
 
 mod grid;
 mod kept;

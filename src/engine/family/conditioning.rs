@@ -1,4 +1,4 @@
-//! What a denoiser reads beside its latents: prompts, once they are encoded.
+//! `Conditioning`: encoded prompts, as a denoiser reads them beside its latents.
 
 use std::{collections::BTreeMap, convert::Infallible, sync::Arc};
 

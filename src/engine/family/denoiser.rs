@@ -1,4 +1,4 @@
-//! The network that takes noise away, whatever family it is of.
+//! `Denoiser`: the network that predicts the noise in latents, of any family.
 
 use std::{fmt, sync::Arc};
 

@@ -1,4 +1,4 @@
-//! Which family a model's folder is of.
+//! Detects a model folder's family.
 
 use std::sync::Arc;
 

@@ -1,5 +1,5 @@
-//! Names of tensors that are not those that diffusers and transformers write today, and what they
-//! stand for. The names of single-file checkpoints belong here.
+//! Maps tensor names that other versions of diffusers and transformers write to those of today. The
+//! names of single-file checkpoints belong here.
 
 use crate::engine::nn::Weights;
 

@@ -1,5 +1,6 @@
-//! Families of models: what each reads of a prompt, which networks it is made of, and which of their
-//! tensors can be trained, so that drawing, scoring, training and planning need not know.
+//! Families of models: how each encodes a prompt, which networks it is made of, and which of their
+//! tensors can be trained. Drawing, scoring, training and planning need not know which family they
+//! work with.
 //!
 //! [`Family`] is what a family says of itself, and each has a folder (`sd`). Beside these lie the
 //! networks that several are made of, each driven by its `config.json`: SDXL shares the U-Net, nearly

@@ -1,4 +1,4 @@
-//! What differs from one family of models to the next.
+//! `Family`: what differs from one family of models to the next.
 
 use std::{fmt, sync::Arc};
 

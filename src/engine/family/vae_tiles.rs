@@ -1,6 +1,6 @@
-//! Decoding in tiles that overlap, as diffusers' `AutoencoderKL.tiled_decode`: for pictures that do
-//! not fit into memory in one piece. Each tile is normed and attended to by itself, so that a picture
-//! in tiles is not the one in one piece.
+//! Decodes pictures that do not fit into memory in overlapping tiles, as diffusers'
+//! `AutoencoderKL.tiled_decode`. Each tile has norms and attention of its own, so the picture
+//! differs slightly from one that is decoded whole.
 
 use candle_core::Tensor;
 

@@ -1,5 +1,5 @@
-//! The second judge: a small convolutional classifier that comes as a file beside the model and
-//! shares nothing with its CLIP (recipe script `04_train_judge.py`).
+//! The second judge: a small convolutional classifier in the model's folder, independent of its
+//! CLIP (recipe script `04_train_judge.py`).
 
 use std::collections::BTreeSet;
 

@@ -1,4 +1,4 @@
-//! Judges: what names the words that a picture shows.
+//! Judges: classifiers that say which words a picture shows.
 
 mod clip;
 mod cnn;

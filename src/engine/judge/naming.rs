@@ -1,4 +1,4 @@
-//! What a judge is: it names the words that pictures show.
+//! `Judge`: names the words that pictures show.
 
 use candle_core::{D, DType, Tensor};
 

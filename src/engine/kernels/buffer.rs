@@ -1,4 +1,4 @@
-//! Memory for what an operation holds for a moment, used again and again.
+//! Reuses memory for what operations hold while they run.
 //!
 //! Fresh memory has to be cleared, by the system or by us, before it is written: for a small network
 //! that takes as long as some of its products.

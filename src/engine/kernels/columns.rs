@@ -1,5 +1,5 @@
-//! The pixels that each result pixel of a convolution sees, laid out as columns of a matrix, and
-//! back.
+//! `im2col` and its adjoint: the pixels that each result pixel of a convolution sees, as columns of
+//! a matrix.
 //!
 //! The matrix has a row for each input channel and kernel element, and a column for each result
 //! pixel of a [`Span`]: some whole rows of result pixels, that may run over several images.

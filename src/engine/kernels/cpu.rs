@@ -1,5 +1,5 @@
-//! What the fast forms share: `f32` values in host memory, and loops that the compiler vectorises
-//! for the machine at hand.
+//! What the fast forms on the CPU share: access to `f32` values in host memory, and loops compiled
+//! for the widest vectors of this machine.
 //!
 //! Every split into chunks follows from shapes alone, and every sum has one order, so that results
 //! do not depend on the number of threads.

@@ -1,4 +1,4 @@
-//! Results that are written once, into memory that is not cleared first.
+//! Writes results once, into memory that was not cleared first.
 
 #![allow(
     unsafe_code,

@@ -1,4 +1,4 @@
-//! How long the program's allocator keeps memory that is free for a moment.
+//! Sets how long the program's allocator keeps freed memory.
 //!
 //! The system clears every page that it hands out: for the activations of a training step, which are
 //! asked for and given back layer by layer, that took a seventh of the processors' time.

@@ -1,4 +1,4 @@
-//! Sums of tensors of one shape.
+//! Sums of tensors of equal shape.
 
 #![allow(
     clippy::inline_always,

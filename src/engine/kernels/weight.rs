@@ -1,5 +1,4 @@
-//! Weights as they lie in memory: `f32`, or in half the space and widened part by part where they
-//! are needed.
+//! Weights in memory: `f32`, or half precision that is widened part by part where it is needed.
 
 use std::ops::Range;
 

@@ -1,6 +1,6 @@
-//! Convolutions with a kernel of 3 × 3 in four ninths or a quarter of the multiplications: Winograd's
-//! minimal filtering F(2 × 2, 3 × 3) and F(4 × 4, 3 × 3) (Lavin and Gray, "Fast Algorithms for
-//! Convolutional Neural Networks", 2016, section 4.1), with their adjoints for the gradients.
+//! Convolutions with 3 × 3 kernels by Winograd's minimal filtering F(2 × 2, 3 × 3) and F(4 × 4, 3 ×
+//! 3), which take four ninths or a quarter of the multiplications (Lavin and Gray, "Fast Algorithms
+//! for Convolutional Neural Networks", 2016, section 4.1), and their adjoints for the gradients.
 //!
 //! The result is cut into tiles of `M × M` pixels, each of which sees `E × E` input pixels, `E` being
 //! `M + 2`. Once kernels and inputs are transformed, each of a tile's `E²` elements is an element of a

@@ -1,4 +1,4 @@
-//! Numbers as vectors.
+//! Sinusoidal embeddings of timesteps.
 
 use candle_core::{Device, Tensor};
 

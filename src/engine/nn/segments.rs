@@ -1,5 +1,5 @@
-//! The parts of the U-Net that a backward pass can do again, where there is no room to keep what it
-//! needs of them.
+//! The segments of the U-Net that a backward pass can compute again, where memory is too short to
+//! keep their activations.
 
 use std::{collections::BTreeSet, num::NonZeroUsize, sync::Arc};
 

@@ -1,5 +1,5 @@
-//! Text as cross-attention reads it: its states, or what they were projected to once for all
-//! predictions under them.
+//! Text for cross-attention: its states, or the keys and values that they were projected to once
+//! for many predictions.
 
 use std::slice;
 

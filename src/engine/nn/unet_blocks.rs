@@ -1,4 +1,4 @@
-//! The U-Net's levels.
+//! The U-Net's down, middle and up blocks.
 
 use super::{
     Weights,

@@ -1,4 +1,4 @@
-//! The optimiser.
+//! The optimiser: Adam.
 
 use std::collections::BTreeMap;
 

@@ -1,5 +1,5 @@
-//! What an affine map adds to its products: in the same pass over the result, rather than in passes
-//! of their own.
+//! What a linear layer or convolution adds to its products, such as bias and residual: in the same
+//! pass over the result.
 
 #![allow(
     clippy::inline_always,

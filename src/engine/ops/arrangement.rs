@@ -1,4 +1,4 @@
-//! Changes of order and shape, and sums with constants.
+//! Concatenation, reshape, transpose, padding, and sums with constants.
 
 use candle_core::{Result, Shape, Tensor, bail};
 use rayon::prelude::*;

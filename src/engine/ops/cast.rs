@@ -1,4 +1,4 @@
-//! Changes of type.
+//! Casts between number types.
 
 use candle_core::{DType, Result};
 

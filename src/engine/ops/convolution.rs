@@ -1,4 +1,4 @@
-//! Two-dimensional convolution: columns of pixels, and one product of matrices; or, of 3 × 3 kernels,
+//! Two-dimensional convolution: by `im2col` and one matrix product, or for 3 × 3 kernels by
 //! [`crate::engine::kernels::winograd`].
 
 use candle_core::{Result, Shape, Tensor, bail};

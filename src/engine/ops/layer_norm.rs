@@ -1,4 +1,4 @@
-//! Normalisation of the last axis.
+//! Layer norm.
 
 use candle_core::{D, Result, Tensor, bail};
 use rayon::prelude::*;

@@ -1,4 +1,4 @@
-//! Affine maps of the last axis.
+//! Linear layers: affine maps of the last axis.
 
 use std::ops::Range;
 

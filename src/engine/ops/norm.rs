@@ -1,4 +1,4 @@
-//! Normalisation of groups of channels.
+//! Group norm.
 
 use candle_core::{D, Result, Shape, Tensor, bail};
 

@@ -1,5 +1,5 @@
-//! Affine maps of channels that turn planes of pixels into rows of channels, and back: a 1 × 1
-//! convolution or linear layer and the change of order around it, in one product.
+//! A 1 × 1 convolution or linear layer together with the transpose between channels-first planes
+//! and channels-last rows, in one matrix product.
 
 use candle_core::{Result, Shape, Tensor, bail};
 

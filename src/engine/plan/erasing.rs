@@ -1,4 +1,4 @@
-//! How an erasure is run within a limit of memory.
+//! Decides how an erasure runs within a memory limit.
 
 use std::collections::BTreeMap;
 

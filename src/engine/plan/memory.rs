@@ -1,4 +1,4 @@
-//! What an erasure holds in memory, and how to hold less.
+//! What an erasure holds in memory, and how it can hold less.
 
 use std::{collections::BTreeSet, num::NonZeroUsize};
 

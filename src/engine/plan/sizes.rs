@@ -1,4 +1,4 @@
-//! The sizes of a model, which its configs and headers tell.
+//! The sizes of a model, from its configs and headers.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

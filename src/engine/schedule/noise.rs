@@ -1,5 +1,5 @@
-//! All randomness of the engine: one seeded generator that draws what torch's CPU generator
-//! draws, so that the same prompt and seed give the picture that diffusers gives.
+//! All randomness of the engine: one seeded generator that draws what torch's CPU generator draws,
+//! so that the same prompt and seed give the picture that diffusers gives.
 
 mod box_muller;
 

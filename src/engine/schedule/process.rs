@@ -1,4 +1,4 @@
-//! How a picture turns into noise, and what a network's output says of both.
+//! `NoiseProcess`: how a picture turns into noise, and what a network's output says of both.
 
 use std::fmt;
 

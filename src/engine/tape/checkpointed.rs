@@ -1,5 +1,6 @@
-//! Memory against time: a part of the graph that is computed again once its gradient is wanted
-//! (Chen and others, "Training Deep Nets with Sublinear Memory Cost", 2016).
+//! Gradient checkpointing: a part of the graph is computed again when its gradient is wanted,
+//! rather than kept in memory (Chen and others, "Training Deep Nets with Sublinear Memory Cost",
+//! 2016).
 
 use candle_core::Result;
 

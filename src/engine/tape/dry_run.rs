@@ -1,4 +1,5 @@
-//! What a network holds in memory, found by running it on tensors that have a shape and no values.
+//! Dry runs: measures what a network holds in memory by running it on tensors that have a shape and
+//! no values.
 //!
 //! The operations of this folder take such tensors as they take others. Each states its
 //! [`Footprint`] beside its arithmetic: what it makes, what it keeps for its gradients, and what it

@@ -1,5 +1,5 @@
-//! Walks along the frozen model's trajectories: latents, and the predictions made on the way, which
-//! are the targets of training. Walking several side by side makes both nearly free.
+//! Walks along the frozen model's trajectories, and keeps the latents and the predictions made on
+//! the way, which are the targets of training. Several trajectories are walked side by side.
 
 use candle_core::Tensor;
 

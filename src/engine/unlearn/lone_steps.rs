@@ -1,4 +1,4 @@
-//! The training step of every method, alone: for measuring it and comparing it with others.
+//! The training step of every method by itself, for measurements and comparisons.
 
 use std::sync::Arc;
 

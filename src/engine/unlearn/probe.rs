@@ -1,4 +1,4 @@
-//! Held-out latents that tell, without a judge, whether an erasure took and what it broke.
+//! Held-out latents that show, without a judge, whether an erasure worked and what it damaged.
 
 use candle_core::Tensor;
 

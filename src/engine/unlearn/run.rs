@@ -1,4 +1,4 @@
-//! What every method works on.
+//! The parts of an erasure that every method uses.
 
 use candle_core::Tensor;
 

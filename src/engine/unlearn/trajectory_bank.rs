@@ -1,4 +1,4 @@
-//! What Keystep walks before it trains, and how that outlives the process.
+//! The bank of trajectories that `keystep` walks before it trains, and its saved form.
 
 use std::collections::BTreeMap;
 

@@ -1,5 +1,5 @@
-//! How far a bank's walks have come, so that a process that ends within them loses little: the
-//! trajectories that are whole, and the footprints of the one under way.
+//! Saves how far the walks of a bank have come, so that a process that ends meanwhile loses little:
+//! the finished trajectories, and the latents and predictions of the one under way.
 //!
 //! What was drawn for the walks is drawn again: it costs nothing beside them, and comes out alike.
 

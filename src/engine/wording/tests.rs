@@ -1,3 +1,5 @@
+//! Requests checked against tokenizers: the same words, sentences that are too long, added tokens.
+
 use std::{fs::File, path::PathBuf, sync::LazyLock};
 
 use super::*;

@@ -1,5 +1,5 @@
-//! When the write-ahead log is taken into the file: until then the file alone lacks what was stored
-//! last, and where the log is lost, so is that.
+//! When the write-ahead log is checkpointed into the database file. Until then the file alone lacks
+//! what was stored last, and losing the log loses that.
 
 use std::{
     sync::{Mutex, PoisonError},

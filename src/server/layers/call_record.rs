@@ -1,4 +1,4 @@
-//! One call on the record: its request id, method and span, and how it ended.
+//! Logs and counts each call: its request id, method, span, and how it ended.
 
 use std::{collections::BTreeSet, fmt, sync::Arc, time::Duration};
 

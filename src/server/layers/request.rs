@@ -1,5 +1,5 @@
-//! A request held against gRPC before a service reads it: its headers, and the framing of its
-//! messages. A fault in either is the client's.
+//! Checks a request against gRPC's rules before a service reads it: its headers, and the framing of
+//! its messages. A fault in either is the client's.
 
 use std::{
     pin::Pin,

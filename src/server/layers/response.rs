@@ -1,4 +1,5 @@
-//! A response's messages, followed to their end, and what ends them before their service does.
+//! Follows a response's messages to their end, or ends them early at the deadline or when the
+//! caller loses its access.
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},

@@ -1,5 +1,5 @@
-//! What a client of ours would not send: odd methods and types, bytes that are no message, and
-//! timeouts that the client's side does not keep itself.
+//! Requests that a proper client would not send: odd methods and types, bytes that are no message,
+//! and timeouts that the client does not keep itself.
 
 use bytes::Bytes;
 use http::{HeaderMap, Response, StatusCode};

@@ -1,5 +1,5 @@
-//! A scripted engine: delays, faults, deterministic bytes, and state that is saved and resumed as the
-//! real one does it.
+//! A scripted engine: delays, faults, deterministic bytes, and state that is saved and resumed as
+//! by the real one.
 
 use std::{
     collections::BTreeMap,

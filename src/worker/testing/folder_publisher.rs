@@ -1,4 +1,4 @@
-//! A local folder as object storage.
+//! A `Publisher` that copies into a local folder.
 
 use std::{
     fs::{self, OpenOptions},

@@ -1,5 +1,5 @@
-//! Stand-ins for what a worker works with, small and real: a scripted engine, the built-in model as
-//! a catalogue, a local folder as object storage. For tests of the worker and of what is built on it.
+//! Small but working stand-ins for what a worker uses: a scripted engine, the built-in model as a
+//! catalogue, a local folder as object storage. For tests of the worker and of what is built on it.
 
 mod engine;
 mod folder_publisher;

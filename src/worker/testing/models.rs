@@ -1,4 +1,4 @@
-//! A catalogue that is known beforehand.
+//! A `ModelProvider` with a fixed list of models.
 
 use std::{
     collections::BTreeMap,

@@ -1,5 +1,5 @@
-//! Reading and checking the fields of a `config.json`, so that each message names the field, the
-//! value and what would do.
+//! Reads and checks fields of a `config.json`; each message names the field, the value and what is
+//! accepted.
 
 use std::fmt::Display;
 

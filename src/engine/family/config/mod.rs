@@ -1,6 +1,6 @@
-//! The networks' `config.json` files, as diffusers and transformers write them: absent fields take
-//! their defaults, and whatever we do not build is refused, since ignoring it would draw other
-//! pictures than diffusers does.
+//! The networks' `config.json` files, as diffusers and transformers write them. Absent fields take
+//! their defaults. A value that Keystep does not build is refused: ignoring it would draw other
+//! pictures than diffusers.
 
 mod clip;
 mod fields;

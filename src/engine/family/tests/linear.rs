@@ -1,5 +1,5 @@
-//! A family of one's own: its denoiser is a linear map of the latents, the timestep and all that is
-//! known of a prompt, so that what it must draw can be worked out by hand.
+//! A small family for tests: its denoiser is a linear map of the latents, the timestep and the
+//! conditioning, so that what it draws can be worked out by hand.
 
 use std::{fs, path::Path, sync::Arc};
 

@@ -1,5 +1,5 @@
-//! What the engine does with a model that is no Stable Diffusion: draws, scores, plans and trains it
-//! through [`super::Family`] and [`super::Denoiser`] alone.
+//! Draws, scores, plans and trains a model that is not Stable Diffusion, through [`super::Family`]
+//! and [`super::Denoiser`] alone.
 
 mod linear;
 

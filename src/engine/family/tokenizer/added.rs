@@ -1,5 +1,5 @@
-//! The tokens beside the vocabulary: which there are, in which order they get their ids, and how each
-//! is found in a text.
+//! Tokens added to the vocabulary: which there are, the order in which they get their ids, and how
+//! each is found in a text.
 
 use std::collections::{BTreeMap, HashSet};
 
