@@ -1,4 +1,4 @@
-//! Whole daemons, over engines that are none and the real wire.
+//! Whole daemons over real gRPC, with a scripted engine.
 
 #![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used, reason = "tests fail by panics")]
 

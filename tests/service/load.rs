@@ -1,5 +1,4 @@
-//! Many clients at once, over an engine that is none: every call is answered, and every watch is
-//! whole.
+//! Many clients at once, with a scripted engine: every call is answered, and every watch is whole.
 
 #![allow(
     clippy::disallowed_methods,

@@ -1,5 +1,5 @@
-//! The parts of the service and the whole of it within the tests' own process, over an engine that
-//! is none: its faults, pauses and results are a script's.
+//! The parts of the service and the whole of it within the tests' own process, over a
+//! scripted engine: faults, pauses and results are what a test asks for.
 
 mod daemon;
 mod daemon_faults;

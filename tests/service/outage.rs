@@ -1,5 +1,5 @@
-//! Finished results while their output is away: none is lost, none is trained for twice, none lies
-//! about for ever. The time is not the machine's: an hour takes no hour.
+//! Finished results while their output is away: none is lost, trained twice or left
+//! behind. The clock is scripted, so that hours pass at once.
 #![allow(
     clippy::unwrap_used,
     clippy::panic,
