@@ -1,4 +1,4 @@
-//! Files, then the manifest: the attempt that creates the manifest has published the result.
+//! Publishes files, then the manifest: the attempt that creates the manifest has published the result.
 
 use std::{
     collections::BTreeMap,

@@ -1,4 +1,4 @@
-//! Against a real server, where one is named in the environment:
+//! Tests of storage against a real server, if the environment names one:
 //!
 //! ```text
 //! KEYSTEP_TEST_STORAGE=s3://bucket/prefix   the place, in a bucket that exists

@@ -1,4 +1,4 @@
-//! Logs, metrics.
+//! Logs and metrics.
 //!
 //! Knows neither jobs nor calls: its functions take plain values. Metrics are recorded through these
 //! functions alone, so that [`Metric`] is the whole list.
