@@ -100,19 +100,19 @@ impl Recipe for Keystep<'_> {
         Ok(found.erase_measure <= settings.stop_below)
     }
 
-    fn place(&self) -> RecipeState {
+    fn state(&self) -> RecipeState {
         let queues = self.bank.queues();
         RecipeState { queues: queues.map(|queue| queue.order.clone()).to_vec(), latent: None }
     }
 
-    fn resume(&mut self, place: RecipeState) -> Result<(), String> {
-        let Ok(orders) = <[Vec<usize>; 3]>::try_from(place.queues) else {
+    fn resume(&mut self, state: RecipeState) -> Result<(), String> {
+        let Ok(orders) = <[Vec<usize>; 3]>::try_from(state.queues) else {
             return Err("it does not hold three queues".to_owned());
         };
         let fits = |(queue, order): (&ShuffledQueue, &Vec<usize>)| {
             order.iter().all(|index| *index < queue.entries.len())
         };
-        if place.latent.is_some() || !self.bank.queues().into_iter().zip(&orders).all(fits) {
+        if state.latent.is_some() || !self.bank.queues().into_iter().zip(&orders).all(fits) {
             return Err("its queues are not those of this bank".to_owned());
         }
         let [erase, inside, outside] = orders;

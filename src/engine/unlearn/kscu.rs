@@ -121,15 +121,15 @@ impl Recipe for Kscu<'_> {
         Ok(false)
     }
 
-    fn place(&self) -> RecipeState {
+    fn state(&self) -> RecipeState {
         RecipeState { queues: Vec::new(), latent: self.latent.clone() }
     }
 
-    fn resume(&mut self, place: RecipeState) -> Result<(), String> {
-        if !place.queues.is_empty() {
+    fn resume(&mut self, state: RecipeState) -> Result<(), String> {
+        if !state.queues.is_empty() {
             return Err("it holds queues, which kscu has none of".to_owned());
         }
-        self.latent = place.latent;
+        self.latent = state.latent;
         Ok(())
     }
 }

@@ -57,7 +57,7 @@ pub(super) fn unlearn(
         noise: NoiseSource::new(spec.seed),
         evaluations: &evaluations,
         checks: &checks,
-        keeper: Checkpointer::new(context, || Identity::of(pipeline, spec))?,
+        checkpointer: Checkpointer::new(context, || Identity::of(pipeline, spec))?,
     };
     let probe = Probe::new(&run, context)?;
     let mut scores = Vec::new();
@@ -157,7 +157,7 @@ fn measure(
     let wanted: Vec<ScoreSpec> =
         run.spec.concepts.iter().map(|concept| window_scores(run.spec, concept)).collect();
     let mut scores: Vec<TimestepScores> = Vec::new();
-    if let Some(saved) = run.keeper.find(StatePart::Scores, context) {
+    if let Some(saved) = run.checkpointer.find(StatePart::Scores, context) {
         let taken = saved.require(&BTreeMap::new()).and_then(|()| saved.body());
         let taken = taken.and_then(|found: Vec<TimestepScores>| {
             let wanted = wanted.iter().take(found.len());
@@ -175,7 +175,7 @@ fn measure(
     for spec in &wanted[scores.len()..] {
         scores.push(score_timesteps(run.pipeline, spec, context)?);
         let point = SavePoint { part: StatePart::Scores, done: scores.len() as u64 };
-        run.keeper.save(point, false, &Contents::new(&scores, []), context)?;
+        run.checkpointer.save(point, false, &Contents::new(&scores, []), context)?;
     }
     Ok(scores)
 }

@@ -22,7 +22,7 @@ pub(super) struct Run<'a> {
     /// Evaluations of the probe.
     pub(super) checks: &'a EvaluationCounter,
     /// Where the run's state goes.
-    pub(super) keeper: Checkpointer,
+    pub(super) checkpointer: Checkpointer,
 }
 
 impl Run<'_> {

@@ -30,13 +30,13 @@ pub(super) trait Recipe {
     ) -> Result<bool, EngineError>;
 
     /// Where the recipe stands between two updates.
-    fn place(&self) -> RecipeState {
+    fn state(&self) -> RecipeState {
         RecipeState::default()
     }
 
-    /// Takes up a place that was saved, or says why it cannot be one of this recipe's.
-    fn resume(&mut self, place: RecipeState) -> Result<(), String> {
-        let RecipeState { queues, latent } = place;
+    /// Takes up a state that was saved, or says why it cannot be one of this recipe's.
+    fn resume(&mut self, state: RecipeState) -> Result<(), String> {
+        let RecipeState { queues, latent } = state;
         if queues.is_empty() && latent.is_none() {
             Ok(())
         } else {
@@ -70,7 +70,7 @@ struct TrainingPoint {
     evaluations: u64,
     checks: u64,
     stopped_early: bool,
-    place: RecipeState,
+    state: RecipeState,
 }
 
 /// [`StatePart::Training`] without its tensors.
@@ -107,10 +107,10 @@ pub(super) fn train(
     let mut trainer = untrained()?;
     let mut stopped_early = false;
     let mut next = 0;
-    if let Some(saved) = run.keeper.find(StatePart::Training, context) {
+    if let Some(saved) = run.checkpointer.find(StatePart::Training, context) {
         match restore(run, recipe, &mut trainer, saved, (adam, updates)) {
-            Ok(standing) => {
-                (next, stopped_early) = (standing.next, standing.stopped_early);
+            Ok(point) => {
+                (next, stopped_early) = (point.next, point.stopped_early);
                 tell(Notice::Resumed { update: next }, context);
             }
             Err(reason) => {
@@ -121,20 +121,20 @@ pub(super) fn train(
     }
     let mut saved_at = next;
     loop {
-        let standing = run.standing(next, stopped_early, recipe, context);
-        if let Some(standing) = &standing {
-            save(run, &trainer, standing, &mut saved_at, context)?;
+        let point = run.point(next, stopped_early, recipe, context);
+        if let Some(point) = &point {
+            save(run, &trainer, point, &mut saved_at, context)?;
         }
         // The last look at the flags comes after the last update.
         context.check()?;
         if stopped_early || next >= updates {
             return Ok(Trained { trainer, stopped_early });
         }
-        match (recipe.update(next, run, &mut trainer, context), standing) {
+        match (recipe.update(next, run, &mut trainer, context), point) {
             (Ok(stop), _) => stopped_early = stop,
             // On the way to the update: the weights are still those of its beginning.
-            (Err(EngineError::Paused), Some(standing)) => {
-                save(run, &trainer, &standing, &mut saved_at, context)?;
+            (Err(EngineError::Paused), Some(point)) => {
+                save(run, &trainer, &point, &mut saved_at, context)?;
                 return Err(EngineError::Paused);
             }
             (Err(error), _) => return Err(error),
@@ -145,7 +145,7 @@ pub(super) fn train(
 
 impl Run<'_> {
     /// None where nothing is saved.
-    fn standing(
+    fn point(
         &self,
         next: usize,
         stopped_early: bool,
@@ -159,7 +159,7 @@ impl Run<'_> {
             evaluations: self.evaluations.get(),
             checks: self.checks.get(),
             stopped_early,
-            place: recipe.place(),
+            state: recipe.state(),
         })
     }
 }
@@ -168,35 +168,35 @@ impl Run<'_> {
 fn save(
     run: &mut Run<'_>,
     trainer: &Trainer,
-    standing: &TrainingPoint,
+    point: &TrainingPoint,
     saved_at: &mut usize,
     context: &mut RunContext<'_>,
 ) -> Result<(), EngineError> {
     let is_due = context.saving.as_mut().is_some_and(|saving| {
-        let is_counted = saving.every > 0 && standing.next.is_multiple_of(saving.every);
+        let is_counted = saving.every > 0 && point.next.is_multiple_of(saving.every);
         is_counted || (saving.due)()
     });
     let paused = context.is_paused();
-    if standing.next == *saved_at || context.cancel.is_cancelled() || !(is_due || paused) {
+    if point.next == *saved_at || context.cancel.is_cancelled() || !(is_due || paused) {
         return Ok(());
     }
-    let (latent_at, latent) = standing.place.latent.clone().unzip();
+    let (latent_at, latent) = point.state.latent.clone().unzip();
     let body = Body {
-        next: standing.next,
-        noise: standing.noise.state(),
-        evaluations: standing.evaluations,
-        checks: standing.checks,
-        stopped_early: standing.stopped_early,
+        next: point.next,
+        noise: point.noise.state(),
+        evaluations: point.evaluations,
+        checks: point.checks,
+        stopped_early: point.stopped_early,
         optimiser_steps: trainer.optimiser_steps(),
-        queues: standing.place.queues.clone(),
+        queues: point.state.queues.clone(),
         latent: latent_at,
         records: trainer.records.clone(),
     };
     let latent = latent.map(|latent| (LATENT.to_owned(), latent));
     let contents = Contents::new(&body, trainer.tensors().chain(latent));
-    let point = SavePoint { part: StatePart::Training, done: standing.next as u64 };
-    if run.keeper.save(point, paused, &contents, context)? {
-        *saved_at = standing.next;
+    let save_point = SavePoint { part: StatePart::Training, done: point.next as u64 };
+    if run.checkpointer.save(save_point, paused, &contents, context)? {
+        *saved_at = point.next;
     }
     Ok(())
 }
@@ -235,8 +235,8 @@ fn restore(
         Some(at) => Some((at, saved.tensor(LATENT, device)?)),
     };
     trainer.restore(adam, body.optimiser_steps, body.records, |name| saved.tensor(name, device))?;
-    let place = RecipeState { queues: body.queues, latent };
-    recipe.resume(place.clone())?;
+    let state = RecipeState { queues: body.queues, latent };
+    recipe.resume(state.clone())?;
     run.noise = noise.clone();
     run.evaluations.set(body.evaluations);
     run.checks.set(body.checks);
@@ -246,6 +246,6 @@ fn restore(
         evaluations: body.evaluations,
         checks: body.checks,
         stopped_early: body.stopped_early,
-        place,
+        state,
     })
 }

@@ -56,7 +56,7 @@ impl TrajectoryBank {
         walking: Walking<'_>,
         context: &mut RunContext<'_>,
     ) -> Result<Self, EngineError> {
-        if let Some(saved) = run.keeper.find(StatePart::Bank, context) {
+        if let Some(saved) = run.checkpointer.find(StatePart::Bank, context) {
             match Self::restore(run, walking, saved) {
                 Ok(bank) => return Ok(bank),
                 Err(reason) => ignore(StatePart::Bank, reason, context),
@@ -66,7 +66,7 @@ impl TrajectoryBank {
         let body = Body { noise: run.noise.state(), evaluations: run.evaluations.get() };
         let contents = Contents::new(&body, bank.tensors());
         let point = SavePoint { part: StatePart::Bank, done: 1 };
-        run.keeper.save(point, false, &contents, context)?;
+        run.checkpointer.save(point, false, &contents, context)?;
         Ok(bank)
     }
 
@@ -132,13 +132,13 @@ impl TrajectoryBank {
                     erase.push(Trajectory { prompts: named, stretches });
                     continue;
                 }
-                let (keeper, evaluations) = (&mut run.keeper, run.evaluations);
+                let (checkpointer, evaluations) = (&mut run.checkpointer, run.evaluations);
                 let footprints = walk_on(
                     &frozen,
                     walked,
                     std::mem::take(&mut begun),
                     &mut |begun, context| {
-                        walked::save(keeper, (&erase, begun), evaluations.get(), context)
+                        walked::save(checkpointer, (&erase, begun), evaluations.get(), context)
                     },
                     context,
                 )?;
@@ -161,12 +161,14 @@ impl TrajectoryBank {
         if let Some(stretches) = trajectories.pop_front() {
             return Ok(Self { erase, preserve: Trajectory { prompts, stretches } });
         }
-        let (keeper, evaluations) = (&mut run.keeper, run.evaluations);
+        let (checkpointer, evaluations) = (&mut run.checkpointer, run.evaluations);
         let footprints = walk_on(
             &frozen,
             walked,
             begun,
-            &mut |begun, context| walked::save(keeper, (&erase, begun), evaluations.get(), context),
+            &mut |begun, context| {
+                walked::save(checkpointer, (&erase, begun), evaluations.get(), context)
+            },
             context,
         )?;
         Ok(Self {

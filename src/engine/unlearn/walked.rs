@@ -56,7 +56,9 @@ const NEXT: &str = "next";
 impl Walked {
     /// Takes up what the run has saved, if anything; the run's count of evaluations goes on from it.
     pub(super) fn find(run: &Run<'_>, paths: &[Path<'_>], context: &mut RunContext<'_>) -> Self {
-        let Some(saved) = run.keeper.find(StatePart::Walk, context) else { return Self::default() };
+        let Some(saved) = run.checkpointer.find(StatePart::Walk, context) else {
+            return Self::default();
+        };
         match Self::restore(run, paths, saved) {
             Ok(walked) => walked,
             Err(reason) => {
@@ -137,7 +139,7 @@ impl Walked {
 
 /// Saves how far the walks are, where it is time to or the run shall pause.
 pub(super) fn save(
-    keeper: &mut Checkpointer,
+    checkpointer: &mut Checkpointer,
     (trajectories, begun): (&[Trajectory], (&[Footprint], &Tensor)),
     evaluations: u64,
     context: &mut RunContext<'_>,
@@ -167,7 +169,7 @@ pub(super) fn save(
     let contents = Contents::new(&body, whole.chain(under_way).chain(next));
     // Grows with every step, whatever the length of the trajectories.
     let done = (trajectories.len() as u64) << 16 | footprints.len() as u64;
-    keeper.save(SavePoint { part: StatePart::Walk, done }, paused, &contents, context)?;
+    checkpointer.save(SavePoint { part: StatePart::Walk, done }, paused, &contents, context)?;
     Ok(())
 }
 
