@@ -102,7 +102,7 @@ impl Daemon {
         };
         let store = open_store(&folders.data, settings, clocked).await?;
         let storages = open_storages(settings, &folders.outputs)?;
-        let shared_state = shared_state(settings, &storages)?;
+        let shared_state = shared_state(settings, &storages, clock.clone())?;
         let cache = CacheSettings { folder: folders.cache, max_bytes: settings.cache.max_bytes };
         let catalogue =
             Arc::new(Catalogue::new(base_models(settings), cache, storages.clone(), store.clone()));
@@ -212,10 +212,11 @@ fn open_storages(settings: &Settings, outputs: &[String]) -> Result<Arc<Storages
 fn shared_state(
     settings: &Settings,
     storages: &Storages,
+    clock: Clock,
 ) -> Result<Option<SharedState>, StartError> {
     let Some(url) = &settings.jobs.state_url else { return Ok(None) };
     let transfers = TransferOptions::from(&storage_settings(settings));
-    Ok(Some(SharedState::new(storages.open(url)?, transfers)))
+    Ok(Some(SharedState::new(storages.open(url)?, transfers).with_clock(clock)))
 }
 
 /// The phases of a shutdown that the worker follows.

@@ -55,6 +55,15 @@ struct Usage {
     models: BTreeSet<String>,
     /// Bytes that it takes at its peak beside them.
     work: u64,
+    /// Bytes of models that were dropped after a panic, and that it works with all the same.
+    dropped: u64,
+}
+
+impl Usage {
+    /// Bytes beside the loaded models.
+    fn beside_models(&self) -> u64 {
+        self.work.saturating_add(self.dropped)
+    }
 }
 
 /// Why something is not admitted.
@@ -211,11 +220,21 @@ impl<E> Account<E> {
         dropped
     }
 
-    /// Drops every model that no other slot works with: what this slot's own job works with lives
-    /// until its end all the same.
+    /// Drops every model that no other slot works with. What this slot's own job or call works with
+    /// lives until its end all the same, and counts until then.
     pub(super) fn drop_all_of(&mut self, slot: SlotIndex) {
-        let needed = self.needed(&BTreeSet::new(), |occupant| occupant.slot() != slot);
-        self.loaded.retain(|loaded| needed.contains(&loaded.digest));
+        let elsewhere = self.needed(&BTreeSet::new(), |occupant| occupant.slot() != slot);
+        for occupant in [Occupant::Job(slot), Occupant::Call(slot)] {
+            let own = self.needed(&BTreeSet::new(), |other| *other == occupant);
+            let dropped = self.loaded.extract_if(.., |loaded| {
+                own.contains(&loaded.digest) && !elsewhere.contains(&loaded.digest)
+            });
+            let bytes = dropped.map(|loaded| loaded.bytes).fold(0, u64::saturating_add);
+            if let Some(usage) = self.usage.get_mut(&occupant) {
+                usage.dropped = usage.dropped.saturating_add(bytes);
+            }
+        }
+        self.loaded.retain(|loaded| elsewhere.contains(&loaded.digest));
         self.releases += 1;
     }
 
@@ -239,9 +258,10 @@ impl<E> Account<E> {
         let fits = |loading: u64, beside: fn(&Occupant) -> bool| {
             let others = |other: &Occupant| *other != occupant && beside(other);
             let needed = self.needed(models, |other| *other == occupant || others(other));
+            let own = self.usage.get(&occupant).map_or(0, |usage| usage.dropped);
             let work = self.usage.iter().filter(|(other, _)| others(other));
-            let work = work.map(|(_, usage)| usage.work);
-            let parts = [self.bytes_of(&needed), loading, bytes].into_iter().chain(work);
+            let work = work.map(|(_, usage)| usage.beside_models());
+            let parts = [self.bytes_of(&needed), own, loading, bytes].into_iter().chain(work);
             parts.fold(0, u64::saturating_add) <= limit
         };
         if fits(self.loading, |_| true) {
@@ -261,7 +281,7 @@ impl<E> Account<E> {
     fn held_beside(&self, occupant: Occupant) -> HeldBeside {
         let mut held = HeldBeside::default();
         for (other, usage) in self.usage.iter().filter(|(other, _)| **other != occupant) {
-            let bytes = usage.work.saturating_add(self.bytes_of(&usage.models));
+            let bytes = usage.beside_models().saturating_add(self.bytes_of(&usage.models));
             if other.is_job() {
                 held.jobs += 1;
                 held.by_jobs = held.by_jobs.saturating_add(bytes);
@@ -290,7 +310,7 @@ impl<E> Account<E> {
     /// All bytes that are held.
     fn total(&self) -> u64 {
         let models = self.loaded.iter().map(|loaded| loaded.bytes);
-        let work = self.usage.values().map(|usage| usage.work);
+        let work = self.usage.values().map(Usage::beside_models);
         models.chain(work).fold(self.loading, u64::saturating_add)
     }
 
@@ -415,6 +435,8 @@ mod tests {
         load(&mut account, job, "a").unwrap();
         load(&mut account, other, "b").unwrap();
         assert_eq!(blocker(load(&mut account, job, "c")), Blocker::Jobs);
+        // As after a panic of its own.
+        account.release(job);
         account.drop_all_of(FIRST);
         assert_eq!(account.total(), 20, "the other slot's model stays after a panic here");
         assert_eq!(blocker(account.admit(job, [&model("c")], work(31))), Blocker::Jobs);
@@ -422,6 +444,26 @@ mod tests {
         load(&mut account, job, "c").unwrap();
         account.admit(job, [&model("c")], work(30)).unwrap();
         assert_eq!(account.total(), 50, "the model that nobody works with makes room");
+    }
+
+    #[test]
+    fn what_a_panic_of_a_call_drops_counts_until_its_slots_job_has_ended() {
+        let mut account = account(100);
+        let (job, call, other) =
+            (Occupant::Job(FIRST), Occupant::Call(FIRST), Occupant::Job(SECOND));
+        for occupant in [job, call] {
+            load(&mut account, occupant, "a").unwrap();
+        }
+        account.admit(job, [&model("a")], work(50)).unwrap();
+        account.drop_all_of(FIRST);
+        account.release(call);
+        assert_eq!(account.total(), 70, "the job still holds the model");
+        // It is loaded once more for the other slot.
+        load(&mut account, other, "a").unwrap();
+        assert_eq!(blocker(account.admit(other, [&model("a")], work(20))), Blocker::Jobs);
+        account.release(job);
+        account.admit(other, [&model("a")], work(20)).unwrap();
+        assert_eq!(account.total(), 40);
     }
 
     #[test]

@@ -54,14 +54,14 @@ impl HealthReport {
     }
 
     pub(super) fn set(&self, health: DeviceHealth) {
-        let mut best = health;
         self.slots.send_modify(|slots| {
             if let Some(own) = slots.get_mut(self.slot.0) {
                 *own = health;
             }
-            best = slots.iter().copied().max().unwrap_or(health);
+            let best = slots.iter().copied().max().unwrap_or(health);
+            // While the slots are locked: else an older report could come after a newer one.
+            self.device.send_if_modified(|device| std::mem::replace(device, best) != best);
         });
-        self.device.send_if_modified(|device| std::mem::replace(device, best) != best);
     }
 }
 
@@ -82,6 +82,8 @@ impl SlotsHealth {
 
 #[cfg(test)]
 mod tests {
+    use std::{sync::Barrier, thread};
+
     use super::*;
 
     #[test]
@@ -96,5 +98,35 @@ mod tests {
         assert_eq!(seen(), DeviceHealth::Recovering);
         reports.clear();
         assert!(device.has_changed().is_err(), "the device is gone");
+    }
+
+    #[test]
+    fn reports_that_come_at_the_same_time_leave_the_best() {
+        const ROUNDS: usize = 5_000;
+        let (reports, slots, device) = HealthReport::of_slots(2);
+        let barrier = Barrier::new(2);
+        let wrong = thread::scope(|scope| {
+            let threads = [0, 1].map(|index| {
+                let (report, slots, device, barrier) = (&reports[index], &slots, &device, &barrier);
+                scope.spawn(move || {
+                    let mut wrong = 0;
+                    for round in 0..ROUNDS {
+                        let is_ready = (round + index).is_multiple_of(2);
+                        barrier.wait();
+                        report.set(if is_ready {
+                            DeviceHealth::Ready
+                        } else {
+                            DeviceHealth::Recovering
+                        });
+                        barrier.wait();
+                        let best = slots.0.borrow().iter().copied().max();
+                        wrong += usize::from(best != Some(*device.borrow()));
+                    }
+                    wrong
+                })
+            });
+            threads.map(|thread| thread.join().unwrap())
+        });
+        assert_eq!(wrong, [0, 0], "rounds after which the device was not as well as its best slot");
     }
 }

@@ -84,7 +84,10 @@ impl<S: EngineSource> Slot<S> {
     fn end(&self, ended: std::thread::Result<Result<(), Failure>>, fail: impl FnOnce(Failure)) {
         match ended {
             Ok(Ok(())) => {}
-            Ok(Err(failure)) => fail(failure),
+            Ok(Err(failure)) => {
+                self.note_failure(&failure);
+                fail(failure);
+            }
             Err(payload) => {
                 self.note_panic(payload.as_ref());
                 fail(panic_failure());

@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     engine::WorkMemory,
-    jobs::{Clock, Failure},
+    jobs::{Clock, Failure, FailureReason},
 };
 
 /// How often a job that waits for memory looks whether it is to stop.
@@ -35,7 +35,7 @@ pub struct Slot<S: EngineSource> {
     pub(super) call_limits: CallLimits,
     pub(super) serving_mark: Option<ServingMark>,
     pub(super) turn: Turn,
-    /// Whether the engine panicked since the state was built.
+    /// Whether the engine panicked, or its device failed, since the state was built.
     failed: AtomicBool,
     /// Where the time comes from.
     pub clock: Clock,
@@ -145,6 +145,15 @@ impl<S: EngineSource> Slot<S> {
         tracing::error!(said, slot = self.index.0, "the engine panicked");
         self.failed.store(true, Ordering::Relaxed);
         self.memory.drop_all_of(self.index);
+    }
+
+    /// Notes why a job or a call ended: a device that failed is looked at before the next job comes
+    /// to it, or it would fail one job after another while other slots work.
+    pub(super) fn note_failure(&self, failure: &Failure) {
+        if failure.reason == FailureReason::DeviceFault {
+            tracing::error!(message = failure.message, slot = self.index.0, "the device failed");
+            self.failed.store(true, Ordering::Relaxed);
+        }
     }
 
     pub(super) fn has_failed(&self) -> bool {

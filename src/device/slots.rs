@@ -25,7 +25,7 @@ use super::{
     memory::DeviceMemory,
     turn::Turn,
 };
-use crate::jobs::Failure;
+use crate::jobs::{Failure, FailureReason};
 
 /// A job's work on a slot; the worker implements it, since the device knows no jobs of the queue.
 pub trait SlotWork: Send + 'static {
@@ -300,10 +300,11 @@ impl<S: EngineSource, J: SlotWork> JobThread<S, J> {
             let _job = slot.begin_job(flags);
             work(&slot)
         };
-        match catch_unwind(AssertUnwindSafe(guarded)) {
+        let result = match catch_unwind(AssertUnwindSafe(guarded)) {
             Ok(result) => {
-                if result.is_ok() {
-                    self.faults = 0;
+                match &result {
+                    Ok(_) => self.faults = 0,
+                    Err(failure) => slot.note_failure(failure),
                 }
                 result
             }
@@ -311,7 +312,12 @@ impl<S: EngineSource, J: SlotWork> JobThread<S, J> {
                 slot.note_panic(payload.as_ref());
                 Err(panic_failure())
             }
+        };
+        if slot.has_failed() {
+            // Before the answer: after it, the next job looks for a slot.
+            self.health.set(DeviceHealth::Recovering);
         }
+        result
     }
 
     fn recover(&mut self) {
@@ -323,7 +329,7 @@ impl<S: EngineSource, J: SlotWork> JobThread<S, J> {
         self.come_up(self.settings.first_backoff.saturating_mul(doubled));
     }
 
-    /// Waits, then looks whether the device works, until it does.
+    /// Waits, then looks whether the device works, until it does or the slot is to end.
     fn come_up(&mut self, first: Duration) {
         let mut wait = first.min(self.settings.max_backoff);
         loop {
@@ -335,12 +341,31 @@ impl<S: EngineSource, J: SlotWork> JobThread<S, J> {
                 Ok(Err(failure)) => failure.message,
                 Err(_) => "a panic".to_owned(),
             };
+            self.refuse_commands(&reason);
             if self.received.is_closed() {
                 return;
             }
             wait = (wait * 2).clamp(self.settings.first_backoff, self.settings.max_backoff);
-            tracing::warn!(reason, slot = slot.index.0, again_in = ?wait, "the device does not work");
+            tracing::warn!(reason, slot = self.slot.index.0, again_in = ?wait, "the device does not work");
         }
         self.health.set(DeviceHealth::Ready);
+    }
+
+    /// Fails the job that had the slot before its device failed, which may do better on another one.
+    fn refuse_commands(&mut self, reason: &str) {
+        let message = format!("the device does not work: {reason}");
+        let failure = Failure::new(FailureReason::DeviceFault, message);
+        while let Ok(command) = self.received.try_recv() {
+            // A caller that is gone needs no answer.
+            match command {
+                Command::Wake => {}
+                Command::Stop => self.received.close(),
+                Command::Load { reply, .. } => drop(reply.send(Err(failure.clone()))),
+                Command::Run { work, reply, .. } => {
+                    drop(work);
+                    drop(reply.send(Err(failure.clone())));
+                }
+            }
+        }
     }
 }

@@ -37,7 +37,7 @@ impl fmt::Debug for Saving<'_> {
 const SHARE: u32 = 20;
 
 /// When it is time to save: a while after the last time, and much longer than that took.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct SavePace {
     clock: Clock,
     every: Duration,
@@ -49,6 +49,13 @@ impl SavePace {
     pub(super) fn new(clock: Clock, every: Duration) -> Self {
         let last = Cell::new(clock.monotonic());
         Self { clock, every, last, took: Cell::default() }
+    }
+
+    /// After a save that began then and ends now.
+    pub(super) fn after(clock: Clock, began: Monotonic) -> Self {
+        let pace = Self::new(clock, Duration::ZERO);
+        pace.note(began);
+        pace
     }
 
     pub(super) fn is_due(&self) -> bool {

@@ -9,9 +9,10 @@ use std::{
 
 use tokio::runtime::Handle;
 
-use super::StateFiles;
+use super::{StateFiles, saving::SavePace};
 use crate::{
-    engine::{PartReader, SavePoint, StateError, StatePart, StateStore},
+    engine::{PartReader, PauseFlag, SavePoint, StateError, StatePart, StateStore},
+    jobs::Clock,
     storage::{
         LocalFile, StorageError, StorageLocation, TransferOptions, download, list_below, remove,
         remove_below, send,
@@ -26,16 +27,24 @@ const JOURNAL: &str = "uploads.json";
 pub struct SharedState {
     root: StorageLocation,
     transfers: TransferOptions,
+    clock: Clock,
 }
 
 impl SharedState {
     /// Below a place.
     pub fn new(root: StorageLocation, transfers: TransferOptions) -> Self {
-        Self { root, transfers }
+        Self { root, transfers, clock: Clock::default() }
+    }
+
+    /// The same, with the time of another clock.
+    #[must_use]
+    pub fn with_clock(self, clock: Clock) -> Self {
+        Self { clock, ..self }
     }
 
     /// The store of one attempt at a run. Attempts of one run have growing numbers; each writes
     /// under its own, so that one that was given up and goes on all the same overwrites nothing.
+    /// `pause` says that the run saves for the last time.
     ///
     /// The store blocks on the runtime: use it on a thread of its own.
     pub fn open(
@@ -44,13 +53,23 @@ impl SharedState {
         attempt: u64,
         files: StateFiles,
         runtime: Handle,
+        pause: PauseFlag,
     ) -> Result<SharedStateStore, StorageError> {
         let transfers = TransferOptions {
             journal: Some(files.folder().join(JOURNAL)),
             ..self.transfers.clone()
         };
-        let place = self.root.child(run)?;
-        Ok(SharedStateStore { files, place, attempt, transfers, runtime, alone: BTreeSet::new() })
+        Ok(SharedStateStore {
+            files,
+            place: self.root.child(run)?,
+            attempt,
+            transfers,
+            runtime,
+            pause,
+            alone: BTreeSet::new(),
+            clock: self.clock.clone(),
+            outage: None,
+        })
     }
 
     /// Removes the state of a run, of all its attempts.
@@ -63,7 +82,8 @@ impl SharedState {
 /// `PART/ATTEMPT`.
 ///
 /// Where the storage is away, a part is saved in the folder alone and the log says so: a run of
-/// hours does not end for an outage.
+/// hours does not end for an outage. It takes minutes to find that a storage does not answer, so that
+/// it is asked again only after a multiple of that time, or for the last save before a pause.
 #[derive(Debug, Clone)]
 pub struct SharedStateStore {
     files: StateFiles,
@@ -73,6 +93,10 @@ pub struct SharedStateStore {
     runtime: Handle,
     /// Parts of which no earlier attempt's object is left.
     alone: BTreeSet<StatePart>,
+    pause: PauseFlag,
+    clock: Clock,
+    /// When to ask a storage again that was away.
+    outage: Option<SavePace>,
 }
 
 impl StateStore for SharedStateStore {
@@ -90,16 +114,23 @@ impl StateStore for SharedStateStore {
         write: &mut dyn FnMut(&mut dyn Write) -> io::Result<()>,
     ) -> Result<(), StateError> {
         let part = point.part;
+        let began = self.clock.monotonic();
         self.files.save(point, write)?;
         let noted = self.files.note_attempt(part, self.attempt);
         noted.map_err(|source| StateError::Unwritable { file: part.file_name().into(), source })?;
+        let is_away = self.outage.as_ref().is_some_and(|outage| !outage.is_due());
+        if is_away && !self.pause.is_paused() {
+            return Ok(());
+        }
         match self.runtime.block_on(self.share(part)) {
             Ok(()) => {
                 self.alone.insert(part);
+                self.outage = None;
             }
             Err(error) => {
                 let file = part.file_name();
                 tracing::warn!(file, %error, "state is saved on this disk alone");
+                self.outage = Some(SavePace::after(self.clock.clone(), began));
             }
         }
         Ok(())

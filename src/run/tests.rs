@@ -6,7 +6,8 @@ use tokio::runtime::Runtime;
 
 use super::{SharedState, StateFiles};
 use crate::{
-    engine::{SavePoint, StateError, StatePart, StateStore},
+    engine::{PauseFlag, SavePoint, StateError, StatePart, StateStore},
+    jobs::{Clock, ScriptedClock, Timestamp},
     storage::{
         Patience, StorageLocation, StorageSettings, Storages, TransferOptions, list_below,
         testing::{Fault, Flaky},
@@ -72,8 +73,12 @@ impl Bench {
     }
 
     fn open(&self, attempt: u64, folder: &Path) -> Box<dyn StateStore> {
+        self.open_for(attempt, folder, &PauseFlag::default())
+    }
+
+    fn open_for(&self, attempt: u64, folder: &Path, pause: &PauseFlag) -> Box<dyn StateStore> {
         let (files, runtime) = (StateFiles::new(folder), self.runtime.handle().clone());
-        Box::new(self.shared.open("job", attempt, files, runtime).unwrap())
+        Box::new(self.shared.open("job", attempt, files, runtime, pause.clone()).unwrap())
     }
 
     fn names(&self) -> Vec<String> {
@@ -151,4 +156,35 @@ fn an_outage_of_the_storage_ends_no_run() {
     assert_eq!(text(again.as_mut(), StatePart::Training).as_deref(), Some("20 updates"));
     flaky.heal();
     assert_eq!(text(again.as_mut(), StatePart::Training).as_deref(), Some("20 updates"));
+}
+
+#[test]
+fn a_storage_that_is_slow_to_fail_is_not_asked_for_every_save() {
+    let flaky = Flaky::in_memory();
+    let storages = Storages::new(StorageSettings::default());
+    storages.mount("memory://run-state-slow", flaky.clone(), None).unwrap();
+    let mut bench = Bench::over(storages.open("memory://run-state-slow/a").unwrap());
+    let (script, second) = (ScriptedClock::new(Timestamp(0)), Duration::from_secs(1));
+    bench.shared = bench.shared.with_clock(Clock::Scripted(script.clone()));
+    let (disk, pause) = (tempfile::tempdir().unwrap(), PauseFlag::default());
+    let mut store = bench.open_for(1, disk.path(), &pause);
+    let point = SavePoint { part: StatePart::Training, done: 1 };
+    let mut save_in = |lasts: Duration| {
+        store
+            .save(point, &mut |out| {
+                script.pass(lasts);
+                out.write_all(b"10 updates")
+            })
+            .unwrap();
+        flaky.calls().len()
+    };
+    flaky.fail_from(0, Fault::Away);
+    let calls = save_in(60 * second);
+    assert_eq!(save_in(600 * second), calls, "it is left alone");
+    assert!(save_in(700 * second) > calls, "it is asked again");
+    flaky.heal();
+    assert_eq!(save_in(second), 0, "it is left alone once more");
+    pause.pause();
+    save_in(second);
+    assert_eq!(bench.names(), ["job/training.safetensors/1"]);
 }

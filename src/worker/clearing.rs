@@ -19,10 +19,12 @@ pub(super) async fn clear<S: JobStore>(
 ) {
     let folder = context.folder(id);
     let now = context.settings.clock.now();
+    let mut is_shared_state_gone = true;
     if let Some(shared) = &context.settings.shared_state
         && let Err(error) = shared.remove(&id.to_string()).await
     {
         tracing::warn!(job = %id, %error, "the shared state of a job that is over stays for now");
+        is_shared_state_gone = false;
     }
     if job.and_then(JobSummary::result_kept_until).is_some_and(|until| now < until) {
         return remove_all(vec![folder.join(STATE)]).await;
@@ -30,7 +32,9 @@ pub(super) async fn clear<S: JobStore>(
     let is_cancelled = job.is_some_and(|job| job.state.name() == StateName::Cancelled);
     let leavings = Leavings { folder: &folder.join(RESULT), is_cancelled };
     match context.parts.publisher.abandon(leavings).await {
-        Ok(()) => remove_all(vec![folder]).await,
+        Ok(()) if is_shared_state_gone => remove_all(vec![folder]).await,
+        // A later sweep finds the job by its folder.
+        Ok(()) => remove_all(vec![folder.join(STATE), folder.join(RESULT)]).await,
         Err(failure) => {
             tracing::warn!(job = %id, %failure, "unpublished files stay in the output for now");
             // Beside these lies what tells where they are.

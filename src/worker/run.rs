@@ -170,7 +170,8 @@ impl<S: JobStore + 'static> Running<S> {
     fn shared_state(&self, files: &StateFiles) -> Result<Option<SharedStateStore>, Failure> {
         let Some(shared) = &self.context.settings.shared_state else { return Ok(None) };
         let (job, attempt) = (self.job.id.to_string(), self.hold.fence.0);
-        let opened = shared.open(&job, attempt, files.clone(), Handle::current());
+        let pause = self.stop.pause.clone();
+        let opened = shared.open(&job, attempt, files.clone(), Handle::current(), pause);
         opened
             .map(Some)
             .map_err(|error| Failure::new(FailureReason::EngineFault, error.to_string()))

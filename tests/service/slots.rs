@@ -13,11 +13,18 @@ use std::{
 };
 
 use keystep::{
-    device::{DeviceHealth, DeviceSettings, InteractiveUpdate},
-    jobs::{JobId, JobState, JobStore, StateName},
+    device::{
+        Device, DeviceHealth, DeviceSettings, EngineSource, InteractiveUpdate, JobFlags, Slot,
+        SlotWork,
+    },
+    engine::{CancelFlag, PauseFlag},
+    jobs::{Failure, FailureReason, JobId, JobState, JobStore, StateName},
     outcome::Drawn,
-    worker::testing::{BeforeUpdate, FakeBytes, FakeScript},
+    worker::testing::{
+        BeforeUpdate, FakeBytes, FakeScript, FakeSource, Fault, FaultKind, FixedModels,
+    },
 };
+use tokio::runtime::Handle;
 
 use crate::worker::{Bench, device_settings, generate, tester};
 
@@ -210,6 +217,63 @@ async fn the_device_is_ready_while_one_slot_recovers() {
     assert_eq!(*bench.device.health().borrow(), DeviceHealth::Ready);
     bench.signals.stop_claiming.cancel();
     bench.worker.stopped().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_device_that_fails_takes_no_further_job_before_it_was_looked_at() {
+    let (broken, sound) =
+        (FakeScript::new(UPDATES, Duration::ZERO), FakeScript::new(UPDATES, Duration::ZERO));
+    broken.set_fault(Fault { at: 1, kind: FaultKind::Device, times: usize::MAX });
+    // The slot of the fault does not come back during this test.
+    let backoff = Duration::from_hours(1);
+    let settings = DeviceSettings {
+        slots: 2,
+        first_backoff: backoff,
+        max_backoff: backoff,
+        ..device_settings()
+    };
+    let bench = Bench::start_devices(&[&broken, &sound], settings);
+    // Each may be tried twice: a device that stayed in use would fail one of them for good.
+    for seed in 1..=4 {
+        let id = bench.insert(seed).await;
+        assert_eq!(bench.finish(id).await.state.name(), StateName::Succeeded);
+    }
+    assert_eq!(broken.updates_made.load(Ordering::SeqCst), 1, "one job came to it");
+    bench.signals.stop_claiming.cancel();
+    bench.worker.stopped().await;
+}
+
+/// A job's work whose device fails.
+struct FailingWork;
+
+impl SlotWork for FailingWork {
+    type Output = ();
+
+    fn run<S: EngineSource>(&self, _: &Slot<S>) -> Result<(), Failure> {
+        Err(Failure::new(FailureReason::DeviceFault, "a scripted fault"))
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_job_whose_device_stays_broken_is_answered_and_the_slot_can_be_stopped() {
+    let script = FakeScript::new(UPDATES, Duration::ZERO);
+    let models = Arc::new(FixedModels::with_base("canvas", "digest"));
+    let sources = vec![FakeSource(script.clone())];
+    let device =
+        Device::<FailingWork>::start(sources, device_settings(), models, Handle::current());
+    let device = device.unwrap();
+    let slot = device.free_slot().await.unwrap();
+    script.device_is_broken.store(true, Ordering::SeqCst);
+    for said in ["a scripted fault", "the device does not work"] {
+        let flags = JobFlags { cancel: CancelFlag::default(), pause: PauseFlag::default() };
+        let failure = slot.run(FailingWork, flags).await.unwrap_err();
+        assert_eq!(failure.reason, FailureReason::DeviceFault);
+        assert!(failure.message.contains(said), "{failure}");
+        assert_eq!(*device.health().borrow(), DeviceHealth::Recovering, "before the answer");
+    }
+    device.stop().await;
+    let mut health = device.health();
+    while health.changed().await.is_ok() {}
 }
 
 /// Two jobs share a model of 20 bytes; either fits beside it, both do not.

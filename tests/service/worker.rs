@@ -34,7 +34,9 @@ use keystep::{
         Concept, ConceptKind, GenerateSpec, Method, MethodName, OutputFormat, SamplerKind,
         UnlearnSpec, Vocabulary,
     },
-    storage::{Patience, StorageSettings, Storages, list_below},
+    storage::{
+        self, Patience, StorageSettings, Storages, TransferOptions, list_below, testing::Flaky,
+    },
     worker::{
         Device, OutputHealth, PublishingSettings, Worker, WorkerParts, WorkerSettings,
         WorkerSignals,
@@ -363,6 +365,42 @@ async fn a_worker_with_an_empty_disk_goes_on_from_shared_state() {
     }
     assert!(list_below(&root, Patience::default()).await.unwrap().is_empty());
     two.drain().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn shared_state_that_an_outage_left_behind_goes_later() {
+    let flaky = Flaky::in_memory();
+    let storages = Storages::new(StorageSettings::default());
+    storages.mount("memory://worker-state-away", flaky.clone(), None).unwrap();
+    let root = storages.open("memory://worker-state-away/a").unwrap();
+    let patience = Patience { attempts: 1, first_wait: Duration::ZERO };
+    let transfers =
+        TransferOptions { patience, ..TransferOptions::from(&StorageSettings::default()) };
+    let state = SharedState::new(root.clone(), transfers);
+    let at = (
+        Arc::new(tempfile::tempdir().unwrap()),
+        Arc::new(MemoryStore::new(StoreSettings::default())),
+    );
+    let bench = Bench::start_sharing("one", &script(100, MILLISECOND), at, &state);
+    let id = bench.insert(9).await;
+    bench.wait(id, |job| job.progress.is_some_and(|progress| progress.updates_done > 20)).await;
+    assert!(!list_below(&root, patience).await.unwrap().is_empty());
+    flaky.fail_from(0, storage::testing::Fault::Away);
+    unlearned(&bench.finish(id).await);
+    let folder = bench.place.path().join("one/jobs").join(id.to_string());
+    while folder.join("result").exists() {
+        tokio::time::sleep(MILLISECOND).await;
+    }
+    flaky.heal();
+    for _ in 0..10_000 {
+        if !folder.exists() {
+            break;
+        }
+        tokio::time::sleep(MILLISECOND).await;
+    }
+    assert!(!folder.exists());
+    assert!(list_below(&root, patience).await.unwrap().is_empty());
+    bench.drain().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -8,7 +8,7 @@ use std::{
     num::NonZeroUsize,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicI64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -63,6 +63,8 @@ pub struct FakeScript {
     pub warnings: Vec<String>,
     /// What goes wrong.
     pub fault: Mutex<Option<Fault>>,
+    /// Whether the device is found not to work when it is looked at.
+    pub device_is_broken: AtomicBool,
     /// Updates made so far, over all runs: tells what was done twice.
     pub updates_made: AtomicUsize,
     /// Models loaded so far.
@@ -138,6 +140,8 @@ pub enum FaultKind {
     Panic,
     /// The device runs out of memory.
     OutOfMemory,
+    /// The device fails.
+    Device,
     /// The loss is not a number.
     NotFinite,
     /// The caller wants it no more.
@@ -172,6 +176,7 @@ impl FakeScript {
             FaultKind::OutOfMemory => {
                 Err(candle_core::Error::Msg("CUDA_ERROR_OUT_OF_MEMORY".to_owned()).into())
             }
+            FaultKind::Device => Err(broken_device()),
             FaultKind::NotFinite => {
                 Err(EngineError::NotFinite { what: "the loss", value: f64::NAN, update })
             }
@@ -181,6 +186,10 @@ impl FakeScript {
             }
         }
     }
+}
+
+fn broken_device() -> EngineError {
+    candle_core::Error::Msg("CUDA_ERROR_ILLEGAL_ADDRESS".to_owned()).into()
 }
 
 /// Makes fake engines after a script.
@@ -231,7 +240,7 @@ impl EngineSource for FakeSource {
     }
 
     fn check(&mut self) -> Result<(), EngineError> {
-        Ok(())
+        if self.0.device_is_broken.load(Ordering::SeqCst) { Err(broken_device()) } else { Ok(()) }
     }
 }
 

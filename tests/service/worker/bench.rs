@@ -78,9 +78,14 @@ impl Bench {
     }
 
     pub(crate) fn start_settings(script: &Arc<FakeScript>, device: DeviceSettings) -> Self {
+        Self::start_devices(&[script], device)
+    }
+
+    /// With a device for each script.
+    pub(crate) fn start_devices(scripts: &[&Arc<FakeScript>], device: DeviceSettings) -> Self {
         let place = Arc::new(tempfile::tempdir().unwrap());
         let store = Arc::new(MemoryStore::new(StoreSettings::default()));
-        let sources = vec![FakeSource(script.clone())];
+        let sources = scripts.iter().map(|script| FakeSource(Arc::clone(script))).collect();
         let settings = settings(place.path());
         Self::start_device(sources, (settings, device), Duration::ZERO, (place, store))
     }
