@@ -76,7 +76,8 @@ impl PauseFlag {
 pub struct CheckpointPolicy<'a> {
     /// Where to.
     pub store: &'a mut dyn StateStore,
-    /// Updates from one save to the next; 0 saves on a pause alone, or where it is due.
+    /// Updates from one save to the next, and once more at the end of the training; 0 saves on a pause
+    /// alone, or where it is due.
     pub every: usize,
     /// Asked between two units of work: whether so much time has passed that it is worth saving.
     pub due: &'a mut dyn FnMut() -> bool,

@@ -16,7 +16,8 @@ use crate::{
 pub struct Saving<'a> {
     /// Where to, and where an earlier run of the same erasure left it.
     pub store: &'a mut dyn StateStore,
-    /// Updates from one save to the next; 0 saves on a pause alone, or after [`Saving::after`].
+    /// Updates from one save to the next, and once more at the end of the training; 0 saves on a pause
+    /// alone, or after [`Saving::after`].
     pub every: usize,
     /// Least time from one save to the next, where no updates are counted.
     pub after: Duration,

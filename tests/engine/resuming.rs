@@ -549,6 +549,24 @@ fn no_damage_panics() {
 }
 
 #[test]
+fn a_finished_training_is_saved_so_that_judging_it_again_trains_nothing() {
+    let mut store = MemoryStore::default();
+    let (result, _) = run(&keystep(), &mut store, 3, |_, _| {});
+    result.unwrap().assert_is(&KEYSTEP, "saved after 3 and 6 of 8 updates, and at the end");
+    assert_eq!(store.saves[&StatePart::Training], 3);
+    let (outcome, notices) = finish(&keystep(), &mut store);
+    assert_eq!(notices, [Notice::Resumed { update: 8 }]);
+    outcome.assert_is(&KEYSTEP, "resumed at its end");
+
+    // What is finished is worth more than its state.
+    let mut store = MemoryStore { failures: usize::MAX, ..MemoryStore::default() };
+    let (result, notices) = run(&esd(), &mut store, 100, |_, _| {});
+    result.unwrap().assert_is(&ESD, "the last save failed");
+    assert_eq!(notices.len(), 1, "{notices:?}");
+    assert_eq!(notices[0].reason(), "state_not_saved");
+}
+
+#[test]
 fn a_save_that_fails_is_reported_and_one_that_keeps_failing_ends_the_run() {
     let mut store = MemoryStore { failures: 2, ..MemoryStore::default() };
     let (result, notices) = run(&esd(), &mut store, 1, |_, _| {});

@@ -15,6 +15,17 @@ use crate::outcome::Notice;
 /// either, and a run of days shall not hang on the hope that nobody stops it.
 const MOST_FAILURES: usize = 3;
 
+/// Why a part is saved, which decides what a failure does to the run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum SaveOccasion {
+    /// On the way: a failure becomes a notice, and an error once [`MOST_FAILURES`] came in a row.
+    UnderWay,
+    /// Before a pause, after which nothing but the saved state is left: a failure is an error.
+    Pause,
+    /// At the end: the run goes on to its result whether or not the state was saved.
+    End,
+}
+
 /// Saves and finds the state of one run; does nothing where the context has no store.
 #[derive(Debug)]
 pub(super) struct Checkpointer {
@@ -47,12 +58,11 @@ impl Checkpointer {
         opened.map_err(|reason| ignore(part, reason, context)).ok()
     }
 
-    /// Saves a part; says whether that succeeded. A failure becomes a notice and is passed over, unless it is
-    /// one too many or `must` says that the run will not come to save again.
+    /// Saves a part; says whether that succeeded.
     pub(super) fn save(
         &mut self,
         point: SavePoint,
-        must: bool,
+        occasion: SaveOccasion,
         contents: &Contents<'_>,
         context: &mut RunContext<'_>,
     ) -> Result<bool, EngineError> {
@@ -68,8 +78,12 @@ impl Checkpointer {
             }
             Err(error) => {
                 self.failures += 1;
-                if must || self.failures >= MOST_FAILURES {
-                    return Err(error.into());
+                match occasion {
+                    SaveOccasion::Pause => return Err(error.into()),
+                    SaveOccasion::UnderWay if self.failures >= MOST_FAILURES => {
+                        return Err(error.into());
+                    }
+                    SaveOccasion::UnderWay | SaveOccasion::End => {}
                 }
                 let reason = error.to_string();
                 (saving.notice)(Notice::StateNotSaved { file: part.file_name(), reason });

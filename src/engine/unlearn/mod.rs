@@ -33,7 +33,7 @@ use super::{
     denoise::EvaluationCounter,
     schedule::NoiseSource,
     score::score_timesteps,
-    state::{Checkpointer, Contents, Identity, ignore},
+    state::{Checkpointer, Contents, Identity, SaveOccasion, ignore},
 };
 use crate::{
     outcome::{TimestepScores, TrainingLog},
@@ -175,7 +175,8 @@ fn measure(
     for spec in &wanted[scores.len()..] {
         scores.push(score_timesteps(run.pipeline, spec, context)?);
         let point = SavePoint { part: StatePart::Scores, done: scores.len() as u64 };
-        run.checkpointer.save(point, false, &Contents::new(&scores, []), context)?;
+        let contents = Contents::new(&scores, []);
+        run.checkpointer.save(point, SaveOccasion::UnderWay, &contents, context)?;
     }
     Ok(scores)
 }

@@ -11,7 +11,7 @@ use crate::{
         EngineError, RunContext, SavePoint, StatePart,
         ops::AdamSettings,
         schedule::{NoiseSource, NoiseState},
-        state::{Contents, SavedPart, ignore, tell},
+        state::{Contents, SaveOccasion, SavedPart, ignore, tell},
     },
     outcome::{Notice, UpdateRecord},
 };
@@ -121,20 +121,21 @@ pub(super) fn train(
     }
     let mut saved_at = next;
     loop {
+        let is_finished = stopped_early || next >= updates;
         let point = run.point(next, stopped_early, recipe, context);
         if let Some(point) = &point {
-            save(run, &trainer, point, &mut saved_at, context)?;
+            save(run, &trainer, (point, is_finished), &mut saved_at, context)?;
         }
         // The last look at the flags comes after the last update.
         context.check()?;
-        if stopped_early || next >= updates {
+        if is_finished {
             return Ok(Trained { trainer, stopped_early });
         }
         match (recipe.update(next, run, &mut trainer, context), point) {
             (Ok(stop), _) => stopped_early = stop,
             // On the way to the update: the weights are still those of its beginning.
             (Err(EngineError::Paused), Some(point)) => {
-                save(run, &trainer, &point, &mut saved_at, context)?;
+                save(run, &trainer, (&point, false), &mut saved_at, context)?;
                 return Err(EngineError::Paused);
             }
             (Err(error), _) => return Err(error),
@@ -164,17 +165,18 @@ impl Run<'_> {
     }
 }
 
-/// Saves where the run stands if it is time to, or if it shall pause and has not done so here.
+/// Saves where the run stands if it is time to, if it shall pause, or if the training is finished, so
+/// that a process that is lost while it judges or publishes does not train again.
 fn save(
     run: &mut Run<'_>,
     trainer: &Trainer,
-    point: &TrainingPoint,
+    (point, is_finished): (&TrainingPoint, bool),
     saved_at: &mut usize,
     context: &mut RunContext<'_>,
 ) -> Result<(), EngineError> {
     let is_due = context.saving.as_mut().is_some_and(|saving| {
-        let is_counted = saving.every > 0 && point.next.is_multiple_of(saving.every);
-        is_counted || (saving.due)()
+        let is_counted = is_finished || point.next.is_multiple_of(saving.every.max(1));
+        saving.every > 0 && is_counted || (saving.due)()
     });
     let paused = context.is_paused();
     if point.next == *saved_at || context.cancel.is_cancelled() || !(is_due || paused) {
@@ -195,7 +197,12 @@ fn save(
     let latent = latent.map(|latent| (LATENT.to_owned(), latent));
     let contents = Contents::new(&body, trainer.tensors().chain(latent));
     let save_point = SavePoint { part: StatePart::Training, done: point.next as u64 };
-    if run.checkpointer.save(save_point, paused, &contents, context)? {
+    let occasion = match (paused, is_finished) {
+        (true, _) => SaveOccasion::Pause,
+        (false, true) => SaveOccasion::End,
+        (false, false) => SaveOccasion::UnderWay,
+    };
+    if run.checkpointer.save(save_point, occasion, &contents, context)? {
         *saved_at = point.next;
     }
     Ok(())

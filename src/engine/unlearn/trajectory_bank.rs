@@ -15,7 +15,7 @@ use crate::{
         denoise::ScheduledDenoiser,
         family::Conditioning,
         schedule::{NoiseSource, NoiseState, Schedule},
-        state::{Contents, SavedPart, ignore},
+        state::{Contents, SaveOccasion, SavedPart, ignore},
         trajectory::{ConceptPrompt, Contexts, Pairing, Stretch, Trajectory, Walk, walk_on},
         wording::names_one_of,
     },
@@ -66,7 +66,7 @@ impl TrajectoryBank {
         let body = Body { noise: run.noise.state(), evaluations: run.evaluations.get() };
         let contents = Contents::new(&body, bank.tensors());
         let point = SavePoint { part: StatePart::Bank, done: 1 };
-        run.checkpointer.save(point, false, &contents, context)?;
+        run.checkpointer.save(point, SaveOccasion::UnderWay, &contents, context)?;
         Ok(bank)
     }
 

@@ -12,7 +12,7 @@ use super::run::Run;
 use crate::{
     engine::{
         EngineError, RunContext, SavePoint, StatePart,
-        state::{Checkpointer, Contents, SavedPart, ignore},
+        state::{Checkpointer, Contents, SaveOccasion, SavedPart, ignore},
         trajectory::{Begun, Footprint, Stretch, Trajectory},
     },
     spec::StepIndex,
@@ -169,7 +169,9 @@ pub(super) fn save(
     let contents = Contents::new(&body, whole.chain(under_way).chain(next));
     // Grows with every step, whatever the length of the trajectories.
     let done = (trajectories.len() as u64) << 16 | footprints.len() as u64;
-    checkpointer.save(SavePoint { part: StatePart::Walk, done }, paused, &contents, context)?;
+    let point = SavePoint { part: StatePart::Walk, done };
+    let occasion = if paused { SaveOccasion::Pause } else { SaveOccasion::UnderWay };
+    checkpointer.save(point, occasion, &contents, context)?;
     Ok(())
 }
 

@@ -431,8 +431,8 @@ impl DeviceEngine for FakeEngine {
         let (mut next, mut weights) = restore(context).unwrap_or((0, spec.seed));
         loop {
             let is_time = context.saving.as_mut().is_some_and(|saving| {
-                let is_due =
-                    saving.every > 0 && next.is_multiple_of(saving.every) || (saving.due)();
+                let is_counted = next == total || next.is_multiple_of(saving.every.max(1));
+                let is_due = saving.every > 0 && is_counted || (saving.due)();
                 saving.pause.is_paused() || (is_due && next > 0)
             });
             if is_time {
