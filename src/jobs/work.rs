@@ -207,7 +207,7 @@ pub struct Unlearned {
     pub key_steps: Vec<StepIndex>,
     /// The band that was trained in, where the method has one.
     pub window: Option<LogSnrWindow>,
-    /// Updates made.
+    /// Optimiser updates that the training made.
     pub updates: usize,
     /// U-Net evaluations, scoring and checks included.
     pub unet_evaluations: u64,

@@ -33,7 +33,7 @@ pub struct FinishedResult {
     pub key_steps: Vec<StepIndex>,
     /// The band that was trained in, where the method has one.
     pub window: Option<LogSnrWindow>,
-    /// Updates made.
+    /// Optimiser updates that the training made.
     pub updates: usize,
     /// U-Net evaluations of the whole job, scoring, checks and judging included.
     pub unet_evaluations: u64,
@@ -58,7 +58,7 @@ pub struct FileDigest {
     pub name: String,
     /// Length in bytes.
     pub size: u64,
-    /// Hexadecimal.
+    /// SHA-256 of its bytes, hexadecimal.
     pub sha256: String,
 }
 
@@ -83,6 +83,6 @@ pub struct PublishedFile {
     pub uri: String,
     /// Length in bytes.
     pub size: u64,
-    /// Hexadecimal.
+    /// SHA-256 of its bytes, hexadecimal.
     pub sha256: String,
 }

@@ -82,7 +82,7 @@ pub struct Seeds {
 /// A training log without its single updates.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TrainingSummary {
-    /// Updates made.
+    /// Optimiser updates that the training made.
     pub updates: usize,
     /// What they measured.
     #[serde(flatten, serialize_with = "number::finite_or_null")]

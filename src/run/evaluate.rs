@@ -4,8 +4,8 @@ use std::{collections::BTreeMap, io::Write};
 
 use super::{
     DeviceEngine, RunError, RunPorts, Undertaking,
-    finished::{verdicts, versions},
-    judging::judge,
+    judging::{judge, verdicts},
+    ports::versions,
 };
 use crate::{
     artifacts::{StagedFolder, digest::digest_named},

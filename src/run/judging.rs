@@ -3,7 +3,7 @@
 use super::{DeviceEngine, RunError, RunPorts};
 use crate::{
     engine::{CancelFlag, EngineError, RunContext},
-    outcome::{JudgeReport, Progress},
+    outcome::{ConceptVerdict, JudgeReport, Progress},
     spec::JudgeSpec,
 };
 
@@ -37,4 +37,12 @@ pub(super) fn judge<E: DeviceEngine>(
         }
         Err(error) => Err(error.into()),
     }
+}
+
+/// The verdicts of a judgement, each with the concept that it is about.
+pub(super) fn verdicts(judged: &JudgeReport) -> impl Iterator<Item = ConceptVerdict> + '_ {
+    judged.verdicts.iter().map(|verdict| ConceptVerdict {
+        concept: judged.spec.concept.text.clone(),
+        verdict: verdict.clone(),
+    })
 }

@@ -5,7 +5,6 @@
 mod engine;
 mod error;
 mod evaluate;
-mod finished;
 mod judging;
 mod ports;
 mod saving;
@@ -18,8 +17,7 @@ mod unlearn;
 pub use engine::{DeviceEngine, Undertaking};
 pub use error::RunError;
 pub use evaluate::{EvaluateRequest, Judgement, evaluate};
-pub use finished::versions;
-pub use ports::{Measurements, RunPorts};
+pub use ports::{Measurements, RunPorts, versions};
 pub use saving::Saving;
 pub use shared_state::{SharedState, SharedStateStore};
 pub use state_files::StateFiles;

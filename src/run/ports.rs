@@ -1,6 +1,6 @@
 //! `RunPorts`: what a run asks of its surroundings.
 
-use std::fmt;
+use std::{collections::BTreeMap, fmt};
 
 use super::{DeviceEngine, RunError, Undertaking};
 use crate::{
@@ -93,4 +93,11 @@ impl RunPorts<'_> {
     pub(super) fn cost(&self, unet_evaluations: u64, seconds: f64) -> PhaseCost {
         PhaseCost { unet_evaluations, seconds: self.measurements.map(|_| seconds) }
     }
+}
+
+/// What computed a result; the machine where it is measured.
+pub fn versions(measurements: Option<&dyn Measurements>) -> BTreeMap<String, String> {
+    let keystep = ("keystep".to_owned(), env!("CARGO_PKG_VERSION").to_owned());
+    let platform = measurements.map(|measured| ("platform".to_owned(), measured.platform()));
+    [keystep].into_iter().chain(platform).collect()
 }

@@ -4,8 +4,8 @@ use std::{collections::BTreeMap, io::Write};
 
 use super::{
     DeviceEngine, RunError, RunPorts, Saving, Undertaking,
-    finished::{verdicts, versions},
-    judging::judge,
+    judging::{judge, verdicts},
+    ports::versions,
     saving::{PacedStore, SavePace},
 };
 use crate::{
