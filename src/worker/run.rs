@@ -184,7 +184,7 @@ impl<S: JobStore + 'static> Running<S> {
             .map_err(|error| Failure::new(FailureReason::EngineFault, error.to_string()))
     }
 
-    /// Where this attempt's finished result goes, and what earlier ones finished lies.
+    /// Where this attempt's finished result goes, and that of earlier ones is looked for.
     fn results(&self) -> Result<ResultStore, Failure> {
         let files = ResultFiles::new(self.folder().join(RESULT));
         let Some(shared) = &self.context.settings.shared_state else {
@@ -310,19 +310,16 @@ impl<S: JobStore + 'static> Running<S> {
 
 /// Why a kept result is not published after all. One that is out of reach is not lost.
 fn not_found(problem: Option<CopyProblem>) -> Halt {
-    let lost = "the finished result does not lie on this machine's disk any more";
+    let not_kept = |message| Halt::Failed(Failure::new(FailureReason::ResultNotKept, message));
+    let not_here = "the finished result does not lie on this machine's disk any more";
     match problem {
+        None => not_kept(format!("{not_here}, nor is it shared; submit again")),
+        Some(CopyProblem::Refused(reason)) => {
+            not_kept(format!("{not_here}, and its copy is damaged: {reason}; submit again"))
+        }
         Some(CopyProblem::OutOfReach(reason)) => Halt::Unpublished(Failure::new(
             FailureReason::StorageUnavailable,
-            format!("{lost}, and its copy cannot be fetched now: {reason}"),
-        )),
-        Some(CopyProblem::Refused(reason)) => Halt::Failed(Failure::new(
-            FailureReason::ResultNotKept,
-            format!("{lost}, and its copy is damaged: {reason}; submit again"),
-        )),
-        None => Halt::Failed(Failure::new(
-            FailureReason::ResultNotKept,
-            format!("{lost}, nor below jobs.state_url; submit again"),
+            format!("{not_here}, and its copy cannot be fetched now: {reason}"),
         )),
     }
 }
