@@ -239,11 +239,11 @@ impl Bench {
     /// Size and digest of the job's object of that name, which is one alone.
     async fn object(&self, id: JobId, name: &str) -> (u64, String) {
         let all: Vec<_> = self.memory.list(None).try_collect().await.unwrap();
-        let is_it = |path: &str| path.contains(&id.to_string()) && path.ends_with(name);
-        let [object] = &all.iter().filter(|it| is_it(it.location.as_ref())).collect::<Vec<_>>()[..]
-        else {
-            panic!("{name} among {all:?}")
-        };
+        let job = id.to_string();
+        let is_it = |path: &str| path.contains(&job) && path.ends_with(name);
+        let found: Vec<_> = all.iter().filter(|it| is_it(it.location.as_ref())).collect();
+        assert_eq!(found.len(), 1, "{name} among {all:?}");
+        let object = found[0];
         let bytes = self.memory.get(&object.location).await.unwrap().bytes().await.unwrap();
         (bytes.len() as u64, digest_bytes(&bytes))
     }

@@ -49,7 +49,8 @@ impl Workers {
     /// One that tries once to publish.
     fn start_impatient(&self, name: &str, script: &Arc<FakeScript>) -> Bench {
         let at = (self.place.clone(), self.store.clone());
-        let once = PublishingSettings { retry_for: Duration::ZERO, ..Default::default() };
+        let once =
+            PublishingSettings { retry_for: Duration::ZERO, ..PublishingSettings::default() };
         Bench::start_sharing_for(name, script, at, (&self.state, once))
     }
 
