@@ -8,6 +8,7 @@
 
 mod bench;
 mod losses;
+mod results;
 
 use std::{
     collections::BTreeMap,

@@ -97,10 +97,22 @@ impl Bench {
         at: (Arc<tempfile::TempDir>, Arc<MemoryStore>),
         state: &SharedState,
     ) -> Self {
+        let publishing = settings(at.0.path()).publishing;
+        Self::start_sharing_for(name, script, at, (state, publishing))
+    }
+
+    /// The same, where publishing is retried so long.
+    pub(crate) fn start_sharing_for(
+        name: &str,
+        script: &Arc<FakeScript>,
+        at: (Arc<tempfile::TempDir>, Arc<MemoryStore>),
+        (state, publishing): (&SharedState, PublishingSettings),
+    ) -> Self {
         let settings = WorkerSettings {
             worker_id: WorkerId(name.to_owned()),
             data_dir: at.0.path().join(name),
             shared_state: Some(state.clone()),
+            publishing,
             ..settings(at.0.path())
         };
         let sources = vec![FakeSource(script.clone())];
