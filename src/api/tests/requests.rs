@@ -11,7 +11,7 @@ use prost_reflect::DescriptorPool;
 use super::world::{NOW, erase_cat, settings};
 use crate::{
     api::{
-        ApiError, ApiSettings,
+        ApiError, ApiResult, ApiSettings,
         convert::{DrawingDraft, EvaluateDraft, Limits, ScoreDraft, UnlearnDraft},
         digests::unlearn_work_digest,
     },
@@ -54,7 +54,7 @@ fn words() -> Vocabulary {
     }
 }
 
-fn violations<T: std::fmt::Debug>(read: Result<T, ApiError>) -> Vec<String> {
+fn violations<T: std::fmt::Debug>(read: ApiResult<T>) -> Vec<String> {
     match read {
         Ok(_) => Vec::new(),
         Err(ApiError::Invalid(violations)) => {
@@ -371,7 +371,7 @@ fn field_names(message: &str) -> BTreeSet<String> {
     message.fields().map(|field| field.name().to_owned()).collect()
 }
 
-fn check<T: std::fmt::Debug>(read: Result<T, ApiError>, message: &str) -> Option<T> {
+fn check<T: std::fmt::Debug>(read: ApiResult<T>, message: &str) -> Option<T> {
     match read {
         Ok(read) => Some(read),
         Err(ApiError::Invalid(violations)) => {
