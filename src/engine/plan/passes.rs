@@ -119,7 +119,7 @@ pub(super) fn encode_text(
 ) -> Result<Forward, EngineError> {
     let meter = Meter::default();
     let config = text_encoder.config();
-    let shape = (prompts, config.max_position_embeddings, config.hidden_size);
+    let shape = (prompts, config.max_position_embeddings, config.tower.hidden_size);
     drop(text_encoder.trace(&TapeTensor::sized_no_grad(&meter, shape)?)?);
     Ok(Forward::of(&meter))
 }
