@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use futures::future::OptionFuture;
 use tonic::{Request, Response};
 
 use super::{
@@ -95,12 +96,7 @@ impl OperationsApi {
             (Some(timeout), Some(most)) => Some(timeout.min(most)),
             (one, other) => one.or(other),
         };
-        let give_up = async {
-            match longest {
-                Some(longest) => tokio::time::sleep(longest).await,
-                None => std::future::pending().await,
-            }
-        };
+        let give_up = OptionFuture::from(longest.map(tokio::time::sleep));
         tokio::pin!(give_up);
         let mut wakes = Wakes::new(&self.parts);
         loop {
@@ -110,7 +106,7 @@ impl OperationsApi {
                 return self.parts.shown(&job).await;
             }
             tokio::select! {
-                () = &mut give_up => return self.parts.shown(&job).await,
+                Some(()) = &mut give_up => return self.parts.shown(&job).await,
                 woken = wakes.wait() => woken?,
             }
         }
