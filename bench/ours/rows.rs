@@ -7,7 +7,7 @@ use keystep::{
     artifacts::open_model,
     engine::{
         Batch, CancelFlag, CandleEngine, ErasedCheckpoint, LoneSteps, RunContext,
-        checkpoint::{read_component, read_large_component, read_text},
+        checkpoint::{read_component, read_large, read_text},
         family::{Conditioning, Denoiser, Unet, UnetConfig, Vae, VaeConfig},
         nn::Weights,
         ops,
@@ -62,7 +62,7 @@ pub(crate) fn load(work: &str, model: &str, inputs: &Path) -> Result<Box<dyn Row
         _ => (),
     }
     let config = UnetConfig::parse(&read_text(files.as_ref(), "unet/config.json")?, "unet")?;
-    let stored = read_large_component(files.as_ref(), "unet", None, &Device::Cpu)?;
+    let stored = read_large(files.as_ref(), "unet", None, None, &Device::Cpu)?;
     let sample = inputs.take("sample")?;
     let context = Conditioning::from(inputs.take("context")?);
     let timesteps = inputs.take("timesteps")?.to_dtype(DType::F64)?.to_vec1::<f64>()?;

@@ -10,5 +10,5 @@ mod unet;
 mod vae;
 
 pub use clip::{ClipActivation, ClipConfig, ClipTextConfig, ClipTowerConfig, ClipVisionConfig};
-pub use unet::{DownBlockKind, UnetConfig, UpBlockKind};
+pub use unet::{BlockKind, UnetConfig};
 pub use vae::VaeConfig;

@@ -36,8 +36,8 @@ fn stable_diffusion_1_is_read() {
     assert_eq!(config.heads, [8; 4]);
     assert_eq!(config.transformer_layers, [1; 4]);
     assert_eq!(config.cross_attention_dim, 768);
-    assert_eq!(config.down_blocks[3], DownBlockKind::Plain);
-    assert_eq!(config.up_blocks[0], UpBlockKind::Plain);
+    assert_eq!(config.down_blocks[3], BlockKind::Plain);
+    assert_eq!(config.up_blocks[0], BlockKind::Plain);
     assert!(!config.use_linear_projection && config.flip_sin_to_cos);
 }
 
