@@ -4,12 +4,6 @@ use std::fmt::Write;
 
 use strum::{EnumMessage, VariantArray};
 
-use Metric::{
-    ArtifactBytes, BuildInfo, DeviceMemory, DirectCallsWaiting, IterationDuration, Iterations,
-    JobDuration, Jobs, LeaseLost, Loss, OutputWorks, QueueWait, Ready, RpcDuration, RpcRequests,
-    StoreErrors,
-};
-
 /// Durations of calls, in seconds.
 const CALLS: &[f64] = &[0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 300.0];
 /// Durations of jobs and of their waiting, in seconds: up to a day.
@@ -101,30 +95,35 @@ impl Metric {
     /// Its kind.
     pub fn kind(self) -> MetricKind {
         match self {
-            RpcRequests | Iterations | LeaseLost | ArtifactBytes | StoreErrors => {
-                MetricKind::Counter
-            }
-            Jobs | Loss | DeviceMemory | DirectCallsWaiting | OutputWorks | Ready | BuildInfo => {
-                MetricKind::Gauge
-            }
-            RpcDuration => MetricKind::Histogram(CALLS),
-            JobDuration | QueueWait => MetricKind::Histogram(JOBS),
-            IterationDuration => MetricKind::Histogram(UPDATES),
+            Self::RpcRequests
+            | Self::Iterations
+            | Self::LeaseLost
+            | Self::ArtifactBytes
+            | Self::StoreErrors => MetricKind::Counter,
+            Self::Jobs
+            | Self::Loss
+            | Self::DeviceMemory
+            | Self::DirectCallsWaiting
+            | Self::OutputWorks
+            | Self::Ready
+            | Self::BuildInfo => MetricKind::Gauge,
+            Self::RpcDuration => MetricKind::Histogram(CALLS),
+            Self::JobDuration | Self::QueueWait => MetricKind::Histogram(JOBS),
+            Self::IterationDuration => MetricKind::Histogram(UPDATES),
         }
     }
 
     /// The names of its labels, each with a closed set of values.
     pub fn labels(self) -> &'static [&'static str] {
         match self {
-            RpcRequests => &["method", "code"],
-            RpcDuration => &["method"],
-            Jobs => &["state"],
-            JobDuration => &["phase", "outcome"],
-            DeviceMemory => &["device", "kind"],
-            StoreErrors => &["reason"],
-            BuildInfo => &["version", "profile", "os", "architecture"],
-            QueueWait | Iterations | IterationDuration | Loss | DirectCallsWaiting | LeaseLost
-            | ArtifactBytes | OutputWorks | Ready => &[],
+            Self::RpcRequests => &["method", "code"],
+            Self::RpcDuration => &["method"],
+            Self::Jobs => &["state"],
+            Self::JobDuration => &["phase", "outcome"],
+            Self::DeviceMemory => &["device", "kind"],
+            Self::StoreErrors => &["reason"],
+            Self::BuildInfo => &["version", "profile", "os", "architecture"],
+            _ => &[],
         }
     }
 }
