@@ -281,18 +281,8 @@ fn what_cannot_fit_is_refused() {
     assert!(planned(&Scope::All, Some(need - 1)).is_err());
     let place = TempDir::new().unwrap();
     let line = [
-        "unlearn",
-        "--local",
-        "--model",
-        MODEL,
-        "--concept",
-        "cat",
-        "--kind",
-        "object",
-        "--out",
-        "out",
-        "--memory-limit",
-        "64MiB",
+        "unlearn", "--local", "--model", MODEL, "--concept", "cat", "--kind", "object", "--out",
+        "out", "--memory-limit", "64MiB",
     ];
     let refused = cargo_bin_cmd!("keystep").current_dir(place.path()).args(line).assert().failure();
     let said = String::from_utf8_lossy(&refused.get_output().stderr).into_owned();

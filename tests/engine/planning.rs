@@ -110,14 +110,8 @@ fn memory_is_the_sum_of_its_parts() {
     let plan = planned(&spec(Method::Keystep(keystep(4)), Scope::All));
     let memory = plan.memory_bytes;
     let parts = [
-        memory.program,
-        memory.weights,
-        memory.trainable,
-        memory.optimiser,
-        memory.gradients,
-        memory.activations,
-        memory.bank,
-        memory.margin,
+        memory.program, memory.weights, memory.trainable, memory.optimiser, memory.gradients,
+        memory.activations, memory.bank, memory.margin,
     ];
     assert!(parts.iter().all(|part| *part > 0), "{memory:?}");
     assert_eq!(memory.total, parts.iter().sum::<u64>());

@@ -170,15 +170,7 @@ fn an_output_that_cannot_be_written_is_reported_before_the_work() {
 fn a_model_that_is_not_there_fails_and_leaves_nothing() {
     let folder = tempfile::tempdir().unwrap();
     keystep(&[
-        "score",
-        "--local",
-        "--model",
-        "nowhere",
-        "--concept",
-        "cat",
-        "--kind",
-        "object",
-        "--out",
+        "score", "--local", "--model", "nowhere", "--concept", "cat", "--kind", "object", "--out",
         "x",
     ])
     .current_dir(folder.path())

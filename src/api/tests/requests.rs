@@ -238,13 +238,8 @@ fn writings_of_one_concept_are_told_as_duplicates() {
     };
     let found = violations(UnlearnDraft::read(request, limits(&settings)));
     let expected = [
-        "replacements[\"cow\"]",
-        "replacements[\"dog\"]",
-        "replacements[\"DOG\"]",
-        "concepts[2]",
-        "preserve[0]",
-        "vocabulary.objects[1]",
-        "vocabulary.objects[2]",
+        "replacements[\"cow\"]", "replacements[\"dog\"]", "replacements[\"DOG\"]", "concepts[2]",
+        "preserve[0]", "vocabulary.objects[1]", "vocabulary.objects[2]",
     ];
     assert_eq!(found.iter().map(String::as_str).collect::<BTreeSet<_>>(), expected.into());
 }
@@ -282,26 +277,10 @@ fn every_violation_is_told_under_the_wires_path() {
     let found: BTreeSet<_> =
         violations(UnlearnDraft::read(request, limits(&settings))).into_iter().collect();
     let expected = [
-        "base_model",
-        "concept_kind",
-        "concepts[1]",
-        "concepts[2]",
-        "deadline",
-        "destination",
-        "key_steps",
-        "labels[\"\"]",
-        "learning_rate",
-        "output_formats[0]",
-        "output_formats[1]",
-        "preserve[0]",
-        "priority",
-        "replacements[\"cat\"]",
-        "replacements[\"cow\"]",
-        "request_id",
-        "scope_name_contains",
-        "key_steps.iterations",
-        "vocabulary.objects[1]",
-        "window",
+        "base_model", "concept_kind", "concepts[1]", "concepts[2]", "deadline", "destination",
+        "key_steps", "labels[\"\"]", "learning_rate", "output_formats[0]", "output_formats[1]",
+        "preserve[0]", "priority", "replacements[\"cat\"]", "replacements[\"cow\"]", "request_id",
+        "scope_name_contains", "key_steps.iterations", "vocabulary.objects[1]", "window",
     ];
     assert_eq!(found, expected.map(str::to_owned).into());
 }

@@ -73,11 +73,7 @@ impl ClipTowerConfig {
         within(file, "layer_norm_eps", self.layer_norm_eps, 1e-12..=1.0)?;
         within(file, "projection_dim", self.projection_dim, 1..=MAX_CHANNELS)?;
         divisible(
-            file,
-            "hidden_size",
-            self.hidden_size,
-            "num_attention_heads",
-            self.num_attention_heads,
+            file, "hidden_size", self.hidden_size, "num_attention_heads", self.num_attention_heads,
         )?;
         let hidden = self.hidden_size as f64;
         let layer = 4.0 * hidden * hidden + 2.0 * hidden * self.intermediate_size as f64;
