@@ -291,13 +291,8 @@ fn what_cannot_fit_is_refused() {
 
 fn drawing(count: u64, size: Option<(usize, usize)>) -> GenerateSpec {
     GenerateSpec {
-        pictures: (0..count).map(|seed| ("a cat".to_owned(), seed)).collect(),
-        negative_prompt: String::new(),
-        steps: 1,
-        guidance_scale: 5.0,
         size,
-        sampler: None,
-        init_image: None,
+        ..GenerateSpec::new((0..count).map(|seed| ("a cat".to_owned(), seed)).collect(), 1, 5.0)
     }
 }
 

@@ -156,13 +156,8 @@ struct Image {
 impl Image {
     fn new(files: &dyn ModelFiles) -> Result<Self, Failure> {
         let spec = GenerateSpec {
-            pictures: vec![("a cat in neon style".to_owned(), 7)],
-            negative_prompt: String::new(),
-            steps: 25,
-            guidance_scale: 5.0,
-            size: None,
             sampler: Some(SamplerKind::Ddim),
-            init_image: None,
+            ..GenerateSpec::new(vec![("a cat in neon style".to_owned(), 7)], 25, 5.0)
         };
         Ok(Self { engine: CandleEngine::load(files, None)?, spec, pixels: Vec::new() })
     }
@@ -193,14 +188,9 @@ struct Erasure {
 impl Erasure {
     fn new(files: &dyn ModelFiles) -> Result<Self, Failure> {
         let engine = CandleEngine::load(files, None)?;
-        let (method, scope) = Method::preset(MethodName::Keystep, ConceptKind::Object, false);
         let spec = UnlearnSpec {
-            concepts: vec![Concept::new("cat", ConceptKind::Object)],
-            method,
-            scope,
-            preserve: Vec::new(),
             vocabulary: engine.vocabulary().clone(),
-            seed: 0,
+            ..UnlearnSpec::new(Concept::new("cat", ConceptKind::Object), MethodName::Keystep)
         };
         Ok(Self { engine, spec, erased: None })
     }

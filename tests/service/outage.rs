@@ -139,17 +139,12 @@ impl Bench {
     }
 
     async fn insert_for(&self, seed: u64, destination: &str, deadline: Option<Timestamp>) -> JobId {
-        let (method, scope) = Method::preset(MethodName::Keystep, ConceptKind::Object, false);
         let work = UnlearnWork {
             base_model: MODEL.to_owned(),
             base_digest: DIGEST.to_owned(),
             spec: UnlearnSpec {
-                concepts: vec![Concept::new("cat", ConceptKind::Object)],
-                method,
-                scope,
-                preserve: Vec::new(),
-                vocabulary: Vocabulary::default(),
                 seed,
+                ..UnlearnSpec::new(Concept::new("cat", ConceptKind::Object), MethodName::Keystep)
             },
             score_digest: None,
             formats: vec![OutputFormat::Delta],

@@ -85,14 +85,10 @@ fn the_defaults_are_those_of_the_command_line() {
             };
             let draft = UnlearnDraft::read(request, limits(&settings)).unwrap();
             let work = draft.complete(&entry(), None).unwrap();
-            let (method, scope) = Method::preset(name, kind, false);
             let expected = UnlearnSpec {
-                concepts: vec![Concept::new("cat", kind)],
-                method,
-                scope,
-                preserve: Vec::new(),
                 vocabulary: words(),
                 seed: 11,
+                ..UnlearnSpec::new(Concept::new("cat", kind), name)
             };
             assert_eq!(work.spec, expected);
             assert_eq!(work.formats, [OutputFormat::Delta, OutputFormat::Unet]);

@@ -189,17 +189,13 @@ pub fn with_deadline(number: u128, deadline: Timestamp) -> NewJob {
 }
 
 fn erasure() -> Work {
-    let (method, scope) = Method::preset(MethodName::Keystep, ConceptKind::Object, false);
     Work::Unlearn(Box::new(UnlearnWork {
         base_model: "emoji-canvas".to_owned(),
         base_digest: "base".to_owned(),
         spec: UnlearnSpec {
-            concepts: vec![Concept::new("cat", ConceptKind::Object)],
-            method,
-            scope,
             preserve: vec!["a dog, \"quoted\" – ü".to_owned()],
-            vocabulary: Vocabulary::default(),
             seed: u64::MAX,
+            ..UnlearnSpec::new(Concept::new("cat", ConceptKind::Object), MethodName::Keystep)
         },
         score_digest: None,
         formats: vec![OutputFormat::Delta],
