@@ -18,7 +18,7 @@ use keystep::{
         Evaluation, JobOptions, JobStore, JobSummary, ListQuery, NewJob, Principal, QueueLimits,
         RequestId, SqliteStore, StoreSettings, UnlearnWork, Work, WorkerId,
     },
-    spec::{Concept, ConceptKind, Method, MethodName, OutputFormat, UnlearnSpec, Vocabulary},
+    spec::{Concept, ConceptKind, MethodName, OutputFormat, UnlearnSpec},
 };
 
 #[derive(Debug, Parser)]

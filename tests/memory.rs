@@ -22,7 +22,7 @@ use candle_core::{Device, Tensor};
 use keystep::{
     artifacts::open_model,
     engine::{
-        CancelFlag, CandleEngine, EngineError, RunContext, WorkMemory,
+        CandleEngine, EngineError, RunContext, WorkMemory,
         checkpoint::{StoredTensors, read_component, read_text},
         family::{Denoiser, Unet, UnetConfig},
         nn::{MemoryPolicy, Scoped, Weights},
@@ -159,8 +159,7 @@ fn the_run_of_a_child() {
     let engine = CandleEngine::load(open_model(MODEL).unwrap().as_ref(), None).unwrap();
     let engine = engine.with_memory_limit(limit);
     let mut report = |_| {};
-    let mut context =
-        RunContext { report: &mut report, cancel: CancelFlag::default(), saving: None };
+    let mut context = RunContext::reporting(&mut report);
     let digest_of = |pictures: &[Picture]| {
         let mut hasher = Sha256::new();
         for picture in pictures {

@@ -6,15 +6,15 @@ use candle_core::{DType, Device, Tensor, safetensors};
 use keystep::{
     artifacts::open_model,
     engine::{
-        Batch, CancelFlag, CandleEngine, ErasedCheckpoint, LoneSteps, RunContext,
+        Batch, CandleEngine, ErasedCheckpoint, LoneSteps, RunContext,
         checkpoint::{read_component, read_large, read_text},
         family::{Conditioning, Denoiser, Unet, UnetConfig, Vae, VaeConfig},
         nn::Weights,
         ops,
     },
     spec::{
-        Concept, ConceptKind, GenerateSpec, JudgeSpec, Method, MethodName, ModelFiles, SamplerKind,
-        Scope, UnlearnSpec,
+        Concept, ConceptKind, GenerateSpec, JudgeSpec, MethodName, ModelFiles, SamplerKind, Scope,
+        UnlearnSpec,
     },
 };
 
@@ -166,8 +166,7 @@ impl Image {
 impl Row for Image {
     fn run(&mut self) -> Result<(), Failure> {
         let mut ignore = |_| ();
-        let mut context =
-            RunContext { report: &mut ignore, cancel: CancelFlag::default(), saving: None };
+        let mut context = RunContext::reporting(&mut ignore);
         let pictures = self.engine.generate(&self.spec, &mut context)?;
         self.pixels = pictures.iter().flat_map(|p| &p.rgb).map(|byte| f64::from(*byte)).collect();
         Ok(())
@@ -199,8 +198,7 @@ impl Erasure {
 impl Row for Erasure {
     fn run(&mut self) -> Result<(), Failure> {
         let mut ignore = |_| ();
-        let mut context =
-            RunContext { report: &mut ignore, cancel: CancelFlag::default(), saving: None };
+        let mut context = RunContext::reporting(&mut ignore);
         self.erased = Some(self.engine.unlearn(&self.spec, &mut context)?);
         Ok(())
     }
@@ -213,8 +211,7 @@ impl Row for Erasure {
         let erased = self.erased.as_ref().ok_or("nothing was erased")?;
         let scored: u64 = erased.scores.iter().map(|scores| scores.unet_evaluations).sum();
         let mut ignore = |_| ();
-        let mut context =
-            RunContext { report: &mut ignore, cancel: CancelFlag::default(), saving: None };
+        let mut context = RunContext::reporting(&mut ignore);
         let judging = JudgeSpec::new(self.spec.concepts[0].clone(), self.spec.vocabulary.clone());
         let edited = self.engine.with_erased(erased)?;
         let report = self.engine.judge(&judging, &edited, &mut context)?;

@@ -243,7 +243,7 @@ mod tests {
     use super::*;
     use crate::{
         outcome::TrainingLog,
-        spec::{Concept, ConceptKind, Method, MethodName, UnlearnSpec, Vocabulary},
+        spec::{Concept, ConceptKind, MethodName, UnlearnSpec},
     };
 
     fn failed() -> CliError {

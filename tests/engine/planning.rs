@@ -4,7 +4,7 @@
 use std::sync::LazyLock;
 
 use keystep::{
-    engine::{CancelFlag, CandleEngine, EngineError, RunContext, plan},
+    engine::{CandleEngine, EngineError, RunContext, plan},
     outcome::Plan,
     spec::{
         Concept, ConceptKind, EsdSettings, KeySteps, KeystepSettings, KscuSettings, LogSnrWindow,
@@ -50,8 +50,7 @@ fn keystep(updates: usize) -> KeystepSettings {
 fn assert_exact(spec: &UnlearnSpec) {
     let plan = planned(spec);
     let mut report = |_| {};
-    let mut context =
-        RunContext { report: &mut report, cancel: CancelFlag::default(), saving: None };
+    let mut context = RunContext::reporting(&mut report);
     let erased = ENGINE.unlearn(spec, &mut context).unwrap();
     assert_eq!(plan.updates, erased.log.updates.len());
     assert_eq!(plan.check_evaluations, erased.log.check_evaluations);

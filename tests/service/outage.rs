@@ -19,12 +19,12 @@ use futures::TryStreamExt;
 use keystep::{
     device::DeviceSettings,
     jobs::{
-        Clock, Evaluation, EventBody, FailureReason, Inserted, JobId, JobOptions, JobState,
-        JobStore, JobSummary, MemoryStore, NewJob, Principal, QueueLimits, RequestId, Sequence,
-        StateName, StoreError, StoreSettings, Timestamp, UnlearnWork, Work, WorkerId,
+        Clock, Evaluation, EventBody, FailureReason, JobId, JobOptions, JobState, JobStore,
+        JobSummary, MemoryStore, NewJob, Sequence, StateName, StoreError, StoreSettings, Timestamp,
+        UnlearnWork, WorkerId,
     },
     publishing::{ObjectPublisher, PublisherSettings},
-    spec::{Concept, ConceptKind, Method, MethodName, OutputFormat, UnlearnSpec, Vocabulary},
+    spec::OutputFormat,
     storage::{
         StorageSettings, Storages,
         testing::{Fault, Flaky},
@@ -41,10 +41,9 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 use tokio_util::task::TaskTracker;
-use uuid::Uuid;
 
-const MODEL: &str = "canvas";
-const DIGEST: &str = "digest of canvas";
+use crate::worker::{DIGEST, MODEL, insert, new_job, unlearn_work};
+
 const OUTPUT: &str = "memory://outage/results";
 const UPDATES: usize = 5;
 const HOUR: Duration = Duration::from_hours(1);
@@ -140,32 +139,14 @@ impl Bench {
 
     async fn insert_for(&self, seed: u64, destination: &str, deadline: Option<Timestamp>) -> JobId {
         let work = UnlearnWork {
-            base_model: MODEL.to_owned(),
-            base_digest: DIGEST.to_owned(),
-            spec: UnlearnSpec {
-                seed,
-                ..UnlearnSpec::new(Concept::new("cat", ConceptKind::Object), MethodName::Keystep)
-            },
-            score_digest: None,
             formats: vec![OutputFormat::Delta],
             destination: destination.to_owned(),
             evaluation: Evaluation::Skipped,
-            evaluation_sampler: None,
+            ..unlearn_work(seed)
         };
-        let new = NewJob {
-            principal: Principal("tester".to_owned()),
-            request_id: RequestId(Uuid::new_v4()),
-            request_digest: "request".to_owned(),
-            work_digest: format!("work {seed}"),
-            work: Work::Unlearn(Box::new(work)),
-            options: JobOptions { deadline, ..JobOptions::default() },
-            // An outage is no attempt.
-            max_attempts: 1,
-        };
-        let limits = QueueLimits { total: 10, of_principal: 10, stored_bytes: u64::MAX };
-        match self.store.insert(new, limits).await.unwrap() {
-            Inserted::Created(job) | Inserted::Existing(job) => job.id,
-        }
+        let options = JobOptions { deadline, ..JobOptions::default() };
+        // An outage is no attempt.
+        insert(&self.store, NewJob { options, max_attempts: 1, ..new_job(work) }).await
     }
 
     async fn job(&self, id: JobId) -> JobSummary {

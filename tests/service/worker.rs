@@ -32,7 +32,7 @@ use keystep::{
     run::SharedState,
     spec::{
         Concept, ConceptKind, GenerateSpec, Method, MethodName, OutputFormat, SamplerKind,
-        UnlearnSpec, Vocabulary,
+        UnlearnSpec,
     },
     storage::{
         self, Patience, StorageSettings, Storages, TransferOptions, list_below, testing::Flaky,
@@ -50,8 +50,8 @@ use uuid::Uuid;
 
 pub(crate) use bench::{Bench, device_settings};
 
-const MODEL: &str = "canvas";
-const DIGEST: &str = "digest of canvas";
+pub(crate) const MODEL: &str = "canvas";
+pub(crate) const DIGEST: &str = "digest of canvas";
 pub(crate) const MILLISECOND: Duration = Duration::from_millis(1);
 
 fn read_all(folder: &Path) -> BTreeMap<String, Vec<u8>> {
@@ -69,7 +69,7 @@ fn read_all(folder: &Path) -> BTreeMap<String, Vec<u8>> {
     files
 }
 
-fn unlearn_work(seed: u64) -> UnlearnWork {
+pub(crate) fn unlearn_work(seed: u64) -> UnlearnWork {
     UnlearnWork {
         base_model: MODEL.to_owned(),
         base_digest: DIGEST.to_owned(),
@@ -82,6 +82,25 @@ fn unlearn_work(seed: u64) -> UnlearnWork {
         destination: "file:///published".to_owned(),
         evaluation: Evaluation::WherePossible,
         evaluation_sampler: None,
+    }
+}
+
+pub(crate) fn new_job(work: UnlearnWork) -> NewJob {
+    NewJob {
+        principal: tester(),
+        request_id: RequestId(Uuid::new_v4()),
+        request_digest: "request".to_owned(),
+        work_digest: format!("work {}", work.spec.seed),
+        work: Work::Unlearn(Box::new(work)),
+        options: JobOptions::default(),
+        max_attempts: 2,
+    }
+}
+
+pub(crate) async fn insert(store: &MemoryStore, new: NewJob) -> JobId {
+    let limits = QueueLimits { total: 10, of_principal: 10, stored_bytes: u64::MAX };
+    match store.insert(new, limits).await.unwrap() {
+        Inserted::Created(job) | Inserted::Existing(job) => job.id,
     }
 }
 

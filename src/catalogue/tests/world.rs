@@ -16,10 +16,7 @@ use crate::{
         StoreSettings, Transition, UnlearnWork, Unlearned, Work, WorkerId,
     },
     outcome::{ConceptVerdict, Figures, Published, PublishedFile, Verdict},
-    spec::{
-        Concept, ConceptKind, Method, MethodName, ModelFiles, OutputFormat, SamplerKind,
-        UnlearnSpec, Vocabulary,
-    },
+    spec::{Concept, ConceptKind, MethodName, ModelFiles, OutputFormat, SamplerKind, UnlearnSpec},
     storage::{StorageSettings, Storages},
 };
 

@@ -15,9 +15,7 @@ use keystep::{
         Transition, UnlearnWork, Work, WorkerId,
     },
     outcome::{Phase, Published},
-    spec::{
-        Concept, ConceptKind, JudgeSpec, Method, MethodName, OutputFormat, UnlearnSpec, Vocabulary,
-    },
+    spec::{Concept, ConceptKind, JudgeSpec, MethodName, OutputFormat, UnlearnSpec, Vocabulary},
 };
 use tempfile::TempDir;
 use uuid::Uuid;

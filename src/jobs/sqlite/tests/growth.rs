@@ -18,7 +18,7 @@ use crate::{
         NewJob, Principal, QueueLimits, RequestId, StateName, StoreError, StoreSettings,
         UnlearnWork, Work, WorkSummary,
     },
-    spec::{Concept, ConceptKind, Method, MethodName, OutputFormat, UnlearnSpec, Vocabulary},
+    spec::{Concept, ConceptKind, MethodName, OutputFormat, UnlearnSpec},
 };
 
 const NO_LIMITS: QueueLimits =
