@@ -15,7 +15,7 @@ use std::{
 
 use keystep::{
     artifacts::{StagedFolder, diffusers::write_checkpoint, open_model, refuse_erased_weights},
-    engine::{CandleEngine, RunContext},
+    engine::{CancelFlag, CandleEngine, RunContext},
     outcome::{Phase, Picture, Progress},
     report::{PictureNotes, encode_png, picture_grid},
     spec::{Concept, ConceptKind, GenerateSpec, Method, MethodName, UnlearnSpec},
@@ -49,7 +49,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     };
     // Another thread can set a clone of `cancel`; with `saving` a later process could take the run
     // up where this one left it.
-    let mut context = RunContext::reporting(&mut report);
+    let mut context =
+        RunContext { report: &mut report, cancel: CancelFlag::default(), saving: None };
     // An error where the run did nothing to speak of, or wrecked the model.
     let erased = base.unlearn(&spec, &mut context)?;
     // Shares every tensor with the base but for the edited ones.
