@@ -19,12 +19,12 @@ use futures::TryStreamExt;
 use keystep::{
     device::DeviceSettings,
     jobs::{
-        Clock, Evaluation, EventBody, FailureReason, JobId, JobOptions, JobState, JobStore,
-        JobSummary, MemoryStore, NewJob, Sequence, StateName, StoreError, StoreSettings, Timestamp,
-        UnlearnWork, WorkerId,
+        Clock, Evaluation, EventBody, FailureReason, Inserted, JobId, JobOptions, JobState,
+        JobStore, JobSummary, MemoryStore, NewJob, Principal, QueueLimits, RequestId, Sequence,
+        StateName, StoreError, StoreSettings, Timestamp, UnlearnWork, Work, WorkerId,
     },
     publishing::{ObjectPublisher, PublisherSettings},
-    spec::OutputFormat,
+    spec::{Concept, ConceptKind, Method, MethodName, OutputFormat, UnlearnSpec, Vocabulary},
     storage::{
         StorageSettings, Storages,
         testing::{Fault, Flaky},
@@ -41,9 +41,10 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 use tokio_util::task::TaskTracker;
+use uuid::Uuid;
 
-use crate::worker::{DIGEST, MODEL, insert, new_job, unlearn_work};
-
+const MODEL: &str = "canvas";
+const DIGEST: &str = "digest of canvas";
 const OUTPUT: &str = "memory://outage/results";
 const UPDATES: usize = 5;
 const HOUR: Duration = Duration::from_hours(1);
@@ -138,15 +139,38 @@ impl Bench {
     }
 
     async fn insert_for(&self, seed: u64, destination: &str, deadline: Option<Timestamp>) -> JobId {
+        let (method, scope) = Method::preset(MethodName::Keystep, ConceptKind::Object, false);
         let work = UnlearnWork {
+            base_model: MODEL.to_owned(),
+            base_digest: DIGEST.to_owned(),
+            spec: UnlearnSpec {
+                concepts: vec![Concept::new("cat", ConceptKind::Object)],
+                method,
+                scope,
+                preserve: Vec::new(),
+                vocabulary: Vocabulary::default(),
+                seed,
+            },
+            score_digest: None,
             formats: vec![OutputFormat::Delta],
             destination: destination.to_owned(),
             evaluation: Evaluation::Skipped,
-            ..unlearn_work(seed)
+            evaluation_sampler: None,
         };
-        let options = JobOptions { deadline, ..JobOptions::default() };
-        // An outage is no attempt.
-        insert(&self.store, NewJob { options, max_attempts: 1, ..new_job(work) }).await
+        let new = NewJob {
+            principal: Principal("tester".to_owned()),
+            request_id: RequestId(Uuid::new_v4()),
+            request_digest: "request".to_owned(),
+            work_digest: format!("work {seed}"),
+            work: Work::Unlearn(Box::new(work)),
+            options: JobOptions { deadline, ..JobOptions::default() },
+            // An outage is no attempt.
+            max_attempts: 1,
+        };
+        let limits = QueueLimits { total: 10, of_principal: 10, stored_bytes: u64::MAX };
+        match self.store.insert(new, limits).await.unwrap() {
+            Inserted::Created(job) | Inserted::Existing(job) => job.id,
+        }
     }
 
     async fn job(&self, id: JobId) -> JobSummary {

@@ -50,8 +50,8 @@ use uuid::Uuid;
 
 pub(crate) use bench::{Bench, device_settings};
 
-pub(crate) const MODEL: &str = "canvas";
-pub(crate) const DIGEST: &str = "digest of canvas";
+const MODEL: &str = "canvas";
+const DIGEST: &str = "digest of canvas";
 pub(crate) const MILLISECOND: Duration = Duration::from_millis(1);
 
 fn read_all(folder: &Path) -> BTreeMap<String, Vec<u8>> {
@@ -69,7 +69,7 @@ fn read_all(folder: &Path) -> BTreeMap<String, Vec<u8>> {
     files
 }
 
-pub(crate) fn unlearn_work(seed: u64) -> UnlearnWork {
+fn unlearn_work(seed: u64) -> UnlearnWork {
     UnlearnWork {
         base_model: MODEL.to_owned(),
         base_digest: DIGEST.to_owned(),
@@ -85,7 +85,7 @@ pub(crate) fn unlearn_work(seed: u64) -> UnlearnWork {
     }
 }
 
-pub(crate) fn new_job(work: UnlearnWork) -> NewJob {
+fn new_job(work: UnlearnWork) -> NewJob {
     NewJob {
         principal: tester(),
         request_id: RequestId(Uuid::new_v4()),
@@ -97,7 +97,7 @@ pub(crate) fn new_job(work: UnlearnWork) -> NewJob {
     }
 }
 
-pub(crate) async fn insert(store: &MemoryStore, new: NewJob) -> JobId {
+async fn insert(store: &MemoryStore, new: NewJob) -> JobId {
     let limits = QueueLimits { total: 10, of_principal: 10, stored_bytes: u64::MAX };
     match store.insert(new, limits).await.unwrap() {
         Inserted::Created(job) | Inserted::Existing(job) => job.id,
