@@ -148,19 +148,7 @@ impl Bench {
     }
 
     pub(crate) async fn insert_work(&self, work: UnlearnWork, max_attempts: u32) -> JobId {
-        let new = NewJob {
-            principal: Principal("tester".to_owned()),
-            request_id: RequestId(Uuid::new_v4()),
-            request_digest: "request".to_owned(),
-            work_digest: format!("work {}", work.spec.seed),
-            work: Work::Unlearn(Box::new(work)),
-            options: JobOptions::default(),
-            max_attempts,
-        };
-        let limits = QueueLimits { total: 10, of_principal: 10, stored_bytes: u64::MAX };
-        match self.store.insert(new, limits).await.unwrap() {
-            Inserted::Created(job) | Inserted::Existing(job) => job.id,
-        }
+        insert(&self.store, NewJob { max_attempts, ..new_job(work) }).await
     }
 
     pub(crate) async fn job(&self, id: JobId) -> JobSummary {
