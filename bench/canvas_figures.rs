@@ -86,6 +86,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             method,
             scope: options.scope.clone().unwrap_or(scope),
             preserve: Vec::new(),
+            held_out: Vec::new(),
             vocabulary: vocabulary.clone(),
             seed: options.seed,
         };

@@ -122,6 +122,7 @@ fn request(number: u128) -> NewJob {
                 method,
                 scope,
                 preserve: Vec::new(),
+                held_out: Vec::new(),
                 vocabulary: Vocabulary::default(),
                 seed: 0,
             },

@@ -199,6 +199,7 @@ impl Erasure {
             method,
             scope,
             preserve: Vec::new(),
+            held_out: Vec::new(),
             vocabulary: engine.vocabulary().clone(),
             seed: 0,
         };

@@ -264,6 +264,7 @@ mod tests {
             method,
             scope,
             preserve: Vec::new(),
+            held_out: Vec::new(),
             vocabulary: Vocabulary::default(),
             seed: 0,
         };

@@ -82,6 +82,10 @@ pub(super) struct UnlearnArguments {
     /// again for several (at most 1024).
     #[arg(long, value_name = "PROMPT", allow_hyphen_values = true)]
     pub(super) preserve: Vec<String>,
+    /// A word of the vocabulary that the training leaves out, so that the result shows what becomes
+    /// of words that nothing held. Give it again for several.
+    #[arg(long, value_name = "WORD", allow_hyphen_values = true)]
+    pub(super) hold_out: Vec<String>,
     #[command(flatten)]
     pub(super) vocabulary: VocabularyArguments,
     #[command(flatten)]
@@ -116,7 +120,7 @@ pub(super) struct UnlearnArguments {
     /// given (it may have moved); nothing is trained again. --local alone.
     #[cfg(feature = "server")]
     #[arg(long, value_name = "FILE", requires = "local", conflicts_with_all = [
-        "concept", "kind", "replace_with", "preserve", "vocabulary", "method", "learning_rate",
+        "concept", "kind", "replace_with", "preserve", "hold_out", "vocabulary", "method", "learning_rate",
         "updates", "scope", "window", "scores", "seed", "memory_limit", "state_folder", "server",
     ])]
     pub(super) resume: Option<PathBuf>,

@@ -35,7 +35,8 @@ pub enum Drawn {
     },
 }
 
-/// Accuracies of one model by one judge, each 0 to 1; NaN over no pictures, which JSON has as null.
+/// Accuracies of one model by one judge, each 0 to 1; NaN over no pictures, which JSON has as null
+/// (records of before counts were kept have 0 there).
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Figures {

@@ -1,6 +1,7 @@
 //! What a job yields: plain, serializable data. Computed by `engine`, shown by `report`, recorded by
 //! `jobs` and published as it is.
 
+mod drop_interval;
 mod judgement;
 mod measures;
 pub mod number;
@@ -15,7 +16,8 @@ mod training;
 
 pub use judgement::{ConceptVerdict, Drawn, Figures, JudgeReport, JudgedPicture, Picture, Verdict};
 pub use measures::{
-    Compared, Distances, Measures, Named, PictureDistance, ScorePair, Spread, WordRow,
+    Compared, Distances, Measures, NEIGHBOUR_ALARM, Named, PictureDistance, ScorePair, Spread,
+    WordRow,
 };
 pub use plan::{MemoryPlan, MemorySavings, Plan};
 pub use progress::{Notice, Phase, Progress};

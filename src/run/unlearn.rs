@@ -15,9 +15,11 @@ use crate::{
     },
     engine::{CheckpointPolicy, RunContext},
     jobs::Evaluation,
-    outcome::{EvaluationResults, FileDigest, FinishedResult, JudgeReport, TimestepScores},
+    outcome::{
+        EvaluationResults, FileDigest, FinishedResult, JudgeReport, TimestepScores, TrainingLog,
+    },
     report::{Cost, Evidence, RunReport},
-    spec::{JudgeSpec, ModelFiles, OutputFormat, SamplerKind, UnlearnSpec},
+    spec::{JudgeSpec, ModelFiles, OutputFormat, SamplerKind, UnlearnSpec, find_word, same_words},
 };
 
 /// What is erased, and what is written of it.
@@ -201,7 +203,7 @@ fn finish<E: DeviceEngine>(
     judging: &[JudgeSpec],
     (staged, ports): (&mut StagedFolder, &mut RunPorts<'_>),
 ) -> Result<Erasure<E::Erased>, Unfinished<E::Erased>> {
-    let finished = judge_all(engine, &trained.weights, judging, ports)
+    let finished = judge_all(engine, (&trained.weights, request.spec), judging, ports)
         .and_then(|judged| write(request, engine, &trained, &judged, (staged, ports)));
     match finished {
         Ok((result, report)) => Ok(Erasure { trained, result, report }),
@@ -217,7 +219,7 @@ struct Judged {
 
 fn judge_all<E: DeviceEngine>(
     engine: &E,
-    erased: &E::Erased,
+    (erased, erasing): (&E::Erased, &UnlearnSpec),
     judging: &[JudgeSpec],
     ports: &mut RunPorts<'_>,
 ) -> Result<Judged, RunError> {
@@ -226,12 +228,27 @@ fn judge_all<E: DeviceEngine>(
         let began = ports.seconds();
         let edited = engine.with_erased(erased)?;
         for spec in judging {
-            judged.reports.push(judge(engine, &edited, spec, ports)?);
+            let mut report = judge(engine, &edited, spec, ports)?;
+            split_held(&mut report, erasing, E::log(erased));
+            judged.reports.push(report);
         }
         judged.seconds = since(began, ports);
     }
     ports.check()?;
     Ok(judged)
+}
+
+/// Tells the words that the training held from those that it did not, where it says so.
+fn split_held(report: &mut JudgeReport, erasing: &UnlearnSpec, log: &TrainingLog) {
+    let Some(held) = &log.held else { return };
+    let is_erased =
+        |word: &str| erasing.concepts.iter().any(|concept| same_words(&concept.text, word));
+    let measures = report.verdicts.iter_mut().filter_map(|verdict| verdict.measures.as_mut());
+    for measures in measures {
+        measures.split(report.spec.concept.kind, |word| {
+            (!is_erased(word)).then(|| find_word(held, word).is_some())
+        });
+    }
 }
 
 fn write<E: DeviceEngine>(

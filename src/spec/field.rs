@@ -46,6 +46,7 @@ fields! {
     Filter                       "filter"                        Filter              "--filter";
     GuidanceScale                "guidance_scale"                GuidanceScale       "--guidance-scale";
     Height                       "height"                        Height              "--height";
+    HeldOut                      "held_out"                      HeldOut             "--hold-out";
     InitImage                    "init_image"                    InitImage           "--init-image";
     KeySteps                     "key_steps"                     KeySteps            "";
     KeyStepsEndStep              "key_steps.end_step"            KeyStepsEndStep     "";
@@ -101,6 +102,7 @@ fields! {
     ScoreDigest                  "score_digest"                  ScoreDigest         "--score-digest";
     Seed                         "seed"                          Seed                "--seed";
     Seeds                        "seeds"                         Seeds               "--seed";
+    Show                         "show"                          Show                "--show";
     Steps                        "steps"                         Steps               "--steps";
     Strength                     "strength"                      Strength            "--strength";
     TargetSeeds                  "target_seeds"                  TargetSeeds         "--target-seeds";

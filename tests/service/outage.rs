@@ -148,6 +148,7 @@ impl Bench {
                 method,
                 scope,
                 preserve: Vec::new(),
+                held_out: Vec::new(),
                 vocabulary: Vocabulary::default(),
                 seed,
             },

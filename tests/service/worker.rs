@@ -79,6 +79,7 @@ fn unlearn_work(seed: u64) -> UnlearnWork {
             method,
             scope,
             preserve: Vec::new(),
+            held_out: Vec::new(),
             vocabulary: Vocabulary::default(),
             seed,
         },

@@ -91,6 +91,7 @@ fn the_defaults_are_those_of_the_command_line() {
                 method,
                 scope,
                 preserve: Vec::new(),
+                held_out: Vec::new(),
                 vocabulary: words(),
                 seed: 11,
             };

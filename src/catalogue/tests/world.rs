@@ -176,6 +176,7 @@ impl World {
                 method,
                 scope,
                 preserve: Vec::new(),
+                held_out: Vec::new(),
                 vocabulary: Vocabulary::default(),
                 seed: 1,
             },

@@ -59,6 +59,7 @@ pub(super) fn run<E: LocalEngine>(
         method,
         scope: arguments.scope.clone().unwrap_or(preset_scope),
         preserve: arguments.preserve.clone(),
+        held_out: Vec::new(),
         vocabulary: arguments.vocabulary.words(&Vocabulary::default())?,
         seed: arguments.seed,
     };
@@ -70,6 +71,7 @@ pub(super) fn run<E: LocalEngine>(
     let mut base = LocalModel::<E>::open(name, variant, &compute, session)?;
     base.engine = base.engine.with_memory_limit(arguments.memory_limit);
     spec.vocabulary = arguments.vocabulary.words(base.engine.vocabulary())?;
+    spec.held_out.clone_from(&arguments.hold_out);
     spec.validate()?;
     let spec = spec.canonical();
     if let Some(scores) = &given

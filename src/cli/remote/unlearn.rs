@@ -62,6 +62,7 @@ fn request(arguments: &UnlearnArguments) -> Result<UnlearnConceptRequest, CliErr
             .flatten()
             .collect(),
         preserve: arguments.preserve.clone(),
+        held_out: arguments.hold_out.clone(),
         scope: scope.into(),
         scope_name_contains,
         method: wire::method(arguments.method.method).into(),

@@ -1,25 +1,23 @@
-//! The grid of prompts, and the three accuracies over it.
+//! The grid of prompts, drawn by both models and named by every judge.
 
 use super::{
     Evaluation, PictureStore,
+    counting::{Counting, Names},
     kept::{self, DrawnPictures},
 };
 use crate::{
-    engine::{
-        EngineError, Pipeline, RunContext,
-        judge::{Domain, Judge},
-    },
-    outcome::{EvaluationResults, Figures, JudgeReport, JudgedPicture, Phase, Picture, Verdict},
+    engine::{EngineError, Pipeline, RunContext},
+    outcome::{EvaluationResults, JudgeReport, JudgedPicture, Phase, Picture, Verdict},
     spec::{ConceptKind, GenerateSpec, JudgeSpec, Prompt, find_word},
 };
 
 /// One picture to draw and judge.
 #[derive(Debug, Clone)]
-struct Cell {
-    object: usize,
-    style: usize,
-    seed: u64,
-    is_target: bool,
+pub(super) struct Cell {
+    pub(super) object: usize,
+    pub(super) style: usize,
+    pub(super) seed: u64,
+    pub(super) is_target: bool,
 }
 
 /// Draws the grid with both models and has every judge of the base model name the pictures. Those of
@@ -69,12 +67,14 @@ fn compare(
     let mut verdicts = Vec::with_capacity(judges.len());
     for (index, judge) in judges.iter().enumerate() {
         context.advance(Phase::Judge, index, judges.len())?;
+        let named = |pictures: &[Picture]| Names::given(judge.as_ref(), spec, pictures);
+        let measures = Counting::new(spec).count(&cells, &named(&before)?, &named(&after)?);
         verdicts.push(Verdict {
             judge: judge.name().to_owned(),
             sampler: base.sampling.kind(spec.sampler),
-            edited: figures(judge.as_ref(), spec, &cells, &after)?,
-            base: figures(judge.as_ref(), spec, &cells, &before)?,
-            measures: None,
+            edited: measures.edited(),
+            base: measures.base(),
+            measures: Some(measures),
         });
     }
     context.advance(Phase::Judge, judges.len(), judges.len())?;
@@ -134,57 +134,5 @@ fn prompt(spec: &JudgeSpec, cell: &Cell) -> Prompt {
         object: Some(spec.vocabulary.objects[cell.object].clone()),
         style: Some(spec.vocabulary.styles[cell.style].clone()),
         ..Prompt::default()
-    }
-}
-
-fn figures(
-    judge: &dyn Judge,
-    spec: &JudgeSpec,
-    cells: &[Cell],
-    pictures: &[Picture],
-) -> Result<Figures, EngineError> {
-    let named = |domain| {
-        let probabilities = judge.probabilities(pictures, domain, &spec.vocabulary)?;
-        Ok::<_, EngineError>(probabilities.iter().map(|row| most_likely(row)).collect::<Vec<_>>())
-    };
-    let (objects, styles) = (named(Domain::Objects)?, named(Domain::Styles)?);
-    let mut target = Share::default();
-    let (mut in_domain, mut cross_domain) = (Share::default(), Share::default());
-    for (cell, (object, style)) in cells.iter().zip(objects.into_iter().zip(styles)) {
-        let (object_right, style_right) = (object == cell.object, style == cell.style);
-        let (own, other) = match spec.concept.kind {
-            ConceptKind::Style => (style_right, object_right),
-            _ => (object_right, style_right),
-        };
-        if cell.is_target {
-            target.count(own);
-        } else {
-            in_domain.count(own);
-            cross_domain.count(other);
-        }
-    }
-    Ok(Figures { ua: 1.0 - target.get(), ira: in_domain.get(), cra: cross_domain.get() })
-}
-
-fn most_likely(probabilities: &[f64]) -> usize {
-    probabilities.iter().enumerate().fold(0, |best, (index, probability)| {
-        if *probability > probabilities[best] { index } else { best }
-    })
-}
-
-#[derive(Debug, Default)]
-struct Share {
-    hits: usize,
-    all: usize,
-}
-
-impl Share {
-    fn count(&mut self, hit: bool) {
-        self.hits += usize::from(hit);
-        self.all += 1;
-    }
-
-    fn get(&self) -> f64 {
-        if self.all == 0 { 0.0 } else { self.hits as f64 / self.all as f64 }
     }
 }

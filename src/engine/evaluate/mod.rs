@@ -1,6 +1,7 @@
 //! Judges an erasure: UnlearnCanvas's UA, IRA and CRA (arXiv 2402.11846), on the same prompts and
 //! seeds with both models.
 
+mod counting;
 mod grid;
 mod kept;
 

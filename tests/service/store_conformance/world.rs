@@ -198,6 +198,7 @@ fn erasure() -> Work {
             method,
             scope,
             preserve: vec!["a dog, \"quoted\" – ü".to_owned()],
+            held_out: Vec::new(),
             vocabulary: Vocabulary::default(),
             seed: u64::MAX,
         },

@@ -35,6 +35,7 @@ fn work(bytes: usize) -> Work {
             method,
             scope,
             preserve: vec!["a".repeat(bytes)],
+            held_out: Vec::new(),
             vocabulary: Vocabulary::default(),
             seed: u64::MAX,
         },
