@@ -40,6 +40,7 @@ fields! {
     Count                        "count"                         Count               "--count";
     Deadline                     "deadline"                      Deadline            "--deadline";
     Destination                  "destination"                   Destination         "--destination";
+    Distances                    "distances"                     Distances           "--distances";
     EditedModel                  "edited_model"                  EditedModel         "--model";
     Evaluate                     "evaluate"                      Evaluate            "--evaluate";
     EvaluateSampler              "evaluate_sampler"              EvaluateSampler     "--sampler";

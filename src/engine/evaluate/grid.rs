@@ -3,12 +3,13 @@
 use super::{
     Evaluation, PictureStore,
     counting::{Counting, Names},
-    kept::{self, DrawnPictures},
+    distances::{self, DrawnGrid},
+    kept::{self, Drawings, DrawnPictures},
 };
 use crate::{
     engine::{EngineError, Pipeline, RunContext},
     outcome::{EvaluationResults, JudgeReport, JudgedPicture, Phase, Picture, Verdict},
-    spec::{ConceptKind, GenerateSpec, JudgeSpec, Prompt, find_word},
+    spec::{ConceptKind, Field, GenerateSpec, JudgeSpec, Prompt, SpecError, find_word},
 };
 
 /// One picture to draw and judge.
@@ -31,27 +32,47 @@ pub(in crate::engine) fn judge(
     spec.validate()?;
     base.judges.all()?;
     base.reader().check_judge(spec)?;
-    let drawn = kept::draw(evaluation, &drawing(base, spec), store, context)?;
+    check_features(base, spec)?;
+    let drawn = kept::draw(evaluation, &drawings(base, spec), store, context)?;
     compare(base, spec, drawn, context)
+}
+
+/// Refuses distances where no judge has features to measure them by.
+pub(in crate::engine) fn check_features(
+    base: &Pipeline,
+    spec: &JudgeSpec,
+) -> Result<(), EngineError> {
+    if !spec.distances || base.judges.all()?.iter().any(|it| it.image_features(&[]).is_some()) {
+        return Ok(());
+    }
+    let message = "no judge of the base model has features to measure distances by; add clip/ to the \
+                   model, or leave distances out";
+    Err(SpecError::one(Field::Distances, message).into())
 }
 
 /// The pictures of the grid, in the order in which [`compare`] takes them: both models draw them with
 /// the sampler of the base model's folder where none is asked for, so that they differ in their U-Net
-/// alone.
-pub(in crate::engine) fn drawing(base: &Pipeline, spec: &JudgeSpec) -> GenerateSpec {
+/// alone. For distances the base model draws the cells without the concept from other seeds too.
+pub(in crate::engine) fn drawings(base: &Pipeline, spec: &JudgeSpec) -> Drawings {
+    // Far from the seeds of the grid, which lie within 1,000 rounds of the first.
+    const OTHER_SEEDS: u64 = 1_000_000_007;
     let anything = &spec.vocabulary.anything;
-    GenerateSpec {
-        pictures: grid(spec)
-            .iter()
-            .map(|cell| (prompt(spec, cell).sentence(anything), cell.seed))
-            .collect(),
+    let cells = grid(spec);
+    let sentence = |cell: &Cell| prompt(spec, cell).sentence(anything);
+    let drawing = |pictures| GenerateSpec {
+        pictures,
         negative_prompt: String::new(),
         steps: spec.steps,
         guidance_scale: spec.guidance_scale,
         size: None,
         sampler: Some(base.sampling.kind(spec.sampler)),
         init_image: None,
-    }
+    };
+    let both = drawing(cells.iter().map(|cell| (sentence(cell), cell.seed)).collect());
+    let others = cells.iter().filter(|cell| spec.distances && !cell.is_target);
+    let others: Vec<_> =
+        others.map(|cell| (sentence(cell), cell.seed.wrapping_add(OTHER_SEEDS))).collect();
+    Drawings { both, base_alone: (!others.is_empty()).then(|| drawing(others)) }
 }
 
 /// Has every judge of the base model name both models' pictures of [`drawing`].
@@ -61,7 +82,7 @@ fn compare(
     drawn: DrawnPictures,
     context: &mut RunContext<'_>,
 ) -> Result<JudgeReport, EngineError> {
-    let DrawnPictures { before, after, unet_evaluations, kept_evaluations } = drawn;
+    let DrawnPictures { before, after, alone, unet_evaluations, kept_evaluations } = drawn;
     let judges = base.judges.all()?;
     let cells = grid(spec);
     let mut verdicts = Vec::with_capacity(judges.len());
@@ -76,6 +97,26 @@ fn compare(
             base: measures.base(),
             measures: Some(measures),
         });
+    }
+    let mut evaluation = EvaluationResults::default();
+    if spec.distances {
+        let drawn = DrawnGrid {
+            cells: &cells,
+            sentences: cells
+                .iter()
+                .map(|cell| prompt(spec, cell).sentence(&spec.vocabulary.anything))
+                .collect(),
+            before: &before,
+            after: &after,
+            other: &alone,
+        };
+        let measured = distances::measure(judges, spec.seed, &drawn)?;
+        for verdict in &mut verdicts {
+            if let Some(measures) = &mut verdict.measures {
+                measured.of_words(spec, &cells, measures);
+            }
+        }
+        evaluation.distances = measured.distances;
     }
     context.advance(Phase::Judge, judges.len(), judges.len())?;
     let pictures = cells
@@ -92,7 +133,7 @@ fn compare(
     Ok(JudgeReport {
         spec: spec.clone(),
         verdicts,
-        evaluation: EvaluationResults::default(),
+        evaluation,
         pictures,
         unet_evaluations,
         kept_evaluations,
