@@ -29,6 +29,7 @@ mod score;
 mod serve;
 #[cfg(feature = "server")]
 mod session;
+mod text_table;
 mod timing;
 #[cfg(feature = "server")]
 mod token;

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use clap::Args;
 
+#[cfg(feature = "server")]
+use super::arguments::parse_shown;
 use super::{
     CliError,
     arguments::{
@@ -140,6 +142,15 @@ pub(super) struct UnlearnArguments {
     /// training keep to DDIM [default: the sampler that the model's folder names].
     #[arg(long, value_name = "NAME", conflicts_with = "no_evaluate")]
     pub(super) sampler: Option<SamplerKind>,
+    /// Share of a concept's pictures without it that the judgement shall be able to show, 0.5 to
+    /// 0.999, as `keystep evaluate` draws them; --local alone [default: not asked].
+    #[cfg(feature = "server")]
+    #[arg(long, value_name = "SHARE", value_parser = parse_shown, conflicts_with_all = ["no_evaluate", "server"])]
+    pub(super) show: Option<f64>,
+    /// Measure distances of the judged pictures too, as `keystep evaluate` does; --local alone.
+    #[cfg(feature = "server")]
+    #[arg(long, conflicts_with_all = ["no_evaluate", "server"])]
+    pub(super) distances: bool,
     #[command(flatten)]
     pub(super) submit: SubmitArguments,
     #[command(flatten)]

@@ -44,6 +44,10 @@ pub struct UnlearnRequest<'a> {
     /// What the judged pictures are drawn with; the sampler that the model's folder names when
     /// absent.
     pub sampler: Option<SamplerKind>,
+    /// As [`JudgeSpec::show`].
+    pub show: Option<f64>,
+    /// As [`JudgeSpec::distances`].
+    pub distances: bool,
 }
 
 /// An erasure that is trained.
@@ -145,15 +149,20 @@ fn judge_specs<E: DeviceEngine>(
     let mut specs = Vec::new();
     for concept in &request.spec.concepts {
         let words = engine.vocabulary().canonical();
-        let spec =
-            JudgeSpec { sampler: request.sampler, ..JudgeSpec::new(concept.canonical(), words) };
+        let mut spec = JudgeSpec::new(concept.canonical(), words);
+        spec.sampler = request.sampler;
+        spec.distances = request.distances;
+        if let Some(show) = request.show {
+            spec = spec.showing(show);
+        }
         if engine.can_judge() && spec.validate().is_ok() {
             match engine.judge_sampler(&spec) {
                 Ok(_) => specs.push(spec),
                 // Nobody asked for this sampler, nor for a judgement at any price.
                 Err(error)
                     if request.evaluation == Evaluation::WherePossible
-                        && spec.sampler.is_none() =>
+                        && spec.sampler.is_none()
+                        && !spec.distances =>
                 {
                     tracing::warn!(%error, "the result is not judged: the model's own sampler cannot draw it");
                 }

@@ -93,6 +93,8 @@ pub(super) fn run<E: LocalEngine>(
         formats: &FORMATS,
         evaluation: arguments.evaluation().unwrap_or(Evaluation::WherePossible),
         sampler: arguments.sampler,
+        show: arguments.show,
+        distances: arguments.distances,
     };
     let mut state = SavedState::of(arguments.state_folder.as_deref(), out, &session.interrupt);
     let erased = erase(arguments, &request, &base.engine, (staging, &mut state), session);

@@ -3,11 +3,14 @@
 use std::fmt::Write;
 
 use super::{RemoteError, json, wire};
-use crate::proto::{
-    google::longrunning::Operation,
-    keystep::v1::{
-        Estimate, EvaluateErasureResponse, Figures, Plan, Sampler, ScoreSummary,
-        ScoreTimestepsResponse, UnlearnConceptResponse, Verdict,
+use crate::{
+    cli::{text_table::columns, verdict_table::measures_table},
+    proto::{
+        google::longrunning::Operation,
+        keystep::v1::{
+            Estimate, EvaluateErasureResponse, Figures, Plan, Sampler, ScoreSummary,
+            ScoreTimestepsResponse, UnlearnConceptResponse, Verdict,
+        },
     },
 };
 
@@ -16,29 +19,6 @@ fn pairs(rows: &[(&str, String)]) -> String {
     let width = rows.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
     let lines: Vec<_> =
         rows.iter().map(|(name, value)| format!("{name:<width$}  {value}")).collect();
-    lines.join("\n")
-}
-
-/// Columns under their headings: the first flush left, the others flush right.
-fn columns(rows: &[Vec<String>]) -> String {
-    let count = rows.iter().map(Vec::len).max().unwrap_or(0);
-    let width = |column: usize| {
-        rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max()
-    };
-    let widths: Vec<_> = (0..count).map(|column| width(column).unwrap_or(0)).collect();
-    let lines: Vec<_> = rows
-        .iter()
-        .map(|row| {
-            let mut line = String::new();
-            for (column, (cell, width)) in row.iter().zip(&widths).enumerate() {
-                let _ = match column {
-                    0 => write!(line, "{cell:<width$}"),
-                    _ => write!(line, "  {cell:>width$}"),
-                };
-            }
-            line.trim_end().to_owned()
-        })
-        .collect();
     lines.join("\n")
 }
 
@@ -114,6 +94,12 @@ fn figures(verdicts: &[Verdict]) -> String {
     if let Some(verdict) = verdicts.first().filter(|it| it.sampler() != Sampler::Unspecified) {
         let _ = write!(text, "\ndrawn with {}", wire::sampler_name(verdict.sampler));
     }
+    for verdict in verdicts {
+        if let Some(measures) = &verdict.measures {
+            let counted = measures_table(&verdict.judge, &wire::measures(measures));
+            let _ = write!(text, "\n\n{}\n{counted}", verdict.concept);
+        }
+    }
     text
 }
 
@@ -166,12 +152,6 @@ pub(super) fn scores(steps: &[ScoreTimestepsResponse], summary: &ScoreSummary) -
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn columns_line_up() {
-        let row = |cells: [&str; 2]| cells.map(str::to_owned).to_vec();
-        assert_eq!(columns(&[row(["a", "bcd"]), row(["longer", "é"])]), "a       bcd\nlonger    é");
-    }
 
     #[test]
     fn only_what_was_measured_is_shown() {
