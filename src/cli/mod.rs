@@ -16,6 +16,7 @@ mod interrupt;
 mod local;
 #[cfg(feature = "server")]
 mod measurements;
+mod measures_table;
 #[cfg(feature = "server")]
 mod output;
 #[cfg(feature = "server")]

@@ -63,6 +63,6 @@ pub(in crate::cli) fn run<E: LocalEngine>(
     let mut files = vec![(out, json.as_slice())];
     files.extend(sheet.as_ref().map(|(path, png)| (path.as_path(), png.as_slice())));
     write_whole(&files, &session.interrupt)?;
-    print_result(&verdict_table(&judgement.report.judges));
+    print_result(&verdict_table(&judgement.report.judges, &judgement.report.evaluation.distances));
     Ok(())
 }

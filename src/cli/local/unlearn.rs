@@ -158,7 +158,7 @@ pub(super) fn print_erased(report: &RunReport, evaluation: Evaluation, out: &Pat
         ([], _) => "Not judged: the model has no judge that knows what was erased, or its own \
                     sampler cannot draw what is judged\n"
             .to_owned(),
-        (judges, _) => verdict_table(judges) + "\n",
+        (judges, _) => verdict_table(judges, &report.evaluation.distances) + "\n",
     };
     print_result(&format!(
         "{verdicts}{} updates, {} U-Net evaluations, {:.0} s; of the concept's guidance {:.2} is \

@@ -2,13 +2,16 @@
 
 use std::fmt::Write;
 
-use super::{RemoteError, json, wire};
+use super::{RemoteError, evaluation, json, wire};
 use crate::{
-    cli::{text_table::columns, verdict_table::measures_table},
+    cli::{
+        measures_table::{distances_table, measures_table},
+        text_table::columns,
+    },
     proto::{
         google::longrunning::Operation,
         keystep::v1::{
-            Estimate, EvaluateErasureResponse, Figures, Plan, Sampler, ScoreSummary,
+            Distances, Estimate, EvaluateErasureResponse, Figures, Plan, Sampler, ScoreSummary,
             ScoreTimestepsResponse, UnlearnConceptResponse, Verdict,
         },
     },
@@ -52,7 +55,7 @@ pub(super) fn result(operation: &Operation) -> Result<Option<String>, RemoteErro
             rows.push(("manifest", response.manifest_uri.clone()));
         }
         rows.push(("U-Net evaluations", response.unet_evaluations.to_string()));
-        with_verdicts(pairs(&rows), &response.verdicts)
+        with_verdicts(pairs(&rows), &response.verdicts, &response.distances)
     }))
 }
 
@@ -67,11 +70,19 @@ fn erasure(operation: &Operation, response: &UnlearnConceptResponse) -> String {
     if let Some(window) = &response.window {
         rows.push(("window", format!("log-SNR {:.3}:{:.3}", window.low, window.high)));
     }
-    with_verdicts(pairs(&rows), &response.verdicts)
+    with_verdicts(pairs(&rows), &response.verdicts, &response.distances)
 }
 
-fn with_verdicts(text: String, verdicts: &[Verdict]) -> String {
-    if verdicts.is_empty() { text } else { format!("{text}\n\n{}", figures(verdicts)) }
+fn with_verdicts(text: String, verdicts: &[Verdict], distances: &[Distances]) -> String {
+    let mut text = text;
+    if !verdicts.is_empty() {
+        let _ = write!(text, "\n\n{}", figures(verdicts));
+    }
+    if !distances.is_empty() {
+        let distances: Vec<_> = distances.iter().map(evaluation::distances).collect();
+        let _ = write!(text, "\n\n{}", distances_table(&distances));
+    }
+    text
 }
 
 /// The judges' figures, beside the base model's.
@@ -96,7 +107,7 @@ fn figures(verdicts: &[Verdict]) -> String {
     }
     for verdict in verdicts {
         if let Some(measures) = &verdict.measures {
-            let counted = measures_table(&verdict.judge, &wire::measures(measures));
+            let counted = measures_table(&verdict.judge, &evaluation::measures(measures));
             let _ = write!(text, "\n\n{}\n{counted}", verdict.concept);
         }
     }

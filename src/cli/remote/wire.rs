@@ -1,11 +1,9 @@
 //! Converts what flags say into the API's types.
 
 use crate::{
-    outcome::{Compared, Measures, Named, PairedDrop, Share, WordRow},
     proto::keystep::v1::{
-        Compared as WireCompared, ConceptKind as WireKind, Domain, LogSnrWindow as WireWindow,
-        Measures as WireMeasures, Named as WireNamed, Sampler, Share as WireShare, TrainableScope,
-        UnlearningMethod, Vocabulary as WireVocabulary, WordRow as WireRow,
+        ConceptKind as WireKind, LogSnrWindow as WireWindow, Sampler, TrainableScope,
+        UnlearningMethod, Vocabulary as WireVocabulary,
     },
     spec::{ConceptKind, LogSnrWindow, MethodName, SamplerKind, Scope, Vocabulary},
 };
@@ -65,48 +63,4 @@ pub(super) fn sampler(kind: Option<SamplerKind>) -> Sampler {
 pub(super) fn sampler_name(number: i32) -> String {
     let known = SamplerKind::ALL.iter().copied().find(|kind| sampler(Some(*kind)) as i32 == number);
     known.map_or_else(|| number.to_string(), |kind| kind.name().to_owned())
-}
-/// What a judge counted; intervals and rates follow from it.
-pub(super) fn measures(measures: &WireMeasures) -> Measures {
-    let WireMeasures { ua, ira, cra, ira_held, ira_unheld, words } = measures;
-    Measures {
-        ua: compared(ua.as_ref()),
-        ira: compared(ira.as_ref()),
-        cra: compared(cra.as_ref()),
-        ira_held: compared(ira_held.as_ref()),
-        ira_unheld: compared(ira_unheld.as_ref()),
-        words: words.iter().map(word).collect(),
-    }
-}
-
-fn word(row: &WireRow) -> WordRow {
-    let named = |named: &WireNamed| Named { name: named.name.clone(), count: named.count };
-    WordRow {
-        word: row.word.clone(),
-        kind: match row.domain() {
-            Domain::Styles => ConceptKind::Style,
-            Domain::Objects | Domain::Unspecified => ConceptKind::Object,
-        },
-        held: row.held,
-        named: compared(row.named.as_ref()),
-        became: row.became.iter().map(named).collect(),
-        picture_distance: row.picture_distance,
-    }
-}
-
-/// Counts that are not of the same pictures, which no server sends, are nothing.
-fn compared(compared: Option<&WireCompared>) -> Compared {
-    let share = |share: Option<WireShare>| {
-        share.map_or_else(Share::default, |WireShare { count, of, .. }| Share { count, of })
-    };
-    let read = |compared: &WireCompared| Compared {
-        base: share(compared.base),
-        edited: share(compared.edited),
-        drop: compared.drop.map_or_else(PairedDrop::default, |drop| PairedDrop {
-            lost: drop.lost,
-            gained: drop.gained,
-            of: drop.of,
-        }),
-    };
-    compared.map(read).filter(|compared| compared.is_consistent()).unwrap_or_default()
 }

@@ -20,6 +20,12 @@ pub struct ConceptSeeds {
 }
 
 impl ConceptSeeds {
+    /// Pictures that are each of a seed of its own, as those of a judgement are.
+    pub fn of_pictures(share: Share) -> Self {
+        let seed = |index| Share { count: u64::from(index < share.count), of: 1 };
+        Self { seeds: (0..share.of).map(seed).collect() }
+    }
+
     fn rate(shares: impl Iterator<Item = Share>) -> f64 {
         shares.fold(Share::default(), Share::plus).rate()
     }
@@ -112,6 +118,12 @@ mod tests {
         near(found.interval.low, 0.75 - 1.96 * 0.0685, 0.02);
         near(found.interval.high, 0.75 + 1.96 * 0.0685, 0.02);
         assert_eq!(pooled(&[seeds(&shares)]), Some(found));
+    }
+
+    #[test]
+    fn pictures_of_a_judgement_have_seeds_of_their_own() {
+        let found = ConceptSeeds::of_pictures(Share { count: 2, of: 3 });
+        assert_eq!(found, seeds(&[(1, 1), (1, 1), (0, 1)]));
     }
 
     /// Four cells a seed that are right or wrong together say no more than one.
