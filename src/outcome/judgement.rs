@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Confidence, EvaluationResults, Measures, Share, number};
+use super::{Confidence, EvaluationResults, Figures, Measures, Share};
 use crate::spec::{JudgeSpec, Prompt, SamplerKind};
 
 /// A drawn picture: 8-bit RGB, rows from the top, three bytes a pixel, no padding.
@@ -33,22 +33,6 @@ pub enum Drawn {
         /// The picture.
         picture: Picture,
     },
-}
-
-/// Accuracies of one model by one judge, each 0 to 1; NaN over no pictures, which JSON has as null
-/// (records of before counts were kept have 0 there).
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Figures {
-    /// Unlearning accuracy: share of the concept's pictures that the judge does not assign to it.
-    #[serde(deserialize_with = "number::deserialize")]
-    pub ua: f64,
-    /// In-domain retain accuracy: the judge's accuracy over the other concepts of the domain.
-    #[serde(deserialize_with = "number::deserialize")]
-    pub ira: f64,
-    /// Cross-domain retain accuracy: accuracy in the other domain, on prompts without the concept.
-    #[serde(deserialize_with = "number::deserialize")]
-    pub cra: f64,
 }
 
 /// What one judge says of both models on the same prompts and seeds.

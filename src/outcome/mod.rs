@@ -2,6 +2,7 @@
 //! `jobs` and published as it is.
 
 mod drop_interval;
+mod figures;
 mod judgement;
 mod measures;
 pub mod number;
@@ -14,7 +15,8 @@ mod share;
 mod suite;
 mod training;
 
-pub use judgement::{ConceptVerdict, Drawn, Figures, JudgeReport, JudgedPicture, Picture, Verdict};
+pub use figures::Figures;
+pub use judgement::{ConceptVerdict, Drawn, JudgeReport, JudgedPicture, Picture, Verdict};
 pub use measures::{
     Compared, Distances, Measures, NEIGHBOUR_ALARM, Named, PictureDistance, ScorePair, Spread,
     WordRow,

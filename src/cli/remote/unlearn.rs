@@ -14,6 +14,10 @@ pub(in crate::cli) fn run(arguments: &UnlearnArguments) -> Result<(), CliError> 
     let only_local = arguments.model.only_local(&[
         #[cfg(feature = "server")]
         ("--out", arguments.out.is_some()),
+        #[cfg(feature = "server")]
+        ("--show", arguments.show.is_some()),
+        #[cfg(feature = "server")]
+        ("--distances", arguments.distances),
     ]);
     let server = arguments.place.server(&only_local)?;
     let request = request(arguments)?;

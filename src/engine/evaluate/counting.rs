@@ -1,6 +1,6 @@
 //! Counts what a judge named over the grid, picture by picture: the three accuracies, and a row a word.
 
-use super::grid::Cell;
+use super::cells::Cell;
 use crate::{
     engine::{
         EngineError,

@@ -8,7 +8,7 @@
 //!
 //! Σ_{i≠j} [k(xᵢ, xⱼ) + k(yᵢ, yⱼ) − k(xᵢ, yⱼ) − k(xⱼ, yᵢ)] / n(n − 1)
 
-use super::{grid::Cell, picture_distance::looks};
+use super::{cells::Cell, picture_distance::looks};
 use crate::{
     engine::{EngineError, judge::Judge, schedule::NoiseSource},
     outcome::{Distances, Measures, Picture, PictureDistance, ScorePair, Spread, WordRow},

@@ -2,6 +2,7 @@
 //! seeds with both models.
 
 mod bootstrap;
+mod cells;
 mod counting;
 mod distances;
 mod grid;
