@@ -60,7 +60,6 @@ impl Compared {
     }
 
     /// Whether nothing was counted.
-    #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde's skip_serializing_if wants it")]
     pub fn is_empty(&self) -> bool {
         self.drop.of == 0
     }

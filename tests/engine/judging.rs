@@ -287,7 +287,7 @@ fn what_is_counted_is_what_was_drawn_and_named() {
     assert_eq!(distances.kid.map(|kid| kid.mean.to_bits()), Some(0));
     assert!(distances.cmmd_of_base.is_some_and(|of_base| of_base.abs() > 1e-9));
     let score = distances.clip_score.unwrap();
-    assert!(score.base > 0.0 && score.base <= 100.0 && score.drop.mean.abs() < 1e-12);
+    assert!((0.0..=100.0).contains(&score.base) && score.drop.mean.abs() < 1e-12);
     assert!(distances.clip_score_of_concept.is_some());
     let moved = distances.picture_distance.unwrap();
     assert!(moved.meaning.abs() < 1e-6 && moved.looks.abs() < 1e-9, "{moved:?}");
