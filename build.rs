@@ -11,22 +11,35 @@ use std::{
 
 /// Messages that the client prints as JSON, and which of their fields take a form from `as_json` in
 /// `src/proto.rs`; a field with the form "" is left out.
-const PRINTED: [(&str, &[(&str, &str)]); 15] = [
+const PRINTED: [(&str, &[(&str, &str)]); 28] = [
+    ("AttackResult", &[]),
+    ("Compared", &[]),
+    ("CurvePoint", &[]),
+    ("Distances", &[]),
     ("Estimate", &[]),
     ("EvaluateErasureMetadata", &METADATA),
     ("EvaluateErasureResponse", &[]),
     ("Figures", &[]),
     ("LogSnrWindow", &[]),
+    ("Measures", &[]),
     ("Model", &[("kind", "model_kind"), ("create_time", "text")]),
+    ("Named", &[]),
+    ("PairedDrop", &[]),
+    ("PictureDistance", &[]),
     ("Plan", &[("estimated_duration", "text")]),
     ("Progress", &[("phase", "work_phase")]),
     ("PublishedFile", &[]),
+    ("ScorePair", &[]),
     ("ScoreSummary", &[]),
     ("ScoreTimestepsResponse", &[("update", "")]),
+    ("Share", &[]),
+    ("Spread", &[]),
+    ("SuiteResult", &[]),
     ("UnlearnConceptMetadata", &METADATA),
     ("UnlearnConceptResponse", &[]),
     ("Verdict", &[("sampler", "sampler")]),
     ("Vocabulary", &[]),
+    ("WordRow", &[("domain", "domain")]),
 ];
 /// The fields of both kinds of metadata.
 const METADATA: [(&str, &str); 6] = [
@@ -38,7 +51,8 @@ const METADATA: [(&str, &str); 6] = [
     ("result_expire_time", "text"),
 ];
 
-const FILES: [&str; 4] = [
+const FILES: [&str; 5] = [
+    "keystep/v1/evaluation.proto",
     "keystep/v1/operation.proto",
     "keystep/v1/unlearning_service.proto",
     "google/longrunning/operations.proto",

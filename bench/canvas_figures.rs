@@ -7,13 +7,17 @@
 
 #![allow(clippy::disallowed_methods, reason = "a measurement reads the clock")]
 
-use std::{error::Error, io::Write, time::Instant};
+use std::{collections::BTreeMap, error::Error, io::Write, time::Instant};
 
 use clap::Parser;
 use keystep::{
     artifacts::open_model,
-    engine::{CandleEngine, RunContext, evaluate::PicturesInMemory},
-    outcome::{Phase, Progress},
+    engine::{
+        CandleEngine, RunContext,
+        evaluate::{ConceptSeeds, PicturesInMemory, bootstrap},
+        schedule::NoiseSource,
+    },
+    outcome::{Compared, Confidence, Measures, Phase, Progress},
     spec::{
         Concept, ConceptKind, JudgeSpec, KeySteps, LogSnrWindow, Method, MethodName, Scope,
         UnlearnSpec,
@@ -68,6 +72,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     // The base model draws most of the grid alike for every concept.
     let mut pictures = PicturesInMemory::default();
     let mut out = std::io::stdout();
+    let mut counted: BTreeMap<String, Vec<Measures>> = BTreeMap::new();
     writeln!(
         out,
         "| concept | judge | UA | IRA (base) | CRA (base) | U-Net evaluations | erasure s |\n\
@@ -86,6 +91,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             method,
             scope: options.scope.clone().unwrap_or(scope),
             preserve: Vec::new(),
+            held_out: Vec::new(),
             vocabulary: vocabulary.clone(),
             seed: options.seed,
         };
@@ -124,6 +130,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         );
         for verdict in &judged.verdicts {
             let (edited, base) = (verdict.edited, verdict.base);
+            counted.entry(verdict.judge.clone()).or_default().extend(verdict.measures.clone());
             writeln!(
                 out,
                 "| {word} | {} | {:.3} | {:.3} ({:.3}) | {:.3} ({:.3}) | {} | {seconds:.0} |",
@@ -136,6 +143,26 @@ fn main() -> Result<(), Box<dyn Error>> {
                 erased.log.unet_evaluations
                     + erased.scores.iter().map(|scores| scores.unet_evaluations).sum::<u64>(),
             )?;
+        }
+    }
+    writeln!(out)?;
+    for (judge, measures) in &counted {
+        let parts: [(&str, fn(&Measures) -> Compared); 3] =
+            [("UA", |it| it.ua), ("IRA", |it| it.ira), ("CRA", |it| it.cra)];
+        for (name, part) in parts {
+            let concepts: Vec<_> =
+                measures.iter().map(|it| ConceptSeeds::of_pictures(part(it).edited)).collect();
+            let mut noise = NoiseSource::new(options.seed);
+            if let Some(pooled) = bootstrap(&concepts, Confidence::DEFAULT, &mut noise) {
+                writeln!(
+                    out,
+                    "Mean {name} of {} concepts by {judge}: {:.3}, {:.3} to {:.3}",
+                    concepts.len(),
+                    pooled.mean,
+                    pooled.interval.low,
+                    pooled.interval.high
+                )?;
+            }
         }
     }
     Ok(())

@@ -126,6 +126,7 @@ fn erase(engine: &CandleEngine, word: &str, options: &Options) -> Result<Erased,
         method,
         scope,
         preserve: Vec::new(),
+        held_out: Vec::new(),
         vocabulary: vocabulary.clone(),
         seed: options.seed,
     };

@@ -86,20 +86,14 @@ fn main() -> Result<(), Box<dyn Error>> {
 
 /// What is asked: the preset of the method for objects, with fewer updates.
 fn erasure(model: &CandleEngine) -> UnlearnSpec {
-    let kind = ConceptKind::Object;
-    let (mut method, scope) = Method::preset(MethodName::Keystep, kind, false);
-    if let Method::Keystep(settings) = &mut method {
+    let cat = Concept::new("cat", ConceptKind::Object);
+    let mut spec = UnlearnSpec::new(cat, MethodName::Keystep);
+    if let Method::Keystep(settings) = &mut spec.method {
         settings.updates = UPDATES;
     }
-    UnlearnSpec {
-        concepts: vec![Concept::new("cat", kind)],
-        method,
-        scope,
-        preserve: Vec::new(),
-        // The words that the model draws: contexts of the concept, and neighbours to hold.
-        vocabulary: model.vocabulary().clone(),
-        seed: 0,
-    }
+    // The words that the model draws: contexts of the concept, and neighbours to hold.
+    spec.vocabulary = model.vocabulary().clone();
+    spec
 }
 
 /// The concept and a neighbour, with the same seed each time.

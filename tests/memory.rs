@@ -118,6 +118,7 @@ fn spec(scope: Scope) -> UnlearnSpec {
         method: Method::Keystep(settings),
         scope,
         preserve: Vec::new(),
+        held_out: Vec::new(),
         vocabulary: Vocabulary::default(),
         seed: 5,
     }

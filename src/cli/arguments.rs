@@ -16,7 +16,10 @@ use crate::{
 };
 use crate::{
     outcome::TimestepScores,
-    spec::{Concept, ConceptKind, LogSnrWindow, MethodName, SamplerKind, Vocabulary, same_words},
+    spec::{
+        Concept, ConceptKind, JudgeSpec, LogSnrWindow, MethodName, SamplerKind, Vocabulary,
+        same_words,
+    },
 };
 
 /// How much is said.
@@ -122,6 +125,15 @@ impl PlaceArguments {
             ))),
         }
     }
+}
+
+/// A share that a judgement shall be able to show.
+pub(super) fn parse_shown(text: &str) -> Result<f64, String> {
+    let range = JudgeSpec::SHOWN;
+    let share = text.parse::<f64>().ok().filter(|share| range.contains(share));
+    share.ok_or_else(|| {
+        format!("give a share of {} to {}, such as 0.95", range.start(), range.end())
+    })
 }
 
 /// A value that work in one of the two places needs.

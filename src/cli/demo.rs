@@ -114,7 +114,7 @@ fn summary(report: &RunReport, out: &Path) -> String {
         "\"{concept}\" forgotten by {}\n\n{}\n{} U-Net evaluations to erase, {:.0} s in all{peak}\n\n\
          Look at:\n  {}\n  {}\n  {}\nThe edited model: {}\n",
         report.spec.method.name().name(),
-        verdict_table(&report.judges),
+        verdict_table(&report.judges, &report.evaluation.distances),
         report.unet_evaluations,
         report.seconds.unwrap_or_default(),
         out.join(REPORT_PAGE).display(),

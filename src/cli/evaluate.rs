@@ -8,7 +8,7 @@ use clap::Args;
 use super::{
     arguments::{
         ModelArguments, PlaceArguments, QuietArguments, SamplerArguments, VocabularyArguments,
-        kind_parser,
+        kind_parser, parse_shown,
     },
     remote::SubmitArguments,
 };
@@ -61,6 +61,14 @@ pub(super) struct EvaluateArguments {
     /// Pictures of each prompt with the concept [default: so many that there are 32 or more].
     #[arg(long, value_name = "N")]
     pub(super) target_seeds: Option<u32>,
+    /// Share of its pictures without the concept that the judgement shall be able to show, 0.5 to
+    /// 0.999: draws so many that none with it proves as much, 73 for 0.95 [default: not asked].
+    #[arg(long, value_name = "SHARE", value_parser = parse_shown, conflicts_with = "target_seeds")]
+    pub(super) show: Option<f64>,
+    /// Measure distances of the pictures too: CMMD, KID, CLIP score and picture distance. The base
+    /// model draws the pictures without the concept once more for it, from other seeds.
+    #[arg(long)]
+    pub(super) distances: bool,
     /// Pictures of each prompt without it [default: 1].
     #[arg(long, value_name = "N")]
     pub(super) retain_seeds: Option<u32>,

@@ -16,6 +16,7 @@ mod interrupt;
 mod local;
 #[cfg(feature = "server")]
 mod measurements;
+mod measures_table;
 #[cfg(feature = "server")]
 mod output;
 #[cfg(feature = "server")]
@@ -29,6 +30,7 @@ mod score;
 mod serve;
 #[cfg(feature = "server")]
 mod session;
+mod text_table;
 mod timing;
 #[cfg(feature = "server")]
 mod token;

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use clap::Args;
 
+#[cfg(feature = "server")]
+use super::arguments::parse_shown;
 use super::{
     CliError,
     arguments::{
@@ -82,6 +84,10 @@ pub(super) struct UnlearnArguments {
     /// again for several (at most 1024).
     #[arg(long, value_name = "PROMPT", allow_hyphen_values = true)]
     pub(super) preserve: Vec<String>,
+    /// A word of the vocabulary that the training leaves out, so that the result shows what becomes
+    /// of words that nothing held. Give it again for several.
+    #[arg(long, value_name = "WORD", allow_hyphen_values = true)]
+    pub(super) hold_out: Vec<String>,
     #[command(flatten)]
     pub(super) vocabulary: VocabularyArguments,
     #[command(flatten)]
@@ -116,7 +122,7 @@ pub(super) struct UnlearnArguments {
     /// given (it may have moved); nothing is trained again. --local alone.
     #[cfg(feature = "server")]
     #[arg(long, value_name = "FILE", requires = "local", conflicts_with_all = [
-        "concept", "kind", "replace_with", "preserve", "vocabulary", "method", "learning_rate",
+        "concept", "kind", "replace_with", "preserve", "hold_out", "vocabulary", "method", "learning_rate",
         "updates", "scope", "window", "scores", "seed", "memory_limit", "state_folder", "server",
     ])]
     pub(super) resume: Option<PathBuf>,
@@ -136,6 +142,15 @@ pub(super) struct UnlearnArguments {
     /// training keep to DDIM [default: the sampler that the model's folder names].
     #[arg(long, value_name = "NAME", conflicts_with = "no_evaluate")]
     pub(super) sampler: Option<SamplerKind>,
+    /// Share of a concept's pictures without it that the judgement shall be able to show, 0.5 to
+    /// 0.999, as `keystep evaluate` draws them; --local alone [default: not asked].
+    #[cfg(feature = "server")]
+    #[arg(long, value_name = "SHARE", value_parser = parse_shown, conflicts_with_all = ["no_evaluate", "server"])]
+    pub(super) show: Option<f64>,
+    /// Measure distances of the judged pictures too, as `keystep evaluate` does; --local alone.
+    #[cfg(feature = "server")]
+    #[arg(long, conflicts_with_all = ["no_evaluate", "server"])]
+    pub(super) distances: bool,
     #[command(flatten)]
     pub(super) submit: SubmitArguments,
     #[command(flatten)]

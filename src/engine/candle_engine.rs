@@ -180,11 +180,13 @@ impl CandleEngine {
     }
 
     /// What [`CandleEngine::judge`] draws with; an error where the sampler cannot take so many steps,
-    /// or cannot follow the folder's config.
+    /// or cannot follow the folder's config, or where distances are asked for that no judge can
+    /// measure.
     pub fn judge_sampler(&self, spec: &JudgeSpec) -> Result<SamplerKind, EngineError> {
         let Pipeline { sampling, scheduler, .. } = &self.pipeline;
         let kind = sampling.kind(spec.sampler);
         sampler::open(kind, sampling, scheduler, spec.steps)?;
+        evaluate::check_features(&self.pipeline, spec)?;
         Ok(kind)
     }
 

@@ -9,7 +9,7 @@ use super::{
 };
 use crate::spec::{
     Concept, ConceptKind, Field, FieldPath, JudgeSpec, MethodName, ModelFiles, Prompt, ScoreSpec,
-    SpecError, UnlearnSpec, Violation, Vocabulary,
+    SpecError, UnlearnSpec, Violation, Vocabulary, find_word,
 };
 
 /// Whether a word is one of these concepts to the tokenizer, whatever it looks like.
@@ -20,6 +20,16 @@ pub(super) fn names_one_of<'a>(
     let ids = |text: &str| tokenizer.encode(text).ok();
     let named: Vec<_> = concepts.iter().filter_map(|concept| ids(&concept.text)).collect();
     move |word| tokenizer.encode(word).is_ok_and(|word| named.contains(&word))
+}
+
+/// Whether a word of the vocabulary is left out of a training's contexts and neighbours: it is one of
+/// the concepts, or held out.
+pub(super) fn left_out<'a>(
+    tokenizer: &'a ClipTokenizer,
+    spec: &'a UnlearnSpec,
+) -> impl Fn(&str) -> bool + use<'a> {
+    let erased = names_one_of(tokenizer, &spec.concepts);
+    move |word| erased(word) || find_word(&spec.held_out, word).is_some()
 }
 
 /// Reads texts as a pipeline does.

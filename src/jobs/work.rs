@@ -247,4 +247,17 @@ mod tests {
         let outcome: Outcome = serde_json::from_str(judged).unwrap();
         assert_eq!(serde_json::to_string(&outcome).unwrap(), judged);
     }
+
+    /// As rows hold it since counts are kept.
+    #[test]
+    fn counts_are_written_as_they_always_were() {
+        let text = r#"{"kind":"evaluated","manifest_uri":"","manifest_sha256":"","files":[],"verdicts":[{"concept":"cat","verdict":{"judge":"cnn","sampler":"ddim","edited":{"ua":1.0,"ira":0.5,"cra":null},"base":{"ua":0.0,"ira":1.0,"cra":null},"measures":{"ua":{"base":{"count":0,"of":1},"edited":{"count":1,"of":1},"drop":{"lost":0,"gained":1,"of":1}},"ira":{"base":{"count":2,"of":2},"edited":{"count":1,"of":2},"drop":{"lost":1,"gained":0,"of":2}},"cra":{"base":{"count":0,"of":0},"edited":{"count":0,"of":0},"drop":{"lost":0,"gained":0,"of":0}},"ira_unheld":{"base":{"count":2,"of":2},"edited":{"count":1,"of":2},"drop":{"lost":1,"gained":0,"of":2}},"words":[{"word":"dog","kind":"object","held":false,"named":{"base":{"count":2,"of":2},"edited":{"count":1,"of":2},"drop":{"lost":1,"gained":0,"of":2}},"became":[{"name":"cat","count":1}],"picture_distance":0.25}]}}}],"unet_evaluations":7,"evaluation":{"distances":[{"features":"clip","pictures":2,"cmmd":0.5,"cmmd_of_base":-0.5,"kid":{"mean":0.25,"deviation":0.0},"clip_score":{"base":25.0,"edited":24.5,"drop":{"mean":0.5,"deviation":0.25}},"picture_distance":{"meaning":0.125,"looks":0.5}}]}}"#;
+        let outcome: Outcome = serde_json::from_str(text).unwrap();
+        assert_eq!(serde_json::to_string(&outcome).unwrap(), text);
+        let Outcome::Evaluated(evaluated) = &outcome else { panic!("{outcome:?}") };
+        let verdict = &evaluated.verdicts[0].verdict;
+        let measures = verdict.measures.as_ref().unwrap();
+        assert!(measures.edited().cra.is_nan());
+        assert!((measures.edited().ira - verdict.edited.ira).abs() < f64::EPSILON);
+    }
 }

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{EvaluationResults, Measures, number};
+use super::{Confidence, EvaluationResults, Figures, Measures, Share};
 use crate::spec::{JudgeSpec, Prompt, SamplerKind};
 
 /// A drawn picture: 8-bit RGB, rows from the top, three bytes a pixel, no padding.
@@ -33,21 +33,6 @@ pub enum Drawn {
         /// The picture.
         picture: Picture,
     },
-}
-
-/// Accuracies of one model by one judge, each 0 to 1; NaN over no pictures, which JSON has as null.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Figures {
-    /// Unlearning accuracy: share of the concept's pictures that the judge does not assign to it.
-    #[serde(deserialize_with = "number::deserialize")]
-    pub ua: f64,
-    /// In-domain retain accuracy: the judge's accuracy over the other concepts of the domain.
-    #[serde(deserialize_with = "number::deserialize")]
-    pub ira: f64,
-    /// Cross-domain retain accuracy: accuracy in the other domain, on prompts without the concept.
-    #[serde(deserialize_with = "number::deserialize")]
-    pub cra: f64,
 }
 
 /// What one judge says of both models on the same prompts and seeds.
@@ -114,5 +99,50 @@ impl EvaluationResults {
     pub fn of(judged: &[JudgeReport]) -> Self {
         let evaluations = judged.iter().map(|judged| &judged.evaluation);
         evaluations.fold(Self::default(), Self::plus)
+    }
+}
+
+impl JudgeSpec {
+    /// The same judgement with so many pictures of the concept that none of them showing it proves a
+    /// UA of at least `share`: Wilson's two-sided interval at 0.95, as reports print it, then begins
+    /// there. A share that [`JudgeSpec::validate`] refuses changes no seeds.
+    #[must_use]
+    pub fn showing(mut self, share: f64) -> Self {
+        self.show = Some(share);
+        if Self::SHOWN.contains(&share)
+            && let Some(pictures) = Share::needed(share, Confidence::DEFAULT.two_sided())
+        {
+            let pictures = usize::try_from(pictures).unwrap_or(usize::MAX);
+            self.target_seeds = pictures.div_ceil(self.target_cells());
+        }
+        self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::spec::{Concept, ConceptKind, Vocabulary};
+
+    #[test]
+    fn what_is_to_be_shown_sets_the_pictures() {
+        // Ten styles: 73 pictures take eight of each.
+        let concept = Concept::new("cat", ConceptKind::Object);
+        let spec = JudgeSpec::new(concept, Vocabulary::default());
+        assert_eq!(spec.target_seeds, 4);
+        for (share, seeds) in [(0.90, 4), (0.95, 8), (0.97, 13), (0.99, 39)] {
+            let spec = spec.clone().showing(share);
+            assert_eq!((spec.target_seeds, spec.validate()), (seeds, Ok(())), "{share}");
+        }
+        for wrong in [0.0, 1.0, f64::NAN] {
+            let spec = spec.clone().showing(wrong);
+            assert_eq!(spec.target_seeds, 4);
+            let violations = spec.validate().unwrap_err().violations;
+            assert_eq!(violations[0].field.to_string(), "show");
+        }
+        // Work that was stored before reads and is written as it was.
+        let json = serde_json::to_string(&spec).unwrap();
+        assert!(!json.contains("show") && !json.contains("distances"), "{json}");
+        assert_eq!(serde_json::from_str::<JudgeSpec>(&json).unwrap(), spec);
     }
 }

@@ -1,6 +1,8 @@
 //! What a job yields: plain, serializable data. Computed by `engine`, shown by `report`, recorded by
 //! `jobs` and published as it is.
 
+mod drop_interval;
+mod figures;
 mod judgement;
 mod measures;
 pub mod number;
@@ -13,9 +15,11 @@ mod share;
 mod suite;
 mod training;
 
-pub use judgement::{ConceptVerdict, Drawn, Figures, JudgeReport, JudgedPicture, Picture, Verdict};
+pub use figures::Figures;
+pub use judgement::{ConceptVerdict, Drawn, JudgeReport, JudgedPicture, Picture, Verdict};
 pub use measures::{
-    Compared, Distances, Measures, Named, PictureDistance, ScorePair, Spread, WordRow,
+    Compared, Distances, Measures, NEIGHBOUR_ALARM, Named, PictureDistance, ScorePair, Spread,
+    WordRow,
 };
 pub use plan::{MemoryPlan, MemorySavings, Plan};
 pub use progress::{Notice, Phase, Progress};

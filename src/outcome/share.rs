@@ -129,6 +129,18 @@ impl Share {
     pub fn interval(self, confidence: Confidence) -> Interval {
         self.wilson(confidence.two_sided())
     }
+
+    /// How many pictures without a miss show a share of at least `least` at a normal quantile `z`:
+    /// the smallest n for which Wilson's lower bound n / (n + z²) reaches it. None outside [0, 1).
+    pub fn needed(least: f64, z: f64) -> Option<u64> {
+        if !(0.0..1.0).contains(&least) {
+            return None;
+        }
+        let shown = |n: u64| Self { count: n, of: n }.wilson(z).low >= least;
+        // The quotient rounds to either side of a whole number.
+        let near = (z * z * least / (1.0 - least)).floor() as u64;
+        (near.saturating_sub(1).max(1)..=near.saturating_add(2)).find(|n| shown(*n))
+    }
 }
 
 /// The same prompts and seeds before and after: how many a judge named rightly before and not after,
@@ -227,6 +239,13 @@ mod tests {
         for (wanted, n) in [(0.90, 35), (0.95, 73), (0.97, 125), (0.99, 381)] {
             assert!(all(n).low >= wanted, "{n}");
             assert!(all(n - 1).low < wanted, "{n}");
+            assert_eq!(Share::needed(wanted, Confidence::DEFAULT.two_sided()), Some(n));
+        }
+        for (wanted, n) in [(0.90, 25), (0.95, 52), (0.97, 88), (0.99, 268)] {
+            assert_eq!(Share::needed(wanted, Confidence::DEFAULT.one_sided()), Some(n));
+        }
+        for wrong in [1.0, -0.1, f64::NAN] {
+            assert_eq!(Share::needed(wrong, 1.96), None);
         }
         // Wilson 1927 as R's prop.test(7, 20, correct = FALSE) prints it.
         let some = Share { count: 7, of: 20 }.interval(Confidence::DEFAULT);

@@ -32,6 +32,10 @@ pub struct TrainingLog {
     /// The band of noise levels that was trained in, where the method has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub window: Option<LogSnrWindow>,
+    /// Words of the vocabulary that the preserve term held; absent in records of before they were
+    /// kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held: Option<Vec<String>>,
     /// Single-sample U-Net evaluations that the method spent, beside those of scoring; a
     /// guided pair counts two, and a pass with gradient one.
     pub unet_evaluations: u64,

@@ -39,6 +39,7 @@ fn spec(concept: &str) -> UnlearnSpec {
         method,
         scope,
         preserve: Vec::new(),
+        held_out: Vec::new(),
         vocabulary: Vocabulary::default(),
         seed: 7,
     }

@@ -72,6 +72,7 @@ impl Evidence<'_> {
             report: &report,
             log: self.log,
             scores: self.scores.first(),
+            pictures: self.judged.first().map_or(&[], |judged| &judged.pictures),
             sheet_png: sheets.first().map(Vec::as_slice),
             score_plot_png: plots.first().map(Vec::as_slice),
             training_plot_png: Some(&training),

@@ -8,6 +8,7 @@ mod evidence;
 mod lettering;
 mod page;
 mod page_parts;
+mod page_words;
 mod plot;
 mod png;
 #[cfg(test)]

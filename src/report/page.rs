@@ -4,8 +4,9 @@ use super::{
     ReportError, RunReport,
     embed::{escaped, png_address},
     page_parts::{cost_section, facts_section, figures_section, lead, score_words, training_words},
+    page_words::words_section,
 };
-use crate::outcome::{TimestepScores, TrainingLog};
+use crate::outcome::{JudgedPicture, TimestepScores, TrainingLog};
 
 const STYLE: &str = include_str!("page.css");
 
@@ -18,6 +19,8 @@ pub struct ReportPage<'a> {
     pub log: &'a TrainingLog,
     /// The scores that chose the window, where some were measured.
     pub scores: Option<&'a TimestepScores>,
+    /// The pictures of the first judgement, where there are any, for the rows of words.
+    pub pictures: &'a [JudgedPicture],
     /// PNG of [`super::contact_sheet`].
     pub sheet_png: Option<&'a [u8]>,
     /// PNG of [`super::score_plot`].
@@ -47,6 +50,7 @@ impl ReportPage<'_> {
             &lead(self.report),
             "</header>\n",
             &figures_section(self.report),
+            &words_section(self.report, self.pictures)?,
             &self.sheet_section(),
             &self.score_section(),
             &self.training_section(),
@@ -128,6 +132,7 @@ mod tests {
             report,
             log: &log,
             scores: Some(&scores),
+            pictures: &[],
             sheet_png: None,
             score_plot_png: Some(&plots.0),
             training_plot_png: Some(&plots.1),
@@ -173,6 +178,7 @@ mod tests {
             report: &report,
             log: &log,
             scores: None,
+            pictures: &[],
             sheet_png: None,
             score_plot_png: None,
             training_plot_png: None,

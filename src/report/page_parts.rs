@@ -6,7 +6,7 @@ use super::{
     plot::short_number,
 };
 use crate::{
-    outcome::{TimestepScores, TrainingLog, Verdict},
+    outcome::{Confidence, Measures, Share, TimestepScores, TrainingLog, Verdict},
     spec::StepIndex,
 };
 
@@ -28,15 +28,34 @@ pub(super) fn lead(report: &RunReport) -> String {
 /// The three figures in large, and every judge's table.
 pub(super) fn figures_section(report: &RunReport) -> String {
     let Some(headline) = &report.headline else { return String::new() };
+    let quoted = report.judges.iter().find(|verdict| verdict.judge == headline.judge);
+    let counted = quoted.and_then(|verdict| verdict.measures.as_ref());
+    let share = |of: fn(&Measures) -> Share| counted.map(of);
     let tiles = [
-        ("Forgotten", "UA", headline.edited.ua, headline.base.ua),
-        ("Kept, same domain", "IRA", headline.edited.ira, headline.base.ira),
-        ("Kept, other domain", "CRA", headline.edited.cra, headline.base.cra),
+        ("Forgotten", "UA", headline.edited.ua, headline.base.ua, share(|it| it.ua.edited)),
+        (
+            "Kept, same domain",
+            "IRA",
+            headline.edited.ira,
+            headline.base.ira,
+            share(|it| it.ira.edited),
+        ),
+        (
+            "Kept, other domain",
+            "CRA",
+            headline.edited.cra,
+            headline.base.cra,
+            share(|it| it.cra.edited),
+        ),
     ];
-    let tiles = tiles.map(|(name, short, edited, base)| {
+    let tiles = tiles.map(|(name, short, edited, base, share)| {
+        let proves = share.map_or_else(String::new, |share| {
+            let interval = share.interval(Confidence::DEFAULT);
+            format!("; {} pictures prove {:.3} to {:.3}", share.of, interval.low, interval.high)
+        });
         format!(
             "<div class=\"tile\"><span>{name}</span><strong>{edited:.3}</strong>\
-             <small>{short} by {}; base {base:.3}</small></div>\n",
+             <small>{short} by {}; base {base:.3}{proves}</small></div>\n",
             escaped(&headline.judge)
         )
     });

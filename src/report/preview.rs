@@ -72,6 +72,7 @@ fn everything_can_be_drawn() {
         report: &report,
         log: &log,
         scores: Some(&scores),
+        pictures: &[],
         sheet_png: Some(&sheet),
         score_plot_png: Some(&score_png),
         training_plot_png: Some(&training_png),

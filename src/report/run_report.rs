@@ -229,6 +229,7 @@ pub(super) mod tests {
                 method,
                 scope,
                 preserve: Vec::new(),
+                held_out: Vec::new(),
                 vocabulary: Vocabulary::default(),
                 seed: 0,
             },

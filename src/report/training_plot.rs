@@ -132,6 +132,7 @@ pub(super) mod tests {
             })
             .collect();
         TrainingLog {
+            held: None,
             unet_evaluations: updates.last().map_or(0, |update| update.unet_evaluations),
             updates,
             key_steps: (2..=9).map(StepIndex).collect(),

@@ -15,9 +15,11 @@ use crate::{
     },
     engine::{CheckpointPolicy, RunContext},
     jobs::Evaluation,
-    outcome::{EvaluationResults, FileDigest, FinishedResult, JudgeReport, TimestepScores},
+    outcome::{
+        EvaluationResults, FileDigest, FinishedResult, JudgeReport, TimestepScores, TrainingLog,
+    },
     report::{Cost, Evidence, RunReport},
-    spec::{JudgeSpec, ModelFiles, OutputFormat, SamplerKind, UnlearnSpec},
+    spec::{JudgeSpec, ModelFiles, OutputFormat, SamplerKind, UnlearnSpec, find_word, same_words},
 };
 
 /// What is erased, and what is written of it.
@@ -42,6 +44,10 @@ pub struct UnlearnRequest<'a> {
     /// What the judged pictures are drawn with; the sampler that the model's folder names when
     /// absent.
     pub sampler: Option<SamplerKind>,
+    /// As [`JudgeSpec::show`].
+    pub show: Option<f64>,
+    /// As [`JudgeSpec::distances`].
+    pub distances: bool,
 }
 
 /// An erasure that is trained.
@@ -143,15 +149,20 @@ fn judge_specs<E: DeviceEngine>(
     let mut specs = Vec::new();
     for concept in &request.spec.concepts {
         let words = engine.vocabulary().canonical();
-        let spec =
-            JudgeSpec { sampler: request.sampler, ..JudgeSpec::new(concept.canonical(), words) };
+        let mut spec = JudgeSpec::new(concept.canonical(), words);
+        spec.sampler = request.sampler;
+        spec.distances = request.distances;
+        if let Some(show) = request.show {
+            spec = spec.showing(show);
+        }
         if engine.can_judge() && spec.validate().is_ok() {
             match engine.judge_sampler(&spec) {
                 Ok(_) => specs.push(spec),
                 // Nobody asked for this sampler, nor for a judgement at any price.
                 Err(error)
                     if request.evaluation == Evaluation::WherePossible
-                        && spec.sampler.is_none() =>
+                        && spec.sampler.is_none()
+                        && !spec.distances =>
                 {
                     tracing::warn!(%error, "the result is not judged: the model's own sampler cannot draw it");
                 }
@@ -201,7 +212,7 @@ fn finish<E: DeviceEngine>(
     judging: &[JudgeSpec],
     (staged, ports): (&mut StagedFolder, &mut RunPorts<'_>),
 ) -> Result<Erasure<E::Erased>, Unfinished<E::Erased>> {
-    let finished = judge_all(engine, &trained.weights, judging, ports)
+    let finished = judge_all(engine, (&trained.weights, request.spec), judging, ports)
         .and_then(|judged| write(request, engine, &trained, &judged, (staged, ports)));
     match finished {
         Ok((result, report)) => Ok(Erasure { trained, result, report }),
@@ -217,7 +228,7 @@ struct Judged {
 
 fn judge_all<E: DeviceEngine>(
     engine: &E,
-    erased: &E::Erased,
+    (erased, erasing): (&E::Erased, &UnlearnSpec),
     judging: &[JudgeSpec],
     ports: &mut RunPorts<'_>,
 ) -> Result<Judged, RunError> {
@@ -226,12 +237,27 @@ fn judge_all<E: DeviceEngine>(
         let began = ports.seconds();
         let edited = engine.with_erased(erased)?;
         for spec in judging {
-            judged.reports.push(judge(engine, &edited, spec, ports)?);
+            let mut report = judge(engine, &edited, spec, ports)?;
+            split_held(&mut report, erasing, E::log(erased));
+            judged.reports.push(report);
         }
         judged.seconds = since(began, ports);
     }
     ports.check()?;
     Ok(judged)
+}
+
+/// Tells the words that the training held from those that it did not, where it says so.
+fn split_held(report: &mut JudgeReport, erasing: &UnlearnSpec, log: &TrainingLog) {
+    let Some(held) = &log.held else { return };
+    let is_erased =
+        |word: &str| erasing.concepts.iter().any(|concept| same_words(&concept.text, word));
+    let measures = report.verdicts.iter_mut().filter_map(|verdict| verdict.measures.as_mut());
+    for measures in measures {
+        measures.split(report.spec.concept.kind, |word| {
+            (!is_erased(word)).then(|| find_word(held, word).is_some())
+        });
+    }
 }
 
 fn write<E: DeviceEngine>(

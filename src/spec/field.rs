@@ -40,12 +40,14 @@ fields! {
     Count                        "count"                         Count               "--count";
     Deadline                     "deadline"                      Deadline            "--deadline";
     Destination                  "destination"                   Destination         "--destination";
+    Distances                    "distances"                     Distances           "--distances";
     EditedModel                  "edited_model"                  EditedModel         "--model";
     Evaluate                     "evaluate"                      Evaluate            "--evaluate";
     EvaluateSampler              "evaluate_sampler"              EvaluateSampler     "--sampler";
     Filter                       "filter"                        Filter              "--filter";
     GuidanceScale                "guidance_scale"                GuidanceScale       "--guidance-scale";
     Height                       "height"                        Height              "--height";
+    HeldOut                      "held_out"                      HeldOut             "--hold-out";
     InitImage                    "init_image"                    InitImage           "--init-image";
     KeySteps                     "key_steps"                     KeySteps            "";
     KeyStepsEndStep              "key_steps.end_step"            KeyStepsEndStep     "";
@@ -101,6 +103,7 @@ fields! {
     ScoreDigest                  "score_digest"                  ScoreDigest         "--score-digest";
     Seed                         "seed"                          Seed                "--seed";
     Seeds                        "seeds"                         Seeds               "--seed";
+    Show                         "show"                          Show                "--show";
     Steps                        "steps"                         Steps               "--steps";
     Strength                     "strength"                      Strength            "--strength";
     TargetSeeds                  "target_seeds"                  TargetSeeds         "--target-seeds";

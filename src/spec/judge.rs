@@ -26,6 +26,14 @@ pub struct JudgeSpec {
     /// absent, as for [`GenerateSpec::sampler`](super::GenerateSpec::sampler).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sampler: Option<SamplerKind>,
+    /// A share of pictures without the concept that the judgement shall be able to show:
+    /// `target_seeds` then follows from it (`JudgeSpec::showing`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub show: Option<f64>,
+    /// Whether distances of the pictures are measured too, for which the base model draws the cells
+    /// without the concept once more, from other seeds.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub distances: bool,
 }
 
 impl JudgeSpec {
@@ -33,9 +41,8 @@ impl JudgeSpec {
     pub fn new(concept: Concept, vocabulary: Vocabulary) -> Self {
         // A row of objects has as many cells as there are styles, and the other way round; the
         // shorter one gets more seeds, so that one picture never weighs more than about 3 %.
-        let cells = vocabulary.other_domain(concept.kind).len().max(1);
-        Self {
-            target_seeds: 32_usize.div_ceil(cells),
+        let mut spec = Self {
+            target_seeds: 0,
             concept,
             vocabulary,
             retain_seeds: 1,
@@ -43,7 +50,19 @@ impl JudgeSpec {
             guidance_scale: 5.0,
             seed: 500_000,
             sampler: None,
-        }
+            show: None,
+            distances: false,
+        };
+        spec.target_seeds = 32_usize.div_ceil(spec.target_cells());
+        spec
+    }
+
+    /// Least and most that [`JudgeSpec::show`] may be: beyond it takes 3,838 pictures and more.
+    pub const SHOWN: std::ops::RangeInclusive<f64> = 0.5..=0.999;
+
+    /// Pictures that share the concept: cells of its own row or column.
+    pub fn target_cells(&self) -> usize {
+        self.vocabulary.other_domain(self.concept.kind).len().max(1)
     }
 
     /// The same request in canonical words.
@@ -75,6 +94,9 @@ impl JudgeSpec {
         found.within(Field::TargetSeeds, self.target_seeds, 1..=1_000);
         found.within(Field::RetainSeeds, self.retain_seeds, 1..=1_000);
         found.within(Field::Steps, self.steps, 1..=1_000);
+        if let Some(show) = self.show {
+            found.within(Field::Show, show, Self::SHOWN);
+        }
         found.within(Field::GuidanceScale, self.guidance_scale, 0.0..=100.0);
         found.finish()
     }

@@ -37,4 +37,4 @@ pub use steps::{KeySteps, LogSnrWindow, StepIndex, Timestep};
 pub use unlearn::UnlearnSpec;
 pub use violation::{SpecError, Violation};
 pub use vocabulary::Vocabulary;
-pub use words::{canonical, find_word, same_words};
+pub use words::{canonical, find_word, names_word, same_words};

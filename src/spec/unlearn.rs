@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Concept, Field, Method, MethodName, Prompt, Scope, SpecError, Vocabulary, canonical,
-    prompt_rules::check_prompt, violation::Violations,
+    Concept, Field, Method, MethodName, Prompt, Scope, SpecError, Vocabulary, canonical, find_word,
+    names_word, prompt_rules::check_prompt, same_words, violation::Violations,
 };
 
 /// A request to erase one or several concepts from a model.
@@ -32,6 +32,10 @@ pub struct UnlearnSpec {
     /// Prompts whose pictures must not change, beside those drawn from the vocabulary.
     #[serde(default)]
     pub preserve: Vec<String>,
+    /// Words of the vocabulary that the training leaves out, of the preserve term and of contexts
+    /// alike: whether they stay shows what an erasure does to words that nobody told it to hold.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub held_out: Vec<String>,
     /// Words for contexts and neighbours.
     #[serde(default)]
     pub vocabulary: Vocabulary,
@@ -46,8 +50,15 @@ impl UnlearnSpec {
     /// One concept by the preset of a method for its kind, with no word known and the seed 0.
     pub fn new(concept: Concept, method: MethodName) -> Self {
         let (method, scope) = Method::preset(method, concept.kind, false);
-        let (preserve, vocabulary) = (Vec::new(), Vocabulary::default());
-        Self { concepts: vec![concept], method, scope, preserve, vocabulary, seed: 0 }
+        Self {
+            concepts: vec![concept],
+            method,
+            scope,
+            preserve: Vec::new(),
+            held_out: Vec::new(),
+            vocabulary: Vocabulary::default(),
+            seed: 0,
+        }
     }
 
     /// The same request in canonical words: requests that ask for the same are equal in this form,
@@ -57,6 +68,7 @@ impl UnlearnSpec {
         Self {
             concepts: self.concepts.iter().map(Concept::canonical).collect(),
             preserve: self.preserve.iter().map(|prompt| canonical(prompt)).collect(),
+            held_out: self.held_out.iter().map(|word| canonical(word)).collect(),
             vocabulary: self.vocabulary.canonical(),
             ..self.clone()
         }
@@ -98,6 +110,17 @@ impl UnlearnSpec {
         }
         // What a method would pass over in silence is refused.
         let name = self.method.name();
+        found.within(Field::HeldOut, self.held_out.len(), 0..=1_024);
+        if name != MethodName::Keystep && !self.held_out.is_empty() {
+            let message =
+                format!("{} holds no word at all; use keystep or leave it out", name.name());
+            found.add(Field::HeldOut, message);
+        }
+        for (index, word) in self.held_out.iter().enumerate() {
+            if let Err(message) = self.check_held_out(word) {
+                found.add(Field::HeldOut.at(index), message);
+            }
+        }
         if name != MethodName::Keystep && !self.preserve.is_empty() {
             found.add(
                 Field::Preserve,
@@ -114,6 +137,25 @@ impl UnlearnSpec {
         found.absorb(self.scope.validate());
         found.absorb(self.method.validate());
         found.finish()
+    }
+}
+
+impl UnlearnSpec {
+    /// A word that is held out is one that the run would hold otherwise, and that nobody asks to hold.
+    fn check_held_out(&self, word: &str) -> Result<(), String> {
+        let Vocabulary { objects, styles, .. } = &self.vocabulary;
+        if find_word(objects, word).is_none() && find_word(styles, word).is_none() {
+            return Err(format!("\"{word}\" is not in the vocabulary; leave it out"));
+        }
+        if self.concepts.iter().any(|concept| same_words(&concept.text, word)) {
+            return Err(format!("\"{word}\" is to be erased; leave it out"));
+        }
+        match self.preserve.iter().find(|prompt| names_word(prompt, word)) {
+            Some(prompt) => {
+                Err(format!("\"{word}\" is named by \"{prompt}\", to preserve; leave one out"))
+            }
+            None => Ok(()),
+        }
     }
 }
 
@@ -166,5 +208,29 @@ mod tests {
         let found = asked.validate().unwrap_err().violations;
         let fields: Vec<_> = found.iter().map(|violation| violation.field.to_string()).collect();
         assert_eq!(fields, ["concepts[0].replacement", "preserve[0]", "preserve[2]"]);
+    }
+
+    #[test]
+    fn a_word_that_is_held_out_is_known_and_held_by_nothing() {
+        let mut asked = spec(MethodName::Keystep);
+        asked.preserve = vec!["a dog on a mat".to_owned()];
+        asked.held_out = ["Horse", "unicorn", " CAT", "dog"].map(str::to_owned).to_vec();
+        let found = asked.validate().unwrap_err().violations;
+        let fields: Vec<_> = found.iter().map(|violation| violation.field.to_string()).collect();
+        assert_eq!(fields, ["held_out[1]", "held_out[2]", "held_out[3]"]);
+        asked.held_out.truncate(1);
+        assert_eq!(asked.validate(), Ok(()));
+        assert_eq!(asked.canonical().held_out, ["horse"]);
+        asked.method = spec(MethodName::Esd).method;
+        asked.preserve.clear();
+        assert_eq!(asked.validate().unwrap_err().violations[0].field, Field::HeldOut.into());
+    }
+
+    /// Digests of work that was stored before words could be held out stay what they were.
+    #[test]
+    fn a_spec_without_words_held_out_is_written_as_before() {
+        let json = serde_json::to_string(&spec(MethodName::Keystep)).unwrap();
+        assert!(!json.contains("held_out"), "{json}");
+        assert_eq!(serde_json::from_str::<UnlearnSpec>(&json).unwrap(), spec(MethodName::Keystep));
     }
 }

@@ -39,6 +39,18 @@ pub fn same_words(one: &str, other: &str) -> bool {
     one == other || canonical(one) == canonical(other)
 }
 
+/// Whether a prompt names a word, or several in a row: "a dog on a mat" names "dog", and "mat", but not
+/// "do".
+pub fn names_word(prompt: &str, word: &str) -> bool {
+    let letter = |c: char| c.is_alphanumeric();
+    let parts = |text: &str| -> Vec<String> {
+        let text = canonical(text);
+        text.split(|c| !letter(c)).filter(|part| !part.is_empty()).map(str::to_owned).collect()
+    };
+    let (prompt, word) = (parts(prompt), parts(word));
+    !word.is_empty() && prompt.windows(word.len()).any(|parts| parts == word)
+}
+
 /// The place of the first of these words that a word is, if it is one of them.
 pub fn find_word(words: &[String], word: &str) -> Option<usize> {
     let wanted = canonical(word);
@@ -77,6 +89,16 @@ mod tests {
             assert_eq!(canonical(text), lowered);
         }
         assert_eq!(canonical("I <3 CATS >"), "i <3 cats >");
+    }
+
+    #[test]
+    fn a_prompt_names_whole_words() {
+        for word in ["dog", "mat", "Red  Mat", "dog's"] {
+            assert!(names_word("a Dog\u{2019}s, a dog's red mat.", word), "{word}");
+        }
+        for word in ["do", "ma", "mat red", "", "!"] {
+            assert!(!names_word("a dog's red mat.", word), "{word}");
+        }
     }
 
     proptest! {

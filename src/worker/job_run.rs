@@ -72,6 +72,8 @@ fn run_unlearn<S: EngineSource>(
         formats: &work.formats,
         evaluation: work.evaluation,
         sampler: work.evaluation_sampler,
+        show: None,
+        distances: false,
     };
     let (mut files, mut shared) = (job.state.clone(), job.shared_state.clone());
     let store: &mut dyn StateStore = match &mut shared {

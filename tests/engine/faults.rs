@@ -495,6 +495,7 @@ fn unlearn_spec(engine: &CandleEngine) -> UnlearnSpec {
         method: Method::Keystep(settings),
         scope: Scope::CrossAttention,
         preserve: Vec::new(),
+        held_out: Vec::new(),
         vocabulary: engine.vocabulary().clone(),
         seed: 7,
     }

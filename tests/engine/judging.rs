@@ -7,7 +7,7 @@ use keystep::{
         CancelFlag, CandleEngine, EngineError, RunContext, check_judgement_sampler,
         evaluate::{KeptPictures, NoPictures, PictureStore, PicturesInMemory},
     },
-    outcome::{JudgeReport, Phase, Progress},
+    outcome::{Compared, JudgeReport, Phase, Progress, WordRow},
     spec::{Concept, ConceptKind, GenerateSpec, JudgeSpec, SamplerKind, Vocabulary},
 };
 
@@ -234,4 +234,79 @@ fn pictures_of_another_shape_are_drawn_anew() {
         assert!(judge_keeping(&engine, &spec, &mut store).0 == first);
         assert!(judge_keeping(&engine, &spec, &mut store).0 == first);
     }
+}
+
+#[test]
+fn what_is_counted_is_what_was_drawn_and_named() {
+    let engine = builtin();
+    let spec = JudgeSpec { distances: true, ..wide("cat") };
+    let (judged, reports) = judge(&engine, &spec);
+    // 34 pictures by both models, and the 30 without the concept once more by the base model.
+    assert_eq!(judged.pictures.len(), 34);
+    assert_eq!(judged.unet_evaluations, 2 * 34 + 30);
+    assert_eq!(reports.last().map(|last| (last.done, last.total)), Some((98, 98)));
+    let targets = judged.pictures.iter().filter(|picture| picture.is_target).count() as u64;
+    assert_eq!(judged.verdicts.len(), 2);
+    for verdict in &judged.verdicts {
+        let measures = verdict.measures.as_ref().unwrap();
+        assert_eq!((verdict.edited, verdict.base), (measures.edited(), measures.base()));
+        assert_eq!(measures.ua.edited.of, targets);
+        assert_eq!(measures.ira.edited.of + targets, judged.pictures.len() as u64);
+        let sum = |kind: ConceptKind| {
+            let rows = measures.words.iter().filter(|row| row.kind == kind);
+            rows.fold(Compared::default(), |sum, row| sum.plus(row.named))
+        };
+        assert_eq!(sum(ConceptKind::Object), measures.ira);
+        assert_eq!(sum(ConceptKind::Style), measures.cra);
+        // 15 other objects and 2 styles, each as often as it was drawn without the concept.
+        assert_eq!(measures.words.len(), 17);
+        for row in &measures.words {
+            let drawn = judged.pictures.iter().filter(|picture| {
+                let WordRow { word, kind, .. } = row;
+                let asked = match kind {
+                    ConceptKind::Style => &picture.prompt.style,
+                    _ => &picture.prompt.object,
+                };
+                !picture.is_target && asked.as_ref() == Some(word)
+            });
+            assert_eq!(row.named.edited.of, drawn.count() as u64, "{}", row.word);
+            // A model against itself: nothing was lost, and nothing moved.
+            assert_eq!((row.named.drop.lost, row.named.drop.gained), (0, 0));
+            assert!(row.picture_distance.unwrap().abs() < 1e-6, "{row:?}");
+            let wrong: u64 = row.became.iter().map(|named| named.count).sum();
+            assert_eq!(wrong, row.named.edited.of - row.named.edited.count);
+            assert!(row.became.iter().all(|named| named.name != row.word));
+        }
+    }
+    // The CLIP judge alone has features. Equal pictures are at no distance to the last bit; the base
+    // model's others are at some.
+    let [distances] = &judged.evaluation.distances[..] else { panic!("{:?}", judged.evaluation) };
+    assert_eq!((distances.features.as_str(), distances.pictures), ("clip", 30));
+    assert_eq!(distances.cmmd.map(f64::to_bits), Some(0));
+    assert_eq!(distances.kid.map(|kid| kid.mean.to_bits()), Some(0));
+    assert!(distances.cmmd_of_base.is_some_and(|of_base| of_base.abs() > 1e-9));
+    let score = distances.clip_score.unwrap();
+    assert!((0.0..=100.0).contains(&score.base) && score.drop.mean.abs() < 1e-12);
+    assert!(distances.clip_score_of_concept.is_some());
+    let moved = distances.picture_distance.unwrap();
+    assert!(moved.meaning.abs() < 1e-6 && moved.looks.abs() < 1e-9, "{moved:?}");
+
+    // Without distances the figures are the same, and nothing more is drawn.
+    let (plain, _) = judge(&engine, &wide("cat"));
+    assert!(plain.pictures == judged.pictures && plain.evaluation.is_empty());
+    assert_eq!(plain.unet_evaluations, 68);
+    for (plain, judged) in plain.verdicts.iter().zip(&judged.verdicts) {
+        assert_eq!((plain.edited, plain.base), (judged.edited, judged.base));
+    }
+}
+
+#[test]
+fn distances_need_a_judge_with_features() {
+    let files = AlteredModel::builtin().without("clip/");
+    let engine = CandleEngine::load(&files, None).unwrap();
+    let spec = small(None);
+    assert!(engine.judge_sampler(&spec).is_ok());
+    let spec = JudgeSpec { distances: true, ..spec };
+    let Err(EngineError::Spec(error)) = engine.judge_sampler(&spec) else { panic!("not refused") };
+    assert_eq!(error.violations[0].field.to_string(), "distances");
 }

@@ -26,6 +26,7 @@ fn spec(method: Method, scope: Scope) -> UnlearnSpec {
         method,
         scope,
         preserve: Vec::new(),
+        held_out: Vec::new(),
         vocabulary: ENGINE.vocabulary().clone(),
         seed: 5,
     }

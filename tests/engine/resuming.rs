@@ -169,6 +169,7 @@ fn spec(method: Method, scope: Scope) -> UnlearnSpec {
         method,
         scope,
         preserve: vec!["a dog in neon style".to_owned()],
+        held_out: Vec::new(),
         vocabulary: ENGINE.vocabulary().clone(),
         seed: 11,
     }

@@ -79,6 +79,7 @@ fn spec(method: Method, scope: Scope) -> UnlearnSpec {
         method,
         scope,
         preserve: Vec::new(),
+        held_out: Vec::new(),
         vocabulary: ENGINE.vocabulary().clone(),
         seed: 7,
     }
@@ -291,6 +292,23 @@ fn replacement_and_preserve_list_are_heeded() {
     let preserved = run(&UnlearnSpec { preserve, ..keystep() });
     assert!(preserved.bytes() != KEYSTEP.bytes());
     assert_eq!(preserved.costs().len(), 3);
+}
+
+#[test]
+fn what_the_preserve_term_held_is_told() {
+    let held = |run: &Run| run.erased.log.held.clone().unwrap();
+    let by_default = held(&KEYSTEP);
+    assert!(!by_default.is_empty() && !by_default.contains(&"cat".to_owned()), "{by_default:?}");
+    // Of 3 trajectories, all with an object and a style, none names what is held out.
+    let held_out = by_default.clone();
+    let without = run(&UnlearnSpec { held_out, ..keystep() });
+    assert!(held(&without).iter().all(|word| !by_default.contains(word)));
+    assert!(!held(&without).is_empty() && without.bytes() != KEYSTEP.bytes());
+    // The published methods hold nothing, and neither does a term of no weight.
+    assert_eq!((held(&KSCU), held(&ESD)), (Vec::<String>::new(), Vec::new()));
+    let settings = KeystepSettings { preserve_weight: 0.0, ..keystep_settings() };
+    let weightless = run(&UnlearnSpec { method: Method::Keystep(settings), ..keystep() });
+    assert_eq!(held(&weightless), Vec::<String>::new());
 }
 
 #[test]

@@ -160,6 +160,7 @@ impl Bench {
                 method,
                 scope,
                 preserve: Vec::new(),
+                held_out: Vec::new(),
                 vocabulary: Vocabulary::default(),
                 seed,
             },

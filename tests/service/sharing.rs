@@ -50,6 +50,7 @@ fn erasure() -> UnlearnSpec {
         method: Method::Esd(EsdSettings::default()),
         scope: Scope::CrossAttention,
         preserve: Vec::new(),
+        held_out: Vec::new(),
         vocabulary: Vocabulary::default(),
         seed: 1,
     }

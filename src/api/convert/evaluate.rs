@@ -34,6 +34,8 @@ struct Given {
     guidance_scale: Option<f64>,
     seed: Option<u64>,
     sampler: Option<SamplerKind>,
+    show: Option<f64>,
+    distances: bool,
 }
 
 impl EvaluateDraft {
@@ -61,6 +63,8 @@ impl EvaluateDraft {
             validate_only,
             destination: asked_destination,
             sampler,
+            show,
+            distances,
         } = request;
         let mut found = Violations::default();
         let terms = WireTerms { request_id, labels, deadline, priority, force, validate_only }
@@ -70,13 +74,25 @@ impl EvaluateDraft {
         let kind = read_kind(concept_kind, &mut found);
         found.prompt(Field::Concept, &concept, limits.settings.prompt_characters);
         let sampler = read_sampler(Field::Sampler, sampler, &mut found);
+        if show.is_some() && target_seeds.is_some() {
+            found.add(Field::Show, "sets target_seeds, which is given too; leave one out");
+        }
         let draft = Self {
             base_model,
             edited_model,
             terms,
             concept: Concept::new(concept, kind),
             vocabulary: read_vocabulary(vocabulary, limits, &mut found),
-            given: Given { target_seeds, retain_seeds, steps, guidance_scale, seed, sampler },
+            given: Given {
+                target_seeds,
+                retain_seeds,
+                steps,
+                guidance_scale,
+                seed,
+                sampler,
+                show,
+                distances,
+            },
             destination: read_destination(&asked_destination, limits, &mut found),
         };
         // Until the model's words are known, the concept is taken for one of them.
@@ -141,7 +157,20 @@ impl EvaluateDraft {
 
     fn spec(&self, vocabulary: Vocabulary) -> JudgeSpec {
         let mut spec = JudgeSpec::new(self.concept.clone(), vocabulary);
-        let Given { target_seeds, retain_seeds, steps, guidance_scale, seed, sampler } = self.given;
+        let Given {
+            target_seeds,
+            retain_seeds,
+            steps,
+            guidance_scale,
+            seed,
+            sampler,
+            show,
+            distances,
+        } = self.given;
+        if let Some(show) = show {
+            spec = spec.showing(show);
+        }
+        spec.distances = distances;
         spec.target_seeds = target_seeds.map_or(spec.target_seeds, |seeds| seeds as usize);
         spec.retain_seeds = retain_seeds.map_or(spec.retain_seeds, |seeds| seeds as usize);
         spec.steps = steps.map_or(spec.steps, |steps| steps as usize);

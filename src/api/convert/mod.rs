@@ -3,6 +3,7 @@
 //! that is not read.
 
 mod evaluate;
+mod evaluation;
 mod event;
 mod fields;
 mod generate;

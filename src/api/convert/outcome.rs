@@ -1,6 +1,6 @@
 //! Converts a job's outcome into the response of its operation.
 
-use super::{fields::sampler, small};
+use super::{evaluation, fields::sampler, small};
 use crate::{
     api::names::checkpoint_name,
     jobs::{Evaluated, JobId, Unlearned},
@@ -19,7 +19,7 @@ pub(super) fn unlearned(id: JobId, outcome: &Unlearned) -> UnlearnConceptRespons
         window,
         updates,
         unet_evaluations,
-        evaluation: _,
+        evaluation: found,
     } = outcome;
     let Published { manifest_uri, manifest_sha256, files } = published.clone();
     UnlearnConceptResponse {
@@ -33,11 +33,14 @@ pub(super) fn unlearned(id: JobId, outcome: &Unlearned) -> UnlearnConceptRespons
         unet_evaluations: *unet_evaluations,
         plan: None,
         files: files.into_iter().map(file).collect(),
+        suites: found.suites.iter().map(evaluation::suite).collect(),
+        attacks: found.attacks.iter().map(evaluation::attack).collect(),
+        distances: found.distances.iter().map(evaluation::distances).collect(),
     }
 }
 
 pub(super) fn evaluated(outcome: &Evaluated) -> EvaluateErasureResponse {
-    let Evaluated { published, verdicts, unet_evaluations, evaluation: _ } = outcome;
+    let Evaluated { published, verdicts, unet_evaluations, evaluation: found } = outcome;
     let Published { manifest_uri, manifest_sha256, files } = published.clone();
     EvaluateErasureResponse {
         verdicts: verdicts.iter().map(verdict).collect(),
@@ -45,6 +48,9 @@ pub(super) fn evaluated(outcome: &Evaluated) -> EvaluateErasureResponse {
         manifest_sha256,
         unet_evaluations: *unet_evaluations,
         files: files.into_iter().map(file).collect(),
+        suites: found.suites.iter().map(evaluation::suite).collect(),
+        attacks: found.attacks.iter().map(evaluation::attack).collect(),
+        distances: found.distances.iter().map(evaluation::distances).collect(),
     }
 }
 
@@ -56,13 +62,14 @@ fn file(file: PublishedFile) -> WireFile {
 
 pub(super) fn verdict(verdict: &ConceptVerdict) -> WireVerdict {
     let ConceptVerdict { concept, verdict } = verdict;
-    let Verdict { judge, sampler: drawn_with, edited, base, measures: _ } = verdict;
+    let Verdict { judge, sampler: drawn_with, edited, base, measures } = verdict;
     WireVerdict {
         judge: judge.clone(),
         edited: Some(figures(*edited)),
         base: Some(figures(*base)),
         concept: concept.clone(),
         sampler: sampler(*drawn_with).into(),
+        measures: measures.as_ref().map(evaluation::measures),
     }
 }
 

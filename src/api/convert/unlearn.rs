@@ -76,13 +76,14 @@ impl UnlearnDraft {
             evaluate,
             evaluate_sampler,
             window_source,
+            held_out,
         } = request;
         let mut found = Violations::default();
         let terms = WireTerms { request_id, labels, deadline, priority, force, validate_only }
             .read(limits, &mut found);
         check_name(Field::BaseModel, &base_model, &mut found);
         let kind = read_kind(concept_kind, &mut found);
-        let concepts = Texts { concepts, preserve, replacements, keys: BTreeMap::new() }
+        let concepts = Texts { concepts, preserve, held_out, replacements, keys: BTreeMap::new() }
             .read(limits, &mut found);
         let paths = Paths {
             replaced: (concepts.concepts.iter())
@@ -99,15 +100,18 @@ impl UnlearnDraft {
         let scope = read_scope(scope, scope_name_contains, &mut found);
         let vocabulary = read_vocabulary(vocabulary, limits, &mut found);
         let takes_own_words = vocabulary.is_none();
-        let spec = UnlearnSpec {
+        let mut spec = UnlearnSpec {
             concepts: concepts.of_kind(kind),
             method,
             scope: scope.unwrap_or(preset_scope),
             preserve: concepts.preserve,
+            // Until the model's words are known, nothing can be said of words that are held out.
+            held_out: if takes_own_words { Vec::new() } else { concepts.held_out.clone() },
             vocabulary: vocabulary.unwrap_or_default(),
             seed: seed.unwrap_or(limits.drawn_seed),
         };
         found.absorb_as(spec.validate(), |field| paths.on_wire(field));
+        spec.held_out = concepts.held_out;
         let formats = read_formats(&output_formats, &mut found);
         let evaluation_sampler = read_sampler(Field::EvaluateSampler, evaluate_sampler, &mut found);
         if evaluation_sampler.is_some() && evaluate == Some(false) {
@@ -179,6 +183,7 @@ impl UnlearnDraft {
 struct Texts {
     concepts: Vec<String>,
     preserve: Vec<String>,
+    held_out: Vec<String>,
     replacements: BTreeMap<String, String>,
     /// The first key of the replacements for each concept, by the canonical words of both.
     keys: BTreeMap<String, String>,
@@ -190,6 +195,7 @@ impl Texts {
         for (field, texts, most_texts) in [
             (Field::Concepts, &mut self.concepts, UnlearnSpec::MAX_CONCEPTS),
             (Field::Preserve, &mut self.preserve, MOST_PRESERVED),
+            (Field::HeldOut, &mut self.held_out, MOST_PRESERVED),
         ] {
             found.at_most(field, texts, most_texts);
             for (index, text) in texts.iter().enumerate() {
@@ -197,6 +203,7 @@ impl Texts {
             }
         }
         found.bytes(Field::Preserve, &self.preserve, MOST_PRESERVED_BYTES);
+        found.bytes(Field::HeldOut, &self.held_out, MOST_PRESERVED_BYTES);
         let (given, most_given) = (self.replacements.len(), UnlearnSpec::MAX_CONCEPTS);
         if given > most_given {
             found.add(

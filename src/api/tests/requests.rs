@@ -121,6 +121,53 @@ fn knobs_reach_the_spec() {
 }
 
 #[test]
+fn words_that_are_held_out_are_the_models() {
+    let settings = settings();
+    let complete = |held_out: &[&str], preserve: &[&str]| {
+        let texts = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect();
+        let (held_out, preserve) = (texts(held_out), texts(preserve));
+        let request = UnlearnConceptRequest { held_out, preserve, ..erase_cat() };
+        UnlearnDraft::read(request, limits(&settings)).and_then(|it| it.complete(&entry(), None))
+    };
+    let known = words().objects.iter().find(|word| *word != "cat").cloned().unwrap();
+    let work = complete(&[&known.to_uppercase()], &[]).unwrap();
+    assert_eq!(work.spec.held_out, [known.clone()]);
+    for (held_out, preserve) in [("no such word", "a tree"), ("cat", "a tree"), (&known, &known)] {
+        let found = violations(complete(&[held_out], &[preserve]));
+        assert_eq!(found, ["held_out[0]"], "{held_out}");
+    }
+    let given = WireVocabulary { objects: vec!["cat".to_owned()], ..WireVocabulary::default() };
+    let vocabulary = Some(given);
+    let request = UnlearnConceptRequest { vocabulary, held_out: vec![known], ..erase_cat() };
+    let found = violations(UnlearnDraft::read(request, limits(&settings)));
+    assert!(found.contains(&"held_out[0]".to_owned()), "{found:?}");
+}
+
+#[test]
+fn a_judgement_is_sized_by_what_it_shall_show() {
+    let settings = settings();
+    let draft = |show, target_seeds| {
+        let request = EvaluateErasureRequest {
+            base_model: BUILTIN.to_owned(),
+            edited_model: "edited".to_owned(),
+            concept: "cat".to_owned(),
+            concept_kind: WireKind::ObjectClass.into(),
+            destination: erase_cat().destination,
+            show,
+            target_seeds,
+            distances: true,
+            ..EvaluateErasureRequest::default()
+        };
+        EvaluateDraft::read(request, limits(&settings))
+    };
+    assert!(draft(Some(0.95), None).is_ok());
+    assert_eq!(violations(draft(Some(0.95), Some(2))), ["show"]);
+    for wrong in [0.0, 1.0, f64::NAN, f64::INFINITY] {
+        assert_eq!(violations(draft(Some(wrong), None)), ["show"], "{wrong}");
+    }
+}
+
+#[test]
 fn writings_of_one_request_are_one_work() {
     let settings = settings();
     let asked = |concept: &str, words: [&str; 3]| {
@@ -410,8 +457,9 @@ prop_compose! {
             (number(), text(), number(), any::<Option<u32>>(), any::<Option<f64>>()),
         (words, output_formats, destination, labels) in
             (option::of(vocabulary()), vec(number(), 0..4), text(), map()),
-        (deadline, priority, window_source, (evaluate, evaluate_sampler)) in
-            (option::of(time()), any::<i32>(), option::of(window()), (any::<Option<bool>>(), number())),
+        (deadline, priority, window_source, (evaluate, evaluate_sampler, held_out)) in
+            (option::of(time()), any::<i32>(), option::of(window()),
+                (any::<Option<bool>>(), number(), vec(text(), 0..3))),
     ) -> UnlearnConceptRequest {
         UnlearnConceptRequest {
             request_id, base_model, concepts, concept_kind,
@@ -420,7 +468,8 @@ prop_compose! {
             }),
             seed, replacements, preserve, scope, scope_name_contains, method, updates,
             learning_rate, vocabulary: words, output_formats, destination, labels, deadline,
-            priority, window_source, evaluate, evaluate_sampler, force: false, validate_only: false,
+            priority, window_source, evaluate, evaluate_sampler, held_out, force: false,
+            validate_only: false,
         }
     }
 }
@@ -439,7 +488,7 @@ prop_compose! {
             concept: prompt.clone(), concept_kind: kind, vocabulary: words.clone(),
             target_seeds: a, retain_seeds: b, steps: c, guidance_scale: scale, seed, labels,
             deadline, priority, force: false, validate_only: false, destination: model.clone(),
-            sampler,
+            sampler, show: strength, distances: d.is_some(),
         };
         let score = ScoreTimestepsRequest {
             model: model.clone(), concept: prompt.clone(), concept_kind: kind, steps: a,

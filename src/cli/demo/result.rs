@@ -73,6 +73,7 @@ pub(super) fn write(
         report: &report,
         log: &log,
         scores: Some(&scores),
+        pictures: &[],
         sheet_png: Some(bytes_of(&read, CONTACT_SHEET)?),
         score_plot_png: Some(&plot),
         training_plot_png: Some(&training_plot(&log)?),

@@ -35,6 +35,10 @@ pub(in crate::cli) fn run<E: LocalEngine>(
     let vocabulary = arguments.vocabulary.words(base.vocabulary())?;
     let mut spec = JudgeSpec::new(concept, vocabulary);
     spec.seed = arguments.seed;
+    if let Some(show) = arguments.show {
+        spec = spec.showing(show);
+    }
+    spec.distances = arguments.distances;
     spec.target_seeds = arguments.target_seeds.map_or(spec.target_seeds, |given| given as usize);
     spec.retain_seeds = arguments.retain_seeds.map_or(spec.retain_seeds, |given| given as usize);
     spec.steps = arguments.steps.map_or(spec.steps, |given| given as usize);
@@ -59,6 +63,6 @@ pub(in crate::cli) fn run<E: LocalEngine>(
     let mut files = vec![(out, json.as_slice())];
     files.extend(sheet.as_ref().map(|(path, png)| (path.as_path(), png.as_slice())));
     write_whole(&files, &session.interrupt)?;
-    print_result(&verdict_table(&judgement.report.judges));
+    print_result(&verdict_table(&judgement.report.judges, &judgement.report.evaluation.distances));
     Ok(())
 }

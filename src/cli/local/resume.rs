@@ -62,6 +62,8 @@ pub(super) fn run<E: LocalEngine>(
         formats: &FORMATS,
         evaluation,
         sampler: arguments.sampler.or(erasure.sampler),
+        show: arguments.show,
+        distances: arguments.distances,
     };
     let trained = Trained { weights, seconds: erasure.spent.erasing };
     let measurements = session.measurements(erasure.spent.whole);

@@ -59,6 +59,7 @@ pub(super) fn run<E: LocalEngine>(
         method,
         scope: arguments.scope.clone().unwrap_or(preset_scope),
         preserve: arguments.preserve.clone(),
+        held_out: Vec::new(),
         vocabulary: arguments.vocabulary.words(&Vocabulary::default())?,
         seed: arguments.seed,
     };
@@ -70,6 +71,7 @@ pub(super) fn run<E: LocalEngine>(
     let mut base = LocalModel::<E>::open(name, variant, &compute, session)?;
     base.engine = base.engine.with_memory_limit(arguments.memory_limit);
     spec.vocabulary = arguments.vocabulary.words(base.engine.vocabulary())?;
+    spec.held_out.clone_from(&arguments.hold_out);
     spec.validate()?;
     let spec = spec.canonical();
     if let Some(scores) = &given
@@ -91,6 +93,8 @@ pub(super) fn run<E: LocalEngine>(
         formats: &FORMATS,
         evaluation: arguments.evaluation().unwrap_or(Evaluation::WherePossible),
         sampler: arguments.sampler,
+        show: arguments.show,
+        distances: arguments.distances,
     };
     let mut state = SavedState::of(arguments.state_folder.as_deref(), out, &session.interrupt);
     let erased = erase(arguments, &request, &base.engine, (staging, &mut state), session);
@@ -154,7 +158,7 @@ pub(super) fn print_erased(report: &RunReport, evaluation: Evaluation, out: &Pat
         ([], _) => "Not judged: the model has no judge that knows what was erased, or its own \
                     sampler cannot draw what is judged\n"
             .to_owned(),
-        (judges, _) => verdict_table(judges) + "\n",
+        (judges, _) => verdict_table(judges, &report.evaluation.distances) + "\n",
     };
     print_result(&format!(
         "{verdicts}{} updates, {} U-Net evaluations, {:.0} s; of the concept's guidance {:.2} is \

@@ -154,11 +154,15 @@ mod tests {
                     "base": null,
                     "concept": "",
                     "sampler": "SAMPLER_LCM",
+                    "measures": null,
                 }],
                 "manifest_uri": "",
                 "manifest_sha256": "",
                 "unet_evaluations": 0,
                 "files": [],
+                "suites": [],
+                "attacks": [],
+                "distances": [],
             })
         );
         asked.metadata.as_mut().unwrap().value = vec![0xff];

@@ -4,6 +4,7 @@
 mod client;
 mod connection;
 pub(super) mod evaluate;
+mod evaluation;
 mod fields;
 pub(super) mod generate;
 mod interrupt;

@@ -2,12 +2,18 @@
 
 use std::fmt::Write;
 
-use super::{RemoteError, json, wire};
-use crate::proto::{
-    google::longrunning::Operation,
-    keystep::v1::{
-        Estimate, EvaluateErasureResponse, Figures, Plan, Sampler, ScoreSummary,
-        ScoreTimestepsResponse, UnlearnConceptResponse, Verdict,
+use super::{RemoteError, evaluation, json, wire};
+use crate::{
+    cli::{
+        measures_table::{distances_table, measures_table},
+        text_table::columns,
+    },
+    proto::{
+        google::longrunning::Operation,
+        keystep::v1::{
+            Distances, Estimate, EvaluateErasureResponse, Figures, Plan, Sampler, ScoreSummary,
+            ScoreTimestepsResponse, UnlearnConceptResponse, Verdict,
+        },
     },
 };
 
@@ -16,29 +22,6 @@ fn pairs(rows: &[(&str, String)]) -> String {
     let width = rows.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
     let lines: Vec<_> =
         rows.iter().map(|(name, value)| format!("{name:<width$}  {value}")).collect();
-    lines.join("\n")
-}
-
-/// Columns under their headings: the first flush left, the others flush right.
-fn columns(rows: &[Vec<String>]) -> String {
-    let count = rows.iter().map(Vec::len).max().unwrap_or(0);
-    let width = |column: usize| {
-        rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max()
-    };
-    let widths: Vec<_> = (0..count).map(|column| width(column).unwrap_or(0)).collect();
-    let lines: Vec<_> = rows
-        .iter()
-        .map(|row| {
-            let mut line = String::new();
-            for (column, (cell, width)) in row.iter().zip(&widths).enumerate() {
-                let _ = match column {
-                    0 => write!(line, "{cell:<width$}"),
-                    _ => write!(line, "  {cell:>width$}"),
-                };
-            }
-            line.trim_end().to_owned()
-        })
-        .collect();
     lines.join("\n")
 }
 
@@ -72,7 +55,7 @@ pub(super) fn result(operation: &Operation) -> Result<Option<String>, RemoteErro
             rows.push(("manifest", response.manifest_uri.clone()));
         }
         rows.push(("U-Net evaluations", response.unet_evaluations.to_string()));
-        with_verdicts(pairs(&rows), &response.verdicts)
+        with_verdicts(pairs(&rows), &response.verdicts, &response.distances)
     }))
 }
 
@@ -87,11 +70,19 @@ fn erasure(operation: &Operation, response: &UnlearnConceptResponse) -> String {
     if let Some(window) = &response.window {
         rows.push(("window", format!("log-SNR {:.3}:{:.3}", window.low, window.high)));
     }
-    with_verdicts(pairs(&rows), &response.verdicts)
+    with_verdicts(pairs(&rows), &response.verdicts, &response.distances)
 }
 
-fn with_verdicts(text: String, verdicts: &[Verdict]) -> String {
-    if verdicts.is_empty() { text } else { format!("{text}\n\n{}", figures(verdicts)) }
+fn with_verdicts(text: String, verdicts: &[Verdict], distances: &[Distances]) -> String {
+    let mut text = text;
+    if !verdicts.is_empty() {
+        let _ = write!(text, "\n\n{}", figures(verdicts));
+    }
+    if !distances.is_empty() {
+        let distances: Vec<_> = distances.iter().map(evaluation::distances).collect();
+        let _ = write!(text, "\n\n{}", distances_table(&distances));
+    }
+    text
 }
 
 /// The judges' figures, beside the base model's.
@@ -113,6 +104,12 @@ fn figures(verdicts: &[Verdict]) -> String {
     // Older servers do not send it, and all of them drew with DDIM.
     if let Some(verdict) = verdicts.first().filter(|it| it.sampler() != Sampler::Unspecified) {
         let _ = write!(text, "\ndrawn with {}", wire::sampler_name(verdict.sampler));
+    }
+    for verdict in verdicts {
+        if let Some(measures) = &verdict.measures {
+            let counted = measures_table(&verdict.judge, &evaluation::measures(measures));
+            let _ = write!(text, "\n\n{}\n{counted}", verdict.concept);
+        }
     }
     text
 }
@@ -166,12 +163,6 @@ pub(super) fn scores(steps: &[ScoreTimestepsResponse], summary: &ScoreSummary) -
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn columns_line_up() {
-        let row = |cells: [&str; 2]| cells.map(str::to_owned).to_vec();
-        assert_eq!(columns(&[row(["a", "bcd"]), row(["longer", "é"])]), "a       bcd\nlonger    é");
-    }
 
     #[test]
     fn only_what_was_measured_is_shown() {

@@ -14,6 +14,10 @@ pub(in crate::cli) fn run(arguments: &UnlearnArguments) -> Result<(), CliError> 
     let only_local = arguments.model.only_local(&[
         #[cfg(feature = "server")]
         ("--out", arguments.out.is_some()),
+        #[cfg(feature = "server")]
+        ("--show", arguments.show.is_some()),
+        #[cfg(feature = "server")]
+        ("--distances", arguments.distances),
     ]);
     let server = arguments.place.server(&only_local)?;
     let request = request(arguments)?;
@@ -62,6 +66,7 @@ fn request(arguments: &UnlearnArguments) -> Result<UnlearnConceptRequest, CliErr
             .flatten()
             .collect(),
         preserve: arguments.preserve.clone(),
+        held_out: arguments.hold_out.clone(),
         scope: scope.into(),
         scope_name_contains,
         method: wire::method(arguments.method.method).into(),

@@ -82,10 +82,21 @@ struct Group {
     kept: Option<KeptPictures>,
 }
 
-/// Both models' pictures of one drawing.
+/// What is drawn.
+#[derive(Debug)]
+pub(in crate::engine) struct Drawings {
+    /// By both models.
+    pub(in crate::engine) both: GenerateSpec,
+    /// By the base model alone.
+    pub(in crate::engine) base_alone: Option<GenerateSpec>,
+}
+
+/// Both models' pictures of one drawing, and the base model's of another.
 pub(super) struct DrawnPictures {
     pub(super) before: Vec<Picture>,
     pub(super) after: Vec<Picture>,
+    /// What the base model drew alone.
+    pub(super) alone: Vec<Picture>,
     /// Evaluations that they take, whether they were drawn now or before.
     pub(super) unet_evaluations: u64,
     /// Those of them that were spent before.
@@ -95,12 +106,16 @@ pub(super) struct DrawnPictures {
 /// Draws with both models what is not kept, with progress in the pictures that are drawn now.
 pub(super) fn draw(
     evaluation: Evaluation<'_>,
-    drawing: &GenerateSpec,
+    drawings: &Drawings,
     store: &mut dyn PictureStore,
     context: &mut RunContext<'_>,
 ) -> Result<DrawnPictures, EngineError> {
     let Evaluation { base, edited, policy, .. } = evaluation;
-    let groups = find(base, drawing, policy, store)?;
+    let drawing = &drawings.both;
+    let mut groups = find(base, drawing, policy, store)?;
+    if let Some(alone) = &drawings.base_alone {
+        groups.extend(find(base, alone, policy, store)?);
+    }
     let missing = groups.iter().filter(|group| group.kept.is_none());
     let missing: usize = missing.map(|group| group.spec.pictures.len()).sum();
     let total = missing + drawing.pictures.len();
@@ -108,6 +123,7 @@ pub(super) fn draw(
     let mut drawn = DrawnPictures {
         before: Vec::with_capacity(drawing.pictures.len()),
         after: Vec::new(),
+        alone: Vec::new(),
         unet_evaluations: 0,
         kept_evaluations: 0,
     };
@@ -123,7 +139,13 @@ pub(super) fn draw(
             kept
         };
         drawn.unet_evaluations += kept.unet_evaluations;
-        drawn.before.extend(kept.pictures);
+        // Groups are whole, so that the drawing of both ends with one.
+        let pictures = if drawn.before.len() < drawing.pictures.len() {
+            &mut drawn.before
+        } else {
+            &mut drawn.alone
+        };
+        pictures.extend(kept.pictures);
     }
     let after = counted.draw(edited, drawing)?;
     drawn.unet_evaluations += after.unet_evaluations;

@@ -1,10 +1,17 @@
 //! Judges an erasure: UnlearnCanvas's UA, IRA and CRA (arXiv 2402.11846), on the same prompts and
 //! seeds with both models.
 
+mod bootstrap;
+mod cells;
+mod counting;
+mod distances;
 mod grid;
 mod kept;
+mod picture_distance;
 
-pub(super) use grid::{drawing, judge};
+pub use bootstrap::{ConceptSeeds, Pooled, bootstrap};
+pub(super) use distances::numbers as distance_numbers;
+pub(super) use grid::{check_features, drawings, judge};
 pub use kept::{KeptPictures, NoPictures, PictureStore, PicturesInMemory};
 
 use super::{Pipeline, generate::DrawingPolicy};

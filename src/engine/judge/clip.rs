@@ -1,10 +1,10 @@
 //! The first judge: the model's own CLIP, zero-shot.
 
-use candle_core::Device;
+use candle_core::{DType, Device, Tensor};
 use serde::Deserialize;
 
 use super::{
-    naming::{Domain, Judge, PICTURES_AT_ONCE, softmax},
+    naming::{Domain, Features, Judge, PICTURES_AT_ONCE, softmax},
     pixels::{Normalisation, pixels},
 };
 use crate::{
@@ -12,6 +12,7 @@ use crate::{
         EngineError,
         checkpoint::read_text,
         family::{ClipConfig, ClipModel, ClipTokenizer},
+        finite,
         nn::Weights,
         part::Part,
     },
@@ -81,6 +82,19 @@ impl<'a> ClipPart<'a> {
     }
 }
 
+impl ClipJudge {
+    /// Unit vectors `[pictures, projection]`.
+    fn features(&self, pictures: &[Picture]) -> Result<Tensor, EngineError> {
+        let input = pixels(pictures, self.clip.image_size(), self.normalisation, &self.device)?;
+        self.clip.image_features(&input)
+    }
+
+    fn rows(&self, features: &Tensor) -> Features {
+        finite::check(self.clip.location(), "features", features)?;
+        Ok(features.to_dtype(DType::F32)?.to_vec2()?)
+    }
+}
+
 impl Judge for ClipJudge {
     fn name(&self) -> &'static str {
         "clip"
@@ -110,11 +124,23 @@ impl Judge for ClipJudge {
         let text = self.clip.text_features(&ids)?.t()?;
         let mut all = Vec::with_capacity(pictures.len());
         for pictures in pictures.chunks(PICTURES_AT_ONCE) {
-            let input = pixels(pictures, self.clip.image_size(), self.normalisation, &self.device)?;
-            let logits =
-                (self.clip.image_features(&input)?.matmul(&text)? * self.clip.logit_scale())?;
+            let logits = (self.features(pictures)?.matmul(&text)? * self.clip.logit_scale())?;
             all.extend(softmax(self.clip.location(), &logits)?);
         }
         Ok(all)
+    }
+
+    fn image_features(&self, pictures: &[Picture]) -> Option<Features> {
+        let passes = pictures.chunks(PICTURES_AT_ONCE);
+        let passes = passes.map(|pictures| self.rows(&self.features(pictures)?));
+        Some(passes.collect::<Result<Vec<_>, _>>().map(|rows| rows.concat()))
+    }
+
+    fn text_features(&self, texts: &[String]) -> Option<Features> {
+        let passes = texts.chunks(PICTURES_AT_ONCE).map(|texts| {
+            let ids = texts.iter().map(|text| self.tokenizer.encode(text));
+            self.rows(&self.clip.text_features(&ids.collect::<Result<Vec<_>, _>>()?)?)
+        });
+        Some(passes.collect::<Result<Vec<_>, _>>().map(|rows| rows.concat()))
     }
 }

@@ -9,7 +9,7 @@ use candle_core::Device;
 
 use super::EngineError;
 use crate::spec::{ModelFiles, Vocabulary};
-pub use naming::{Domain, Judge};
+pub use naming::{Domain, Features, Judge};
 
 use clip::ClipPart;
 use cnn::CnnPart;

@@ -46,7 +46,21 @@ pub trait Judge: std::fmt::Debug + Send + Sync {
         domain: Domain,
         vocabulary: &Vocabulary,
     ) -> Result<Vec<Vec<f64>>, EngineError>;
+
+    /// For each picture a vector whose directions mean something, for distances between pictures;
+    /// none where the judge has no such features, whatever the pictures.
+    fn image_features(&self, _pictures: &[Picture]) -> Option<Features> {
+        None
+    }
+
+    /// The same for texts, comparable with those of pictures by their cosine.
+    fn text_features(&self, _texts: &[String]) -> Option<Features> {
+        None
+    }
 }
+
+/// A vector for each picture or text.
+pub type Features = Result<Vec<Vec<f32>>, EngineError>;
 
 /// Rows of probabilities, by the judge whose part of the model `location` names.
 pub(super) fn softmax(location: &str, logits: &Tensor) -> Result<Vec<Vec<f64>>, EngineError> {

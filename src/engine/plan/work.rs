@@ -281,12 +281,20 @@ pub(in crate::engine) fn judgement(
     spec: &JudgeSpec,
 ) -> Result<Drawing, EngineError> {
     let worker = Worker::new(pipeline, Sizes::of(pipeline)?)?;
-    let drawn = evaluate::drawing(pipeline, spec);
-    let Drawing { policy, memory } = drawing(pipeline, &drawn)?;
+    let drawn = evaluate::drawings(pipeline, spec);
+    let Drawing { policy, memory } = drawing(pipeline, &drawn.both)?;
+    let numbers =
+        |drawing: &GenerateSpec| drawing.pictures.len() as u64 * worker.picture(worker.sizes.size);
     // The drawing counts those of one of the two.
-    let pictures = drawn.pictures.len() as u64 * worker.picture(worker.sizes.size);
-    let judged = worker.memory(pipeline.judges.working_numbers(), 2 * pictures);
-    let work = (memory.work + pictures).max(judged.work);
+    let pictures = numbers(&drawn.both);
+    let alone = drawn.base_alone.as_ref().map_or(0, numbers);
+    let compared = drawn
+        .base_alone
+        .as_ref()
+        .map_or(0, |_| evaluate::distance_numbers(drawn.both.pictures.len() as u64));
+    let judging = pipeline.judges.working_numbers().max(compared);
+    let judged = worker.memory(judging, 2 * pictures + alone);
+    let work = (memory.work + pictures + alone).max(judged.work);
     let memory = WorkMemory { work, ..memory };
     let memory = worker.refuse(memory, "the judgement", "judge fewer pictures")?;
     Ok(Drawing { policy, memory })

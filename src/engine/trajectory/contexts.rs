@@ -1,9 +1,11 @@
 //! The prompts of a Keystep run: the concept in many contexts, the same contexts without it, and
 //! its neighbours, which must stay.
 
+use std::collections::BTreeSet;
+
 use crate::{
     engine::schedule::NoiseSource,
-    spec::{Concept, ConceptKind, Prompt, Vocabulary},
+    spec::{Concept, ConceptKind, Prompt, Vocabulary, names_word},
 };
 
 /// A sentence that names a concept, and the same one without it.
@@ -26,17 +28,20 @@ pub(in crate::engine) struct Contexts<'a> {
     preserve: WordCycle,
     lone_objects: WordCycle,
     lone_styles: WordCycle,
+    /// Words that neighbours named so far.
+    held: BTreeSet<String>,
 }
 
 impl<'a> Contexts<'a> {
-    /// From these words and prompts; `erased` tells a word that is one of the run's concepts.
+    /// From these words and prompts; `left_out` tells a word that is one of the run's concepts, or
+    /// that was held out.
     pub(in crate::engine) fn new(
         vocabulary: &'a Vocabulary,
-        erased: impl Fn(&str) -> bool,
+        left_out: impl Fn(&str) -> bool,
         preserve: &[String],
     ) -> Self {
         let others = |words: &[String]| {
-            WordCycle::new(words.iter().filter(|word| !erased(word)).cloned().collect())
+            WordCycle::new(words.iter().filter(|word| !left_out(word)).cloned().collect())
         };
         let (objects, styles) = (others(&vocabulary.objects), others(&vocabulary.styles));
         Self {
@@ -46,6 +51,7 @@ impl<'a> Contexts<'a> {
             objects,
             styles,
             preserve: WordCycle::new(preserve.to_vec()),
+            held: BTreeSet::new(),
         }
     }
 
@@ -105,6 +111,8 @@ impl<'a> Contexts<'a> {
         if index.is_multiple_of(2)
             && let Some(given) = self.preserve.draw(noise)
         {
+            let words = self.vocabulary.objects.iter().chain(&self.vocabulary.styles);
+            self.held.extend(words.filter(|word| names_word(&given, word)).cloned());
             return given;
         }
         let prompt = match index % 8 {
@@ -116,7 +124,13 @@ impl<'a> Contexts<'a> {
                 ..Prompt::default()
             },
         };
+        self.held.extend([&prompt.object, &prompt.style].into_iter().flatten().cloned());
         prompt.wording(wording(&prompt, noise), &self.vocabulary.anything)
+    }
+
+    /// Words of the vocabulary that the neighbours so far named.
+    pub(in crate::engine) fn held(&self) -> Vec<String> {
+        self.held.iter().cloned().collect()
     }
 }
 
@@ -171,6 +185,26 @@ mod tests {
         assert!(prompts[..4].iter().all(|prompt| prompt.anchor.is_empty()));
         assert!(prompts[4..].iter().all(|prompt| prompt.anchor.starts_with("an emoji in ")));
         assert!(contexts.neighbours(40, &mut noise).iter().all(|prompt| !prompt.contains("cat")));
+    }
+
+    #[test]
+    fn what_the_neighbours_named_is_held() {
+        let vocabulary = vocabulary();
+        let left_out = |word: &str| ["cat", "apple"].contains(&word);
+        let given = ["a red Apple".to_owned(), "a catapult".to_owned()];
+        let mut noise = NoiseSource::new(1);
+        let mut contexts = Contexts::new(&vocabulary, left_out, &[]);
+        assert!(contexts.held().is_empty());
+        contexts.concept(&Concept::new("cat", ConceptKind::Object), 4, 0, &mut noise);
+        assert!(contexts.held().is_empty());
+        let drawn = contexts.neighbours(40, &mut noise);
+        assert!(!drawn.iter().any(|prompt| prompt.contains("apple")));
+        assert_eq!(contexts.held(), ["dog", "flat", "neon"]);
+        // A prompt of the user's names what it names.
+        let mut contexts = Contexts::new(&vocabulary, left_out, &given);
+        contexts.neighbours(3, &mut noise);
+        assert!(contexts.held().contains(&"apple".to_owned()));
+        assert!(!contexts.held().contains(&"cat".to_owned()));
     }
 
     #[test]

@@ -31,6 +31,8 @@ pub(super) struct Finished {
     pub(super) trainer: Trainer,
     pub(super) stopped_early: bool,
     pub(super) key_steps: Vec<StepIndex>,
+    /// Words that the preserve term held, where that is known.
+    pub(super) held: Option<Vec<String>>,
 }
 
 /// Updates over which the rate rises to its full height.
@@ -50,12 +52,14 @@ pub(super) fn erase(
     let walking = Walking { settings, schedule: &schedule, key_steps: &key_steps, empty: &empty };
     let trajectories = TrajectoryBank::get(run, walking, context)?;
     let bank = Bank::new(&trajectories, walking)?;
+    let holds = settings.preserve_weight > 0.0 && settings.preserve_batch > 0;
+    let held = if holds { trajectories.held.clone() } else { Some(Vec::new()) };
     drop(trajectories);
     let mut recipe = Keystep { settings, schedule, window, probe, bank };
     let adam = AdamSettings { square_decay: 0.99, ..AdamSettings::default() };
     let Trained { trainer, stopped_early } =
         train(run, &mut recipe, adam, settings.updates, context)?;
-    Ok(Finished { trainer, stopped_early, key_steps })
+    Ok(Finished { trainer, stopped_early, key_steps, held })
 }
 
 /// Whether the erase measure is looked at after so many updates: every now and then, in the second

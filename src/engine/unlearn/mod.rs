@@ -63,6 +63,8 @@ pub(super) fn unlearn(
     let mut scores = Vec::new();
     let mut stopped_early = false;
     let mut window = None;
+    // The published methods have no preserve term.
+    let mut held = Some(Vec::new());
     let (trainer, learning_rate, key_steps) = match &spec.method {
         Method::Esd(settings) => {
             let trainer = esd::erase(&mut run, settings, context)?;
@@ -85,6 +87,7 @@ pub(super) fn unlearn(
             window = Some(measured);
             let finished = keystep::erase(&mut run, settings, measured, &probe, context)?;
             stopped_early = finished.stopped_early;
+            held = finished.held;
             let rate = finished.trainer.largest_rate(settings.relative_rate);
             (finished.trainer, rate, finished.key_steps)
         }
@@ -104,6 +107,7 @@ pub(super) fn unlearn(
         weight_change: erased.weight_change(pipeline)?,
         learning_rate,
         window,
+        held,
         updates: trainer.records,
     };
     check_outcome(&log)?;

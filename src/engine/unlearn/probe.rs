@@ -10,7 +10,7 @@ use crate::{
         family::{Conditioning, Denoiser},
         schedule::{NoiseSource, Schedule},
         trajectory::{Contexts, Entry, Pairing, Trajectory, Walk, walk},
-        wording::names_one_of,
+        wording::left_out,
     },
     spec::LogSnrWindow,
 };
@@ -59,8 +59,8 @@ impl<'a> Probe<'a> {
         let schedule = pipeline.scheduler.schedule_with_signal(STEPS)?;
         let evaluations = run.checks;
         let mut noise = NoiseSource::new(run.spec.seed ^ 0x5eed_0b5e);
-        let erased = names_one_of(&pipeline.tokenizer, &run.spec.concepts);
-        let mut contexts = Contexts::new(&run.spec.vocabulary, erased, &run.spec.preserve);
+        let left_out = left_out(&pipeline.tokenizer, run.spec);
+        let mut contexts = Contexts::new(&run.spec.vocabulary, left_out, &run.spec.preserve);
         let prompts: Vec<_> = (0..TRAJECTORIES.max(run.spec.concepts.len()))
             .flat_map(|index| {
                 let concept = &run.spec.concepts[index % run.spec.concepts.len()];

@@ -17,7 +17,7 @@ use crate::{
         schedule::{NoiseSource, NoiseState, Schedule},
         state::{Contents, SaveOccasion, SavedPart, ignore},
         trajectory::{ConceptPrompt, Contexts, Pairing, Stretch, Trajectory, Walk, walk_on},
-        wording::names_one_of,
+        wording::left_out,
     },
     spec::{KeystepSettings, StepIndex},
 };
@@ -29,6 +29,8 @@ pub(super) struct TrajectoryBank {
     pub(super) erase: Vec<Trajectory>,
     /// Neighbours, at every step.
     pub(super) preserve: Trajectory,
+    /// Words that the neighbours name; none where they were walked by a version that did not say.
+    pub(super) held: Option<Vec<String>>,
 }
 
 /// What a bank is walked by.
@@ -47,6 +49,8 @@ pub(super) struct Walking<'a> {
 struct Body {
     noise: NoiseState,
     evaluations: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    held: Option<Vec<String>>,
 }
 
 impl TrajectoryBank {
@@ -63,7 +67,11 @@ impl TrajectoryBank {
             }
         }
         let bank = Self::walk(run, walking, context)?;
-        let body = Body { noise: run.noise.state(), evaluations: run.evaluations.get() };
+        let body = Body {
+            noise: run.noise.state(),
+            evaluations: run.evaluations.get(),
+            held: bank.held.clone(),
+        };
         let contents = Contents::new(&body, bank.tensors());
         let point = SavePoint { part: StatePart::Bank, done: 1 };
         run.checkpointer.save(point, SaveOccasion::UnderWay, &contents, context)?;
@@ -84,8 +92,8 @@ impl TrajectoryBank {
             evaluations: run.evaluations,
             resting: Some(&cancel),
         };
-        let erased = names_one_of(&pipeline.tokenizer, &spec.concepts);
-        let mut contexts = Contexts::new(&spec.vocabulary, erased, &spec.preserve);
+        let mut contexts =
+            Contexts::new(&spec.vocabulary, left_out(&pipeline.tokenizer, spec), &spec.preserve);
         let last = key_steps.last().map_or(0, |step| step.0 + 1);
         let bare = |count: usize| (settings.bare_share * count as f64).round() as usize;
 
@@ -150,6 +158,7 @@ impl TrajectoryBank {
 
         let prompts = contexts.neighbours(settings.preserve_trajectories, &mut run.noise);
         let prompts = pipeline.encode_prompts(&prompts)?;
+        let held = Some(contexts.held());
         let walked = Walk {
             lead: &prompts,
             counterpart: None,
@@ -159,7 +168,7 @@ impl TrajectoryBank {
             steps: schedule.len(),
         };
         if let Some(stretches) = trajectories.pop_front() {
-            return Ok(Self { erase, preserve: Trajectory { prompts, stretches } });
+            return Ok(Self { erase, preserve: Trajectory { prompts, stretches }, held });
         }
         let (checkpointer, evaluations) = (&mut run.checkpointer, run.evaluations);
         let footprints = walk_on(
@@ -174,6 +183,7 @@ impl TrajectoryBank {
         Ok(Self {
             erase,
             preserve: Trajectory::new(footprints, prompts, Pairing::LeadAgainstEmpty),
+            held,
         })
     }
 
@@ -225,7 +235,7 @@ impl TrajectoryBank {
         let preserve = trajectories.pop().ok_or("it holds no trajectories")?;
         run.noise = noise;
         run.evaluations.set(body.evaluations);
-        Ok(Self { erase: trajectories, preserve })
+        Ok(Self { erase: trajectories, preserve, held: body.held })
     }
 
     fn tensors(&self) -> impl Iterator<Item = (String, Tensor)> + '_ {

@@ -54,6 +54,7 @@ fn spec(method: MethodName, concepts: &[&str]) -> UnlearnSpec {
         method,
         scope,
         preserve: Vec::new(),
+        held_out: Vec::new(),
         vocabulary: Vocabulary {
             anything: "emoji".to_owned(),
             objects: list(&["cat", "dog", "star"]),

@@ -7,7 +7,7 @@ use crate::{
     artifacts::digest::list_digests,
     engine::{SavePoint, StatePart},
     jobs::{Clock, ScriptedClock, Timestamp},
-    outcome::{DeviceKind, FileDigest, FinishedResult},
+    outcome::{DeviceKind, EvaluationResults, FileDigest, FinishedResult},
     run::{CopyProblem, FoundResult, ResultFiles, ResultStore},
     storage::{
         Patience, StorageSettings, Storages, deliver_bytes, remove,
@@ -42,6 +42,7 @@ fn finish(store: &ResultStore, text: &str) -> FinishedResult {
         seeds: BTreeMap::new(),
         device: DeviceKind::Cpu,
         left_out: Vec::new(),
+        evaluation: EvaluationResults::default(),
     };
     store.files().complete(staged, finished).unwrap()
 }

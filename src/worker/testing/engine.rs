@@ -453,6 +453,7 @@ impl DeviceEngine for FakeEngine {
             (context.report)(Progress { phase: Phase::Train, done: next, total, update });
         }
         let log = TrainingLog {
+            held: None,
             updates: (0..total).map(record).collect(),
             key_steps: (0..total.min(4)).map(StepIndex).collect(),
             window: Some(LogSnrWindow { low: -4.0, high: -1.0 }),

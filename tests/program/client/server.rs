@@ -158,6 +158,7 @@ fn verdict() -> Verdict {
         base: figures(0.125),
         concept: "cat".to_owned(),
         sampler: Sampler::Euler.into(),
+        measures: None,
     }
 }
 

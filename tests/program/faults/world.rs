@@ -108,6 +108,7 @@ impl World {
                 method: Method::Keystep(settings),
                 scope: Scope::CrossAttention,
                 preserve: Vec::new(),
+                held_out: Vec::new(),
                 vocabulary: Vocabulary {
                     anything: "emoji".to_owned(),
                     objects: words(&["cat", "dog"]),

@@ -204,6 +204,7 @@ fn erasure(method: Method) -> UnlearnSpec {
         method,
         scope: Scope::All,
         preserve: Vec::new(),
+        held_out: Vec::new(),
         vocabulary: vocabulary(),
         seed: 5,
     }
