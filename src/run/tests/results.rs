@@ -206,12 +206,11 @@ fn a_copy_that_is_torn_or_altered_is_refused() {
         bench.share(&mut first, &finished);
         let object = format!("job/result/1/{name}");
         let what = format!("{name} {:?}", bytes.as_ref().map(Vec::len));
-        match bytes {
-            Some(bytes) => bench.replace(&object, bytes),
-            None => {
-                let place = bench.root.child(&object).unwrap();
-                bench.runtime.block_on(remove(&place, Patience::default())).unwrap();
-            }
+        if let Some(bytes) = bytes {
+            bench.replace(&object, bytes);
+        } else {
+            let place = bench.root.child(&object).unwrap();
+            bench.runtime.block_on(remove(&place, Patience::default())).unwrap();
         }
         let mut second = bench.results(2, &disk.path().join("two"));
         let found = bench.find(&mut second);
