@@ -1,6 +1,7 @@
 //! What a job yields: plain, serializable data. Computed by `engine`, shown by `report`, recorded by
 //! `jobs` and published as it is.
 
+mod drop_interval;
 mod judgement;
 mod measures;
 pub mod number;
