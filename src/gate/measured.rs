@@ -94,7 +94,16 @@ impl Row {
         if !compared.is_consistent() {
             return Self::absent(judge, of, contradiction());
         }
+        if compared.base.count == 0 && compared.base.of > 0 {
+            let why = "the base model got none right, so that nothing could be lost";
+            return Self::not_applicable(judge, of, why);
+        }
         Self::reading(judge, of, Reading::Drop(compared))
+    }
+
+    fn not_applicable(judge: &str, of: &str, why: &str) -> Self {
+        let found = Found::NotApplicable(why.to_owned());
+        Self { judge: judge.to_owned(), of: of.to_owned(), found }
     }
 }
 
@@ -102,8 +111,16 @@ fn contradiction() -> String {
     "its counts contradict each other; measure it anew".to_owned()
 }
 
-/// The figures that a rule means; never empty.
+/// The figures that a rule means; one at least is asked.
 pub(super) fn rows(rule: &Rule, measured: &Measured<'_>) -> Vec<Row> {
+    let mut rows = all_rows(rule, measured);
+    if rows.iter().all(|row| matches!(row.found, Found::NotApplicable(_))) {
+        rows.push(Row::absent("", "", "nothing that was measured proves anything"));
+    }
+    rows
+}
+
+fn all_rows(rule: &Rule, measured: &Measured<'_>) -> Vec<Row> {
     match rule.measure {
         Measure::Ua => of_judges(rule, measured, |row, it| vec![Row::edited(row, "", it.ua)]),
         Measure::Ira => of_judges(rule, measured, |row, it| vec![Row::edited(row, "", it.ira)]),
@@ -195,21 +212,17 @@ fn distances(rule: &Rule, measured: &Measured<'_>) -> Vec<Row> {
 fn suites(rule: &Rule, measured: &Measured<'_>, name: Option<&str>) -> Vec<Row> {
     let of_concept = |suite: &&SuiteResult| same_words(&suite.concept, measured.concept);
     let suites = || measured.suites.iter().filter(of_concept);
-    let mut rows: Vec<_> = suites()
+    let rows = suites()
         .filter(|suite| name.is_none_or(|name| name == suite.suite))
         .filter(|suite| rule.judge.takes(&suite.judge))
         .map(|suite| {
-            let row = Row::edited(&suite.judge, &suite.suite, suite.named);
             if suite.applicable {
-                return row;
+                return Row::edited(&suite.judge, &suite.suite, suite.named);
             }
             let why = "the base model does not draw what it asks for, so that it proves nothing";
-            Row { found: Found::NotApplicable(why.to_owned()), ..row }
+            Row::not_applicable(&suite.judge, &suite.suite, why)
         })
         .collect();
-    if rows.iter().all(|row| matches!(row.found, Found::NotApplicable(_))) && !rows.is_empty() {
-        rows.push(Row::absent("", "", "no suite that was run proves anything"));
-    }
     or_missing_judge(rows, rule, suites().map(|suite| suite.judge.as_str()))
 }
 
