@@ -57,7 +57,7 @@ fn rows_that_are_read_at_once_share_the_error() {
 
 #[test]
 fn an_alarm_that_nothing_could_raise_has_not_passed() {
-    let policy = one_rule(1, "measure = \"damage\"\nkind = \"alarm\"\nat_most = 0.9");
+    let policy = one_rule(1, "measure = \"damage\"\nkind = \"alarm\"\nat_most = 0.8");
     let blind = rule_on(&policy, &Measures { words: vec![word("dog", 2, 1)], ..measures(1, 1) });
     assert_eq!(blind.outcome, Outcome::Undecided, "{}", blind.message);
     // A word that the base model never draws has nothing to lose, and says nothing of the others.
