@@ -178,10 +178,7 @@ impl PairedDrop {
         let difference = lost - gained;
         let drop = difference / n;
         let deviation = (lost + gained - difference * difference / n).max(0.0).sqrt() / n;
-        Interval {
-            low: (drop - z * deviation).max(-1.0),
-            high: (drop + z * deviation).min(1.0),
-        }
+        Interval { low: (drop - z * deviation).max(-1.0), high: (drop + z * deviation).min(1.0) }
     }
 
     /// The two-sided interval.
@@ -189,7 +186,7 @@ impl PairedDrop {
         self.agresti_min(confidence.two_sided())
     }
 
-    /// McNemar's exact test of a drop: the chance of as many losses among the pairs that differ, were
+    /// The exact test of a drop (`McNemar`): the chance of as many losses among the pairs that differ, were
     /// losses and gains alike.
     pub fn chance(self) -> f64 {
         let differing = self.lost + self.gained;

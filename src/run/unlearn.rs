@@ -15,7 +15,7 @@ use crate::{
     },
     engine::{CheckpointPolicy, RunContext},
     jobs::Evaluation,
-    outcome::{FileDigest, FinishedResult, JudgeReport, TimestepScores},
+    outcome::{EvaluationResults, FileDigest, FinishedResult, JudgeReport, TimestepScores},
     report::{Cost, Evidence, RunReport},
     spec::{JudgeSpec, ModelFiles, OutputFormat, SamplerKind, UnlearnSpec},
 };
@@ -286,6 +286,7 @@ fn write<E: DeviceEngine>(
         seeds: seeds(request, measured, &judged.reports),
         device: engine.device_kind(),
         left_out,
+        evaluation: EvaluationResults::of(&judged.reports),
     };
     Ok((result, report))
 }
