@@ -4,11 +4,17 @@ use super::{fields::sampler, small};
 use crate::{
     api::names::checkpoint_name,
     jobs::{Evaluated, JobId, Unlearned},
-    outcome::{ConceptVerdict, Figures, Published, PublishedFile, Verdict},
-    proto::keystep::v1::{
-        EvaluateErasureResponse, Figures as WireFigures, LogSnrWindow as WireWindow,
-        PublishedFile as WireFile, UnlearnConceptResponse, Verdict as WireVerdict,
+    outcome::{
+        Compared, ConceptVerdict, Figures, Measures, Published, PublishedFile, Share, Verdict,
+        WordRow,
     },
+    proto::keystep::v1::{
+        Compared as WireCompared, ConceptKind as WireKind, EvaluateErasureResponse,
+        Figures as WireFigures, LogSnrWindow as WireWindow, Measures as WireMeasures,
+        PublishedFile as WireFile, Share as WireShare, UnlearnConceptResponse,
+        Verdict as WireVerdict, WordRow as WireWordRow,
+    },
+    spec::ConceptKind,
 };
 
 pub(super) fn unlearned(id: JobId, outcome: &Unlearned) -> UnlearnConceptResponse {
@@ -37,7 +43,7 @@ pub(super) fn unlearned(id: JobId, outcome: &Unlearned) -> UnlearnConceptRespons
 }
 
 pub(super) fn evaluated(outcome: &Evaluated) -> EvaluateErasureResponse {
-    let Evaluated { published, verdicts, unet_evaluations, evaluation: _ } = outcome;
+    let Evaluated { published, verdicts, unet_evaluations, evaluation } = outcome;
     let Published { manifest_uri, manifest_sha256, files } = published.clone();
     EvaluateErasureResponse {
         verdicts: verdicts.iter().map(verdict).collect(),
@@ -45,6 +51,12 @@ pub(super) fn evaluated(outcome: &Evaluated) -> EvaluateErasureResponse {
         manifest_sha256,
         unet_evaluations: *unet_evaluations,
         files: files.into_iter().map(file).collect(),
+        evaluation_json: if evaluation.is_empty() {
+            String::new()
+        } else {
+            // Plain data, which always is JSON.
+            serde_json::to_string(evaluation).unwrap_or_default()
+        },
     }
 }
 
@@ -56,13 +68,43 @@ fn file(file: PublishedFile) -> WireFile {
 
 pub(super) fn verdict(verdict: &ConceptVerdict) -> WireVerdict {
     let ConceptVerdict { concept, verdict } = verdict;
-    let Verdict { judge, sampler: drawn_with, edited, base, measures: _ } = verdict;
+    let Verdict { judge, sampler: drawn_with, edited, base, measures } = verdict;
     WireVerdict {
         judge: judge.clone(),
         edited: Some(figures(*edited)),
         base: Some(figures(*base)),
         concept: concept.clone(),
         sampler: sampler(*drawn_with).into(),
+        measures: measures.as_ref().map(counts),
+    }
+}
+
+fn counts(measures: &Measures) -> WireMeasures {
+    WireMeasures {
+        ua: Some(compared(measures.ua)),
+        ira: Some(compared(measures.ira)),
+        cra: Some(compared(measures.cra)),
+        words: measures.words.iter().map(word).collect(),
+    }
+}
+
+fn word(row: &WordRow) -> WireWordRow {
+    let kind = match row.kind {
+        ConceptKind::Object => WireKind::ObjectClass,
+        ConceptKind::Style => WireKind::Style,
+        ConceptKind::Instance => WireKind::Instance,
+        ConceptKind::Nudity => WireKind::Nudity,
+    };
+    WireWordRow { word: row.word.clone(), kind: kind.into(), named: Some(compared(row.named)) }
+}
+
+fn compared(compared: Compared) -> WireCompared {
+    let share = |Share { count, of }| WireShare { count, of };
+    WireCompared {
+        base: Some(share(compared.base)),
+        edited: Some(share(compared.edited)),
+        lost: compared.drop.lost,
+        gained: compared.drop.gained,
     }
 }
 

@@ -154,11 +154,13 @@ mod tests {
                     "base": null,
                     "concept": "",
                     "sampler": "SAMPLER_LCM",
+                    "measures": null,
                 }],
                 "manifest_uri": "",
                 "manifest_sha256": "",
                 "unet_evaluations": 0,
                 "files": [],
+                "evaluation_json": "",
             })
         );
         asked.metadata.as_mut().unwrap().value = vec![0xff];

@@ -1,9 +1,11 @@
 //! Converts what flags say into the API's types.
 
 use crate::{
+    outcome::{Compared, Measures, PairedDrop, Share, WordRow},
     proto::keystep::v1::{
-        ConceptKind as WireKind, LogSnrWindow as WireWindow, Sampler, TrainableScope,
-        UnlearningMethod, Vocabulary as WireVocabulary,
+        Compared as WireCompared, ConceptKind as WireKind, LogSnrWindow as WireWindow,
+        Measures as WireMeasures, Sampler, TrainableScope, UnlearningMethod,
+        Vocabulary as WireVocabulary, WordRow as WireWordRow,
     },
     spec::{ConceptKind, LogSnrWindow, MethodName, SamplerKind, Scope, Vocabulary},
 };
@@ -63,4 +65,36 @@ pub(super) fn sampler(kind: Option<SamplerKind>) -> Sampler {
 pub(super) fn sampler_name(number: i32) -> String {
     let known = SamplerKind::ALL.iter().copied().find(|kind| sampler(Some(*kind)) as i32 == number);
     known.map_or_else(|| number.to_string(), |kind| kind.name().to_owned())
+}
+
+/// What a judge counted, as a server says it.
+pub(super) fn measures(measures: WireMeasures) -> Measures {
+    Measures {
+        ua: compared(measures.ua),
+        ira: compared(measures.ira),
+        cra: compared(measures.cra),
+        words: measures.words.into_iter().map(word).collect(),
+    }
+}
+
+fn word(row: WireWordRow) -> WordRow {
+    WordRow {
+        kind: if row.kind() == WireKind::Style { ConceptKind::Style } else { ConceptKind::Object },
+        word: row.word,
+        held: None,
+        named: compared(row.named),
+        became: Vec::new(),
+        picture_distance: None,
+    }
+}
+
+fn compared(compared: Option<WireCompared>) -> Compared {
+    let compared = compared.unwrap_or_default();
+    let WireCompared { base, edited, lost, gained } = compared;
+    let share = |share: Option<_>| {
+        let share: crate::proto::keystep::v1::Share = share.unwrap_or_default();
+        Share { count: share.count, of: share.of }
+    };
+    let edited = share(edited);
+    Compared { base: share(base), edited, drop: PairedDrop { lost, gained, of: edited.of } }
 }
