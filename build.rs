@@ -11,22 +11,26 @@ use std::{
 
 /// Messages that the client prints as JSON, and which of their fields take a form from `as_json` in
 /// `src/proto.rs`; a field with the form "" is left out.
-const PRINTED: [(&str, &[(&str, &str)]); 15] = [
+const PRINTED: [(&str, &[(&str, &str)]); 19] = [
+    ("Compared", &[]),
     ("Estimate", &[]),
     ("EvaluateErasureMetadata", &METADATA),
     ("EvaluateErasureResponse", &[]),
     ("Figures", &[]),
     ("LogSnrWindow", &[]),
+    ("Measures", &[]),
     ("Model", &[("kind", "model_kind"), ("create_time", "text")]),
     ("Plan", &[("estimated_duration", "text")]),
     ("Progress", &[("phase", "work_phase")]),
     ("PublishedFile", &[]),
     ("ScoreSummary", &[]),
     ("ScoreTimestepsResponse", &[("update", "")]),
+    ("Share", &[]),
     ("UnlearnConceptMetadata", &METADATA),
     ("UnlearnConceptResponse", &[]),
     ("Verdict", &[("sampler", "sampler")]),
     ("Vocabulary", &[]),
+    ("WordRow", &[("kind", "concept_kind")]),
 ];
 /// The fields of both kinds of metadata.
 const METADATA: [(&str, &str); 6] = [

@@ -21,7 +21,7 @@ pub const DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/desc
 mod as_json {
     use serde::{Serialize, Serializer};
 
-    use super::keystep::v1::{JobState, ModelKind, Sampler, WorkPhase};
+    use super::keystep::v1::{ConceptKind, JobState, ModelKind, Sampler, WorkPhase};
 
     /// A time or duration as protobuf's own JSON has it.
     pub(super) fn text<T: ToString, S: Serializer>(
@@ -43,5 +43,5 @@ mod as_json {
         )*};
     }
 
-    by_name!(job_state of JobState, model_kind of ModelKind, sampler of Sampler, work_phase of WorkPhase);
+    by_name!(concept_kind of ConceptKind, job_state of JobState, model_kind of ModelKind, sampler of Sampler, work_phase of WorkPhase);
 }

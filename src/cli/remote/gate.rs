@@ -81,19 +81,18 @@ struct Asked<'a> {
 impl Asked<'_> {
     /// The first look. How many pictures the server would draw by default follows from the words.
     async fn first_spec(&self, connection: &Connection) -> Result<JudgeSpec, RemoteError> {
-        let words = match &self.vocabulary {
-            Some(words) => words.clone(),
-            None => {
-                let request = GetModelRequest { name: self.base.to_owned() };
-                let answer = connection
-                    .repeatable(&request, |channel, request| async move {
-                        UnlearningServiceClient::new(channel).get_model(request).await
-                    })
-                    .await?;
-                let words = answer.model.and_then(|model| model.vocabulary);
-                let WireVocabulary { anything, objects, styles } = words.unwrap_or_default();
-                Vocabulary { anything, objects, styles }
-            }
+        let words = if let Some(words) = &self.vocabulary {
+            words.clone()
+        } else {
+            let request = GetModelRequest { name: self.base.to_owned() };
+            let answer = connection
+                .repeatable(&request, |channel, request| async move {
+                    UnlearningServiceClient::new(channel).get_model(request).await
+                })
+                .await?;
+            let words = answer.model.and_then(|model| model.vocabulary);
+            let WireVocabulary { anything, objects, styles } = words.unwrap_or_default();
+            Vocabulary { anything, objects, styles }
         };
         let mut spec = JudgeSpec::new(self.concept.clone(), words);
         self.arguments.adjust(&mut spec);
