@@ -1,11 +1,11 @@
 //! What `keystep gate` writes, by the schemas and readers of those that consume it, with names that
 //! nobody means well with.
 
-use std::fs;
+use std::{fs, path::Path};
 
 use serde_json::{Value, json};
 
-use super::{output, script, tools::python};
+use super::{output, processes::local, script, tools::python};
 use crate::gate::{gate, place, report};
 
 const HOSTILE: &str = "\"><script>alert(1)</script>'&]]>\r\n::error::x%0A\u{1}\u{1b}[31m\u{202e}|`@a`\u{ffff}\u{1f980}";
@@ -79,4 +79,18 @@ fn pipelines_read_what_the_gate_writes() {
         fs::read_to_string(&path).unwrap().replacen("<testcase ", "<testcase file=\"x\" ", 1);
     fs::write(&path, broken).unwrap();
     assert!(!reader.output().unwrap().status.success());
+}
+
+#[test]
+fn the_pipelines_are_what_their_services_take() {
+    let Some(python) = python() else { return };
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/ci");
+    for (file, schema, more) in [
+        ("github-action/action.yml", "vendor.github-actions", &[][..]),
+        ("gitlab.yml", "vendor.gitlab-ci", &["--data-transform", "gitlab-ci"]),
+    ] {
+        let mut check = local(python);
+        check.args(["-m", "check_jsonschema", "--builtin-schema", schema]).args(more);
+        output(check.arg(folder.join(file)), None);
+    }
 }
