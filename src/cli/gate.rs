@@ -22,7 +22,7 @@ use super::{
     timing,
 };
 use crate::{
-    gate::{Circumstances, Date, Decision, GateVerdict, Policy},
+    gate::{Circumstances, Date, Decision, GateVerdict, Measure, Policy, RuleResult},
     spec::{Concept, ConceptKind, JudgeSpec},
 };
 
@@ -167,10 +167,17 @@ impl<'a> Gate<'a> {
     /// Whether another look could help: one is allowed, nothing rejects, and more pictures would
     /// decide a rule that counts.
     pub(super) fn looks_again(&self, verdict: &GateVerdict) -> bool {
-        let undecided = verdict.rules.iter().filter(|rule| rule.counts).flat_map(|rule| &rule.rows);
+        // Attacks have pictures of their own, which another look does not draw.
+        let is_of_grid = |rule: &&RuleResult| {
+            !matches!(rule.measure, Measure::AttackSuccess | Measure::Relearning)
+        };
+        let mut rows = (verdict.rules.iter())
+            .filter(|rule| rule.counts)
+            .filter(is_of_grid)
+            .flat_map(|rule| &rule.rows);
         verdict.verdict == Decision::Undecided
             && verdict.look < self.policy.looks
-            && undecided.into_iter().any(|row| row.more_pictures.is_some())
+            && rows.any(|row| row.more_pictures.is_some())
     }
 
     /// Prints and writes a verdict; fails where it is not passed.
