@@ -28,7 +28,6 @@ pub fn sarif(verdict: &GateVerdict) -> Value {
             "tool": { "driver": {
                 "name": "keystep gate",
                 "semanticVersion": env!("CARGO_PKG_VERSION"),
-                "informationUri": "https://docs.oasis-open.org/sarif/sarif/v2.1.0/sarif-v2.1.0.html",
                 "rules": rules,
             } },
             "columnKind": "unicodeCodePoints",
