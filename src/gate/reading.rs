@@ -75,7 +75,7 @@ impl Reading {
     /// What it can be: each end is wrong with the error that the confidence leaves, so that both
     /// together are two bounds to one side.
     pub(super) fn interval(&self, confidence: Confidence) -> Interval {
-        let z = confidence.one_sided();
+        let z = quantile(confidence);
         match self {
             Self::Share(share) => share.wilson(z),
             Self::Drop(compared) => compared.drop_interval(z),
@@ -180,13 +180,19 @@ impl Reading {
                 least(base.count, |lost| trips(&with(lost))).and_then(|lost| with(lost).value())
             }
             Self::Mean { deviation, pictures, .. } => {
-                let half = confidence.one_sided() * deviation / (*pictures as f64).sqrt();
+                let half = quantile(confidence) * deviation / (*pictures as f64).sqrt();
                 let away = if bound.side == Side::AtLeast { -half } else { half };
                 Some(bound.limit + away).filter(|value| *pictures > 1 && value.is_finite())
             }
             Self::HeadStart(_) | Self::Point { .. } => None,
         }
     }
+}
+
+/// The normal quantile of a bound to one side. Whoever wants to be less sure than by the toss of a coin
+/// gets the figure itself, and no interval that is turned inside out.
+fn quantile(confidence: Confidence) -> f64 {
+    confidence.one_sided().max(0.0)
 }
 
 /// The least number up to `most` for which it holds, where it holds for all above.
@@ -214,7 +220,7 @@ fn is_half(share: Option<Share>) -> bool {
 /// those of the curve are not known: it is the curve's own steps that are compared.
 fn head_start(curve: &[CurvePoint], confidence: Confidence) -> Interval {
     // Two curves, each read at every point.
-    let z = confidence.split(curve.len().saturating_mul(2)).one_sided();
+    let z = quantile(confidence.split(curve.len().saturating_mul(2)));
     let half = |rate: fn(&CurvePoint) -> Option<Share>| {
         let points = || curve.iter().filter_map(|point| Some((point.step as f64, rate(point)?)));
         let last = points().next_back().map_or(0.0, |(step, _)| step);

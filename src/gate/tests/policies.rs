@@ -164,3 +164,25 @@ fn targets_are_what_the_measure_has() {
         assert_eq!(violations(&text).len(), 1, "{wrong}");
     }
 }
+
+proptest::proptest! {
+    /// Whatever a file holds, it is a policy or has violations, and nothing ends the program.
+    #[test]
+    fn no_file_panics(bytes: Vec<u8>, at in 0..RELEASE.len(), cut in 0_usize..40, put in "[ -~\n]{0,12}") {
+        let spoiled = [&RELEASE[..at], &put, RELEASE.get(at + cut..).unwrap_or_default()].concat();
+        for text in [bytes, spoiled.into_bytes()] {
+            if let Err(error) = Policy::parse(&text) {
+                proptest::prop_assert!(!error.violations.is_empty());
+            }
+        }
+    }
+}
+
+#[test]
+fn whoever_wants_to_be_hardly_sure_gets_the_rate_itself() {
+    let text = "schema = 1\nname = \"x\"\nconfidence = 0.1\n[[rule]]\nid = \"a\"\nmeasure = \"ua\"\nat_least = 0.5\n";
+    for (forgotten, outcome) in [(2, "passed"), (1, "passed"), (0, "failed")] {
+        let result = rule_on(&policy(text), &measures(forgotten, 2));
+        assert_eq!(result.outcome.to_string(), outcome, "{}", result.message);
+    }
+}
