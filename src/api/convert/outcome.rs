@@ -112,3 +112,31 @@ fn figures(figures: Figures) -> WireFigures {
     let Figures { ua, ira, cra } = figures;
     WireFigures { ua, ira, cra }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::outcome::PairedDrop;
+
+    #[test]
+    fn what_was_counted_is_said() {
+        let (base, edited) = (Share { count: 30, of: 40 }, Share { count: 28, of: 40 });
+        let drop = PairedDrop { lost: 5, gained: 3, of: 40 };
+        let dog = Compared { base, edited, drop };
+        let row = WordRow {
+            word: "dog".to_owned(),
+            kind: ConceptKind::Style,
+            held: None,
+            named: dog,
+            became: Vec::new(),
+            picture_distance: None,
+        };
+        let said = counts(&Measures { ira: dog, words: vec![row], ..Measures::default() });
+        let share = |count| Some(WireShare { count, of: 40 });
+        let wanted = WireCompared { base: share(30), edited: share(28), lost: 5, gained: 3 };
+        assert_eq!(said.ira, Some(wanted.clone()));
+        let named =
+            (said.words[0].word.as_str(), said.words[0].kind(), said.words[0].named.clone());
+        assert_eq!(named, ("dog", WireKind::Style, Some(wanted)));
+    }
+}

@@ -98,3 +98,27 @@ fn compared(compared: Option<WireCompared>) -> Compared {
     let edited = share(edited);
     Compared { base: share(base), edited, drop: PairedDrop { lost, gained, of: edited.of } }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::keystep::v1::Share as WireShare;
+
+    #[test]
+    fn what_was_counted_is_read() {
+        let share = |count| Some(WireShare { count, of: 40 });
+        let said = WireCompared { base: share(30), edited: share(28), lost: 5, gained: 3 };
+        let word = WireWordRow {
+            word: "neon".to_owned(),
+            kind: WireKind::Style.into(),
+            named: Some(said.clone()),
+        };
+        let read =
+            measures(WireMeasures { ira: Some(said), words: vec![word], ..Default::default() });
+        assert!(read.ira.is_consistent() && read.ira == read.words[0].named);
+        assert_eq!((read.ira.edited.count, read.ira.drop.of), (28, 40));
+        assert_eq!(read.words[0].kind, ConceptKind::Style);
+        // What is not said was not counted.
+        assert_eq!(read.ua, Compared::default());
+    }
+}
