@@ -45,8 +45,12 @@ pub(super) fn unlearned(id: JobId, outcome: &Unlearned) -> UnlearnConceptRespons
 pub(super) fn evaluated(outcome: &Evaluated) -> EvaluateErasureResponse {
     let Evaluated { published, verdicts, unet_evaluations, evaluation } = outcome;
     let Published { manifest_uri, manifest_sha256, files } = published.clone();
+    let with_counts = |judged: &ConceptVerdict| WireVerdict {
+        measures: judged.verdict.measures.as_ref().map(counts),
+        ..verdict(judged)
+    };
     EvaluateErasureResponse {
-        verdicts: verdicts.iter().map(verdict).collect(),
+        verdicts: verdicts.iter().map(with_counts).collect(),
         manifest_uri,
         manifest_sha256,
         unet_evaluations: *unet_evaluations,
@@ -66,16 +70,17 @@ fn file(file: PublishedFile) -> WireFile {
     WireFile { uri, size_bytes: size, sha256 }
 }
 
+/// A verdict without what was counted, which lists of models would not fit into a message with.
 pub(super) fn verdict(verdict: &ConceptVerdict) -> WireVerdict {
     let ConceptVerdict { concept, verdict } = verdict;
-    let Verdict { judge, sampler: drawn_with, edited, base, measures } = verdict;
+    let Verdict { judge, sampler: drawn_with, edited, base, measures: _ } = verdict;
     WireVerdict {
         judge: judge.clone(),
         edited: Some(figures(*edited)),
         base: Some(figures(*base)),
         concept: concept.clone(),
         sampler: sampler(*drawn_with).into(),
-        measures: measures.as_ref().map(counts),
+        measures: None,
     }
 }
 

@@ -17,7 +17,7 @@ use keystep::proto::{
         operations_server::{Operations, OperationsServer},
     },
     keystep::v1::{
-        Compared, Estimate, EvaluateErasureRequest, EvaluateErasureResponse, Figures,
+        Compared, ConceptKind, Estimate, EvaluateErasureRequest, EvaluateErasureResponse, Figures,
         GenerateRequest, GenerateResponse, GetModelRequest, GetModelResponse, JobEvent, JobState,
         ListModelsRequest, ListModelsResponse, LogSnrWindow, Measures, Model, ModelKind, Plan,
         Progress, PublishResultRequest, Sampler, ScoreSummary, ScoreTimestepsRequest,
@@ -174,7 +174,11 @@ fn counted(pictures: u64) -> Measures {
         ua: Some(forgotten),
         ira: Some(kept.clone()),
         cra: Some(kept.clone()),
-        words: vec![WordRow { word: "dog".to_owned(), kind: 1, named: Some(kept) }],
+        words: vec![WordRow {
+            word: "dog".to_owned(),
+            kind: ConceptKind::ObjectClass.into(),
+            named: Some(kept),
+        }],
     }
 }
 
