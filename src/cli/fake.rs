@@ -361,21 +361,8 @@ fn the_gate_draws_twice_as_much_until_a_policy_is_decided() {
     };
     let (file, verdict) = (at("policy.toml"), at("verdict.json"));
     let line = [
-        "gate",
-        "--local",
-        "--model",
-        BUILTIN_MODEL,
-        "--base",
-        BUILTIN_MODEL,
-        "--concept",
-        "cat",
-        "--kind",
-        "object",
-        "--policy",
-        &file,
-        "--json",
-        &verdict,
-        "--overwrite",
+        "gate", "--local", "--model", BUILTIN_MODEL, "--base", BUILTIN_MODEL, "--concept", "cat",
+        "--kind", "object", "--policy", &file, "--json", &verdict, "--overwrite",
     ];
     let grids = |counts| {
         SCRIPT.set(Arc::new(FakeScript { counts, ..script() }));

@@ -1,6 +1,6 @@
 //! A job as a slot of the device works on it.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use tokio::sync::{mpsc, watch};
 
@@ -9,7 +9,7 @@ use crate::{
     engine::{CancelFlag, PauseFlag},
     jobs::{JobProgress, Milestone, Work},
     outcome::{Notice, TimestepScores},
-    run::{SharedStateStore, StateFiles},
+    run::{ResultFiles, SharedStateStore, StateFiles},
 };
 
 /// The device, as jobs use it.
@@ -30,7 +30,7 @@ pub struct DeviceJob {
     pub(super) state: StateFiles,
     /// The same in object storage too, where workers share it.
     pub(super) shared_state: Option<SharedStateStore>,
-    pub(super) result_folder: PathBuf,
+    pub(super) result: ResultFiles,
     /// Updates from one save to the next.
     pub(super) save_every: usize,
     /// Least time from one save to the next, where no updates are counted.

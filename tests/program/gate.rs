@@ -140,16 +140,8 @@ fn a_step_of_github_gets_its_summary_and_annotations() {
 fn every_file_is_written_whole_and_replaced_only_where_asked() {
     let place = place(POLICY, &report("cat", "cnn", 2, 64));
     let line = [
-        "--junit",
-        "a.xml",
-        "--sarif",
-        "a.sarif",
-        "--code-quality",
-        "q.json",
-        "--json",
-        "v.json",
-        "--summary",
-        "s.md",
+        "--junit", "a.xml", "--sarif", "a.sarif", "--code-quality", "q.json", "--json", "v.json",
+        "--summary", "s.md",
     ];
     gate(place.path(), &line).assert().code(3);
     let verdict: Value =
