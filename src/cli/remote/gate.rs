@@ -86,7 +86,7 @@ impl Asked<'_> {
         } else {
             let request = GetModelRequest { name: self.base.to_owned() };
             let answer = connection
-                .repeatable(&request, |channel, request| async move {
+                .repeatable(&request, async |channel, request| {
                     UnlearningServiceClient::new(channel).get_model(request).await
                 })
                 .await?;
@@ -116,7 +116,7 @@ impl Asked<'_> {
             quiet: self.arguments.quiet.quiet,
         };
         let submitted = submission
-            .submit(connection, interrupt, &request, |channel, request| async move {
+            .submit(connection, interrupt, &request, async |channel, request| {
                 UnlearningServiceClient::new(channel).evaluate_erasure(request).await
             })
             .await?;

@@ -150,16 +150,13 @@ impl JobSubmission<'_> {
     }
 
     /// Submits.
-    pub(super) async fn submit<R: Clone, F>(
+    pub(super) async fn submit<R: Clone>(
         self,
         connection: &Connection,
         interrupt: &mut Interrupt,
         request: &R,
-        call: impl FnMut(AuthorizedChannel, R) -> F,
-    ) -> Result<Operation, RemoteError>
-    where
-        F: Future<Output = Result<Response<Operation>, Status>>,
-    {
+        call: impl AsyncFnMut(AuthorizedChannel, R) -> Result<Response<Operation>, Status>,
+    ) -> Result<Operation, RemoteError> {
         let submitted = interrupt.unless(connection.repeatable(request, call)).await;
         submitted.unwrap_or_else(|| Err(self.interrupted_early()))
     }
