@@ -7,6 +7,7 @@
 //! | --- | --- | --- |
 //! | [`spec`] | what a job asks for: validated, immutable, serializable; pure | – |
 //! | [`outcome`] | what a job yields: scores, figures, pictures, files; plain data | `spec` |
+//! | [`gate`] | an erased model held against a policy: rules decided by intervals, and the verdict in the forms that pipelines read; pure | `spec`, `outcome` |
 //! | [`engine`] | everything with tensors: models, sampling, scoring, unlearning, judging | `spec`, `outcome` |
 //! | [`artifacts`] | model folders in, result folders out; bytes and digests only | `spec`, `outcome` |
 //! | [`jobs`] | jobs that are never lost: the machine, the log, leases, stores | `spec`, `outcome` |
@@ -60,6 +61,8 @@ pub mod daemon;
 pub mod device;
 #[cfg(feature = "server")]
 pub mod engine;
+#[cfg(feature = "client")]
+pub mod gate;
 #[cfg(feature = "server")]
 pub mod jobs;
 pub mod outcome;

@@ -5,11 +5,14 @@ use std::path::Path;
 use std::{error::Error, io::Write, path::PathBuf};
 
 use super::remote::{RemoteError, flag_and_path};
-use crate::spec::SpecError;
 #[cfg(feature = "server")]
 use crate::{
     artifacts::ArtifactError, daemon::StartError, engine::EngineError, report::ReportError,
     run::RunError,
+};
+use crate::{
+    gate::{Decision, PolicyError},
+    spec::SpecError,
 };
 
 /// Why a verb did not do its work.
@@ -24,6 +27,17 @@ pub(super) enum CliError {
     /// The request breaks rules.
     #[error(transparent)]
     Spec(#[from] SpecError),
+    /// A policy cannot be used.
+    #[error("{} is no policy: {source}", .path.display())]
+    Policy {
+        /// Path of the file.
+        path: PathBuf,
+        /// Everything that is wrong with it.
+        source: PolicyError,
+    },
+    /// A policy does not let the model through.
+    #[error("the policy does not let this model through: it is {0}")]
+    Gate(Decision),
     #[cfg(feature = "server")]
     /// The engine could not do it.
     #[error(transparent)]
@@ -67,7 +81,6 @@ pub(super) enum CliError {
         /// Where it goes wrong.
         source: serde_json::Error,
     },
-    #[cfg(feature = "server")]
     /// A file that the user named could not be written.
     #[error("cannot write {}", .path.display())]
     Write {
@@ -174,11 +187,15 @@ impl From<RunError> for CliError {
 }
 
 impl CliError {
-    /// 1 the work failed, 2 wrong use, 130 interrupted (128 and SIGINT's number).
+    /// 1 the work failed, 2 wrong use, 3 rejected and 4 undecided by a policy, 130 interrupted (128
+    /// and SIGINT's number).
     pub(super) fn exit_code(&self) -> u8 {
         match self {
             Self::Remote(error) => error.exit_code(),
-            Self::Usage(_) | Self::Spec(_) => 2,
+            Self::Usage(_) | Self::Spec(_) | Self::Policy { .. } => 2,
+            Self::Gate(Decision::Passed) => 0,
+            Self::Gate(Decision::Rejected) => 3,
+            Self::Gate(Decision::Undecided) => 4,
             // How many tokens a prompt has is known to the model alone, and still wrong use.
             #[cfg(feature = "server")]
             Self::Engine(EngineError::PromptTooLong { .. })
@@ -216,6 +233,12 @@ impl CliError {
                 more => lines.push(format!("error: and {more} more")),
             }
             return lines;
+        }
+        if let Self::Policy { path, source } = self {
+            let violations = source.violations.iter();
+            return violations
+                .map(|violation| one_line(&format!("error: {}: {violation}", path.display())))
+                .collect();
         }
         let mut said = one_line(&self.to_string());
         let mut lines = vec![format!("error: {said}")];

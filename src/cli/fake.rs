@@ -10,7 +10,7 @@ use std::{
 use super::{
     CliError,
     interrupt::Interrupt,
-    local::{LocalEngine, erase_or_resume, evaluate, generate, score},
+    local::{LocalEngine, erase_or_resume, evaluate, gate, generate, score},
     session::Session,
 };
 use crate::{
@@ -71,6 +71,7 @@ fn run(line: &[&str]) -> Result<(), CliError> {
         super::Verb::Score(arguments) => score::run::<FakeEngine>(&arguments, &mut session),
         super::Verb::Generate(arguments) => generate::run::<FakeEngine>(&arguments, &mut session),
         super::Verb::Evaluate(arguments) => evaluate::run::<FakeEngine>(&arguments, &mut session),
+        super::Verb::Gate(arguments) => gate::run::<FakeEngine>(&arguments, &mut session),
         other => panic!("{other:?} works in no engine of this process's own"),
     }
 }
@@ -346,4 +347,41 @@ fn what_work_here_cannot_do_without_is_reported() {
     ] {
         assert!(matches!(run(line), Err(CliError::Usage(text)) if text.contains(missing)));
     }
+}
+
+/// All of 32 pictures show less than 0.95, and so do all of 64; all of 128 show it.
+#[test]
+fn the_gate_draws_twice_as_much_until_a_policy_is_decided() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let policy = |looks: usize, limit: f64| {
+        let rule = format!("[[rule]]\nid = \"a\"\nmeasure = \"ua\"\nat_least = {limit}\n");
+        let text = format!("schema = 1\nname = \"x\"\nlooks = {looks}\n{rule}");
+        std::fs::write(at("policy.toml"), text).unwrap();
+    };
+    let (file, verdict) = (at("policy.toml"), at("verdict.json"));
+    let line = [
+        "gate", "--local", "--model", BUILTIN_MODEL, "--base", BUILTIN_MODEL, "--concept", "cat",
+        "--kind", "object", "--policy", &file, "--json", &verdict, "--overwrite",
+    ];
+    let grids = |counts| {
+        SCRIPT.set(Arc::new(FakeScript { counts, ..script() }));
+        let done = run(&line).map_err(|error| error.exit_code());
+        (done, SCRIPT.with_borrow(|script| script.base_grids.load(Ordering::SeqCst)))
+    };
+    policy(3, 0.95);
+    assert_eq!(grids(true), (Ok(()), 3));
+    let said = json(PathBuf::from(&verdict));
+    assert_eq!((&said["verdict"], &said["look"]), (&"passed".into(), &3.into()));
+    assert_eq!(said["rules"][0]["rows"][0]["pictures"], 128);
+    policy(2, 0.95);
+    assert_eq!(grids(true), (Err(4), 2));
+    assert_eq!(json(PathBuf::from(&verdict))["verdict"], "undecided");
+    // Decided at once, and where no number of pictures helps: one look is enough.
+    policy(3, 0.8);
+    assert_eq!(grids(true), (Ok(()), 1));
+    assert_eq!(grids(false), (Err(4), 1));
+    // Nothing is drawn where the policy is wrong.
+    policy(3, 1.5);
+    assert_eq!(grids(true), (Err(2), 0));
 }

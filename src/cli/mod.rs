@@ -9,6 +9,7 @@ mod evaluate;
 #[cfg(test)]
 #[cfg(feature = "server")]
 mod fake;
+mod gate;
 mod generate;
 #[cfg(feature = "server")]
 mod interrupt;
@@ -58,8 +59,9 @@ use session::Session;
     version,
     arg_required_else_help = true,
     max_term_width = 100,
-    after_help = "Exit codes: 0 fine, 1 the work failed, 2 wrong use, 64 wrong configuration, 69 the \
-                  server is away, 77 not permitted, 130 interrupted.\n\
+    after_help = "Exit codes: 0 fine, 1 the work failed, 2 wrong use, 3 rejected and 4 undecided by \
+                  `gate`, 64 wrong configuration, 69 the server is away, 77 not permitted, 130 \
+                  interrupted.\n\
                   Progress and errors go to stderr, results to stdout."
 )]
 #[cfg_attr(
@@ -85,6 +87,7 @@ enum Verb {
     Score(score::ScoreArguments),
     Generate(generate::GenerateArguments),
     Evaluate(evaluate::EvaluateArguments),
+    Gate(Box<gate::GateArguments>),
     Jobs(remote::jobs::JobsArguments),
     Models(remote::models::ModelsArguments),
 }
@@ -110,6 +113,9 @@ impl Verb {
             Self::Evaluate(arguments) if arguments.place.local => {
                 local::evaluate::run::<CandleEngine>(arguments, &mut session(arguments.quiet)?)
             }
+            Self::Gate(arguments) if arguments.local => {
+                local::gate::run::<CandleEngine>(arguments, &mut session(arguments.quiet)?)
+            }
             _ => self.ask(),
         }
     }
@@ -128,6 +134,8 @@ impl Verb {
             Self::Score(arguments) => remote::score::run(arguments),
             Self::Generate(arguments) => remote::generate::run(arguments),
             Self::Evaluate(arguments) => remote::evaluate::run(arguments),
+            Self::Gate(arguments) if arguments.report.is_some() => gate::run(arguments),
+            Self::Gate(arguments) => remote::gate::run(arguments),
             Self::Jobs(arguments) => Ok(remote::jobs::run(arguments)?),
             Self::Models(arguments) => Ok(remote::models::run(arguments)?),
         }

@@ -10,7 +10,7 @@ fn keystep(line: &[&str]) -> Command {
 }
 
 /// Every flag of every verb; a flag that help does not name cannot be found.
-const VERBS: [(&str, &str); 5] = [
+const VERBS: [(&str, &str); 6] = [
     (
         "demo",
         "--concept --kind --replace-with --method --learning-rate --updates --seed --out --device \
@@ -45,6 +45,15 @@ const VERBS: [(&str, &str); 5] = [
          --token-file --ca-file --client-certificate --client-key --json --label --deadline \
          --priority --destination --force --validate-only --request-id --no-wait \
          --cancel-on-interrupt --guidance-scale --quiet",
+    ),
+    (
+        "gate",
+        "--local --report --server --token-file --ca-file --client-certificate --client-key \
+         --policy --model --variant --device --compute-type --checkpoint --base --concept --kind \
+         --vocabulary --seed --target-seeds --retain-seeds --steps --guidance-scale --sampler \
+         --junit --sarif --code-quality --summary --json --overwrite --label --deadline \
+         --priority --destination --force --validate-only --request-id --no-wait \
+         --cancel-on-interrupt --quiet",
     ),
 ];
 

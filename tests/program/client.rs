@@ -8,6 +8,7 @@
 )]
 #![allow(unreachable_pub, reason = "a test has no public interface")]
 
+mod gate;
 mod server;
 
 use std::{

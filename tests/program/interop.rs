@@ -11,6 +11,7 @@
     reason = "helpers of tests, which clippy does not take for tests"
 )]
 
+mod gate;
 mod outage;
 mod processes;
 mod tools;

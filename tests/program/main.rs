@@ -3,6 +3,7 @@
 mod cli;
 mod client;
 mod faults;
+mod gate;
 mod interop;
 mod local_verbs;
 mod rescue;

@@ -196,8 +196,8 @@ impl EngineOrder {
 fn forbidden_crates(source: &Source) -> Vec<String> {
     let module_path = source.module_path();
     let module = module_path.first().copied().unwrap_or("");
-    let is_pure = ["engine", "spec"].contains(&module);
-    let has_tensors = !["spec", "outcome", "artifacts", "report", "jobs"].contains(&module);
+    let is_pure = ["engine", "gate", "spec"].contains(&module);
+    let has_tensors = !["spec", "outcome", "artifacts", "gate", "report", "jobs"].contains(&module);
     let draws = source.path.starts_with("src/engine/schedule/noise");
     let mut found = Vec::new();
     let mut refuse = |line: usize, what: &str, why: &str| {

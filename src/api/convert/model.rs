@@ -3,7 +3,7 @@
 use super::{outcome::verdict, time};
 use crate::{
     catalogue::{ErasedOrigin, ModelEntry, ModelOrigin},
-    proto::keystep::v1::{Model, ModelKind, Vocabulary as WireVocabulary},
+    proto::keystep::v1::{Model, ModelKind, Verdict as WireVerdict, Vocabulary as WireVocabulary},
     spec::Vocabulary,
 };
 
@@ -32,7 +32,10 @@ pub(in crate::api) fn model(entry: ModelEntry) -> Model {
                 concepts,
                 manifest_uri,
                 create_time: Some(time(published_at)),
-                verdicts: verdicts.iter().map(verdict).collect(),
+                // Without what was counted: a page of models would not fit into a message with it.
+                verdicts: (verdicts.iter())
+                    .map(|judged| WireVerdict { measures: None, ..verdict(judged) })
+                    .collect(),
                 ..base
             }
         }

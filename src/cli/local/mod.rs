@@ -2,6 +2,7 @@
 
 mod engine;
 pub(super) mod evaluate;
+pub(super) mod gate;
 pub(super) mod generate;
 mod resume;
 mod saved_state;

@@ -2,6 +2,7 @@
 
 use std::{
     net::IpAddr,
+    ops::Deref,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -25,9 +26,27 @@ const TRIES: u32 = 5;
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
-/// Which server, and as whom.
+/// Which server, as whom, and whether its answer is printed as JSON.
 #[derive(Debug, Clone, Args)]
 pub(in crate::cli) struct ServerArguments {
+    #[command(flatten)]
+    address: AddressArguments,
+    /// Print one JSON document, and nothing else on stdout.
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+impl Deref for ServerArguments {
+    type Target = AddressArguments;
+
+    fn deref(&self) -> &AddressArguments {
+        &self.address
+    }
+}
+
+/// Which server, and as whom.
+#[derive(Debug, Clone, Args)]
+pub(in crate::cli) struct AddressArguments {
     /// The server: https://HOST:PORT, or http:// on this machine [default: what the environment
     /// has as `KEYSTEP_SERVER`].
     #[arg(long, value_name = "URL")]
@@ -44,12 +63,9 @@ pub(in crate::cli) struct ServerArguments {
     /// PEM file with the certificate's key.
     #[arg(long, value_name = "FILE", requires = "client_certificate")]
     client_key: Option<PathBuf>,
-    /// Print one JSON document, and nothing else on stdout.
-    #[arg(long)]
-    pub(super) json: bool,
 }
 
-impl ServerArguments {
+impl AddressArguments {
     /// The server's address.
     pub(in crate::cli) fn address(&self) -> Result<String, RemoteError> {
         self.server
@@ -108,7 +124,7 @@ pub(super) struct Connection {
 
 impl Connection {
     /// Reads the files and prepares the channel; must be called within a runtime.
-    pub(super) fn open(arguments: &ServerArguments) -> Result<Self, RemoteError> {
+    pub(super) fn open(arguments: &AddressArguments) -> Result<Self, RemoteError> {
         let server = &arguments.address()?;
         check_no_secret(server)?;
         let uri: Uri = server.parse().map_err(|_| {
@@ -227,7 +243,7 @@ fn check_address(server: &str, uri: &Uri) -> Result<bool, RemoteError> {
     }
 }
 
-fn tls(arguments: &ServerArguments) -> Result<ClientTlsConfig, RemoteError> {
+fn tls(arguments: &AddressArguments) -> Result<ClientTlsConfig, RemoteError> {
     let mut tls = ClientTlsConfig::new();
     tls = match &arguments.ca_file {
         Some(path) => tls.ca_certificate(Certificate::from_pem(read(path)?)),

@@ -20,6 +20,7 @@ pub(in crate::cli) fn run(arguments: &EvaluateArguments) -> Result<(), CliError>
     let request = request(arguments)?;
     let submission = JobSubmission {
         server,
+        json: server.json,
         submit: &arguments.submit,
         request_id: &request.request_id,
         quiet: arguments.quiet.quiet,

@@ -6,6 +6,8 @@ mod connection;
 pub(super) mod evaluate;
 mod evaluation;
 mod fields;
+mod figures;
+pub(super) mod gate;
 pub(super) mod generate;
 mod interrupt;
 pub(super) mod jobs;
@@ -22,9 +24,10 @@ pub(super) mod wire;
 
 #[cfg(feature = "server")]
 pub(super) use client::Client;
-pub(super) use connection::ServerArguments;
+pub(super) use connection::{AddressArguments, ServerArguments};
 pub(super) use fields::flag_and_path;
 pub(super) use remote_error::RemoteError;
+pub(super) use saving::save;
 pub(super) use submit::SubmitArguments;
 
 use std::{future::Future, io::Write};
@@ -39,7 +42,7 @@ fn block_on<T>(work: impl Future<Output = Result<T, RemoteError>>) -> Result<T, 
 }
 
 /// Prints a result to stdout. A reader that has gone away, such as `head`, is no failure of ours.
-fn print(text: &str) {
+pub(super) fn print(text: &str) {
     let mut stdout = std::io::stdout().lock();
     let _ = writeln!(stdout, "{text}");
 }

@@ -61,7 +61,7 @@ impl PictureFolder {
 }
 
 /// Writes a file whole or not at all.
-pub(super) fn save(path: &Path, bytes: &[u8], overwrite: bool) -> Result<(), RemoteError> {
+pub(in crate::cli) fn save(path: &Path, bytes: &[u8], overwrite: bool) -> Result<(), RemoteError> {
     let failed = |source| unwritable(path, source);
     let unfinished = path.with_extension(format!("{}.partial", uuid::Uuid::new_v4()));
     let placed = fs::write(&unfinished, bytes).and_then(|()| {

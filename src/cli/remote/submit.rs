@@ -8,7 +8,7 @@ use tonic::{Response, Status};
 
 use super::{
     RemoteError, block_on,
-    connection::{AuthorizedChannel, Connection, ServerArguments},
+    connection::{AddressArguments, AuthorizedChannel, Connection},
     interrupt::Interrupt,
     json, print, tables,
     watch::watch,
@@ -88,6 +88,11 @@ pub(super) struct Submission {
 }
 
 impl SubmitArguments {
+    /// Whether the verb shall end before the job has.
+    pub(super) fn ends_early(&self) -> bool {
+        self.no_wait || self.validate_only
+    }
+
     pub(super) fn submission(&self) -> Submission {
         let deadline = self.deadline.map(|deadline| match deadline {
             Deadline::At(time) => time,
@@ -108,7 +113,9 @@ impl SubmitArguments {
 /// A job to be submitted.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct JobSubmission<'a> {
-    pub(super) server: &'a ServerArguments,
+    pub(super) server: &'a AddressArguments,
+    /// Whether the result is printed as JSON.
+    pub(super) json: bool,
     pub(super) submit: &'a SubmitArguments,
     pub(super) request_id: &'a str,
     pub(super) quiet: bool,
@@ -124,9 +131,7 @@ impl JobSubmission<'_> {
         let mut interrupt = Interrupt::install()?;
         block_on(async {
             let connection = Connection::open(self.server)?;
-            let submitted = interrupt.unless(connection.repeatable(request, call)).await;
-            let Some(submitted) = submitted else { return Err(self.interrupted_early()) };
-            let submitted = submitted?;
+            let submitted = self.submit(&connection, &mut interrupt, request, call).await?;
             if self.submit.validate_only {
                 // A request that the server took back after all.
                 verdict(&submitted)?;
@@ -138,28 +143,48 @@ impl JobSubmission<'_> {
             if self.submit.no_wait {
                 return self.show(&submitted, || Ok(Some(submitted.name.clone())));
             }
-            let name = submitted.name;
-            let mut display = ProgressDisplay::new(self.quiet);
-            display.note(&format!("submitted as {name}"));
-            let request = WatchOperationRequest { name: name.clone(), after_sequence: 0 };
-            let watched = interrupt.unless(watch(&connection, request, &mut display)).await;
-            display.finish();
-            match watched {
-                None if self.submit.cancel_on_interrupt => self.cancel(&connection, &name).await,
-                None => {
-                    self.tell_that_it_goes_on(&name);
-                    Err(RemoteError::Interrupted("the job goes on".to_owned()))
-                }
-                Some(Err(error)) => {
-                    self.tell_that_it_goes_on(&name);
-                    Err(error)
-                }
-                Some(Ok(operation)) => {
-                    self.show(&operation, || tables::result(&operation))?;
-                    verdict(&operation)
-                }
-            }
+            let operation = self.follow(&connection, &mut interrupt, submitted.name).await?;
+            self.show(&operation, || tables::result(&operation))?;
+            verdict(&operation)
         })
+    }
+
+    /// Submits.
+    pub(super) async fn submit<R: Clone>(
+        self,
+        connection: &Connection,
+        interrupt: &mut Interrupt,
+        request: &R,
+        call: impl AsyncFnMut(AuthorizedChannel, R) -> Result<Response<Operation>, Status>,
+    ) -> Result<Operation, RemoteError> {
+        let submitted = interrupt.unless(connection.repeatable(request, call)).await;
+        submitted.unwrap_or_else(|| Err(self.interrupted_early()))
+    }
+
+    /// Follows a job to its end, however it ends.
+    pub(super) async fn follow(
+        self,
+        connection: &Connection,
+        interrupt: &mut Interrupt,
+        name: String,
+    ) -> Result<Operation, RemoteError> {
+        let mut display = ProgressDisplay::new(self.quiet);
+        display.note(&format!("submitted as {name}"));
+        let request = WatchOperationRequest { name: name.clone(), after_sequence: 0 };
+        let watched = interrupt.unless(watch(connection, request, &mut display)).await;
+        display.finish();
+        match watched {
+            None if self.submit.cancel_on_interrupt => self.cancel(connection, &name).await,
+            None => {
+                self.tell_that_it_goes_on(&name);
+                Err(RemoteError::Interrupted("the job goes on".to_owned()))
+            }
+            Some(Err(error)) => {
+                self.tell_that_it_goes_on(&name);
+                Err(error)
+            }
+            Some(Ok(operation)) => Ok(operation),
+        }
     }
 
     fn interrupted_early(self) -> RemoteError {
@@ -171,7 +196,8 @@ impl JobSubmission<'_> {
         ))
     }
 
-    async fn cancel(self, connection: &Connection, name: &str) -> Result<(), RemoteError> {
+    /// Asks for the job's end, and says that it was interrupted.
+    async fn cancel<T>(self, connection: &Connection, name: &str) -> Result<T, RemoteError> {
         let request = CancelOperationRequest { name: name.to_owned() };
         connection
             .repeatable(&request, async |channel, request| {
@@ -197,7 +223,7 @@ impl JobSubmission<'_> {
         operation: &Operation,
         text: impl FnOnce() -> Result<Option<String>, RemoteError>,
     ) -> Result<(), RemoteError> {
-        if self.server.json {
+        if self.json {
             print(&json::pretty(&json::operation(operation)?));
         } else if let Some(text) = text()? {
             print(&text);

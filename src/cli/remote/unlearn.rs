@@ -23,6 +23,7 @@ pub(in crate::cli) fn run(arguments: &UnlearnArguments) -> Result<(), CliError> 
     let request = request(arguments)?;
     let submission = JobSubmission {
         server,
+        json: server.json,
         submit: &arguments.submit,
         request_id: &request.request_id,
         quiet: arguments.quiet.quiet,

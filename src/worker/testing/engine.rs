@@ -16,6 +16,7 @@ use std::{
 use candle_core::{DType, Device, Tensor};
 use safetensors::Dtype;
 
+use super::counted::counted;
 use crate::{
     artifacts::{EditedBytes, ErasedWeights},
     device::{EngineSource, PlanEstimate},
@@ -42,6 +43,10 @@ const WEIGHTS: &str = "weights";
 const EVALUATIONS_AN_UPDATE: u64 = 8;
 
 /// What a fake engine does. Set before it is handed over, or from a test while it runs.
+#[allow(
+    clippy::struct_excessive_bools,
+    reason = "each is a way of its own in which a test differs"
+)]
 #[derive(Debug, Default)]
 pub struct FakeScript {
     /// Updates of an erasure.
@@ -52,6 +57,8 @@ pub struct FakeScript {
     pub load_delay: Duration,
     /// Whether there is a judge, for the words "cat", "dog" and "neon".
     pub can_judge: bool,
+    /// Whether its judge says what it counted: as many pictures as there are seeds of the concept.
+    pub counts: bool,
     /// Whether the sampler that the folder names cannot draw, so that one must be asked for.
     pub own_sampler_fails: bool,
     /// What it says that it computes on.
@@ -526,7 +533,7 @@ impl DeviceEngine for FakeEngine {
             sampler: self.judge_sampler(spec)?,
             edited: figures(1.0),
             base: figures(0.0),
-            measures: None,
+            measures: self.script.counts.then(|| counted(spec.target_seeds as u64)),
         };
         let judged = JudgedPicture {
             prompt: Prompt::of(&spec.concept.text, spec.concept.kind),

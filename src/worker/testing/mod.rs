@@ -1,6 +1,7 @@
 //! Small but working stand-ins for what a worker uses: a scripted engine, the built-in model as a
 //! catalogue, a local folder as object storage. For tests of the worker and of what is built on it.
 
+mod counted;
 mod engine;
 mod folder_publisher;
 mod models;

@@ -17,12 +17,13 @@ use keystep::proto::{
         operations_server::{Operations, OperationsServer},
     },
     keystep::v1::{
-        Estimate, EvaluateErasureRequest, EvaluateErasureResponse, Figures, GenerateRequest,
-        GenerateResponse, GetModelRequest, GetModelResponse, JobEvent, JobState, ListModelsRequest,
-        ListModelsResponse, LogSnrWindow, Model, ModelKind, Plan, Progress, PublishResultRequest,
-        Sampler, ScoreSummary, ScoreTimestepsRequest, ScoreTimestepsResponse, StateChanged,
-        UnlearnConceptMetadata, UnlearnConceptRequest, UnlearnConceptResponse, Verdict,
-        WatchOperationRequest, WatchOperationResponse, WorkPhase, generate_response,
+        Compared, Domain, Estimate, EvaluateErasureRequest, EvaluateErasureResponse, Figures,
+        GenerateRequest, GenerateResponse, GetModelRequest, GetModelResponse, JobEvent, JobState,
+        ListModelsRequest, ListModelsResponse, LogSnrWindow, Measures, Model, ModelKind,
+        PairedDrop, Plan, Progress, PublishResultRequest, Sampler, ScoreSummary,
+        ScoreTimestepsRequest, ScoreTimestepsResponse, Share, StateChanged, UnlearnConceptMetadata,
+        UnlearnConceptRequest, UnlearnConceptResponse, Verdict, Vocabulary, WatchOperationRequest,
+        WatchOperationResponse, WordRow, WorkPhase, generate_response,
         job_event::Event,
         score_timesteps_response,
         unlearning_service_server::{UnlearningService, UnlearningServiceServer},
@@ -49,6 +50,8 @@ pub struct Script {
     pub endless: bool,
     /// The job fails.
     pub fails: bool,
+    /// Judgements say what was counted: none of the pictures asked for shows the concept.
+    pub counts: bool,
     /// Every call is refused.
     pub refusal: Option<Status>,
 }
@@ -159,6 +162,26 @@ fn verdict() -> Verdict {
         concept: "cat".to_owned(),
         sampler: Sampler::Euler.into(),
         measures: None,
+    }
+}
+
+/// What is counted of an erasure that leaves nothing of the concept and all else.
+fn counted(pictures: u64) -> Measures {
+    let share = |count| Some(Share { count, of: pictures, ..Share::default() });
+    let drop = |gained| Some(PairedDrop { gained, of: pictures, ..PairedDrop::default() });
+    let kept = Compared { base: share(pictures), edited: share(pictures), drop: drop(0) };
+    let forgotten = Compared { base: share(0), edited: share(pictures), drop: drop(pictures) };
+    Measures {
+        ua: Some(forgotten),
+        ira: Some(kept),
+        cra: Some(kept),
+        words: vec![WordRow {
+            word: "dog".to_owned(),
+            domain: Domain::Objects.into(),
+            named: Some(kept),
+            ..WordRow::default()
+        }],
+        ..Measures::default()
     }
 }
 
@@ -408,7 +431,14 @@ impl UnlearningService for FakeServer {
         request: Request<GetModelRequest>,
     ) -> Result<Response<GetModelResponse>, Status> {
         self.called("get_model", &request)?;
-        Ok(Response::new(GetModelResponse { model: Some(model(true)) }))
+        let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect();
+        let vocabulary = Some(Vocabulary {
+            objects: words(&["cat", "dog"]),
+            styles: words(&["neon"]),
+            ..Vocabulary::default()
+        });
+        let model = Model { vocabulary, ..model(true) };
+        Ok(Response::new(GetModelResponse { model: Some(model) }))
     }
 }
 
@@ -437,11 +467,11 @@ impl FakeServer {
             };
             return Operation { done: true, result: Some(Ending::Error(error)), ..queued() };
         }
-        if self.seen.lock().unwrap().evaluate.is_empty() {
-            return succeeded(&erased());
-        }
+        let asked = self.seen.lock().unwrap().evaluate.last().map(|asked| asked.target_seeds);
+        let Some(pictures) = asked else { return succeeded(&erased()) };
+        let measures = self.script.counts.then(|| counted(pictures.unwrap_or(32).into()));
         let response = EvaluateErasureResponse {
-            verdicts: vec![verdict()],
+            verdicts: vec![Verdict { measures, ..verdict() }],
             unet_evaluations: 77,
             ..EvaluateErasureResponse::default()
         };
