@@ -91,6 +91,12 @@ fields! {
     Preserve                     "preserve"                      Preserve            "--preserve";
     PreviewEverySteps            "preview_every_steps"           PreviewEverySteps   "--preview-every";
     Priority                     "priority"                      Priority            "--priority";
+    Probes                       "probes"                        Probes              "--probes";
+    ProbesDescriptions           "probes.descriptions"           ProbesDescriptions  "--description";
+    ProbesNeighbours             "probes.neighbours"             ProbesNeighbours    "";
+    ProbesSeeds                  "probes.seeds"                  ProbesSeeds         "--probe-seeds";
+    ProbesSynonyms               "probes.synonyms"               ProbesSynonyms      "--synonym";
+    ProbesTranslations           "probes.translations"           ProbesTranslations  "--translation";
     Prompt                       "prompt"                        Prompt              "--prompt";
     Replacements                 "replacements"                  Replacements        "--replace-with";
     RequestId                    "request_id"                    RequestId           "--request-id";
@@ -103,6 +109,7 @@ fields! {
     Seeds                        "seeds"                         Seeds               "--seed";
     Steps                        "steps"                         Steps               "--steps";
     Strength                     "strength"                      Strength            "--strength";
+    Suites                       "suites"                        Suites              "--suite";
     TargetSeeds                  "target_seeds"                  TargetSeeds         "--target-seeds";
     Timeout                      "timeout"                       Timeout             "";
     Timestep                     "timestep"                      Timestep            "";
