@@ -166,7 +166,8 @@ fn figures(
     Ok(Figures { ua: 1.0 - target.get(), ira: in_domain.get(), cra: cross_domain.get() })
 }
 
-fn most_likely(probabilities: &[f64]) -> usize {
+/// The place of the largest of probabilities, the first of equal ones.
+pub(super) fn most_likely(probabilities: &[f64]) -> usize {
     probabilities.iter().enumerate().fold(0, |best, (index, probability)| {
         if *probability > probabilities[best] { index } else { best }
     })

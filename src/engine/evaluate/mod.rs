@@ -2,9 +2,14 @@
 //! seeds with both models.
 
 mod grid;
+mod judging;
 mod kept;
+mod probes;
+mod suites;
 
-pub(super) use grid::{drawing, judge};
+pub(super) use grid::drawing;
+pub(super) use judging::judge;
+pub(super) use suites::with_suites;
 pub use kept::{KeptPictures, NoPictures, PictureStore, PicturesInMemory};
 
 use super::{Pipeline, generate::DrawingPolicy};

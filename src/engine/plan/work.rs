@@ -281,7 +281,7 @@ pub(in crate::engine) fn judgement(
     spec: &JudgeSpec,
 ) -> Result<Drawing, EngineError> {
     let worker = Worker::new(pipeline, Sizes::of(pipeline)?)?;
-    let drawn = evaluate::drawing(pipeline, spec);
+    let drawn = evaluate::with_suites(evaluate::drawing(pipeline, spec), spec);
     let Drawing { policy, memory } = drawing(pipeline, &drawn)?;
     // The drawing counts those of one of the two.
     let pictures = drawn.pictures.len() as u64 * worker.picture(worker.sizes.size);
