@@ -38,8 +38,9 @@ const METADATA: [(&str, &str); 6] = [
     ("result_expire_time", "text"),
 ];
 
-const FILES: [&str; 4] = [
+const FILES: [&str; 5] = [
     "keystep/v1/operation.proto",
+    "keystep/v1/suite.proto",
     "keystep/v1/unlearning_service.proto",
     "google/longrunning/operations.proto",
     // Read by nothing here: reflection hands it to clients that show an error's details.

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::{error::Error, io::Write, path::PathBuf};
 
 use super::remote::{RemoteError, flag_and_path};
-use crate::spec::SpecError;
+use crate::spec::{SpecError, SuiteFileError};
 #[cfg(feature = "server")]
 use crate::{
     artifacts::ArtifactError, daemon::StartError, engine::EngineError, report::ReportError,
@@ -66,6 +66,14 @@ pub(super) enum CliError {
         expected: &'static str,
         /// Where it goes wrong.
         source: serde_json::Error,
+    },
+    /// A file holds no suite of prompts.
+    #[error("{} is no suite of prompts", .path.display())]
+    Suite {
+        /// Path of the file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: SuiteFileError,
     },
     #[cfg(feature = "server")]
     /// A file that the user named could not be written.
@@ -178,7 +186,7 @@ impl CliError {
     pub(super) fn exit_code(&self) -> u8 {
         match self {
             Self::Remote(error) => error.exit_code(),
-            Self::Usage(_) | Self::Spec(_) => 2,
+            Self::Usage(_) | Self::Spec(_) | Self::Suite { .. } => 2,
             // How many tokens a prompt has is known to the model alone, and still wrong use.
             #[cfg(feature = "server")]
             Self::Engine(EngineError::PromptTooLong { .. })

@@ -29,6 +29,9 @@ mod score;
 mod serve;
 #[cfg(feature = "server")]
 mod session;
+#[cfg(feature = "server")]
+mod suite_table;
+mod suites;
 mod timing;
 #[cfg(feature = "server")]
 mod token;

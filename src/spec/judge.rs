@@ -1,10 +1,12 @@
 //! `JudgeSpec`: how an erasure is judged.
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Concept, Expectation, Field, Probe, ProbesSpec, SamplerKind, SpecError, Suite, Vocabulary, find_word,
-    violation::Violations,
+    Concept, Expectation, Field, Probe, ProbesSpec, SamplerKind, SpecError, Suite, Vocabulary,
+    canonical, find_word, violation::Violations,
 };
 
 /// A request to judge a model after an erasure (UnlearnCanvas, arXiv 2402.11846).
@@ -107,6 +109,11 @@ impl JudgeSpec {
                 format!("has {prompts} prompts in all, the limit is {most}; judge some later");
             found.add(Field::Suites, message);
         }
+        let words = |words: &[String]| words.iter().map(|word| canonical(word)).collect();
+        let known: [(&str, BTreeSet<String>); 2] = [
+            ("objects", words(&self.vocabulary.objects)),
+            ("styles", words(&self.vocabulary.styles)),
+        ];
         for (index, suite) in self.suites.iter().take(Suite::MAX_SUITES).enumerate() {
             let path = Field::Suites.at(index);
             found.absorb(suite.validate_at(&path));
@@ -118,13 +125,11 @@ impl JudgeSpec {
                 found.add(path.clone(), message);
             }
             // What a picture shows is counted by the vocabulary's words.
-            let shown = suite.prompts.iter().flat_map(|prompt| {
-                let Vocabulary { objects, styles, .. } = &self.vocabulary;
-                [("objects", objects, &prompt.object), ("styles", styles, &prompt.style)]
-            });
-            let unknown = shown.into_iter().find_map(|(list, words, word)| {
-                let word = word.as_ref()?;
-                find_word(words, word).is_none().then_some((list, word))
+            let unknown = suite.prompts.iter().find_map(|prompt| {
+                let shown = [prompt.object.as_ref(), prompt.style.as_ref()];
+                known.iter().zip(shown).find_map(|((list, words), word)| {
+                    word.filter(|word| !words.contains(&canonical(word))).map(|word| (list, word))
+                })
             });
             if suite.expects == Expectation::Kept
                 && let Some((list, word)) = unknown
@@ -174,7 +179,8 @@ mod tests {
         };
         let of = |suites: Vec<Suite>, probes: Option<ProbesSpec>| {
             let concept = Concept::new("cat", ConceptKind::Object);
-            let spec = JudgeSpec { suites, probes, ..JudgeSpec::new(concept, Vocabulary::default()) };
+            let spec =
+                JudgeSpec { suites, probes, ..JudgeSpec::new(concept, Vocabulary::default()) };
             spec.validate().map_err(|error| error.to_string())
         };
         let (gone, kept) = (Expectation::Gone, Expectation::Kept);
@@ -186,10 +192,12 @@ mod tests {
             (vec![suite("a", kept, "zebu")], None, "\"zebu\", which is not among the objects"),
             (vec![suite("a", gone, "cat"); 33], None, "has 33 suites"),
             (
-                ["a", "b", "c"].map(|name| {
-                    let one = suite(name, gone, "cat");
-                    Suite { prompts: vec![one.prompts[0].clone(); 7_000], ..one }
-                }).to_vec(),
+                ["a", "b", "c"]
+                    .map(|name| {
+                        let one = suite(name, gone, "cat");
+                        Suite { prompts: vec![one.prompts[0].clone(); 7_000], ..one }
+                    })
+                    .to_vec(),
                 None,
                 "has 21000 prompts in all",
             ),

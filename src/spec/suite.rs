@@ -113,11 +113,8 @@ impl Suite {
             found.add(path.clone(), message);
         }
         if self.columns.len() > Self::MAX_COLUMNS {
-            let message = format!(
-                "names {} columns, the limit is {}",
-                self.columns.len(),
-                Self::MAX_COLUMNS
-            );
+            let message =
+                format!("names {} columns, the limit is {}", self.columns.len(), Self::MAX_COLUMNS);
             found.add(path.clone(), message);
         }
         for column in self.columns.iter().take(Self::MAX_COLUMNS) {
@@ -127,7 +124,10 @@ impl Suite {
         }
         let wrong = self.prompts.iter().take(Self::MAX_PROMPTS).enumerate();
         let wrong = wrong.filter_map(|(index, prompt)| {
-            prompt.check(self.expects).err().map(|message| format!("prompt {}: {message}", index + 1))
+            prompt
+                .check(self.expects)
+                .err()
+                .map(|message| format!("prompt {}: {message}", index + 1))
         });
         for message in wrong.take(Self::MOST_TOLD) {
             found.add(path.clone(), message);
@@ -154,9 +154,11 @@ impl SuitePrompt {
             }
         }
         if expects == Expectation::Kept && self.object.is_none() && self.style.is_none() {
-            return Err("says neither object nor style, so that nobody knows what it should keep; \
+            return Err(
+                "says neither object nor style, so that nobody knows what it should keep; \
                         name one of the vocabulary"
-                .to_owned());
+                    .to_owned(),
+            );
         }
         Ok(())
     }

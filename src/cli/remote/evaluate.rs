@@ -51,5 +51,7 @@ fn request(arguments: &EvaluateArguments) -> Result<EvaluateErasureRequest, CliE
         validate_only: submission.validate_only,
         destination: submission.destination,
         sampler: wire::sampler(arguments.sampler.sampler).into(),
+        suites: arguments.suites.suites()?.into_iter().map(wire::suite).collect(),
+        probes: arguments.suites.probes().map(wire::probes),
     })
 }

@@ -9,8 +9,8 @@ mod suites;
 
 pub(super) use grid::drawing;
 pub(super) use judging::judge;
-pub(super) use suites::with_suites;
 pub use kept::{KeptPictures, NoPictures, PictureStore, PicturesInMemory};
+pub(super) use suites::with_suites;
 
 use super::{Pipeline, generate::DrawingPolicy};
 use crate::spec::JudgeSpec;

@@ -1,5 +1,7 @@
 //! Draws suites of prompts with both models and counts what the judges see.
 
+use std::collections::BTreeMap;
+
 use super::{
     Evaluation, PictureStore,
     grid::most_likely,
@@ -13,7 +15,8 @@ use crate::{
     },
     outcome::{Compared, Picture, Progress, SuiteResult},
     spec::{
-        ConceptKind, Expectation, GenerateSpec, JudgeSpec, SpecError, Suite, SuitePrompt, find_word,
+        ConceptKind, Expectation, Field, GenerateSpec, JudgeSpec, SpecError, Suite, SuitePrompt,
+        Vocabulary, canonical,
     },
 };
 
@@ -35,6 +38,31 @@ pub(super) struct JudgedSuites {
 
 /// What a picture shows where the judge is right: a place among the words of a domain.
 type Shown = (Domain, usize);
+
+/// Places of the vocabulary's words, by their canonical form.
+struct Places {
+    objects: BTreeMap<String, usize>,
+    styles: BTreeMap<String, usize>,
+}
+
+impl Places {
+    fn of(vocabulary: &Vocabulary) -> Self {
+        // Of equal words the first counts.
+        let places = |words: &[String]| {
+            let words = words.iter().enumerate().rev();
+            words.map(|(place, word)| (canonical(word), place)).collect()
+        };
+        Self { objects: places(&vocabulary.objects), styles: places(&vocabulary.styles) }
+    }
+
+    fn find(&self, domain: Domain, word: &str) -> Option<Shown> {
+        let places = match domain {
+            Domain::Objects => &self.objects,
+            Domain::Styles => &self.styles,
+        };
+        Some((domain, *places.get(&canonical(word))?))
+    }
+}
 
 /// The suites that were given, and those of the probes.
 pub(super) fn asked(evaluation: Evaluation<'_>) -> Result<Vec<Suite>, EngineError> {
@@ -60,6 +88,7 @@ pub(super) fn judge(
     let mut done = 0;
     let mut judged = JudgedSuites::default();
     let judges = evaluation.base.judges.all()?;
+    let places = Places::of(&evaluation.spec.vocabulary);
     for suite in suites {
         let mut named = vec![Compared::default(); judges.len()];
         for drawn_together in drawings(evaluation.spec, suite) {
@@ -78,7 +107,8 @@ pub(super) fn judge(
             done += count;
             judged.unet_evaluations += drawn.unet_evaluations;
             judged.kept_evaluations += drawn.kept_evaluations;
-            let shown = prompts.iter().map(|prompt| shown(evaluation.spec, suite, prompt));
+            let shown =
+                prompts.iter().map(|prompt| shown(&places, evaluation.spec, suite.expects, prompt));
             let shown = shown.collect::<Result<Vec<_>, _>>()?;
             let DrawnPictures { before, after, .. } = drawn;
             for (judge, named) in judges.iter().zip(&mut named) {
@@ -88,7 +118,7 @@ pub(super) fn judge(
             }
         }
         let sha256 = suite.sha256().map_err(|error| {
-            SpecError::one(crate::spec::Field::Suites, format!("has no form in JSON: {error}"))
+            SpecError::one(Field::Suites, format!("has no form in JSON: {error}"))
         })?;
         judged.results.extend(judges.iter().zip(named).map(|(judge, named)| SuiteResult {
             suite: suite.name.clone(),
@@ -157,9 +187,8 @@ pub(in crate::engine) fn with_suites(grid: GenerateSpec, spec: &JudgeSpec) -> Ge
     let of_probes = spec.probes.as_ref().map(|_| AT_ONCE);
     let Some(beside) = largest.max(of_probes) else { return grid };
     let prompts = spec.suites.iter().flat_map(|suite| &suite.prompts);
-    let guidance_scale = prompts
-        .filter_map(|prompt| prompt.guidance_scale)
-        .fold(grid.guidance_scale, f64::max);
+    let guidance_scale =
+        prompts.filter_map(|prompt| prompt.guidance_scale).fold(grid.guidance_scale, f64::max);
     let mut pictures = grid.pictures;
     pictures.resize(pictures.len() + beside, (String::new(), 0));
     GenerateSpec { pictures, guidance_scale, ..grid }
@@ -167,13 +196,16 @@ pub(in crate::engine) fn with_suites(grid: GenerateSpec, spec: &JudgeSpec) -> Ge
 
 /// What a judge that is right names: the concept, or the word of its domain that should be kept, or
 /// that of the other domain.
-fn shown(spec: &JudgeSpec, suite: &Suite, prompt: &SuitePrompt) -> Result<Shown, EngineError> {
-    let (objects, styles) = (
-        (Domain::Objects, prompt.object.as_deref()),
-        (Domain::Styles, prompt.style.as_deref()),
-    );
+fn shown(
+    places: &Places,
+    spec: &JudgeSpec,
+    expects: Expectation,
+    prompt: &SuitePrompt,
+) -> Result<Shown, EngineError> {
+    let (objects, styles) =
+        ((Domain::Objects, prompt.object.as_deref()), (Domain::Styles, prompt.style.as_deref()));
     let is_style = spec.concept.kind == ConceptKind::Style;
-    let asked = match suite.expects {
+    let asked = match expects {
         Expectation::Gone => {
             let domain = if is_style { Domain::Styles } else { Domain::Objects };
             [(domain, Some(spec.concept.text.as_str())), (domain, None)]
@@ -181,13 +213,11 @@ fn shown(spec: &JudgeSpec, suite: &Suite, prompt: &SuitePrompt) -> Result<Shown,
         Expectation::Kept if is_style => [styles, objects],
         Expectation::Kept => [objects, styles],
     };
-    let mut named = asked.into_iter().filter_map(|(domain, word)| {
-        Some((domain, find_word(domain.words(&spec.vocabulary), word?)?))
-    });
+    let mut named = asked.into_iter().filter_map(|(domain, word)| places.find(domain, word?));
     // Not reachable: the spec was checked.
     named.next().ok_or_else(|| {
         let message = format!("\"{}\" shows no word that the judge knows", prompt.prompt);
-        SpecError::one(crate::spec::Field::Suites, message).into()
+        SpecError::one(Field::Suites, message).into()
     })
 }
 

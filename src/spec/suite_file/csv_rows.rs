@@ -25,7 +25,8 @@ pub(super) fn read(text: &str, delimiter: u8) -> Result<Table, SuiteFileError> {
     let mut header: Option<Vec<String>> = None;
     let mut rows: Vec<Row> = Vec::new();
     for (index, record) in reader.records().enumerate() {
-        let refuse = |line, problem: String| SuiteFileError::Row { place: Place::Line(line), problem };
+        let refuse =
+            |line, problem: String| SuiteFileError::Row { place: Place::Line(line), problem };
         // Not reachable: the text is UTF-8, and any number of fields is taken.
         let record = record.map_err(|error| refuse(lines.line, error.to_string()))?;
         let start = record.position().map_or(0, csv::Position::byte);

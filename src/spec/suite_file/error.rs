@@ -85,6 +85,6 @@ pub enum SuiteFileError {
         problem: String,
     },
     /// No JSON, or JSON that is no list.
-    #[error("is no JSON list of prompts: {0}")]
+    #[error("is no JSON list of prompts")]
     Json(#[source] serde_json::Error),
 }

@@ -15,12 +15,7 @@ pub(super) fn read_seed(cell: &str) -> Result<u64, String> {
         (-EXACT_IN_F64..=EXACT_IN_F64).contains(&seed).then(|| seed.cast_unsigned())
     };
     whole.or_else(of_float).ok_or_else(|| {
-        format!(
-            "its seed {} is no whole number from {} to {}",
-            shown(cell),
-            i64::MIN,
-            u64::MAX
-        )
+        format!("its seed {} is no whole number from {} to {}", shown(cell), i64::MIN, u64::MAX)
     })
 }
 

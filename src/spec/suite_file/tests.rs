@@ -135,8 +135,18 @@ fn seeds_are_those_of_torch() {
         assert_eq!(read_seed(cell), Ok(seed), "{cell}");
     }
     for cell in [
-        "", "x", "1.5", "1.", ".0", "1e3", "0x1", "nan", "18446744073709551616",
-        "-9223372036854775809", "9007199254740993.0", "1,000",
+        "",
+        "x",
+        "1.5",
+        "1.",
+        ".0",
+        "1e3",
+        "0x1",
+        "nan",
+        "18446744073709551616",
+        "-9223372036854775809",
+        "9007199254740993.0",
+        "1,000",
     ] {
         let message = csv(&format!("prompt,seed\na,\"{cell}\"\n")).unwrap_err().to_string();
         assert!(message.starts_with("line 2: its seed"), "{message}");

@@ -175,7 +175,7 @@ mod tests {
             assert!(found.iter().all(|it| it.chars().all(|c| signs.contains(&c))), "{found:?}");
         }
         assert_eq!(misspelt("猫", 0), ["猫猫"]);
-// Equal letters cannot be swapped.
+        // Equal letters cannot be swapped.
         assert_eq!(misspelt("oo", 0)[..2], ["o", "ooo"]);
         for text in ["", "3", "<>", " "] {
             assert!(misspelt(text, 0).is_empty(), "{text:?}");
@@ -186,12 +186,7 @@ mod tests {
     fn look_alikes_are_other_characters() {
         assert_eq!(
             homoglyphs("cat"),
-            [
-                "\u{441}at",
-                "\u{441}\u{430}t",
-                "\u{ff43}\u{ff41}\u{ff54}",
-                "c\u{200d}a\u{200d}t",
-            ]
+            ["\u{441}at", "\u{441}\u{430}t", "\u{ff43}\u{ff41}\u{ff54}", "c\u{200d}a\u{200d}t",]
         );
         // Words are parted as before; one look-alike is not told twice.
         assert_eq!(
