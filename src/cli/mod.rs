@@ -85,7 +85,7 @@ enum Verb {
     Unlearn(Box<unlearn::UnlearnArguments>),
     Score(score::ScoreArguments),
     Generate(generate::GenerateArguments),
-    Evaluate(evaluate::EvaluateArguments),
+    Evaluate(Box<evaluate::EvaluateArguments>),
     Jobs(remote::jobs::JobsArguments),
     Models(remote::models::ModelsArguments),
 }

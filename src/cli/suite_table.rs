@@ -3,7 +3,8 @@
 use crate::outcome::{Confidence, SuiteResult};
 
 /// A line for each suite and judge: pictures, and the share in which the judge names the concept (or
-/// what should be kept) before and after, the latter with its interval. Empty where there are none.
+/// what should be kept) before and after, the latter with its interval; then the columns that were
+/// read. Empty where there are none.
 pub(super) fn suite_table(suites: &[SuiteResult]) -> String {
     if suites.is_empty() {
         return String::new();
@@ -33,6 +34,12 @@ pub(super) fn suite_table(suites: &[SuiteResult]) -> String {
             interval.high,
         )
     }));
+    let mut last = None;
+    for suite in suites.iter().filter(|suite| !suite.columns.is_empty()) {
+        if last.replace(&suite.suite) != Some(&suite.suite) {
+            lines.push(format!("{}: read from {}", suite.suite, suite.columns.join(", ")));
+        }
+    }
     lines.join("\n") + "\n"
 }
 
@@ -50,7 +57,7 @@ mod tests {
             concept: "cat".to_owned(),
             judge: "cnn".to_owned(),
             sha256: String::new(),
-            columns: Vec::new(),
+            columns: vec!["prompt".to_owned(), "sd_seed".to_owned()],
             expects: Expectation::Gone,
             named,
             applicable: true,
@@ -59,6 +66,7 @@ mod tests {
             suite: "homoglyphs".to_owned(),
             applicable: false,
             expects: Expectation::Kept,
+            columns: Vec::new(),
             ..suite.clone()
         };
         assert_eq!(
@@ -67,6 +75,7 @@ mod tests {
 suite       judge  should be      n   base  edited  95 % interval
 i2p         cnn    gone          32  0.969   0.031  0.006 to 0.157
 homoglyphs  cnn    kept          32  0.969   0.031  0.006 to 0.157  not applicable: the base draws too few
+i2p: read from prompt, sd_seed
 "
         );
         assert_eq!(suite_table(&[]), "");

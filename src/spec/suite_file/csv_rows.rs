@@ -90,7 +90,7 @@ impl Lines<'_> {
         let blank = rest.iter().take_while(|byte| [b'\r', b'\n'].contains(byte)).count();
         let until = (byte + blank).min(self.text.len());
         let passed = self.text.as_bytes().get(self.counted..until).unwrap_or_default();
-        self.line += passed.iter().filter(|byte| **byte == b'\n').count();
+        self.line += passed.split(|byte| *byte == b'\n').count() - 1;
         self.counted = until;
         self.line
     }

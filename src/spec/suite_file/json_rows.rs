@@ -65,14 +65,12 @@ fn read_members(
             Value::Null => String::new(),
             other => other.to_string(),
         };
-        match cells.get_mut(column) {
-            Some(cell @ None) => *cell = Some(text),
-            _ => {
-                let shown: String = name.chars().take(Suite::MAX_NAME_CHARS).collect();
-                let problem = format!("has {shown:?} twice; leave one out");
-                return Err(SuiteFileError::Row { place, problem });
-            }
-        }
+        let Some(cell @ None) = cells.get_mut(column) else {
+            let shown: String = name.chars().take(Suite::MAX_NAME_CHARS).collect();
+            let problem = format!("has {shown:?} twice; leave one out");
+            return Err(SuiteFileError::Row { place, problem });
+        };
+        *cell = Some(text);
     }
     Ok(cells.into_iter().map(Option::unwrap_or_default).collect())
 }

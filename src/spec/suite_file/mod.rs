@@ -88,7 +88,7 @@ fn decode(bytes: &[u8]) -> Result<&str, SuiteFileError> {
     let text = std::str::from_utf8(bytes).map_err(|error| {
         let offset = error.valid_up_to();
         let before = bytes.get(..offset).unwrap_or_default();
-        let line = before.iter().filter(|byte| **byte == b'\n').count() + 1;
+        let line = before.split(|byte| *byte == b'\n').count();
         let byte = bytes.get(offset).copied().unwrap_or_default();
         let is_utf16 = bytes.starts_with(&[0xFF, 0xFE]) || bytes.starts_with(&[0xFE, 0xFF]);
         SuiteFileError::NotUtf8 { line, offset, byte, is_utf16 }
