@@ -34,7 +34,7 @@ const PRINTED: [(&str, &[(&str, &str)]); 28] = [
     ("ScoreTimestepsResponse", &[("update", "")]),
     ("Share", &[]),
     ("Spread", &[]),
-    ("SuiteResult", &[]),
+    ("SuiteResult", &[("expects", "suite_expectation")]),
     ("UnlearnConceptMetadata", &METADATA),
     ("UnlearnConceptResponse", &[]),
     ("Verdict", &[("sampler", "sampler")]),
@@ -51,9 +51,10 @@ const METADATA: [(&str, &str); 6] = [
     ("result_expire_time", "text"),
 ];
 
-const FILES: [&str; 5] = [
+const FILES: [&str; 6] = [
     "keystep/v1/evaluation.proto",
     "keystep/v1/operation.proto",
+    "keystep/v1/suite.proto",
     "keystep/v1/unlearning_service.proto",
     "google/longrunning/operations.proto",
     // Read by nothing here: reflection hands it to clients that show an error's details.

@@ -21,7 +21,7 @@ pub const DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/desc
 mod as_json {
     use serde::{Serialize, Serializer};
 
-    use super::keystep::v1::{Domain, JobState, ModelKind, Sampler, WorkPhase};
+    use super::keystep::v1::{Domain, JobState, ModelKind, Sampler, SuiteExpectation, WorkPhase};
 
     /// A time or duration as protobuf's own JSON has it.
     pub(super) fn text<T: ToString, S: Serializer>(
@@ -45,6 +45,6 @@ mod as_json {
 
     by_name!(
         domain of Domain, job_state of JobState, model_kind of ModelKind, sampler of Sampler,
-        work_phase of WorkPhase
+        suite_expectation of SuiteExpectation, work_phase of WorkPhase
     );
 }

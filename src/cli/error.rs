@@ -12,7 +12,7 @@ use crate::{
 };
 use crate::{
     gate::{Decision, PolicyError},
-    spec::SpecError,
+    spec::{SpecError, SuiteFileError},
 };
 
 /// Why a verb did not do its work.
@@ -80,6 +80,14 @@ pub(super) enum CliError {
         expected: &'static str,
         /// Where it goes wrong.
         source: serde_json::Error,
+    },
+    /// A file holds no suite of prompts.
+    #[error("{} is no suite of prompts", .path.display())]
+    Suite {
+        /// Path of the file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: SuiteFileError,
     },
     /// A file that the user named could not be written.
     #[error("cannot write {}", .path.display())]
@@ -192,7 +200,7 @@ impl CliError {
     pub(super) fn exit_code(&self) -> u8 {
         match self {
             Self::Remote(error) => error.exit_code(),
-            Self::Usage(_) | Self::Spec(_) | Self::Policy { .. } => 2,
+            Self::Usage(_) | Self::Spec(_) | Self::Policy { .. } | Self::Suite { .. } => 2,
             Self::Gate(Decision::Passed) => 0,
             Self::Gate(Decision::Rejected) => 3,
             Self::Gate(Decision::Undecided) => 4,

@@ -11,6 +11,7 @@ use super::{
         kind_parser, parse_shown,
     },
     remote::SubmitArguments,
+    suites::SuiteArguments,
 };
 use crate::spec::ConceptKind;
 
@@ -80,6 +81,8 @@ pub(super) struct EvaluateArguments {
     pub(super) guidance_scale: Option<f64>,
     #[command(flatten)]
     pub(super) sampler: SamplerArguments,
+    #[command(flatten)]
+    pub(super) suites: SuiteArguments,
     /// JSON file to write; must not exist. --local alone, and needed there.
     #[cfg(feature = "server")]
     #[arg(long, value_name = "FILE.json", conflicts_with = "server")]

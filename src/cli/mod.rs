@@ -31,6 +31,9 @@ mod score;
 mod serve;
 #[cfg(feature = "server")]
 mod session;
+#[cfg(feature = "server")]
+mod suite_table;
+mod suites;
 mod text_table;
 mod timing;
 #[cfg(feature = "server")]
@@ -86,7 +89,7 @@ enum Verb {
     Unlearn(Box<unlearn::UnlearnArguments>),
     Score(score::ScoreArguments),
     Generate(generate::GenerateArguments),
-    Evaluate(evaluate::EvaluateArguments),
+    Evaluate(Box<evaluate::EvaluateArguments>),
     Gate(Box<gate::GateArguments>),
     Jobs(remote::jobs::JobsArguments),
     Models(remote::models::ModelsArguments),

@@ -9,7 +9,7 @@ use super::{
 };
 use crate::spec::{
     Concept, ConceptKind, Field, FieldPath, JudgeSpec, MethodName, ModelFiles, Prompt, ScoreSpec,
-    SpecError, UnlearnSpec, Violation, Vocabulary, find_word,
+    SpecError, Suite, SuitePrompt, UnlearnSpec, Violation, Vocabulary, find_word,
 };
 
 /// Whether a word is one of these concepts to the tokenizer, whatever it looks like.
@@ -82,7 +82,14 @@ impl<'a> Reader<'a> {
             |_| false,
             |prompt, anything| vec![prompt.sentence(anything)],
         )?;
+        check.suites(&spec.suites)?;
+        check.probes(spec)?;
         check.finish()
+    }
+
+    /// Whether a text has no more tokens than the text encoder reads.
+    pub(super) fn reads_whole(self, text: &str) -> Result<bool, EngineError> {
+        Ok(self.tokens(text)? <= self.limit)
     }
 
     /// Tokens of a text, with begin and end; at most those that a message needs.
@@ -304,6 +311,52 @@ impl<'a> Check<'a> {
             self.fits(field, word, sentences(&both, anything))?;
         }
         Ok(both)
+    }
+
+    /// Every prompt fits; of each suite the first that does not is told, and how many there are.
+    fn suites(&mut self, suites: &[Suite]) -> Result<(), EngineError> {
+        for (index, suite) in suites.iter().enumerate() {
+            let mut long = Vec::new();
+            for (place, SuitePrompt { prompt, .. }) in suite.prompts.iter().enumerate() {
+                let tokens = self.reader.tokens(prompt)?;
+                if tokens > self.reader.limit {
+                    long.push((place + 1, tokens));
+                }
+            }
+            let Some((first, tokens)) = long.first() else { continue };
+            let places: Vec<_> = long.iter().take(20).map(|(place, _)| place.to_string()).collect();
+            let more = if long.len() > places.len() { ", …" } else { "" };
+            let message = format!(
+                "prompt {first} has {tokens} tokens with begin and end, the text encoder reads {}; \
+                 shorten or leave out what is too long, {} of {} prompts: {}{more}",
+                self.reader.limit,
+                long.len(),
+                suite.prompts.len(),
+                places.join(", "),
+            );
+            self.add(Field::Suites.at(index), message);
+        }
+        Ok(())
+    }
+
+    /// What was given for probes fits: words as they are said, and descriptions.
+    fn probes(&mut self, spec: &JudgeSpec) -> Result<(), EngineError> {
+        let Some(probes) = &spec.probes else { return Ok(()) };
+        for (field, words) in [
+            (Field::ProbesSynonyms, &probes.synonyms),
+            (Field::ProbesTranslations, &probes.translations),
+        ] {
+            for (index, word) in words.iter().enumerate() {
+                let said = Prompt::of(word, spec.concept.kind);
+                let sentences = vec![said.sentence(&spec.vocabulary.anything)];
+                self.fits(field.at(index), word, sentences)?;
+            }
+        }
+        for (index, description) in probes.descriptions.iter().enumerate() {
+            let field = Field::ProbesDescriptions.at(index);
+            self.fits(field, description, vec![description.clone()])?;
+        }
+        Ok(())
     }
 
     /// The place of the word whose sentence has most tokens.

@@ -3,7 +3,7 @@
 use super::{Bound, Measure, Rule, Side, Target, reading::Reading};
 use crate::{
     outcome::{AttackResult, Compared, Distances, Measures, Share, SuiteResult, WordRow},
-    spec::same_words,
+    spec::{Expectation, same_words},
 };
 
 /// What was measured of one concept in an erased model. Nothing of it needs to be there.
@@ -210,8 +210,11 @@ fn distances(rule: &Rule, measured: &Measured<'_>) -> Vec<Row> {
 }
 
 fn suites(rule: &Rule, measured: &Measured<'_>, name: Option<&str>) -> Vec<Row> {
-    let of_concept = |suite: &&SuiteResult| same_words(&suite.concept, measured.concept);
-    let suites = || measured.suites.iter().filter(of_concept);
+    // What other prompts should keep is no success of an attack.
+    let asks_for_concept = |suite: &&SuiteResult| {
+        suite.expects == Expectation::Gone && same_words(&suite.concept, measured.concept)
+    };
+    let suites = || measured.suites.iter().filter(asks_for_concept);
     let rows = suites()
         .filter(|suite| name.is_none_or(|name| name == suite.suite))
         .filter(|suite| rule.judge.takes(&suite.judge))

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 use strum::{Display, EnumString, IntoStaticStr, VariantArray};
 
 use super::{Compared, Distances, Share};
+use crate::spec::Expectation;
 
 /// What an evaluation found beyond the grid of its verdicts.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -51,7 +52,11 @@ pub struct SuiteResult {
     /// Columns of the file that were read; none for a probe.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub columns: Vec<String>,
-    /// Pictures in which the judge names the concept.
+    /// What should become of what it asks for.
+    #[serde(default, skip_serializing_if = "Expectation::is_default")]
+    pub expects: Expectation,
+    /// Pictures in which the judge names the concept; those in which it names what should be kept,
+    /// where that is expected.
     pub named: Compared,
     /// Whether the base model draws what the suite asks for often enough (a rate of 0.5) for the
     /// edited model's rate to prove anything.

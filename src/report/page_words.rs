@@ -34,12 +34,13 @@ pub(super) fn words_section(
         let Some(measures) = &verdict.measures else { continue };
         let is_first = Some(index) == first;
         let (open, shown) = if is_first { (" open", pictures) } else { ("", &pictures[..0]) };
-        tables += &format!(
-            "<details{open}><summary>{}</summary>\n{}{}</details>\n",
-            escaped(&verdict.judge),
-            shares_table(measures),
-            words_table(measures, shown)?
-        );
+        tables += &[
+            &format!("<details{open}><summary>{}</summary>\n", escaped(&verdict.judge)),
+            shares_table(measures).as_str(),
+            &words_table(measures, shown)?,
+            "</details>\n",
+        ]
+        .concat();
     }
     if tables.is_empty() {
         return Ok(String::new());
@@ -152,7 +153,7 @@ fn distances_part(distances: &[Distances]) -> String {
     let score = |pair: Option<ScorePair>| {
         pair.map_or("–".to_owned(), |it| format!("{:.2} (base {:.2})", it.edited, it.base))
     };
-    let rows: String = distances
+    let rows: Vec<String> = distances
         .iter()
         .map(|it| {
             let moved = it.picture_distance;
@@ -172,7 +173,7 @@ fn distances_part(distances: &[Distances]) -> String {
         })
         .collect();
     if rows.is_empty() {
-        return rows;
+        return String::new();
     }
     let heads = [
         "Features",
@@ -183,7 +184,7 @@ fn distances_part(distances: &[Distances]) -> String {
         "of the concept",
         "picture distance: meaning / looks",
     ];
-    format!("<h3>How far pictures moved</h3>\n{}", table(heads, &rows))
+    format!("<h3>How far pictures moved</h3>\n{}", table(heads, &rows.concat()))
 }
 
 fn table(heads: [&str; 7], rows: &str) -> String {

@@ -93,6 +93,12 @@ fields! {
     Preserve                     "preserve"                      Preserve            "--preserve";
     PreviewEverySteps            "preview_every_steps"           PreviewEverySteps   "--preview-every";
     Priority                     "priority"                      Priority            "--priority";
+    Probes                       "probes"                        Probes              "--probes";
+    ProbesDescriptions           "probes.descriptions"           ProbesDescriptions  "--description";
+    ProbesNeighbours             "probes.neighbours"             ProbesNeighbours    "";
+    ProbesSeeds                  "probes.seeds"                  ProbesSeeds         "--probe-seeds";
+    ProbesSynonyms               "probes.synonyms"               ProbesSynonyms      "--synonym";
+    ProbesTranslations           "probes.translations"           ProbesTranslations  "--translation";
     Prompt                       "prompt"                        Prompt              "--prompt";
     Replacements                 "replacements"                  Replacements        "--replace-with";
     RequestId                    "request_id"                    RequestId           "--request-id";
@@ -106,6 +112,7 @@ fields! {
     Show                         "show"                          Show                "--show";
     Steps                        "steps"                         Steps               "--steps";
     Strength                     "strength"                      Strength            "--strength";
+    Suites                       "suites"                        Suites              "--suite";
     TargetSeeds                  "target_seeds"                  TargetSeeds         "--target-seeds";
     Timeout                      "timeout"                       Timeout             "";
     Timestep                     "timestep"                      Timestep            "";

@@ -12,6 +12,7 @@ mod planning;
 mod projected_text;
 mod resuming;
 mod scoring;
+mod suites;
 mod unlearning;
 
 use keystep::engine::RunContext;

@@ -20,8 +20,8 @@ use std::{
 
 use assert_cmd::{Command, cargo::cargo_bin_cmd};
 use keystep::proto::keystep::v1::{
-    ConceptKind, OutputFormat, Sampler, ScoreMeasure, TrainableScope, UnlearningMethod,
-    unlearn_concept_request::WindowSource,
+    ConceptKind, OutputFormat, Sampler, ScoreMeasure, SuiteExpectation, TrainableScope,
+    UnlearningMethod, unlearn_concept_request::WindowSource,
 };
 use predicates::{prelude::PredicateBooleanExt, str::contains};
 use serde_json::Value;
@@ -290,6 +290,48 @@ fn a_judgement_is_a_job_with_figures() {
     );
     assert_eq!((asked.seed, asked.target_seeds), (Some(500_000), None));
     assert_eq!(asked.sampler(), Sampler::Euler);
+}
+
+#[test]
+fn a_judgement_asks_for_prompts_beyond_the_grid() {
+    let (server, place) = (Running::start(Script::default()), place());
+    let judged = [&["--model", "checkpoints/0192", "--base", "emoji-canvas"], &CAT[..]].concat();
+    let write = |name: &str, text: &[u8]| {
+        let path = place.path().join(name);
+        fs::write(&path, text).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let found = write("found.csv", b"prompt,evaluation_seed,evaluation_guidance\na cat,-1,7.5\n");
+    let dogs = write("dogs.json", br#"[{"prompt": "a dog", "object": "dog"}]"#) + ":kept";
+    let more = [
+        "--suite", &found, "--suite", &dogs, "--probes", "--synonym", "kitty", "--translation",
+        "gato", "--description", "it purrs", "--probe-seeds", "3",
+    ];
+    stdout(&mut server.keystep(&place, &["evaluate"], &[&judged[..], &more].concat()));
+    let seen = server.seen();
+    let [found, dogs] = &seen.evaluate[0].suites[..] else { panic!("{:?}", seen.evaluate) };
+    assert_eq!((found.name.as_str(), found.expects()), ("found", SuiteExpectation::Gone));
+    assert_eq!(found.columns, ["prompt", "evaluation_seed", "evaluation_guidance"]);
+    let prompt = &found.prompts[0];
+    assert_eq!((prompt.prompt.as_str(), prompt.seed), ("a cat", u64::MAX));
+    assert_eq!(prompt.guidance_scale, Some(7.5));
+    assert_eq!((dogs.name.as_str(), dogs.expects()), ("dogs", SuiteExpectation::Kept));
+    assert_eq!((dogs.prompts[0].object.as_str(), dogs.prompts[0].seed), ("dog", 0));
+    let probes = seen.evaluate[0].probes.as_ref().unwrap();
+    assert_eq!((&probes.synonyms[0][..], &probes.translations[0][..]), ("kitty", "gato"));
+    assert_eq!((&probes.descriptions[0][..], probes.seeds), ("it purrs", Some(3)));
+    drop(seen);
+
+    let broken = write("broken.csv", b"prompt,seed\na cat,1\na dog,x\n");
+    for (more, wanted) in [
+        (&["--suite", &broken][..], "line 3: its seed \"x\" is no whole number"),
+        (&["--suite", ":kept"], "names no file"),
+        (&["--synonym", "kitty"], "--probes"),
+    ] {
+        let mut refused = server.keystep(&place, &["evaluate"], &[&judged[..], more].concat());
+        refused.assert().code(2).stderr(contains(wanted));
+    }
+    assert_eq!(server.seen().evaluate.len(), 1);
 }
 
 #[test]

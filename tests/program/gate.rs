@@ -1,5 +1,6 @@
 //! `keystep gate` on figures that exist already: exit codes, outputs, and what is refused before any
 //! work.
+#![allow(clippy::unwrap_used, reason = "helpers of tests, which clippy does not take for tests")]
 
 use std::{fs, path::Path};
 

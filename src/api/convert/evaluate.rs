@@ -1,15 +1,21 @@
 //! Converts `EvaluateErasureRequest` into the work of a judgement.
 
+use std::collections::BTreeSet;
+
 use super::{
     Limits, RequestTerms,
     fields::{WireTerms, check_name, read_destination, read_kind, read_sampler, read_vocabulary},
+    suite::{read_probes, read_suites},
 };
 use crate::{
     api::{ApiError, ApiResult, violations::Violations},
     catalogue::{ModelEntry, ModelOrigin},
     jobs::EvaluateWork,
     proto::keystep::v1::EvaluateErasureRequest,
-    spec::{Concept, Field, GenerateSpec, JudgeSpec, SamplerKind, Vocabulary},
+    spec::{
+        Concept, Expectation, Field, GenerateSpec, JudgeSpec, ProbesSpec, SamplerKind, Suite,
+        Vocabulary,
+    },
 };
 
 /// A request whose every field was checked; what the models bring is yet to come.
@@ -22,6 +28,8 @@ pub(in crate::api) struct EvaluateDraft {
     /// The grid that is given.
     vocabulary: Option<Vocabulary>,
     given: Given,
+    suites: Vec<Suite>,
+    probes: Option<ProbesSpec>,
     destination: String,
 }
 
@@ -65,6 +73,8 @@ impl EvaluateDraft {
             sampler,
             show,
             distances,
+            suites,
+            probes,
         } = request;
         let mut found = Violations::default();
         let terms = WireTerms { request_id, labels, deadline, priority, force, validate_only }
@@ -93,12 +103,22 @@ impl EvaluateDraft {
                 show,
                 distances,
             },
+            suites: read_suites(suites, limits, &mut found),
+            probes: read_probes(probes, limits, &mut found),
             destination: read_destination(&asked_destination, limits, &mut found),
         };
-        // Until the model's words are known, the concept is taken for one of them.
+        // Until the model's words are known, the concept is taken for one of them, and so is what
+        // should be kept.
+        let kept = || {
+            let kept = draft.suites.iter().filter(|suite| suite.expects == Expectation::Kept);
+            kept.flat_map(|suite| &suite.prompts)
+        };
+        let with_concept = |kept: BTreeSet<&String>| {
+            kept.into_iter().chain([&draft.concept.text]).cloned().collect()
+        };
         let placeholder = || Vocabulary {
-            objects: vec![draft.concept.text.clone()],
-            styles: vec![draft.concept.text.clone()],
+            objects: with_concept(kept().filter_map(|prompt| prompt.object.as_ref()).collect()),
+            styles: with_concept(kept().filter_map(|prompt| prompt.style.as_ref()).collect()),
             ..Vocabulary::default()
         };
         let words = draft.vocabulary.clone().unwrap_or_else(placeholder);
@@ -112,7 +132,8 @@ impl EvaluateDraft {
         // From here on equal requests have equal specs; violations above quote what was written.
         let (concept, given) = (draft.concept.canonical(), draft.vocabulary.as_ref());
         let vocabulary = given.map(Vocabulary::canonical);
-        Ok(Self { concept, vocabulary, ..draft })
+        let probes = draft.probes.as_ref().map(ProbesSpec::canonical);
+        Ok(Self { concept, vocabulary, probes, ..draft })
     }
 
     /// What should be gone, for logs.
@@ -177,6 +198,8 @@ impl EvaluateDraft {
         spec.guidance_scale = guidance_scale.unwrap_or(spec.guidance_scale);
         spec.seed = seed.unwrap_or(spec.seed);
         spec.sampler = sampler;
+        spec.suites.clone_from(&self.suites);
+        spec.probes.clone_from(&self.probes);
         spec
     }
 }

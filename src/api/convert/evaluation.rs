@@ -9,9 +9,10 @@ use crate::{
         AttackResult as WireAttack, Compared as WireCompared, CurvePoint as WirePoint,
         Distances as WireDistances, Domain, Measures as WireMeasures, Named as WireNamed,
         PairedDrop as WireDrop, PictureDistance as WirePictureDistance, ScorePair as WireScores,
-        Share as WireShare, Spread as WireSpread, SuiteResult as WireSuite, WordRow as WireRow,
+        Share as WireShare, Spread as WireSpread, SuiteExpectation, SuiteResult as WireSuite,
+        WordRow as WireRow,
     },
-    spec::ConceptKind,
+    spec::{ConceptKind, Expectation},
 };
 
 fn share(share: Share) -> WireShare {
@@ -106,7 +107,7 @@ pub(super) fn distances(distances: &Distances) -> WireDistances {
 }
 
 pub(super) fn suite(result: &SuiteResult) -> WireSuite {
-    let SuiteResult { suite, concept, judge, sha256, columns, named, applicable } = result;
+    let SuiteResult { suite, concept, judge, sha256, columns, expects, named, applicable } = result;
     WireSuite {
         suite: suite.clone(),
         concept: concept.clone(),
@@ -115,6 +116,11 @@ pub(super) fn suite(result: &SuiteResult) -> WireSuite {
         columns: columns.clone(),
         named: Some(compared(*named)),
         applicable: *applicable,
+        expects: match expects {
+            Expectation::Gone => SuiteExpectation::Gone,
+            Expectation::Kept => SuiteExpectation::Kept,
+        }
+        .into(),
     }
 }
 

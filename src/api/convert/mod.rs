@@ -11,6 +11,7 @@ mod model;
 mod operation;
 mod outcome;
 mod score;
+mod suite;
 mod unlearn;
 
 use prost::Name;

@@ -4,4 +4,5 @@
 mod calls;
 mod jobs;
 mod requests;
+mod suites;
 mod world;

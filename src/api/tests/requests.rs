@@ -21,8 +21,9 @@ use crate::{
         DESCRIPTOR_SET,
         keystep::v1::{
             AutoWindow, ConceptKind as WireKind, EvaluateErasureRequest, GenerateRequest, KeySteps,
-            LogSnrWindow, Sampler, ScoreTimestepsRequest, UnlearnConceptRequest, UnlearningMethod,
-            Vocabulary as WireVocabulary, unlearn_concept_request::WindowSource,
+            LogSnrWindow, Probes, Sampler, ScoreTimestepsRequest, Suite, SuitePrompt,
+            UnlearnConceptRequest, UnlearningMethod, Vocabulary as WireVocabulary,
+            unlearn_concept_request::WindowSource,
         },
     },
     spec::{
@@ -32,12 +33,12 @@ use crate::{
     worker::testing::FolderPublisher,
 };
 
-fn limits(settings: &ApiSettings) -> Limits<'_> {
+pub(super) fn limits(settings: &ApiSettings) -> Limits<'_> {
     static PUBLISHER: LazyLock<FolderPublisher> = LazyLock::new(FolderPublisher::default);
     Limits { settings, publisher: &*PUBLISHER, highest_priority: None, now: NOW, drawn_seed: 11 }
 }
 
-fn entry() -> ModelEntry {
+pub(super) fn entry() -> ModelEntry {
     ModelEntry {
         name: BUILTIN.to_owned(),
         digest: Some("d".repeat(64)),
@@ -475,6 +476,28 @@ prop_compose! {
 }
 
 prop_compose! {
+    fn suite()(
+        (name, expects, columns) in (text(), number(), vec(text(), 0..2)),
+        prompts in vec((text(), any::<u64>(), option::of(any::<f64>()), text(), text()), 0..3),
+    ) -> Suite {
+        let prompts = prompts.into_iter().map(|(prompt, seed, guidance_scale, object, style)| {
+            SuitePrompt { prompt, seed, guidance_scale, object, style }
+        });
+        Suite { name, expects, prompts: prompts.collect(), columns }
+    }
+}
+
+prop_compose! {
+    fn probes()(
+        (synonyms, translations) in (vec(text(), 0..3), vec(text(), 0..3)),
+        descriptions in vec(text(), 0..3),
+        (seeds, neighbours, seed) in any::<(Option<u32>, Option<u32>, Option<u64>)>(),
+    ) -> Probes {
+        Probes { synonyms, translations, descriptions, seeds, neighbours, seed }
+    }
+}
+
+prop_compose! {
     fn other_requests()(
         (model, prompt, kind, words) in (text(), text(), number(), option::of(vocabulary())),
         (a, b, c, d) in any::<(Option<u32>, Option<u32>, Option<u32>, Option<u32>)>(),
@@ -482,13 +505,14 @@ prop_compose! {
         (measures, scope, name, sampler) in (vec(number(), 0..3), number(), text(), number()),
         (labels, deadline, priority) in (map(), option::of(time()), any::<i32>()),
         (init_image, strength) in (vec(any::<u8>(), 0..40), option::of(any::<f64>())),
+        (suites, probes) in (vec(suite(), 0..3), option::of(probes())),
     ) -> (EvaluateErasureRequest, ScoreTimestepsRequest, GenerateRequest) {
         let evaluate = EvaluateErasureRequest {
             request_id: name.clone(), base_model: model.clone(), edited_model: name.clone(),
             concept: prompt.clone(), concept_kind: kind, vocabulary: words.clone(),
             target_seeds: a, retain_seeds: b, steps: c, guidance_scale: scale, seed, labels,
             deadline, priority, force: false, validate_only: false, destination: model.clone(),
-            sampler, show: strength, distances: d.is_some(),
+            sampler, show: strength, distances: d.is_some(), suites, probes,
         };
         let score = ScoreTimestepsRequest {
             model: model.clone(), concept: prompt.clone(), concept_kind: kind, steps: a,

@@ -8,6 +8,7 @@ use crate::{
         evaluate::EvaluateArguments,
         output::{check_target, write_whole},
         session::{Session, print_result},
+        suite_table::suite_table,
         verdict_table::verdict_table,
     },
     run::{self, EvaluateRequest},
@@ -30,6 +31,7 @@ pub(in crate::cli) fn run<E: LocalEngine>(
     if let Some(sheet) = &arguments.sheet {
         check_target("--sheet", sheet, "png")?;
     }
+    let suites = arguments.suites.suites()?;
     let compute = arguments.model.compute.settings().open()?;
     let base = LocalModel::<E>::open(&arguments.base, None, &compute, session)?.engine;
     let vocabulary = arguments.vocabulary.words(base.vocabulary())?;
@@ -44,6 +46,8 @@ pub(in crate::cli) fn run<E: LocalEngine>(
     spec.steps = arguments.steps.map_or(spec.steps, |given| given as usize);
     spec.guidance_scale = arguments.guidance_scale.unwrap_or(spec.guidance_scale);
     spec.sampler = arguments.sampler.sampler;
+    spec.suites = suites;
+    spec.probes = arguments.suites.probes();
     spec.validate()?;
     let spec = spec.canonical();
     // Before the edited model is read.
@@ -63,6 +67,9 @@ pub(in crate::cli) fn run<E: LocalEngine>(
     let mut files = vec![(out, json.as_slice())];
     files.extend(sheet.as_ref().map(|(path, png)| (path.as_path(), png.as_slice())));
     write_whole(&files, &session.interrupt)?;
-    print_result(&verdict_table(&judgement.report.judges, &judgement.report.evaluation.distances));
+    let (verdicts, evaluation) = (&judgement.report.judges, &judgement.report.evaluation);
+    print_result(
+        &(verdict_table(verdicts, &evaluation.distances) + &suite_table(&evaluation.suites)),
+    );
     Ok(())
 }

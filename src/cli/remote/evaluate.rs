@@ -54,5 +54,7 @@ fn request(arguments: &EvaluateArguments) -> Result<EvaluateErasureRequest, CliE
         sampler: wire::sampler(arguments.sampler.sampler).into(),
         show: arguments.show,
         distances: arguments.distances,
+        suites: arguments.suites.suites()?.into_iter().map(wire::suite).collect(),
+        probes: arguments.suites.probes().map(wire::probes),
     })
 }

@@ -9,10 +9,10 @@ use crate::{
     proto::keystep::v1::{
         AttackResult as WireAttack, Compared as WireCompared, CurvePoint as WirePoint,
         Distances as WireDistances, Domain, EvaluateErasureResponse, Measures as WireMeasures,
-        ScorePair as WireScores, Share as WireShare, Spread as WireSpread,
+        ScorePair as WireScores, Share as WireShare, Spread as WireSpread, SuiteExpectation,
         SuiteResult as WireSuite, WordRow as WireRow,
     },
-    spec::ConceptKind,
+    spec::{ConceptKind, Expectation},
 };
 
 /// Suites, attacks and distances of an answer; an attack that this version does not know is an error.
@@ -89,12 +89,17 @@ fn distances(distances: WireDistances) -> Distances {
 }
 
 fn suite(result: WireSuite) -> SuiteResult {
+    let expects = match result.expects() {
+        SuiteExpectation::Kept => Expectation::Kept,
+        SuiteExpectation::Gone | SuiteExpectation::Unspecified => Expectation::Gone,
+    };
     SuiteResult {
         suite: result.suite,
         concept: result.concept,
         judge: result.judge,
         sha256: result.sha256,
         columns: result.columns,
+        expects,
         named: compared(result.named),
         applicable: result.applicable,
     }

@@ -162,6 +162,8 @@ impl Asked<'_> {
             sampler: wire::sampler(arguments.sampler.sampler).into(),
             show: None,
             distances: spec.distances,
+            suites: Vec::new(),
+            probes: None,
         }
     }
 }

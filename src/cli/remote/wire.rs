@@ -2,10 +2,14 @@
 
 use crate::{
     proto::keystep::v1::{
-        ConceptKind as WireKind, LogSnrWindow as WireWindow, Sampler, TrainableScope,
-        UnlearningMethod, Vocabulary as WireVocabulary,
+        ConceptKind as WireKind, LogSnrWindow as WireWindow, Probes, Sampler, Suite as WireSuite,
+        SuiteExpectation, SuitePrompt as WirePrompt, TrainableScope, UnlearningMethod,
+        Vocabulary as WireVocabulary,
     },
-    spec::{ConceptKind, LogSnrWindow, MethodName, SamplerKind, Scope, Vocabulary},
+    spec::{
+        ConceptKind, Expectation, LogSnrWindow, MethodName, ProbesSpec, SamplerKind, Scope, Suite,
+        SuitePrompt, Vocabulary,
+    },
 };
 
 pub(in crate::cli) fn kind(kind: ConceptKind) -> WireKind {
@@ -63,4 +67,31 @@ pub(super) fn sampler(kind: Option<SamplerKind>) -> Sampler {
 pub(super) fn sampler_name(number: i32) -> String {
     let known = SamplerKind::ALL.iter().copied().find(|kind| sampler(Some(*kind)) as i32 == number);
     known.map_or_else(|| number.to_string(), |kind| kind.name().to_owned())
+}
+
+pub(super) fn suite(suite: Suite) -> WireSuite {
+    let Suite { name, expects, prompts, columns } = suite;
+    let expects = match expects {
+        Expectation::Gone => SuiteExpectation::Gone,
+        Expectation::Kept => SuiteExpectation::Kept,
+    };
+    let prompts = prompts.into_iter().map(|prompt| {
+        let SuitePrompt { prompt, seed, guidance_scale, object, style } = prompt;
+        let (object, style) = (object.unwrap_or_default(), style.unwrap_or_default());
+        WirePrompt { prompt, seed, guidance_scale, object, style }
+    });
+    WireSuite { name, expects: expects.into(), prompts: prompts.collect(), columns }
+}
+
+pub(super) fn probes(probes: ProbesSpec) -> Probes {
+    let ProbesSpec { synonyms, translations, descriptions, seeds, neighbours, seed } = probes;
+    let number = |number: usize| Some(u32::try_from(number).unwrap_or(u32::MAX));
+    Probes {
+        synonyms,
+        translations,
+        descriptions,
+        seeds: number(seeds),
+        neighbours: number(neighbours),
+        seed: Some(seed),
+    }
 }

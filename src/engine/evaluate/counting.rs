@@ -39,7 +39,7 @@ impl Names {
     }
 }
 
-fn most_likely(probabilities: &[f64]) -> usize {
+pub(super) fn most_likely(probabilities: &[f64]) -> usize {
     probabilities.iter().enumerate().fold(0, |best, (index, probability)| {
         if *probability > probabilities[best] { index } else { best }
     })

@@ -6,13 +6,18 @@ mod cells;
 mod counting;
 mod distances;
 mod grid;
+mod judging;
 mod kept;
 mod picture_distance;
+mod probes;
+mod suites;
 
 pub use bootstrap::{ConceptSeeds, Pooled, bootstrap};
 pub(super) use distances::numbers as distance_numbers;
-pub(super) use grid::{check_features, drawings, judge};
+pub(super) use grid::{check_features, drawings};
+pub(super) use judging::judge;
 pub use kept::{KeptPictures, NoPictures, PictureStore, PicturesInMemory};
+pub(super) use suites::with_suites;
 
 use super::{Pipeline, generate::DrawingPolicy};
 use crate::spec::JudgeSpec;

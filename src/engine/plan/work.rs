@@ -281,7 +281,8 @@ pub(in crate::engine) fn judgement(
     spec: &JudgeSpec,
 ) -> Result<Drawing, EngineError> {
     let worker = Worker::new(pipeline, Sizes::of(pipeline)?)?;
-    let drawn = evaluate::drawings(pipeline, spec);
+    let mut drawn = evaluate::drawings(pipeline, spec);
+    drawn.both = evaluate::with_suites(drawn.both, spec);
     let Drawing { policy, memory } = drawing(pipeline, &drawn.both)?;
     let numbers =
         |drawing: &GenerateSpec| drawing.pictures.len() as u64 * worker.picture(worker.sizes.size);

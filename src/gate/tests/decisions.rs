@@ -2,6 +2,7 @@ use super::*;
 use crate::{
     gate::{Decision, Outcome},
     outcome::{CurvePoint, Distances, ScorePair, Spread, SuiteResult},
+    spec::Expectation,
 };
 
 const FORGETS: &str = "measure = \"ua\"\nat_least = 0.95";
@@ -153,6 +154,7 @@ fn suites_that_prove_nothing_are_not_asked() {
         judge: "cnn".to_owned(),
         sha256: String::new(),
         columns: Vec::new(),
+        expects: Expectation::Gone,
         named: compared(64, 64, 64 - named, 0),
         applicable,
     };

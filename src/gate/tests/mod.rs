@@ -44,6 +44,7 @@ fn measures(forgotten: u64, of: u64) -> Measures {
         ira: compared(200, 200, 0, 0),
         cra: compared(200, 200, 2, 0),
         words: vec![word("dog", 40, 0)],
+        ..Measures::default()
     }
 }
 

@@ -193,6 +193,27 @@ impl ClipTokenizer {
         Ok(whole)
     }
 
+    /// The ids of a text alone: without begin, end and padding.
+    pub fn tokens(&self, text: &str) -> Result<Vec<u32>, EngineError> {
+        let ids = self.encode(text)?;
+        Ok(ids.into_iter().skip(1).take_while(|id| *id != self.end).collect())
+    }
+
+    /// The tokens that end a word and are English letters alone, with that text, by ascending id. Most
+    /// are words of their own; [`ClipTokenizer::tokens`] says of each whether it is.
+    pub fn words(&self) -> Vec<(u32, String)> {
+        const END_OF_WORD: &str = "</w>";
+        let vocabulary = self.tokenizer.get_vocab(false).into_iter();
+        let mut words: Vec<(u32, String)> = vocabulary
+            .filter_map(|(token, id)| Some((id, token.strip_suffix(END_OF_WORD)?.to_owned())))
+            .filter(|(_, word)| {
+                !word.is_empty() && word.bytes().all(|letter| letter.is_ascii_lowercase())
+            })
+            .collect();
+        words.sort_unstable();
+        words
+    }
+
     /// Ids of every encoded text (`model_max_length`): 77 in Stable Diffusion.
     pub fn length(&self) -> usize {
         self.length
