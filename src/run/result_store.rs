@@ -26,8 +26,8 @@ pub struct ResultStore {
     files: ResultFiles,
     /// None where results are not shared.
     objects: Option<AttemptObjects>,
-    /// Whether what lies in the folder is the newest that is shared.
-    is_shared: bool,
+    /// The newest that is shared, where the folder holds it.
+    shared: Option<FinishedResult>,
 }
 
 /// What was found of a finished result.
@@ -71,11 +71,11 @@ impl From<ArtifactError> for CopyProblem {
 impl ResultStore {
     /// In the folder alone.
     pub fn local(files: ResultFiles) -> Self {
-        Self { files, objects: None, is_shared: false }
+        Self { files, objects: None, shared: None }
     }
 
     pub(super) fn shared(files: ResultFiles, objects: AttemptObjects) -> Self {
-        Self { files, objects: Some(objects), is_shared: false }
+        Self { files, objects: Some(objects), shared: None }
     }
 
     /// The folder.
@@ -93,12 +93,12 @@ impl ResultStore {
         let problem = match objects.newest(RESULT, COMPLETE).await {
             Ok(None) => None,
             Ok(Some(newest)) if newest <= held => {
-                self.is_shared = newest == held;
+                self.shared = result.clone().filter(|_| newest == held);
                 None
             }
             Ok(Some(newest)) => match fetch(&self.files, objects, newest, work_digest).await {
                 Ok(fetched) => {
-                    self.is_shared = true;
+                    self.shared = Some(fetched.clone());
                     return FoundResult { result: Some(fetched), problem: None };
                 }
                 Err(problem) => Some(problem),
@@ -115,13 +115,13 @@ impl ResultStore {
     /// was away lately. Dropping the future leaves what was sent for the next call.
     pub async fn share(&mut self, finished: &FinishedResult) {
         let Some(objects) = &self.objects else { return };
-        if self.is_shared || objects.outage.lasts() {
+        if self.shared.as_ref() == Some(finished) || objects.outage.lasts() {
             return;
         }
         let asked = objects.outage.now();
         match send_all(&self.files, objects, finished).await {
             Ok(()) => {
-                self.is_shared = true;
+                self.shared = Some(finished.clone());
                 objects.outage.is_over();
                 tracing::info!("the finished result is stored for other workers");
                 if let Err(error) = objects.remove_earlier(RESULT).await {
