@@ -12,7 +12,7 @@ use super::{
     },
     remote::SubmitArguments,
 };
-use crate::spec::ConceptKind;
+use crate::spec::{AttackSpec, ConceptKind};
 
 /// Judges an erased model beside its base: what is forgotten (UA), what is kept in the same domain
 /// (IRA) and in the other one (CRA).
@@ -26,6 +26,8 @@ judges name what the pictures show. With --server, the job is queued, watched, a
 Examples:
   keystep evaluate --local --model no-cat/pipeline --base builtin:emoji-canvas \\
       --concept cat --kind object --out no-cat.json --sheet no-cat.png
+  keystep evaluate --local --model no-cat/pipeline --base builtin:emoji-canvas \\
+      --concept cat --kind object --attack relearning-benign --attack completion --out no-cat.json
   keystep evaluate --server http://127.0.0.1:50051 --model checkpoints/0192 \\
       --base emoji-canvas --concept cat --kind object")
 )]
@@ -72,6 +74,12 @@ pub(super) struct EvaluateArguments {
     pub(super) guidance_scale: Option<f64>,
     #[command(flatten)]
     pub(super) sampler: SamplerArguments,
+    /// Then seek the concept in the edited model, beside controls on the base: concept-inversion,
+    /// completion, noise, image-to-image, inpainting, relearning-benign or relearning-few-shot; after
+    /// a colon its settings, such as concept-inversion:guided,budget=4000,seed=1,pictures=16. May be
+    /// given several times.
+    #[arg(long = "attack", value_name = "NAME[:SETTINGS]")]
+    pub(super) attacks: Vec<AttackSpec>,
     /// JSON file to write; must not exist. --local alone, and needed there.
     #[cfg(feature = "server")]
     #[arg(long, value_name = "FILE.json", conflicts_with = "server")]

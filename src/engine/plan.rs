@@ -1,5 +1,6 @@
 //! What an erasure will cost, from a model's configs and headers alone: no weight is read.
 
+mod attacking;
 mod erasing;
 mod evaluations;
 mod memory;

@@ -2,7 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Concept, Field, SamplerKind, SpecError, Vocabulary, find_word, violation::Violations};
+use super::{
+    AttackSpec, Concept, Field, SamplerKind, SpecError, Vocabulary, find_word,
+    violation::Violations,
+};
 
 /// A request to judge a model after an erasure (UnlearnCanvas, arXiv 2402.11846).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -26,6 +29,9 @@ pub struct JudgeSpec {
     /// absent, as for [`GenerateSpec::sampler`](super::GenerateSpec::sampler).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sampler: Option<SamplerKind>,
+    /// How the concept is sought in the edited model after the grid is judged.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub attacks: Vec<AttackSpec>,
 }
 
 impl JudgeSpec {
@@ -43,6 +49,7 @@ impl JudgeSpec {
             guidance_scale: 5.0,
             seed: 500_000,
             sampler: None,
+            attacks: Vec::new(),
         }
     }
 
@@ -76,6 +83,7 @@ impl JudgeSpec {
         found.within(Field::RetainSeeds, self.retain_seeds, 1..=1_000);
         found.within(Field::Steps, self.steps, 1..=1_000);
         found.within(Field::GuidanceScale, self.guidance_scale, 0.0..=100.0);
+        found.absorb(AttackSpec::validate_all(&self.attacks));
         found.finish()
     }
 }

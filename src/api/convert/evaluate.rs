@@ -2,6 +2,7 @@
 
 use super::{
     Limits, RequestTerms,
+    attack::read_attacks,
     fields::{WireTerms, check_name, read_destination, read_kind, read_sampler, read_vocabulary},
 };
 use crate::{
@@ -9,7 +10,7 @@ use crate::{
     catalogue::{ModelEntry, ModelOrigin},
     jobs::EvaluateWork,
     proto::keystep::v1::EvaluateErasureRequest,
-    spec::{Concept, Field, GenerateSpec, JudgeSpec, SamplerKind, Vocabulary},
+    spec::{AttackSpec, Concept, Field, GenerateSpec, JudgeSpec, SamplerKind, Vocabulary},
 };
 
 /// A request whose every field was checked; what the models bring is yet to come.
@@ -22,6 +23,7 @@ pub(in crate::api) struct EvaluateDraft {
     /// The grid that is given.
     vocabulary: Option<Vocabulary>,
     given: Given,
+    attacks: Vec<AttackSpec>,
     destination: String,
 }
 
@@ -61,6 +63,7 @@ impl EvaluateDraft {
             validate_only,
             destination: asked_destination,
             sampler,
+            attacks,
         } = request;
         let mut found = Violations::default();
         let terms = WireTerms { request_id, labels, deadline, priority, force, validate_only }
@@ -77,6 +80,7 @@ impl EvaluateDraft {
             concept: Concept::new(concept, kind),
             vocabulary: read_vocabulary(vocabulary, limits, &mut found),
             given: Given { target_seeds, retain_seeds, steps, guidance_scale, seed, sampler },
+            attacks: read_attacks(attacks, &mut found),
             destination: read_destination(&asked_destination, limits, &mut found),
         };
         // Until the model's words are known, the concept is taken for one of them.
@@ -148,6 +152,7 @@ impl EvaluateDraft {
         spec.guidance_scale = guidance_scale.unwrap_or(spec.guidance_scale);
         spec.seed = seed.unwrap_or(spec.seed);
         spec.sampler = sampler;
+        spec.attacks.clone_from(&self.attacks);
         spec
     }
 }

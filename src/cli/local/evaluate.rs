@@ -5,6 +5,7 @@ use crate::{
     cli::{
         CliError,
         arguments::needed,
+        attack_table::attack_table,
         evaluate::EvaluateArguments,
         output::{check_target, write_whole},
         session::{Session, print_result},
@@ -40,6 +41,7 @@ pub(in crate::cli) fn run<E: LocalEngine>(
     spec.steps = arguments.steps.map_or(spec.steps, |given| given as usize);
     spec.guidance_scale = arguments.guidance_scale.unwrap_or(spec.guidance_scale);
     spec.sampler = arguments.sampler.sampler;
+    spec.attacks.clone_from(&arguments.attacks);
     spec.validate()?;
     let spec = spec.canonical();
     // Before the edited model is read.
@@ -59,6 +61,7 @@ pub(in crate::cli) fn run<E: LocalEngine>(
     let mut files = vec![(out, json.as_slice())];
     files.extend(sheet.as_ref().map(|(path, png)| (path.as_path(), png.as_slice())));
     write_whole(&files, &session.interrupt)?;
-    print_result(&verdict_table(&judgement.report.judges));
+    let report = &judgement.report;
+    print_result(&(verdict_table(&report.judges) + &attack_table(&report.evaluation.attacks)));
     Ok(())
 }

@@ -3,6 +3,7 @@
 use std::{collections::BTreeSet, num::NonZeroUsize};
 
 use super::{
+    attacking,
     memory::{NUMBER, Walked, margin, program},
     passes::{Pass, decode, encode, encode_text},
     sizes::Sizes,
@@ -35,11 +36,11 @@ pub struct WorkMemory {
 
 /// How pictures of a size are decoded and steered, whatever their number.
 #[derive(Debug, Clone, Copy)]
-struct Canvas {
+pub(super) struct Canvas {
     /// Height and width of a latent.
-    size: [usize; 2],
-    guides: bool,
-    encodes: bool,
+    pub(super) size: [usize; 2],
+    pub(super) guides: bool,
+    pub(super) encodes: bool,
 }
 
 /// How a drawing is done within a limit.
@@ -50,10 +51,10 @@ pub(in crate::engine) struct Drawing {
 }
 
 /// A model that work is done with, and how much the process may take.
-struct Worker<'a> {
-    pipeline: &'a Pipeline,
-    sizes: Sizes,
-    threads: usize,
+pub(super) struct Worker<'a> {
+    pub(super) pipeline: &'a Pipeline,
+    pub(super) sizes: Sizes,
+    pub(super) threads: usize,
     /// Numbers of the largest buffer that a thread keeps at hand.
     buffer: u64,
 }
@@ -68,7 +69,7 @@ impl<'a> Worker<'a> {
         Ok(Self { buffer, ..worker })
     }
 
-    fn memory(&self, numbers: u64, bytes: u64) -> WorkMemory {
+    pub(super) fn memory(&self, numbers: u64, bytes: u64) -> WorkMemory {
         let work = numbers.saturating_mul(NUMBER).saturating_add(bytes);
         WorkMemory::with_margin(program(self.threads, self.buffer), work)
     }
@@ -85,13 +86,13 @@ impl<'a> Worker<'a> {
         Ok(side_by_side * self.pass(size, a_pass).predict()?.peak)
     }
 
-    fn pass(&self, size: [usize; 2], samples: usize) -> Pass<'_> {
+    pub(super) fn pass(&self, size: [usize; 2], samples: usize) -> Pass<'_> {
         let Sizes { denoiser, prompt, .. } = &self.sizes;
         Pass { denoiser: &**denoiser, latent: self.sizes.latent_shape(size), prompt, samples }
     }
 
     /// Numbers that so many prompts take: encoded, and as the denoiser projects them.
-    fn prompts(&self, size: [usize; 2], prompts: usize) -> u64 {
+    pub(super) fn prompts(&self, size: [usize; 2], prompts: usize) -> u64 {
         prompts as u64 * (2 * self.sizes.text() + self.pass(size, 1).projected())
     }
 
@@ -124,7 +125,7 @@ impl<'a> Worker<'a> {
     }
 
     /// Numbers of a picture.
-    fn picture(&self, size: [usize; 2]) -> u64 {
+    pub(super) fn picture(&self, size: [usize; 2]) -> u64 {
         let factor = self.pipeline.vae.factor();
         size.map(|side| (side * factor) as u64).into_iter().product::<u64>() * 3
     }
@@ -149,7 +150,7 @@ impl WorkMemory {
 
 impl Worker<'_> {
     /// What drawing a group of pictures in a way holds, the group of so many finished ones.
-    fn drawn(
+    pub(super) fn drawn(
         &self,
         canvas: Canvas,
         (group, count): (usize, usize),
@@ -286,7 +287,8 @@ pub(in crate::engine) fn judgement(
     // The drawing counts those of one of the two.
     let pictures = drawn.pictures.len() as u64 * worker.picture(worker.sizes.size);
     let judged = worker.memory(pipeline.judges.working_numbers(), 2 * pictures);
-    let work = (memory.work + pictures).max(judged.work);
+    let attacked = attacking::most(&worker, spec, policy)?;
+    let work = (memory.work + pictures).max(judged.work).max(attacked.work);
     let memory = WorkMemory { work, ..memory };
     let memory = worker.refuse(memory, "the judgement", "judge fewer pictures")?;
     Ok(Drawing { policy, memory })

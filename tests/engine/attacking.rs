@@ -1,0 +1,224 @@
+//! Attacks on the built-in model through the public API: an attack finds what was never erased, the
+//! same bytes come again, a budget that ends says so, and what cannot be attacked is refused first.
+#![allow(clippy::unwrap_used, reason = "helpers of tests, which clippy does not take for tests")]
+
+use std::sync::LazyLock;
+
+use keystep::{
+    engine::{CancelFlag, CandleEngine, EngineError, RunContext},
+    outcome::{AttackResult, JudgeReport, Phase, Progress, Share},
+    spec::{
+        AttackName, AttackSpec, Concept, ConceptKind, EsdSettings, JudgeSpec, Method, Scope,
+        UnlearnSpec, Vocabulary,
+    },
+};
+use serde_json::json;
+
+use crate::altered_model::AlteredModel;
+
+/// Of few pixels: its pictures are noise, and its passes cheap.
+static SMALL: LazyLock<CandleEngine> = LazyLock::new(|| AlteredModel::small().load());
+
+fn vocabulary() -> Vocabulary {
+    let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect();
+    Vocabulary {
+        anything: "emoji".to_owned(),
+        objects: words(&["cat", "car", "tree"]),
+        styles: words(&["flat", "neon"]),
+    }
+}
+
+fn attack(attack: AttackName) -> AttackSpec {
+    AttackSpec { pictures: 2, ..AttackSpec::new(attack) }
+}
+
+fn guided(budget: u64) -> AttackSpec {
+    AttackSpec { guided: true, budget, ..attack(AttackName::ConceptInversion) }
+}
+
+fn spec(attacks: Vec<AttackSpec>) -> JudgeSpec {
+    let concept = Concept::new("cat", ConceptKind::Object);
+    JudgeSpec {
+        target_seeds: 1,
+        steps: 4,
+        guidance_scale: 3.0,
+        attacks,
+        ..JudgeSpec::new(concept, vocabulary())
+    }
+}
+
+fn judge(
+    base: &CandleEngine,
+    edited: &CandleEngine,
+    spec: &JudgeSpec,
+) -> Result<(JudgeReport, Vec<Progress>), EngineError> {
+    let mut progress = Vec::new();
+    let mut report = |event| progress.push(event);
+    let mut context =
+        RunContext { report: &mut report, cancel: CancelFlag::default(), saving: None };
+    let judged = base.judge(spec, edited, &mut context)?;
+    Ok((judged, progress))
+}
+
+fn attacked(base: &CandleEngine, edited: &CandleEngine, spec: &JudgeSpec) -> Vec<AttackResult> {
+    judge(base, edited, spec).unwrap().0.evaluation.attacks
+}
+
+/// What is said of the sharpest judge, which the folder lists last.
+fn by_cnn(results: &[AttackResult], attack: AttackName) -> &AttackResult {
+    results.iter().rev().find(|result| result.attack == attack && result.judge == "cnn").unwrap()
+}
+
+#[test]
+fn every_attack_counts_pictures_by_every_judge_and_comes_to_the_same_again() {
+    let attacks = vec![
+        attack(AttackName::Completion),
+        attack(AttackName::ImageToImage),
+        attack(AttackName::Inpainting),
+        AttackSpec { budget: 120, ..attack(AttackName::Noise) },
+        AttackSpec { budget: 550, ..attack(AttackName::RelearningBenign) },
+        guided(400),
+        AttackSpec { budget: 300, ..attack(AttackName::ConceptInversion) },
+    ];
+    let spec = spec(attacks);
+    let (report, progress) = judge(&SMALL, &SMALL, &spec).unwrap();
+    let results = &report.evaluation.attacks;
+    assert_eq!(results.len(), 2 * spec.attacks.len());
+    for (index, result) in results.iter().enumerate() {
+        let asked = &spec.attacks[index / 2];
+        assert_eq!((result.attack, result.variant.as_str()), (asked.attack, asked.variant()));
+        let spent = result.forward_evaluations + result.backward_evaluations;
+        assert!(spent > 0 && spent <= asked.budget, "{result:?}");
+        assert_eq!((result.plain.of, result.attacked.of), (2, 2), "{result:?}");
+        assert_eq!(result.ceiling.map(|share| share.of), Some(2), "{result:?}");
+        assert_eq!(result.false_alarms.map(|share| share.of), Some(2), "{result:?}");
+        assert!(!result.curve.is_empty(), "{result:?}");
+        let trains = result.backward_evaluations > 0;
+        let is_latent = matches!(
+            result.attack,
+            AttackName::Completion
+                | AttackName::ImageToImage
+                | AttackName::Inpainting
+                | AttackName::Noise
+        );
+        assert_eq!(trains, !is_latent, "{result:?}");
+    }
+    // The probes of the latent have enough for all of it; the others ran out.
+    let finished: Vec<bool> = results.iter().step_by(2).map(|result| result.finished).collect();
+    assert_eq!(finished, [true, true, true, false, false, false, false]);
+    // Both models are one: nothing is drawn with completion that is not drawn without.
+    let completion = by_cnn(results, AttackName::Completion);
+    assert_eq!(completion.curve.len(), 3);
+    assert!(completion.curve.iter().all(|point| point.attacked == completion.plain));
+    assert_eq!(completion.ceiling, Some(completion.plain));
+
+    let phases = progress.iter().filter(|event| event.phase == Phase::Attack);
+    let done: Vec<_> = phases.map(|event| (event.done, event.total)).collect();
+    assert!(done.is_sorted() && done.iter().all(|(done, total)| done <= total));
+    assert_eq!(done.last(), Some(&(7 * 3 * 1_000, 7 * 3 * 1_000)));
+
+    // Other threads, the same bytes.
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(3).build().unwrap();
+    let again = pool.install(|| judge(&SMALL, &SMALL, &spec)).unwrap().0;
+    assert_eq!(&again.evaluation.attacks, results);
+    assert_eq!(again.unet_evaluations, report.unet_evaluations);
+    let without = JudgeSpec { attacks: Vec::new(), ..spec };
+    let grid = judge(&SMALL, &SMALL, &without).unwrap().0;
+    assert_eq!(grid.verdicts, report.verdicts);
+    assert!(grid.unet_evaluations < report.unet_evaluations);
+}
+
+#[test]
+fn a_budget_that_buys_nothing_decides_nothing() {
+    let attacks = [
+        AttackName::ConceptInversion,
+        AttackName::Completion,
+        AttackName::Noise,
+        AttackName::ImageToImage,
+        AttackName::Inpainting,
+        AttackName::RelearningFewShot,
+    ];
+    let attacks = attacks.map(|name| AttackSpec { budget: 1, ..attack(name) });
+    for result in attacked(&SMALL, &SMALL, &spec(attacks.to_vec())) {
+        assert!(!result.finished, "{result:?}");
+        assert_eq!((result.attacked, result.ceiling), (Share::default(), None), "{result:?}");
+        assert_eq!((result.forward_evaluations, result.backward_evaluations), (0, 0));
+        assert_eq!(result.plain.of, 2);
+    }
+}
+
+#[test]
+fn an_attack_stops_where_it_is_cancelled() {
+    let cancel = CancelFlag::default();
+    let flag = cancel.clone();
+    let mut seen = 0;
+    let mut report = |event: Progress| {
+        if event.phase == Phase::Attack {
+            seen += 1;
+            flag.cancel();
+        }
+    };
+    let mut context = RunContext { report: &mut report, cancel, saving: None };
+    let asked = spec(vec![guided(4_000)]);
+    let stopped = SMALL.judge(&asked, &SMALL, &mut context);
+    assert!(matches!(stopped, Err(EngineError::Cancelled)), "{stopped:?}");
+    assert_eq!(seen, 1);
+}
+
+#[test]
+fn what_cannot_be_attacked_is_refused_before_any_work() {
+    let mut narrow = AlteredModel::builtin();
+    narrow = narrow.with_json("unet/config.json", |config| config["sample_size"] = json!(24));
+    let other = narrow.load();
+    let asked = spec(vec![attack(AttackName::Completion)]);
+    let mut reports = 0;
+    let mut report = |_| reports += 1;
+    let mut context =
+        RunContext { report: &mut report, cancel: CancelFlag::default(), saving: None };
+    let refused = SMALL.judge(&asked, &other, &mut context).unwrap_err().to_string();
+    assert!(
+        refused.contains("edited_model") && refused.contains("another architecture"),
+        "{refused}"
+    );
+    let short = JudgeSpec { steps: 3, ..asked };
+    let refused = SMALL.judge(&short, &SMALL, &mut context).unwrap_err().to_string();
+    assert!(refused.starts_with("steps: 3 leaves the edited model no step"), "{refused}");
+    let alone = JudgeSpec {
+        vocabulary: Vocabulary { objects: vec!["cat".to_owned()], ..vocabulary() },
+        ..spec(vec![attack(AttackName::RelearningBenign)])
+    };
+    let refused = SMALL.judge(&alone, &SMALL, &mut context).unwrap_err().to_string();
+    assert!(refused.contains("no word beside the concept"), "{refused}");
+    assert_eq!(reports, 0);
+}
+
+/// An erasure by a few hard steps of ESD: the word alone draws nothing of it any more.
+#[test]
+fn completion_finds_in_the_base_model_what_an_erasure_took_from_the_edited_one() {
+    let base = AlteredModel::builtin().load();
+    let erasure = UnlearnSpec {
+        concepts: vec![Concept::new("cat", ConceptKind::Object)],
+        method: Method::Esd(EsdSettings {
+            updates: 40,
+            schedule_steps: 4,
+            learning_rate: 1e-3,
+            ..EsdSettings::default()
+        }),
+        scope: Scope::CrossAttention,
+        preserve: Vec::new(),
+        vocabulary: base.vocabulary().clone(),
+        seed: 3,
+    };
+    let mut ignore = |_| {};
+    let mut context =
+        RunContext { report: &mut ignore, cancel: CancelFlag::default(), saving: None };
+    let erased = base.unlearn(&erasure, &mut context).unwrap();
+    let edited = base.with_erased(&erased).unwrap();
+    let asked = AttackSpec { pictures: 6, ..AttackSpec::new(AttackName::Completion) };
+    let asked = JudgeSpec { steps: 10, guidance_scale: 5.0, ..spec(vec![asked]) };
+    let results = attacked(&base, &edited, &asked);
+    let found = by_cnn(&results, AttackName::Completion);
+    assert!(found.ceiling.unwrap().rate() > 0.8, "{found:?}");
+    assert!(found.false_alarms.unwrap().rate() < 0.7, "{found:?}");
+    assert!(found.plain.rate() < 0.2, "{found:?}");
+}
