@@ -48,7 +48,7 @@ const CHOICE: usize = 4;
 /// Adam's step, in units of the root mean square of the embeddings that it starts from: between the
 /// two published rates, 0.15 (arXiv 2505.17013) and 6 (arXiv 2308.01508).
 const RATE: f64 = 2.0;
-/// Decay of the embeddings, in each step a share of its rate (AdamW).
+/// Decay of the embeddings, in each step a share of its rate (`AdamW`).
 const DECAY: f64 = 0.01;
 /// Noise that the start of each token differs from the others by, in the same units.
 const START_NOISE: f64 = 0.5;

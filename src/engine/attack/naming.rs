@@ -33,14 +33,14 @@ impl Naming<'_> {
             ConceptKind::Style => Domain::Styles,
             ConceptKind::Object | ConceptKind::Instance | ConceptKind::Nudity => Domain::Objects,
         };
-        let of = |judge: &Box<dyn Judge>| {
+        let of = |judge: &dyn Judge| {
             if pictures.is_empty() {
                 return Ok(Vec::new());
             }
             let rows = judge.probabilities(pictures, domain, self.vocabulary)?;
             Ok(rows.iter().map(|row| most_likely(row)).collect())
         };
-        self.judges.iter().map(of).collect()
+        self.judges.iter().map(|judge| of(judge.as_ref())).collect()
     }
 }
 
@@ -58,7 +58,9 @@ fn most_likely(probabilities: &[f64]) -> usize {
 /// Counts a judge's sightings.
 pub(super) fn share(seen: &[bool]) -> Share {
     let mut share = Share::default();
-    seen.iter().for_each(|seen| share.add(*seen));
+    for seen in seen {
+        share.add(*seen);
+    }
     share
 }
 

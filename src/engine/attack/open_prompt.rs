@@ -185,7 +185,7 @@ pub(super) fn digest(tensor: &Tensor) -> Result<String, EngineError> {
     for value in tensor.flatten_all()?.to_vec1::<f32>()? {
         hash.update(value.to_le_bytes());
     }
-    Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(hex::encode(hash.finalize()))
 }
 
 /// The one variable of a search, by name, as the optimiser takes them.
