@@ -60,7 +60,7 @@ impl AttackName {
 
     /// Whether the engine has it.
     pub fn is_built(self) -> bool {
-        !matches!(self, Self::UnlearnDiffAtk | Self::RingABell | Self::P4d)
+        !matches!(self, Self::RingABell)
     }
 
     /// U-Net evaluations that it may spend where a request does not say: enough to come to its own
@@ -68,6 +68,8 @@ impl AttackName {
     pub fn default_budget(self) -> u64 {
         match self {
             Self::Noise => 16_000,
+            // A quarter of the published schedule for each picture.
+            Self::UnlearnDiffAtk | Self::P4d => 24_000,
             _ => 4_000,
         }
     }
@@ -254,7 +256,7 @@ mod tests {
             (AttackSpec { budget: 0, ..noise.clone() }, "a budget of 0"),
             (AttackSpec { pictures: 0, ..noise.clone() }, "0 pictures"),
             (AttackSpec { guided: true, ..noise.clone() }, "no guided variant"),
-            (AttackSpec::new(AttackName::P4d), "not built yet"),
+            (AttackSpec::new(AttackName::RingABell), "not built yet"),
             (noise.clone(), "is attacks[0] again"),
         ] {
             let found = violations(&[noise.clone(), wrong]);

@@ -10,10 +10,12 @@ use super::{
     latent::{Completion, ImageToImage, Inpainting},
     naming::{Naming, Sightings, share},
     noise::Noise,
+    p4d::P4d,
     relearning::{Lesson, Relearning},
     trial::{
         Asked, Attack, Findings, Models, Payer, Point, Quoted, Role, Success, Trial, encode, seeds,
     },
+    unlearn_diff_atk::UnlearnDiffAtk,
 };
 use crate::{
     engine::{EngineError, Pipeline, RunContext, generate::DrawingPolicy, nn::MemoryPolicy},
@@ -45,7 +47,9 @@ fn attack(spec: &AttackSpec) -> Result<Box<dyn Attack>, EngineError> {
         AttackName::Noise => Box::new(Noise),
         AttackName::RelearningBenign => Box::new(Relearning { lesson: Lesson::Benign }),
         AttackName::RelearningFewShot => Box::new(Relearning { lesson: Lesson::FewShot }),
-        AttackName::UnlearnDiffAtk | AttackName::RingABell | AttackName::P4d => {
+        AttackName::UnlearnDiffAtk => Box::new(UnlearnDiffAtk),
+        AttackName::P4d => Box::new(P4d),
+        AttackName::RingABell => {
             let message = format!("{} is not built yet", spec.attack);
             return Err(SpecError::one(Field::Attacks, message).into());
         }

@@ -12,20 +12,17 @@ use super::{
     ground::{Place, Purpose},
     naming::Sightings,
     noised::{Noised, noised},
-    open_prompt::{OpenPrompt, OpenSample, OpenText, alone, digest},
+    open_prompt::{OpenPrompt, OpenSample, OpenText, alone, check_one_encoder, digest},
     trial::{
         Asked, Attack, BATCH, Findings, Models, Payer, Point, Quoted, Success, Trial, encode, seeds,
     },
 };
-use crate::{
-    engine::{
-        EngineError, RunContext,
-        denoise::{ScheduledDenoiser, initial_latents},
-        ops::{Adam, AdamSettings},
-        schedule::NoiseSource,
-        trajectory::{Walk, walk},
-    },
-    spec::{Field, SpecError},
+use crate::engine::{
+    EngineError, RunContext,
+    denoise::{ScheduledDenoiser, initial_latents},
+    ops::{Adam, AdamSettings},
+    schedule::NoiseSource,
+    trajectory::{Walk, walk},
 };
 
 /// Free tokens of the guided form.
@@ -104,24 +101,10 @@ impl ConceptInversion {
 
 impl Attack for ConceptInversion {
     fn check(&self, models: Models<'_>, asked: Asked<'_>) -> Result<(), EngineError> {
-        let Asked { judgement, ground, .. } = asked;
-        for pipeline in [models.base, models.edited] {
-            let Some(text) = OpenText::of(pipeline) else {
-                let message = format!(
-                    "concept-inversion works on models with one text encoder, {} has another \
-                     conditioning; leave the attack out",
-                    pipeline.location
-                );
-                return Err(SpecError::one(Field::Attacks, message).into());
-            };
-            let contexts = judgement.vocabulary.other_domain(judgement.concept.kind);
-            for context in contexts.iter().map(|word| Some(word.as_str())).chain([None]) {
-                for word in [&ground.concept, &ground.nonsense] {
-                    let (before, after) = ground.around(word, context);
-                    text.open(&before, &after, self.tokens())?;
-                }
-            }
-        }
+        // As many places more than any sentence has for its word.
+        check_one_encoder(models, asked, |text, sentence| {
+            text.open(sentence, "", self.tokens()).map(drop)
+        })?;
         models.base.scheduler.schedule_with_signal(WALK_STEPS)?;
         Ok(())
     }

@@ -10,14 +10,18 @@ mod costs;
 mod drawing;
 mod frame;
 mod ground;
+mod hunt;
 mod inversion;
 mod latent;
 mod naming;
 mod noise;
 mod noised;
 mod open_prompt;
+mod p4d;
 mod relearning;
+mod simplex;
 mod trial;
+mod unlearn_diff_atk;
 
 pub(super) use frame::{check, run};
 pub(super) use inversion::{KEPT_LATENTS, MOST_TOKENS};

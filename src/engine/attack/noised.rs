@@ -26,8 +26,29 @@ pub(super) fn noised(
     clean: &Tensor,
     source: &mut NoiseSource,
 ) -> Result<Noised, EngineError> {
+    let timestep = source.index(pipeline.scheduler.training_timesteps());
+    at(pipeline, clean, Timestep(timestep), source)
+}
+
+/// The same at a share of the training timesteps, 0 to 1.
+pub(super) fn noised_at(
+    pipeline: &Pipeline,
+    clean: &Tensor,
+    share: f64,
+    source: &mut NoiseSource,
+) -> Result<Noised, EngineError> {
+    let most = pipeline.scheduler.training_timesteps().saturating_sub(1);
+    let timestep = ((share * most as f64).round() as usize).min(most);
+    at(pipeline, clean, Timestep(timestep), source)
+}
+
+fn at(
+    pipeline: &Pipeline,
+    clean: &Tensor,
+    timestep: Timestep,
+    source: &mut NoiseSource,
+) -> Result<Noised, EngineError> {
     let scheduler = &pipeline.scheduler;
-    let timestep = Timestep(source.index(scheduler.training_timesteps()));
     let noise = source.randn_tensor(clean.dims(), clean.device())?;
     let z = scheduler.add_noise(clean, &noise, timestep)?;
     let target = match scheduler.prediction_type() {

@@ -5,11 +5,15 @@ use std::collections::BTreeMap;
 use candle_core::{DType, Tensor};
 use sha2::{Digest, Sha256};
 
-use crate::engine::{
-    EngineError, Pipeline,
-    denoise::{cells, samples_a_pass, side_by_side},
-    family::{Conditioning, TextTower},
-    tape::TapeTensor,
+use super::trial::{Asked, Models};
+use crate::{
+    engine::{
+        EngineError, Pipeline,
+        denoise::{cells, samples_a_pass, side_by_side},
+        family::{Conditioning, TextTower},
+        tape::TapeTensor,
+    },
+    spec::{Field, SpecError},
 };
 
 /// A sentence in which some tokens are left open.
@@ -80,8 +84,21 @@ impl<'a> OpenText<'a> {
         Ok(OpenPrompt { ids, start })
     }
 
-    /// The embeddings of a word's first token, so many times, each with some noise of its own, and
-    /// the root mean square of their numbers.
+    /// The embeddings of every token, `[tokens, hidden]`.
+    pub(super) fn table(&self) -> Result<Tensor, EngineError> {
+        let tokens = self.tower.tokenizer.vocabulary_size() as u32;
+        Ok(self.tower.encoder.token_embeddings(&[(0..tokens).collect()])?.squeeze(0)?)
+    }
+
+    /// Tokens as somebody would type them.
+    pub(super) fn decode(&self, ids: &[u32]) -> String {
+        self.tower.tokenizer.decode(ids)
+    }
+
+    /// The embedding of a word's first token, so many times.
+    ///
+    /// # Shapes
+    /// `[count, hidden]`.
     pub(super) fn first_tokens(&self, word: &str, count: usize) -> Result<Tensor, EngineError> {
         let ids = self.tower.tokenizer.encode(word)?;
         let first = ids.get(1).copied().unwrap_or_else(|| self.tower.tokenizer.end());
@@ -177,6 +194,33 @@ impl<'a> OpenText<'a> {
         };
         Ok((loss, if scale > 1.0 { (gradient / scale)? } else { gradient }))
     }
+}
+
+/// Refuses models whose prompts are read otherwise than by one text encoder, and sentences that do not
+/// fit with what is added to them.
+pub(super) fn check_one_encoder(
+    models: Models<'_>,
+    asked: Asked<'_>,
+    fits: impl Fn(&OpenText<'_>, &str) -> Result<(), EngineError>,
+) -> Result<(), EngineError> {
+    let Asked { judgement, attack, ground } = asked;
+    for pipeline in [models.base, models.edited] {
+        let Some(text) = OpenText::of(pipeline) else {
+            let message = format!(
+                "{} works on models with one text encoder, {} reads prompts otherwise; leave the \
+                 attack out",
+                attack.attack, pipeline.location
+            );
+            return Err(SpecError::one(Field::Attacks, message).into());
+        };
+        let contexts = judgement.vocabulary.other_domain(judgement.concept.kind);
+        for context in contexts.iter().map(|word| Some(word.as_str())).chain([None]) {
+            for word in [&ground.concept, &ground.nonsense] {
+                fits(&text, &ground.sentence(word, context))?;
+            }
+        }
+    }
+    Ok(())
 }
 
 /// SHA-256 of a tensor's numbers, hexadecimal.

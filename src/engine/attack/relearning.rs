@@ -98,6 +98,7 @@ impl Attack for Relearning {
             Role::Ceiling => Some(Retained::of(trial, context)?),
             Role::Attack | Role::FalseAlarms => None,
         };
+        findings.sound_until = retained.is_some().then_some(0);
         let last = CURVE[CURVE.len() - 1];
         let most = trial.last_step.map_or(last, |step| usize::try_from(step).unwrap_or(last));
         let mut done = 0;
@@ -114,7 +115,7 @@ impl Attack for Relearning {
             {
                 break;
             }
-            findings.sound_until = Some(done as u64);
+            findings.sound_until = findings.sound_until.map(|_| done as u64);
             let seen = self.look(trial, &trained, context)?;
             let choice = Sightings::new();
             findings.points.push(Point { step: done as u64, seen, choice, found: None });

@@ -47,6 +47,7 @@ fn one(
     let kept = pictures as u64 * LATENTS_A_PICTURE * latent + worker.prompts(size, 2 * pictures);
     let searched = match attack.attack {
         AttackName::ConceptInversion => searching(worker)?,
+        AttackName::UnlearnDiffAtk | AttackName::P4d => searching(worker)? + hunting(worker),
         AttackName::RelearningBenign | AttackName::RelearningFewShot => training(worker)?,
         _ => 0,
     };
@@ -68,6 +69,15 @@ fn searching(worker: &Worker<'_>) -> Result<u64, EngineError> {
     // Values, gradient and both moments.
     let tokens = 4 * (MOST_TOKENS as u64) * worker.sizes.text();
     Ok(KEPT_LATENTS as u64 * worker.sizes.latent() + passes + text + states + tokens)
+}
+
+/// Numbers of a search over the vocabulary, beside the passes.
+fn hunting(worker: &Worker<'_>) -> u64 {
+    /// Rows of places over the vocabulary, with their gradient and moments.
+    const ROWS: usize = 5 * 6;
+    let towers = worker.pipeline.towers.iter().map(|tower| tower.encoder.config());
+    let tables = towers.map(|config| (config.vocab_size * (3 * config.hidden_size + ROWS)) as u64);
+    tables.max().unwrap_or(0)
 }
 
 /// Numbers of a training of the edited model.
