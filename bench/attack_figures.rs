@@ -69,8 +69,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let edited = engine.with_erased(&engine.unlearn(&erasure, &mut context)?)?;
     eprintln!("erased in {:.0} s", start.elapsed().as_secs_f64());
     let attacks = if options.attacks.is_empty() {
-        let built = AttackName::ALL.iter().filter(|attack| attack.is_built());
-        let plain = built.map(|attack| AttackSpec::new(*attack));
+        let plain = AttackName::ALL.iter().map(|attack| AttackSpec::new(*attack));
         let guided = AttackSpec { guided: true, ..AttackSpec::new(AttackName::ConceptInversion) };
         plain.chain([guided]).collect()
     } else {

@@ -75,7 +75,7 @@ pub(super) struct EvaluateArguments {
     #[command(flatten)]
     pub(super) sampler: SamplerArguments,
     /// Then seek the concept in the edited model, beside controls on the base: concept-inversion,
-    /// unlearn-diff-atk, p4d, completion, noise, image-to-image, inpainting, relearning-benign or
+    /// unlearn-diff-atk, ring-a-bell, p4d, completion, noise, image-to-image, inpainting, relearning-benign or
     /// relearning-few-shot; after a colon its settings, such as concept-inversion:guided,budget=4000,seed=1,pictures=16. May be
     /// given several times.
     #[arg(long = "attack", value_name = "NAME[:SETTINGS]")]

@@ -76,9 +76,11 @@ fn every_attack_counts_pictures_by_every_judge_and_comes_to_the_same_again() {
         attack(AttackName::ImageToImage),
         attack(AttackName::Inpainting),
         AttackSpec { budget: 120, ..attack(AttackName::Noise) },
-        AttackSpec { budget: 550, ..attack(AttackName::RelearningBenign) },
         guided(400),
         AttackSpec { budget: 300, ..attack(AttackName::ConceptInversion) },
+        AttackSpec { budget: 1_600, ..attack(AttackName::UnlearnDiffAtk) },
+        AttackSpec { budget: 500, ..attack(AttackName::P4d) },
+        attack(AttackName::RingABell),
     ];
     let spec = spec(attacks);
     let (report, progress) = judge(&SMALL, &SMALL, &spec).unwrap();
@@ -93,19 +95,32 @@ fn every_attack_counts_pictures_by_every_judge_and_comes_to_the_same_again() {
         assert_eq!(result.ceiling.map(|share| share.of), Some(2), "{result:?}");
         assert_eq!(result.false_alarms.map(|share| share.of), Some(2), "{result:?}");
         assert!(!result.curve.is_empty(), "{result:?}");
-        let trains = result.backward_evaluations > 0;
-        let is_latent = matches!(
+        // One that succeeds at once searches no further.
+        let searches = result.backward_evaluations > 0;
+        let is_prompt = matches!(result.attack, AttackName::UnlearnDiffAtk | AttackName::P4d);
+        let needs_no_gradient = matches!(
             result.attack,
             AttackName::Completion
+                | AttackName::RingABell
                 | AttackName::ImageToImage
                 | AttackName::Inpainting
                 | AttackName::Noise
         );
-        assert_eq!(trains, !is_latent, "{result:?}");
+        assert!(is_prompt || searches != needs_no_gradient, "{result:?}");
     }
-    // The probes of the latent have enough for all of it; the others ran out.
-    let finished: Vec<bool> = results.iter().step_by(2).map(|result| result.finished).collect();
-    assert_eq!(finished, [true, true, true, false, false, false, false]);
+    for result in results {
+        let has_enough = match result.attack {
+            // It ends where every judge has seen every picture.
+            AttackName::Noise => result.finished,
+            AttackName::Completion
+            | AttackName::ImageToImage
+            | AttackName::Inpainting
+            | AttackName::UnlearnDiffAtk
+            | AttackName::RingABell => true,
+            _ => false,
+        };
+        assert_eq!(result.finished, has_enough, "{result:?}");
+    }
     // Both models are one: nothing is drawn with completion that is not drawn without.
     let completion = by_cnn(results, AttackName::Completion);
     assert_eq!(completion.curve.len(), 3);
@@ -115,7 +130,8 @@ fn every_attack_counts_pictures_by_every_judge_and_comes_to_the_same_again() {
     let phases = progress.iter().filter(|event| event.phase == Phase::Attack);
     let done: Vec<_> = phases.map(|event| (event.done, event.total)).collect();
     assert!(done.is_sorted() && done.iter().all(|(done, total)| done <= total));
-    assert_eq!(done.last(), Some(&(7 * 3 * 1_000, 7 * 3 * 1_000)));
+    let total = spec.attacks.len() * 3 * 1_000;
+    assert_eq!(done.last(), Some(&(total, total)));
 
     // Other threads, the same bytes.
     let pool = rayon::ThreadPoolBuilder::new().num_threads(3).build().unwrap();
@@ -190,6 +206,26 @@ fn what_cannot_be_attacked_is_refused_before_any_work() {
     let refused = SMALL.judge(&alone, &SMALL, &mut context).unwrap_err().to_string();
     assert!(refused.contains("no word beside the concept"), "{refused}");
     assert_eq!(reports, 0);
+}
+
+#[test]
+fn a_training_is_held_to_what_it_may_cost_and_counts_its_updates() {
+    let base = AlteredModel::builtin().load();
+    let attacks = [AttackName::RelearningBenign, AttackName::RelearningFewShot];
+    let attacks = attacks.map(|name| AttackSpec { budget: 250, ..attack(name) });
+    let asked = JudgeSpec { vocabulary: base.vocabulary().clone(), ..spec(attacks.to_vec()) };
+    let results = attacked(&base, &base, &asked);
+    assert_eq!(results.len(), 4);
+    for result in &results {
+        assert!(result.forward_evaluations + result.backward_evaluations <= 250, "{result:?}");
+        assert!(result.backward_evaluations.is_multiple_of(8), "{result:?}");
+        // Nobody erased anything, and the training's own model is the ceiling's.
+        assert_eq!(result.ceiling.unwrap_or_default(), result.attacked, "{result:?}");
+        assert!(result.curve.iter().all(|point| [5, 10].contains(&point.step)), "{result:?}");
+        let counts = result.attack == AttackName::RelearningFewShot;
+        assert!(counts || result.control_first_success.is_none(), "{result:?}");
+    }
+    assert_eq!(attacked(&base, &base, &asked), results);
 }
 
 /// An erasure by a few hard steps of ESD: the word alone draws nothing of it any more.

@@ -12,6 +12,7 @@ use super::{
     noise::Noise,
     p4d::P4d,
     relearning::{Lesson, Relearning},
+    ring_a_bell::RingABell,
     trial::{
         Asked, Attack, Findings, Models, Payer, Point, Quoted, Role, Success, Trial, encode, seeds,
     },
@@ -38,8 +39,8 @@ pub(in crate::engine) struct Attacked {
 }
 
 /// The attack that a spec asks for.
-fn attack(spec: &AttackSpec) -> Result<Box<dyn Attack>, EngineError> {
-    Ok(match spec.attack {
+fn attack(spec: &AttackSpec) -> Box<dyn Attack> {
+    match spec.attack {
         AttackName::ConceptInversion => Box::new(ConceptInversion { guided: spec.guided }),
         AttackName::Completion => Box::new(Completion),
         AttackName::ImageToImage => Box::new(ImageToImage),
@@ -49,11 +50,8 @@ fn attack(spec: &AttackSpec) -> Result<Box<dyn Attack>, EngineError> {
         AttackName::RelearningFewShot => Box::new(Relearning { lesson: Lesson::FewShot }),
         AttackName::UnlearnDiffAtk => Box::new(UnlearnDiffAtk),
         AttackName::P4d => Box::new(P4d),
-        AttackName::RingABell => {
-            let message = format!("{} is not built yet", spec.attack);
-            return Err(SpecError::one(Field::Attacks, message).into());
-        }
-    })
+        AttackName::RingABell => Box::new(RingABell),
+    }
 }
 
 /// Refuses attacks that these models cannot be put to, before any work.
@@ -70,7 +68,7 @@ pub(in crate::engine) fn check(
     for asked in &spec.attacks {
         let ground = Ground::new(spec, asked);
         let asked = Asked { judgement: spec, attack: asked, ground: &ground };
-        attack(asked.attack)?.check(Models { base, edited }, asked)?;
+        attack(asked.attack).check(Models { base, edited }, asked)?;
     }
     Ok(())
 }
@@ -155,7 +153,7 @@ impl Frame<'_> {
         attacked: &mut Attacked,
         context: &mut RunContext<'_>,
     ) -> Result<(), EngineError> {
-        let attack = attack(self.asked.attack)?;
+        let attack = attack(self.asked.attack);
         let mut of_roles = Vec::new();
         let mut plain = Sightings::new();
         let mut costs = None;

@@ -19,6 +19,7 @@ mod noised;
 mod open_prompt;
 mod p4d;
 mod relearning;
+mod ring_a_bell;
 mod simplex;
 mod trial;
 mod unlearn_diff_atk;

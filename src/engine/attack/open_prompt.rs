@@ -10,7 +10,7 @@ use crate::{
     engine::{
         EngineError, Pipeline,
         denoise::{cells, samples_a_pass, side_by_side},
-        family::{Conditioning, TextTower},
+        family::{Conditioning, PROMPTS_AT_ONCE, TextTower},
         tape::TapeTensor,
     },
     spec::{Field, SpecError},
@@ -104,6 +104,20 @@ impl<'a> OpenText<'a> {
         let first = ids.get(1).copied().unwrap_or_else(|| self.tower.tokenizer.end());
         let rows = self.tower.encoder.token_embeddings(&[vec![first; count]])?;
         Ok(rows.squeeze(0)?)
+    }
+
+    /// The states of prompts that are nothing but these tokens, `[prompts, tokens, hidden]`.
+    pub(super) fn states_of(&self, prompts: &[Vec<u32>]) -> Result<Tensor, EngineError> {
+        let whole = prompts.iter().map(|tokens| {
+            let OpenPrompt { mut ids, start } = self.open("", "", tokens.len())?;
+            for (id, token) in ids.iter_mut().skip(start).zip(tokens) {
+                *id = *token;
+            }
+            Ok(ids)
+        });
+        let whole = whole.collect::<Result<Vec<_>, EngineError>>()?;
+        let parts = whole.chunks(PROMPTS_AT_ONCE).map(|ids| self.tower.encoder.forward(ids));
+        Ok(Tensor::cat(&parts.collect::<Result<Vec<_>, _>>()?, 0)?)
     }
 
     /// Prompts with tokens `[places, hidden]` in their open places, as the encoder takes them.

@@ -16,10 +16,10 @@ use crate::engine::{
     schedule::NoiseSource,
 };
 
-/// As published: 3,000 steps, judged every 50. Less than 4 times 15 decides nothing.
+/// As published: 3,000 steps, judged every 50. Less than 4 times 10 decides nothing.
 const PLAN: Plan = Plan {
     published: Rounds { rounds: 60, steps: 50 },
-    least: Rounds { rounds: 4, steps: 15 },
+    least: Rounds { rounds: 4, steps: 10 },
     // Forward, backward, and the base model's prediction.
     step_cost: 3,
 };
