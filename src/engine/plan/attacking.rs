@@ -11,6 +11,7 @@ use crate::{
         EngineError,
         attack::{BATCH, KEPT_LATENTS, MOST_TOKENS, RELEARNED_SCOPE},
         denoise::samples_a_pass,
+        family::PROMPTS_AT_ONCE,
         generate::{DrawingPolicy, group_size},
     },
     spec::{AttackName, AttackSpec, JudgeSpec},
@@ -48,6 +49,10 @@ fn one(
     let searched = match attack.attack {
         AttackName::ConceptInversion => searching(worker)?,
         AttackName::UnlearnDiffAtk | AttackName::P4d => searching(worker)? + hunting(worker),
+        AttackName::RingABell => {
+            let states = 2 * PROMPTS_AT_ONCE as u64 * worker.sizes.text();
+            worker.encoding(PROMPTS_AT_ONCE)? + states + hunting(worker)
+        }
         AttackName::RelearningBenign | AttackName::RelearningFewShot => training(worker)?,
         _ => 0,
     };

@@ -97,7 +97,7 @@ impl<'a> Worker<'a> {
     }
 
     /// Numbers that the text encoders hold for a moment, one after the other.
-    fn encoding(&self, prompts: usize) -> Result<u64, EngineError> {
+    pub(super) fn encoding(&self, prompts: usize) -> Result<u64, EngineError> {
         let prompts = prompts.min(PROMPTS_AT_ONCE);
         let towers = self.pipeline.towers.iter();
         let peaks = towers.map(|tower| Ok(encode_text(&tower.encoder, prompts)?.peak));
