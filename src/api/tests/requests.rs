@@ -20,9 +20,9 @@ use crate::{
     proto::{
         DESCRIPTOR_SET,
         keystep::v1::{
-            AutoWindow, ConceptKind as WireKind, EvaluateErasureRequest, GenerateRequest, KeySteps,
-            LogSnrWindow, Sampler, ScoreTimestepsRequest, UnlearnConceptRequest, UnlearningMethod,
-            Vocabulary as WireVocabulary, unlearn_concept_request::WindowSource,
+            Attack, AutoWindow, ConceptKind as WireKind, EvaluateErasureRequest, GenerateRequest,
+            KeySteps, LogSnrWindow, Sampler, ScoreTimestepsRequest, UnlearnConceptRequest,
+            UnlearningMethod, Vocabulary as WireVocabulary, unlearn_concept_request::WindowSource,
         },
     },
     spec::{
@@ -464,7 +464,7 @@ prop_compose! {
             concept: prompt.clone(), concept_kind: kind, vocabulary: words.clone(),
             target_seeds: a, retain_seeds: b, steps: c, guidance_scale: scale, seed, labels,
             deadline, priority, force: false, validate_only: false, destination: model.clone(),
-            sampler,
+            sampler, attacks: vec![Attack { name: kind, guided: true, budget: seed, seed, pictures: a }],
         };
         let score = ScoreTimestepsRequest {
             model: model.clone(), concept: prompt.clone(), concept_kind: kind, steps: a,
