@@ -287,7 +287,9 @@ impl Retained {
     ) -> Result<bool, EngineError> {
         let after = self.right(trial, trained, context)?;
         let mut drop = PairedDrop::default();
-        self.before.iter().zip(&after).for_each(|(before, after)| drop.add(*before, *after));
+        for (before, after) in self.before.iter().zip(&after) {
+            drop.add(*before, *after);
+        }
         Ok(drop.drop() > MOST_DROP)
     }
 }

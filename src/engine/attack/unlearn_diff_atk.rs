@@ -125,7 +125,9 @@ impl Hunter for Search<'_> {
         let gradient = (to_rows + (self.rows.as_detached_tensor() * DECAY)?)?;
         self.adam.step(&alone(self.rows.clone()), &alone(gradient), |_| RATE)?;
         let mut rows = self.values()?;
-        rows.iter_mut().for_each(|row| simplex::project(row));
+        for row in &mut rows {
+            simplex::project(row);
+        }
         let shape = self.rows.shape().clone();
         self.rows.set(&Tensor::from_vec(rows.concat(), shape, self.table.device())?)?;
         Ok(())

@@ -239,13 +239,11 @@ impl ClipTokenizer {
 fn byte_of(letter: char) -> Option<u8> {
     let is_printed = |byte: &u8| matches!(byte, b'!'..=b'~' | 0xa1..=0xac | 0xae..=0xff);
     let code = u32::from(letter);
-    match u8::try_from(code) {
-        Ok(byte) => is_printed(&byte).then_some(byte),
-        Err(_) => {
-            let place = usize::try_from(code - 256).ok()?;
-            (0..=u8::MAX).filter(|byte| !is_printed(byte)).nth(place)
-        }
+    if let Ok(byte) = u8::try_from(code) {
+        return is_printed(&byte).then_some(byte);
     }
+    let place = usize::try_from(code - 256).ok()?;
+    (0..=u8::MAX).filter(|byte| !is_printed(byte)).nth(place)
 }
 
 /// Everything of a `tokenizer.json` but vocabulary and added tokens, as `CLIPTokenizer.__init__`
