@@ -144,8 +144,12 @@ impl<'a> OpenText<'a> {
         prompts: &[&OpenPrompt],
         tokens: &Tensor,
     ) -> Result<Conditioning, EngineError> {
-        let embedded = TapeTensor::no_grad(&self.embedded(prompts, tokens)?);
-        Ok(self.tower.encoder.trace(&embedded)?.into_tensor().into())
+        let parts = prompts.chunks(PROMPTS_AT_ONCE).map(|prompts| {
+            let embedded = TapeTensor::no_grad(&self.embedded(prompts, tokens)?);
+            Ok(self.tower.encoder.trace(&embedded)?.into_tensor())
+        });
+        let parts = parts.collect::<Result<Vec<_>, EngineError>>()?;
+        Ok(Tensor::cat(&parts, 0)?.into())
     }
 
     /// The mean over samples of the prediction's mean squared error, and its gradient to the tokens.
