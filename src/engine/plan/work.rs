@@ -1,9 +1,8 @@
-//! What drawing, scoring and judging hold in memory, and how a drawing holds less.
+//! What drawing and scoring hold in memory, and how a drawing holds less.
 
 use std::{collections::BTreeSet, num::NonZeroUsize};
 
 use super::{
-    attacking,
     memory::{NUMBER, Walked, margin, program},
     passes::{Pass, decode, encode, encode_text},
     sizes::Sizes,
@@ -12,13 +11,12 @@ use crate::{
     engine::{
         EngineError, Pipeline,
         denoise::samples_a_pass,
-        evaluate,
         family::{PROMPTS_AT_ONCE, vae_tiles::TILE_PIXELS},
         generate::{DECODED, Decode, DrawingPolicy, group_size},
         ops,
         score::{GRADIENT_TRAJECTORIES, MOST_BRANCHES},
     },
-    spec::{GenerateSpec, JudgeSpec, ScoreSpec},
+    spec::{GenerateSpec, ScoreSpec},
 };
 
 /// Latents that a step of a drawing holds for a moment: of the sampler's history, the noise, and what
@@ -60,7 +58,7 @@ pub(super) struct Worker<'a> {
 }
 
 impl<'a> Worker<'a> {
-    fn new(pipeline: &'a Pipeline, sizes: Sizes) -> Result<Self, EngineError> {
+    pub(super) fn new(pipeline: &'a Pipeline, sizes: Sizes) -> Result<Self, EngineError> {
         let threads = rayon::current_num_threads();
         let worker = Self { pipeline, sizes, threads, buffer: 0 };
         let size = worker.sizes.size;
@@ -275,25 +273,6 @@ pub(in crate::engine) fn scoring(
     worker.refuse(memory, "the measurement", "ask for fewer trajectories, steps or measures")
 }
 
-/// How a judgement draws, and what it holds with the pictures of both models; refused where that is
-/// more than the pipeline's limit.
-pub(in crate::engine) fn judgement(
-    pipeline: &Pipeline,
-    spec: &JudgeSpec,
-) -> Result<Drawing, EngineError> {
-    let worker = Worker::new(pipeline, Sizes::of(pipeline)?)?;
-    let drawn = evaluate::drawing(pipeline, spec);
-    let Drawing { policy, memory } = drawing(pipeline, &drawn)?;
-    // The drawing counts those of one of the two.
-    let pictures = drawn.pictures.len() as u64 * worker.picture(worker.sizes.size);
-    let judged = worker.memory(pipeline.judges.working_numbers(), 2 * pictures);
-    let attacked = attacking::most(&worker, spec, policy)?;
-    let work = (memory.work + pictures).max(judged.work).max(attacked.work);
-    let memory = WorkMemory { work, ..memory };
-    let memory = worker.refuse(memory, "the judgement", "judge fewer pictures")?;
-    Ok(Drawing { policy, memory })
-}
-
 /// Has the allocator keep nothing where the limit is near: what it keeps for one phase lies beside
 /// what the next one takes.
 pub(in crate::engine) fn spare(pipeline: &Pipeline, memory: WorkMemory) {
@@ -304,7 +283,7 @@ pub(in crate::engine) fn spare(pipeline: &Pipeline, memory: WorkMemory) {
 }
 
 impl Worker<'_> {
-    fn refuse(
+    pub(super) fn refuse(
         &self,
         memory: WorkMemory,
         work: &'static str,
