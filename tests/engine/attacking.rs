@@ -7,10 +7,7 @@ use std::sync::LazyLock;
 use keystep::{
     engine::{CancelFlag, CandleEngine, EngineError, RunContext},
     outcome::{AttackResult, JudgeReport, Phase, Progress, Share},
-    spec::{
-        AttackName, AttackSpec, Concept, ConceptKind, EsdSettings, JudgeSpec, Method, Scope,
-        UnlearnSpec, Vocabulary,
-    },
+    spec::{AttackName, AttackSpec, Concept, ConceptKind, JudgeSpec, Vocabulary},
 };
 use serde_json::json;
 
@@ -228,33 +225,16 @@ fn a_training_is_held_to_what_it_may_cost_and_counts_its_updates() {
     assert_eq!(attacked(&base, &base, &asked), results);
 }
 
-/// An erasure by a few hard steps of ESD: the word alone draws nothing of it any more.
 #[test]
-fn completion_finds_in_the_base_model_what_an_erasure_took_from_the_edited_one() {
+fn what_was_never_erased_is_found() {
     let base = AlteredModel::builtin().load();
-    let erasure = UnlearnSpec {
-        concepts: vec![Concept::new("cat", ConceptKind::Object)],
-        method: Method::Esd(EsdSettings {
-            updates: 40,
-            schedule_steps: 4,
-            learning_rate: 1e-3,
-            ..EsdSettings::default()
-        }),
-        scope: Scope::CrossAttention,
-        preserve: Vec::new(),
-        vocabulary: base.vocabulary().clone(),
-        seed: 3,
-    };
-    let mut ignore = |_| {};
-    let mut context =
-        RunContext { report: &mut ignore, cancel: CancelFlag::default(), saving: None };
-    let erased = base.unlearn(&erasure, &mut context).unwrap();
-    let edited = base.with_erased(&erased).unwrap();
-    let asked = AttackSpec { pictures: 6, ..AttackSpec::new(AttackName::Completion) };
-    let asked = JudgeSpec { steps: 10, guidance_scale: 5.0, ..spec(vec![asked]) };
-    let results = attacked(&base, &edited, &asked);
-    let found = by_cnn(&results, AttackName::Completion);
-    assert!(found.ceiling.unwrap().rate() > 0.8, "{found:?}");
-    assert!(found.false_alarms.unwrap().rate() < 0.7, "{found:?}");
-    assert!(found.plain.rate() < 0.2, "{found:?}");
+    let attacks = [AttackName::Completion, AttackName::ImageToImage, AttackName::Inpainting];
+    let attacks = attacks.map(|name| AttackSpec { pictures: 6, ..AttackSpec::new(name) });
+    let asked = JudgeSpec { steps: 10, guidance_scale: 5.0, ..spec(attacks.to_vec()) };
+    let results = attacked(&base, &base, &asked);
+    for result in results.iter().filter(|result| result.judge == "cnn") {
+        assert!(result.ceiling.unwrap().rate() > 0.8, "{result:?}");
+        assert!(result.plain.rate() > 0.8 && result.attacked.rate() > 0.8, "{result:?}");
+        assert!(result.finished && result.first_success.is_some(), "{result:?}");
+    }
 }
