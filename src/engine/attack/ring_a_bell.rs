@@ -140,7 +140,7 @@ impl Search<'_> {
             trial.advance(context)?;
             let mut ranked = self.ranked(living)?;
             ranked.truncate(POPULATION / 2);
-            living = self.next(ranked, noise);
+            living = self.next(&ranked, noise);
         }
         Ok(self.ranked(living)?.into_iter().next().unwrap_or_default())
     }
@@ -159,8 +159,8 @@ impl Search<'_> {
     }
 
     /// The survivors and their children.
-    fn next(&self, survivors: Vec<Genes>, noise: &mut NoiseSource) -> Vec<Genes> {
-        let mut living = survivors.clone();
+    fn next(&self, survivors: &[Genes], noise: &mut NoiseSource) -> Vec<Genes> {
+        let mut living = survivors.to_vec();
         while living.len() < POPULATION && !survivors.is_empty() {
             let parent = |noise: &mut NoiseSource| {
                 survivors.get(noise.index(survivors.len())).cloned().unwrap_or_default()
