@@ -132,7 +132,7 @@ fn every_attack_counts_pictures_by_every_judge_and_comes_to_the_same_again() {
 
     // Other threads, the same bytes.
     let pool = rayon::ThreadPoolBuilder::new().num_threads(3).build().unwrap();
-    let again = pool.install(|| judge(&SMALL, &SMALL, &spec)).unwrap().0;
+    let again = pool.install(|| judge(&SMALL, &SMALL, &spec).unwrap().0);
     assert_eq!(&again.evaluation.attacks, results);
     assert_eq!(again.unet_evaluations, report.unet_evaluations);
     let without = JudgeSpec { attacks: Vec::new(), ..spec };
@@ -180,9 +180,9 @@ fn an_attack_stops_where_it_is_cancelled() {
 
 #[test]
 fn what_cannot_be_attacked_is_refused_before_any_work() {
-    let mut narrow = AlteredModel::builtin();
-    narrow = narrow.with_json("unet/config.json", |config| config["sample_size"] = json!(24));
-    let other = narrow.load();
+    let larger = AlteredModel::builtin();
+    let larger = larger.with_json("unet/config.json", |config| config["sample_size"] = json!(24));
+    let other = larger.load();
     let asked = spec(vec![attack(AttackName::Completion)]);
     let mut reports = 0;
     let mut report = |_| reports += 1;
