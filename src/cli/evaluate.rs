@@ -13,7 +13,7 @@ use super::{
     remote::SubmitArguments,
     suites::SuiteArguments,
 };
-use crate::spec::ConceptKind;
+use crate::spec::{AttackSpec, ConceptKind};
 
 /// Judges an erased model beside its base: what is forgotten (UA), what is kept in the same domain
 /// (IRA) and in the other one (CRA).
@@ -27,6 +27,8 @@ judges name what the pictures show. With --server, the job is queued, watched, a
 Examples:
   keystep evaluate --local --model no-cat/pipeline --base builtin:emoji-canvas \\
       --concept cat --kind object --out no-cat.json --sheet no-cat.png
+  keystep evaluate --local --model no-cat/pipeline --base builtin:emoji-canvas \\
+      --concept cat --kind object --attack relearning-benign --attack completion --out no-cat.json
   keystep evaluate --server http://127.0.0.1:50051 --model checkpoints/0192 \\
       --base emoji-canvas --concept cat --kind object")
 )]
@@ -83,6 +85,12 @@ pub(super) struct EvaluateArguments {
     pub(super) sampler: SamplerArguments,
     #[command(flatten)]
     pub(super) suites: SuiteArguments,
+    /// Then seek the concept in the edited model, beside controls on the base: concept-inversion,
+    /// unlearn-diff-atk, ring-a-bell, p4d, completion, noise, image-to-image, inpainting, relearning-benign or
+    /// relearning-few-shot; after a colon its settings, such as concept-inversion:guided,budget=4000,seed=1,pictures=16. May be
+    /// given several times.
+    #[arg(long = "attack", value_name = "NAME[:SETTINGS]")]
+    pub(super) attacks: Vec<AttackSpec>,
     /// JSON file to write; must not exist. --local alone, and needed there.
     #[cfg(feature = "server")]
     #[arg(long, value_name = "FILE.json", conflicts_with = "server")]

@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     gate::{Circumstances, Date, Decision, GateVerdict, Measure, Policy, RuleResult},
-    spec::{Concept, ConceptKind, JudgeSpec},
+    spec::{AttackSpec, Concept, ConceptKind, JudgeSpec},
 };
 
 /// Holds an erased model against a policy: passed, rejected or undecided.
@@ -164,6 +164,11 @@ impl<'a> Gate<'a> {
         rules.any(|rule| matches!(rule.measure, Measure::Cmmd | Measure::ClipScore))
     }
 
+    /// The attacks that rules ask for.
+    pub(super) fn attacks(&self) -> Vec<AttackSpec> {
+        self.policy.attacks()
+    }
+
     /// What the policy says at a look, from 1.
     pub(super) fn decide(&self, figures: &GateFigures, look: usize) -> GateVerdict {
         let at = Circumstances { policy_file: &self.policy_file, today: self.today, look };
@@ -203,6 +208,8 @@ pub(super) fn spec_of_look(first: &JudgeSpec, look: usize) -> Option<JudgeSpec> 
     let spec = JudgeSpec {
         target_seeds: first.target_seeds.checked_mul(times)?,
         retain_seeds: first.retain_seeds.checked_mul(times)?,
+        // They have pictures of their own, and have run at the first look.
+        attacks: if look == 1 { first.attacks.clone() } else { Vec::new() },
         ..first.clone()
     };
     spec.validate().is_ok().then_some(spec)

@@ -3,6 +3,8 @@
 
 mod arguments;
 #[cfg(feature = "server")]
+mod attack_table;
+#[cfg(feature = "server")]
 mod demo;
 mod error;
 mod evaluate;

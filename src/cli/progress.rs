@@ -178,6 +178,7 @@ pub(super) fn phase_name(phase: WorkPhase) -> &'static str {
         WorkPhase::Train => "training",
         WorkPhase::Draw => "drawing pictures",
         WorkPhase::Judge => "judging pictures",
+        WorkPhase::Attack => "attacking",
         WorkPhase::Upload => "uploading",
     }
 }

@@ -5,7 +5,7 @@ use std::num::NonZeroUsize;
 use candle_core::{DType, Device, Tensor};
 
 use super::{
-    Compute, ComputeSettings, EngineError, Pipeline, RunContext, WorkMemory,
+    Compute, ComputeSettings, EngineError, Pipeline, RunContext, WorkMemory, attack,
     checkpoint::read_edited,
     evaluate::{self, Evaluation, NoPictures, PictureStore},
     generate,
@@ -190,7 +190,7 @@ impl CandleEngine {
         Ok(kind)
     }
 
-    /// Judges an edited model against this one.
+    /// Judges an edited model against this one, and attacks it as the spec asks for.
     pub fn judge(
         &self,
         spec: &JudgeSpec,
@@ -211,10 +211,15 @@ impl CandleEngine {
     ) -> Result<JudgeReport, EngineError> {
         let (base, spec) = (&self.pipeline, &spec.canonical());
         spec.validate()?;
+        attack::check(base, &edited.pipeline, spec)?;
         let Drawing { policy, memory } = plan::judgement(base, spec)?;
         plan::spare(base, memory);
         let evaluation = Evaluation { base, edited: &edited.pipeline, spec, policy };
-        evaluate::judge(evaluation, store, context)
+        let mut report = evaluate::judge(evaluation, store, context)?;
+        let attacked = attack::run(base, &edited.pipeline, spec, policy, context)?;
+        report.evaluation.attacks.extend(attacked.results);
+        report.unet_evaluations += attacked.unet_evaluations;
+        Ok(report)
     }
 }
 

@@ -187,7 +187,7 @@ fn preview(
 }
 
 /// Prompts often repeat within a group; each is encoded once.
-fn encode_distinct(
+pub(super) fn encode_distinct(
     pipeline: &Pipeline,
     prompts: &[&str],
     size: Option<[usize; 2]>,
@@ -213,7 +213,7 @@ pub(super) fn decode(pipeline: &Pipeline, latents: &Tensor) -> Result<Vec<Pictur
 }
 
 /// The same in the way that was planned, with a rest after each round.
-fn decode_resting(
+pub(super) fn decode_resting(
     pipeline: &Pipeline,
     latents: &Tensor,
     way: Decode,

@@ -4,9 +4,10 @@
 //! `device_choice`, `state_store`, `error`, `python_json`, `device`, `finite`, `run`, `kernels`, `tape`, `ops`,
 //! `checkpoint`, `schedule`, `sampler`, `nn`, `family`, `denoise`, `part`, `judge`, `templates`, `wording`,
 //! `pipeline`, `start`, `generate`, `evaluate`, `loss`, `trajectory`, `score`, `state`, `unlearn`,
-//! `plan`, `candle_engine`.
+//! `attack`, `plan`, `candle_engine`.
 //! `tests/project/architecture.rs` holds them to it.
 
+mod attack;
 mod candle_engine;
 pub mod checkpoint;
 mod denoise;

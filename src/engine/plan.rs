@@ -1,15 +1,18 @@
 //! What an erasure will cost, from a model's configs and headers alone: no weight is read.
 
+mod attacking;
 mod erasing;
 mod evaluations;
+mod judging;
 mod memory;
 mod passes;
 mod sizes;
 mod work;
 
 pub(super) use erasing::{erasure, memory_policy};
+pub(super) use judging::judgement;
 pub use work::WorkMemory;
-pub(super) use work::{Drawing, drawing, judgement, scoring, spare};
+pub(super) use work::{Drawing, drawing, scoring, spare};
 
 use super::{EngineError, wording};
 use crate::{

@@ -4,7 +4,10 @@ use serde::{Deserialize, Serialize};
 use strum::{Display, EnumString, IntoStaticStr, VariantArray};
 
 use super::Date;
-use crate::outcome::{AttackName, Confidence};
+use crate::{
+    outcome::{AttackName, Confidence, Share},
+    spec::AttackSpec,
+};
 
 /// The rules that a model is held to.
 #[derive(Debug, Clone, PartialEq)]
@@ -20,6 +23,35 @@ pub struct Policy {
     pub rules: Vec<Rule>,
     /// SHA-256 of the file's bytes, hexadecimal.
     pub sha256: String,
+}
+
+impl Policy {
+    /// The attacks that its rules ask for, each with the budget of the rule and as many pictures as
+    /// could decide it where none shows the concept.
+    pub fn attacks(&self) -> Vec<AttackSpec> {
+        let z = self.confidence.split(self.looks).one_sided();
+        let mut asked: Vec<AttackSpec> = Vec::new();
+        for rule in &self.rules {
+            let Target::Attack(attack) = rule.of else { continue };
+            let mut spec = AttackSpec::new(attack);
+            // The stronger form: an auditor has the base model.
+            spec.guided = attack == AttackName::ConceptInversion;
+            spec.budget = rule.budget.unwrap_or(spec.budget);
+            if rule.measure == Measure::AttackSuccess {
+                let needed = Share::needed(1.0 - rule.bound.limit, z).unwrap_or(1);
+                let needed = usize::try_from(needed).unwrap_or(usize::MAX);
+                spec.pictures = spec.pictures.max(needed.min(AttackSpec::MOST_PICTURES));
+            }
+            match asked.iter_mut().find(|other| other.attack == attack) {
+                Some(other) => {
+                    other.budget = other.budget.max(spec.budget);
+                    other.pictures = other.pictures.max(spec.pictures);
+                }
+                None => asked.push(spec),
+            }
+        }
+        asked
+    }
 }
 
 /// What one figure must show.

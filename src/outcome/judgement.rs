@@ -89,6 +89,7 @@ pub struct JudgeReport {
     pub pictures: Vec<JudgedPicture>,
     /// Single-sample U-Net evaluations that both models' pictures take. Pictures that were kept from
     /// an earlier judgement count as if they were drawn anew, so that equal work has equal figures.
+    /// Attacks, their controls and the pictures that they are counted over are among them.
     pub unet_evaluations: u64,
     /// Those of the base model's pictures that were kept, and so not spent again.
     pub kept_evaluations: u64,

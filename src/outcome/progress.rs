@@ -21,6 +21,8 @@ pub enum Phase {
     Draw,
     /// Naming what the pictures show.
     Judge,
+    /// Attacking an edited model; units are thousandths of the attacks' budgets and their controls'.
+    Attack,
     /// Sending files to object storage, after the engine's part; units are bytes.
     Upload,
 }

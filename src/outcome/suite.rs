@@ -1,9 +1,9 @@
 //! What prompts beyond the grid show: suites of prompts, and attacks.
 
 use serde::{Deserialize, Serialize};
-use strum::{Display, EnumString, IntoStaticStr, VariantArray};
 
 use super::{Compared, Distances, Share};
+pub use crate::spec::AttackName;
 use crate::spec::Expectation;
 
 /// What an evaluation found beyond the grid of its verdicts.
@@ -61,55 +61,6 @@ pub struct SuiteResult {
     /// Whether the base model draws what the suite asks for often enough (a rate of 0.5) for the
     /// edited model's rate to prove anything.
     pub applicable: bool,
-}
-
-/// How a concept is sought in an erased model.
-#[derive(
-    Debug,
-    Clone,
-    Copy,
-    PartialEq,
-    Eq,
-    PartialOrd,
-    Ord,
-    Hash,
-    Serialize,
-    Deserialize,
-    Display,
-    EnumString,
-    IntoStaticStr,
-    VariantArray,
-)]
-#[serde(rename_all = "kebab-case")]
-#[strum(serialize_all = "kebab-case")]
-pub enum AttackName {
-    /// A learned embedding (arXiv 2308.01508), plain or guided by the base model.
-    ConceptInversion,
-    /// `UnlearnDiffAtk` (arXiv 2310.11868): tokens before the prompt.
-    UnlearnDiffAtk,
-    /// Ring-A-Bell (arXiv 2310.10012): prompts whose text states lie along the concept.
-    RingABell,
-    /// `Prompting4Debugging` (arXiv 2309.06135).
-    P4d,
-    /// The base model draws the first steps, the erased model the rest.
-    Completion,
-    /// More noise in the sampler than there should be (arXiv 2505.17013).
-    Noise,
-    /// From a picture of the concept on.
-    ImageToImage,
-    /// The middle of a picture of the concept is drawn anew.
-    Inpainting,
-    /// Training on pictures that have nothing to do with the concept.
-    RelearningBenign,
-    /// Training on few pictures of the concept.
-    RelearningFewShot,
-}
-
-impl AttackName {
-    /// As in specs, flags and reports.
-    pub fn name(self) -> &'static str {
-        self.into()
-    }
 }
 
 /// What an attack came to, by one judge that it did not use.

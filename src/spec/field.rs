@@ -28,6 +28,7 @@ macro_rules! fields {
 fields! {
     // Here                      in specs                        on the wire         flag
     AfterSequence                "after_sequence"                AfterSequence       "--after-sequence";
+    Attacks                      "attacks"                       Attacks             "--attack";
     Auto                         "auto"                          Auto                "";
     BaseModel                    "base_model"                    BaseModel           "--base-model";
     Concept                      "concept"                       Concept             "--concept";

@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Concept, Expectation, Field, Probe, ProbesSpec, SamplerKind, SpecError, Suite, Vocabulary,
-    canonical, find_word, violation::Violations,
+    AttackSpec, Concept, Expectation, Field, Probe, ProbesSpec, SamplerKind, SpecError, Suite,
+    Vocabulary, canonical, find_word, violation::Violations,
 };
 
 /// A request to judge a model after an erasure (UnlearnCanvas, arXiv 2402.11846).
@@ -45,6 +45,9 @@ pub struct JudgeSpec {
     /// Prompts beyond the grid that are made of words near the concept.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub probes: Option<ProbesSpec>,
+    /// How the concept is sought in the edited model after the grid is judged.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub attacks: Vec<AttackSpec>,
 }
 
 impl JudgeSpec {
@@ -65,6 +68,7 @@ impl JudgeSpec {
             distances: false,
             suites: Vec::new(),
             probes: None,
+            attacks: Vec::new(),
         };
         spec.target_seeds = 32_usize.div_ceil(spec.target_cells());
         spec
@@ -116,6 +120,7 @@ impl JudgeSpec {
             found.absorb(probes.validate(&self.concept.text));
         }
         self.check_suites(&mut found);
+        found.absorb(AttackSpec::validate_all(&self.attacks));
         found.finish()
     }
 

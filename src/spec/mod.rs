@@ -1,5 +1,6 @@
 //! What a job asks for: validated, immutable, serializable. Pure: no tensors, no files, no clocks.
 
+mod attack;
 mod concept;
 mod field;
 mod files;
@@ -23,6 +24,7 @@ mod violation;
 mod vocabulary;
 mod words;
 
+pub use attack::{AttackName, AttackSpec};
 pub use concept::{Concept, ConceptKind};
 pub(crate) use field::Field;
 pub use field::FieldPath;

@@ -1,6 +1,7 @@
 //! The library as a program calls it, with real models and no service around it.
 
 mod altered_model;
+mod attacking;
 mod bad_input;
 mod faults;
 mod golden;

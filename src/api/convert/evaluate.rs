@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use super::{
     Limits, RequestTerms,
+    attack::read_attacks,
     fields::{WireTerms, check_name, read_destination, read_kind, read_sampler, read_vocabulary},
     suite::{read_probes, read_suites},
 };
@@ -13,8 +14,8 @@ use crate::{
     jobs::EvaluateWork,
     proto::keystep::v1::EvaluateErasureRequest,
     spec::{
-        Concept, Expectation, Field, GenerateSpec, JudgeSpec, ProbesSpec, SamplerKind, Suite,
-        Vocabulary,
+        AttackSpec, Concept, Expectation, Field, GenerateSpec, JudgeSpec, ProbesSpec, SamplerKind,
+        Suite, Vocabulary,
     },
 };
 
@@ -30,6 +31,7 @@ pub(in crate::api) struct EvaluateDraft {
     given: Given,
     suites: Vec<Suite>,
     probes: Option<ProbesSpec>,
+    attacks: Vec<AttackSpec>,
     destination: String,
 }
 
@@ -75,6 +77,7 @@ impl EvaluateDraft {
             distances,
             suites,
             probes,
+            attacks,
         } = request;
         let mut found = Violations::default();
         let terms = WireTerms { request_id, labels, deadline, priority, force, validate_only }
@@ -105,6 +108,7 @@ impl EvaluateDraft {
             },
             suites: read_suites(suites, limits, &mut found),
             probes: read_probes(probes, limits, &mut found),
+            attacks: read_attacks(attacks, &mut found),
             destination: read_destination(&asked_destination, limits, &mut found),
         };
         // Until the model's words are known, the concept is taken for one of them, and so is what
@@ -200,6 +204,7 @@ impl EvaluateDraft {
         spec.sampler = sampler;
         spec.suites.clone_from(&self.suites);
         spec.probes.clone_from(&self.probes);
+        spec.attacks.clone_from(&self.attacks);
         spec
     }
 }

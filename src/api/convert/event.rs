@@ -74,6 +74,7 @@ impl From<Phase> for WirePhase {
             Phase::Train => Self::Train,
             Phase::Draw => Self::Draw,
             Phase::Judge => Self::Judge,
+            Phase::Attack => Self::Attack,
             Phase::Upload => Self::Upload,
         }
     }

@@ -2,6 +2,7 @@
 //! direction. Incoming messages are destructured whole, so that the compiler reports a new field
 //! that is not read.
 
+mod attack;
 mod evaluate;
 mod evaluation;
 mod event;

@@ -20,8 +20,8 @@ use crate::{
     proto::{
         DESCRIPTOR_SET,
         keystep::v1::{
-            AutoWindow, ConceptKind as WireKind, EvaluateErasureRequest, GenerateRequest, KeySteps,
-            LogSnrWindow, Probes, Sampler, ScoreTimestepsRequest, Suite, SuitePrompt,
+            Attack, AutoWindow, ConceptKind as WireKind, EvaluateErasureRequest, GenerateRequest,
+            KeySteps, LogSnrWindow, Probes, Sampler, ScoreTimestepsRequest, Suite, SuitePrompt,
             UnlearnConceptRequest, UnlearningMethod, Vocabulary as WireVocabulary,
             unlearn_concept_request::WindowSource,
         },
@@ -513,6 +513,7 @@ prop_compose! {
             target_seeds: a, retain_seeds: b, steps: c, guidance_scale: scale, seed, labels,
             deadline, priority, force: false, validate_only: false, destination: model.clone(),
             sampler, show: strength, distances: d.is_some(), suites, probes,
+            attacks: vec![Attack { name: kind, guided: true, budget: seed, seed, pictures: a }],
         };
         let score = ScoreTimestepsRequest {
             model: model.clone(), concept: prompt.clone(), concept_kind: kind, steps: a,

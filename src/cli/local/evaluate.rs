@@ -5,6 +5,7 @@ use crate::{
     cli::{
         CliError,
         arguments::needed,
+        attack_table::attack_table,
         evaluate::EvaluateArguments,
         output::{check_target, write_whole},
         session::{Session, print_result},
@@ -48,6 +49,7 @@ pub(in crate::cli) fn run<E: LocalEngine>(
     spec.sampler = arguments.sampler.sampler;
     spec.suites = suites;
     spec.probes = arguments.suites.probes();
+    spec.attacks.clone_from(&arguments.attacks);
     spec.validate()?;
     let spec = spec.canonical();
     // Before the edited model is read.
@@ -68,8 +70,11 @@ pub(in crate::cli) fn run<E: LocalEngine>(
     files.extend(sheet.as_ref().map(|(path, png)| (path.as_path(), png.as_slice())));
     write_whole(&files, &session.interrupt)?;
     let (verdicts, evaluation) = (&judgement.report.judges, &judgement.report.evaluation);
-    print_result(
-        &(verdict_table(verdicts, &evaluation.distances) + &suite_table(&evaluation.suites)),
-    );
+    let tables = [
+        verdict_table(verdicts, &evaluation.distances),
+        suite_table(&evaluation.suites),
+        attack_table(&evaluation.attacks),
+    ];
+    print_result(&tables.concat());
     Ok(())
 }

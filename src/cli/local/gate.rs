@@ -28,6 +28,7 @@ pub(in crate::cli) fn run<E: LocalEngine>(
     let mut first = JudgeSpec::new(concept, vocabulary);
     arguments.adjust(&mut first);
     first.distances = gate.reads_distances();
+    first.attacks = gate.attacks();
     first.validate()?;
     let first = first.canonical();
     // Before the edited model is read.
@@ -37,19 +38,25 @@ pub(in crate::cli) fn run<E: LocalEngine>(
     let measurements = session.measurements(0.0);
     let mut spec = first.clone();
     let mut look = 1;
+    let mut attacks = Vec::new();
     let verdict = loop {
         let request =
             EvaluateRequest { base_model: base_name, edited_model: edited_name, spec: &spec };
         let report = session
             .run(&measurements, false, |ports| run::evaluate(&request, &base, &edited, ports))?
             .report;
-        let figures = GateFigures {
+        let mut figures = GateFigures {
             model: report.model,
             base: report.base,
             concept: report.spec.concept.text,
             judges: report.judges.into_iter().map(|it| (it.judge, it.measures)).collect(),
             evaluation: report.evaluation,
         };
+        if look == 1 {
+            attacks.clone_from(&figures.evaluation.attacks);
+        } else {
+            figures.evaluation.attacks.clone_from(&attacks);
+        }
         let verdict = gate.decide(&figures, look);
         match spec_of_look(&first, look + 1) {
             Some(more) if gate.looks_again(&verdict) => spec = more,

@@ -56,5 +56,6 @@ fn request(arguments: &EvaluateArguments) -> Result<EvaluateErasureRequest, CliE
         distances: arguments.distances,
         suites: arguments.suites.suites()?.into_iter().map(wire::suite).collect(),
         probes: arguments.suites.probes().map(wire::probes),
+        attacks: arguments.attacks.iter().map(wire::attack).collect(),
     })
 }

@@ -54,11 +54,18 @@ pub(in crate::cli) fn run(arguments: &GateArguments) -> Result<(), CliError> {
             Some(spec) => spec?,
             None => return Err(RemoteError::Interrupted("nothing was submitted".to_owned())),
         };
-        let first = JudgeSpec { distances: gate.reads_distances(), ..first };
+        let first =
+            JudgeSpec { distances: gate.reads_distances(), attacks: gate.attacks(), ..first };
         let mut spec = first.clone();
         let mut look = 1;
+        let mut attacks = Vec::new();
         loop {
-            let figures = asked.judge(&connection, &mut interrupt, &spec, look).await?;
+            let mut figures = asked.judge(&connection, &mut interrupt, &spec, look).await?;
+            if look == 1 {
+                attacks.clone_from(&figures.evaluation.attacks);
+            } else {
+                figures.evaluation.attacks.clone_from(&attacks);
+            }
             let verdict = gate.decide(&figures, look);
             match spec_of_look(&first, look + 1) {
                 Some(more) if gate.looks_again(&verdict) => spec = more,
@@ -164,6 +171,7 @@ impl Asked<'_> {
             distances: spec.distances,
             suites: Vec::new(),
             probes: None,
+            attacks: spec.attacks.iter().map(wire::attack).collect(),
         }
     }
 }

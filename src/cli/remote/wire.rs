@@ -2,13 +2,13 @@
 
 use crate::{
     proto::keystep::v1::{
-        ConceptKind as WireKind, LogSnrWindow as WireWindow, Probes, Sampler, Suite as WireSuite,
-        SuiteExpectation, SuitePrompt as WirePrompt, TrainableScope, UnlearningMethod,
-        Vocabulary as WireVocabulary,
+        Attack as WireAttack, AttackName as WireAttackName, ConceptKind as WireKind,
+        LogSnrWindow as WireWindow, Probes, Sampler, Suite as WireSuite, SuiteExpectation,
+        SuitePrompt as WirePrompt, TrainableScope, UnlearningMethod, Vocabulary as WireVocabulary,
     },
     spec::{
-        ConceptKind, Expectation, LogSnrWindow, MethodName, ProbesSpec, SamplerKind, Scope, Suite,
-        SuitePrompt, Vocabulary,
+        AttackName, AttackSpec, ConceptKind, Expectation, LogSnrWindow, MethodName, ProbesSpec,
+        SamplerKind, Scope, Suite, SuitePrompt, Vocabulary,
     },
 };
 
@@ -60,6 +60,28 @@ pub(super) fn sampler(kind: Option<SamplerKind>) -> Sampler {
         Some(SamplerKind::Dpmpp2mKarras) => Sampler::Dpmpp2mKarras,
         Some(SamplerKind::Unipc) => Sampler::Unipc,
         Some(SamplerKind::Lcm) => Sampler::Lcm,
+    }
+}
+
+pub(super) fn attack(spec: &AttackSpec) -> WireAttack {
+    let name = match spec.attack {
+        AttackName::ConceptInversion => WireAttackName::ConceptInversion,
+        AttackName::UnlearnDiffAtk => WireAttackName::UnlearnDiffAtk,
+        AttackName::RingABell => WireAttackName::RingABell,
+        AttackName::P4d => WireAttackName::P4d,
+        AttackName::Completion => WireAttackName::Completion,
+        AttackName::Noise => WireAttackName::Noise,
+        AttackName::ImageToImage => WireAttackName::ImageToImage,
+        AttackName::Inpainting => WireAttackName::Inpainting,
+        AttackName::RelearningBenign => WireAttackName::RelearningBenign,
+        AttackName::RelearningFewShot => WireAttackName::RelearningFewShot,
+    };
+    WireAttack {
+        name: name.into(),
+        guided: spec.guided,
+        budget: Some(spec.budget),
+        seed: Some(spec.seed),
+        pictures: Some(u32::try_from(spec.pictures).unwrap_or(u32::MAX)),
     }
 }
 

@@ -66,6 +66,18 @@ impl Pass<'_> {
         })
     }
 
+    /// Forward, and backward to the text alone.
+    pub(super) fn seek_text(self) -> Result<Forward, EngineError> {
+        let meter = Meter::default();
+        let sample = TapeTensor::sized_constant(&meter, self.latents())?;
+        let prompts = self.prompts(|shape| TapeTensor::sized_followed(&meter, shape))?;
+        let prediction = self.denoiser.trace_inputs(&sample, &self.timesteps(), &prompts)?;
+        let errors = meter.hold(2 * prediction.tensor().elem_count() as u64);
+        let gradients = prediction.dry_backward()?;
+        drop((errors, gradients));
+        Ok(Forward::of(&meter))
+    }
+
     /// A prediction without gradients.
     pub(super) fn predict(self) -> Result<Forward, EngineError> {
         let meter = Meter::default();
@@ -121,6 +133,19 @@ pub(super) fn encode_text(
     let config = text_encoder.config();
     let shape = (prompts, config.max_position_embeddings, config.tower.hidden_size);
     drop(text_encoder.trace(&TapeTensor::sized_no_grad(&meter, shape)?)?);
+    Ok(Forward::of(&meter))
+}
+
+/// Encoding some prompts, and the way back to their token embeddings.
+pub(super) fn seek_tokens(
+    text_encoder: &ClipTextModel,
+    prompts: usize,
+) -> Result<Forward, EngineError> {
+    let meter = Meter::default();
+    let config = text_encoder.config();
+    let shape = (prompts, config.max_position_embeddings, config.tower.hidden_size);
+    let embedded = TapeTensor::sized_followed(&meter, shape)?;
+    drop(text_encoder.trace(&embedded)?.dry_backward()?);
     Ok(Forward::of(&meter))
 }
 

@@ -1,4 +1,4 @@
-//! What drawing, scoring and judging hold in memory, and how a drawing holds less.
+//! What drawing and scoring hold in memory, and how a drawing holds less.
 
 use std::{collections::BTreeSet, num::NonZeroUsize};
 
@@ -11,13 +11,12 @@ use crate::{
     engine::{
         EngineError, Pipeline,
         denoise::samples_a_pass,
-        evaluate,
         family::{PROMPTS_AT_ONCE, vae_tiles::TILE_PIXELS},
         generate::{DECODED, Decode, DrawingPolicy, group_size},
         ops,
         score::{GRADIENT_TRAJECTORIES, MOST_BRANCHES},
     },
-    spec::{GenerateSpec, JudgeSpec, ScoreSpec},
+    spec::{GenerateSpec, ScoreSpec},
 };
 
 /// Latents that a step of a drawing holds for a moment: of the sampler's history, the noise, and what
@@ -35,11 +34,11 @@ pub struct WorkMemory {
 
 /// How pictures of a size are decoded and steered, whatever their number.
 #[derive(Debug, Clone, Copy)]
-struct Canvas {
+pub(super) struct Canvas {
     /// Height and width of a latent.
-    size: [usize; 2],
-    guides: bool,
-    encodes: bool,
+    pub(super) size: [usize; 2],
+    pub(super) guides: bool,
+    pub(super) encodes: bool,
 }
 
 /// How a drawing is done within a limit.
@@ -50,16 +49,16 @@ pub(in crate::engine) struct Drawing {
 }
 
 /// A model that work is done with, and how much the process may take.
-struct Worker<'a> {
-    pipeline: &'a Pipeline,
-    sizes: Sizes,
-    threads: usize,
+pub(super) struct Worker<'a> {
+    pub(super) pipeline: &'a Pipeline,
+    pub(super) sizes: Sizes,
+    pub(super) threads: usize,
     /// Numbers of the largest buffer that a thread keeps at hand.
     buffer: u64,
 }
 
 impl<'a> Worker<'a> {
-    fn new(pipeline: &'a Pipeline, sizes: Sizes) -> Result<Self, EngineError> {
+    pub(super) fn new(pipeline: &'a Pipeline, sizes: Sizes) -> Result<Self, EngineError> {
         let threads = rayon::current_num_threads();
         let worker = Self { pipeline, sizes, threads, buffer: 0 };
         let size = worker.sizes.size;
@@ -68,7 +67,7 @@ impl<'a> Worker<'a> {
         Ok(Self { buffer, ..worker })
     }
 
-    fn memory(&self, numbers: u64, bytes: u64) -> WorkMemory {
+    pub(super) fn memory(&self, numbers: u64, bytes: u64) -> WorkMemory {
         let work = numbers.saturating_mul(NUMBER).saturating_add(bytes);
         WorkMemory::with_margin(program(self.threads, self.buffer), work)
     }
@@ -85,18 +84,18 @@ impl<'a> Worker<'a> {
         Ok(side_by_side * self.pass(size, a_pass).predict()?.peak)
     }
 
-    fn pass(&self, size: [usize; 2], samples: usize) -> Pass<'_> {
+    pub(super) fn pass(&self, size: [usize; 2], samples: usize) -> Pass<'_> {
         let Sizes { denoiser, prompt, .. } = &self.sizes;
         Pass { denoiser: &**denoiser, latent: self.sizes.latent_shape(size), prompt, samples }
     }
 
     /// Numbers that so many prompts take: encoded, and as the denoiser projects them.
-    fn prompts(&self, size: [usize; 2], prompts: usize) -> u64 {
+    pub(super) fn prompts(&self, size: [usize; 2], prompts: usize) -> u64 {
         prompts as u64 * (2 * self.sizes.text() + self.pass(size, 1).projected())
     }
 
     /// Numbers that the text encoders hold for a moment, one after the other.
-    fn encoding(&self, prompts: usize) -> Result<u64, EngineError> {
+    pub(super) fn encoding(&self, prompts: usize) -> Result<u64, EngineError> {
         let prompts = prompts.min(PROMPTS_AT_ONCE);
         let towers = self.pipeline.towers.iter();
         let peaks = towers.map(|tower| Ok(encode_text(&tower.encoder, prompts)?.peak));
@@ -124,7 +123,7 @@ impl<'a> Worker<'a> {
     }
 
     /// Numbers of a picture.
-    fn picture(&self, size: [usize; 2]) -> u64 {
+    pub(super) fn picture(&self, size: [usize; 2]) -> u64 {
         let factor = self.pipeline.vae.factor();
         size.map(|side| (side * factor) as u64).into_iter().product::<u64>() * 3
     }
@@ -149,7 +148,7 @@ impl WorkMemory {
 
 impl Worker<'_> {
     /// What drawing a group of pictures in a way holds, the group of so many finished ones.
-    fn drawn(
+    pub(super) fn drawn(
         &self,
         canvas: Canvas,
         (group, count): (usize, usize),
@@ -274,33 +273,6 @@ pub(in crate::engine) fn scoring(
     worker.refuse(memory, "the measurement", "ask for fewer trajectories, steps or measures")
 }
 
-/// How a judgement draws, and what it holds with the pictures of both models; refused where that is
-/// more than the pipeline's limit.
-pub(in crate::engine) fn judgement(
-    pipeline: &Pipeline,
-    spec: &JudgeSpec,
-) -> Result<Drawing, EngineError> {
-    let worker = Worker::new(pipeline, Sizes::of(pipeline)?)?;
-    let mut drawn = evaluate::drawings(pipeline, spec);
-    drawn.both = evaluate::with_suites(drawn.both, spec);
-    let Drawing { policy, memory } = drawing(pipeline, &drawn.both)?;
-    let numbers =
-        |drawing: &GenerateSpec| drawing.pictures.len() as u64 * worker.picture(worker.sizes.size);
-    // The drawing counts those of one of the two.
-    let pictures = numbers(&drawn.both);
-    let alone = drawn.base_alone.as_ref().map_or(0, numbers);
-    let compared = drawn
-        .base_alone
-        .as_ref()
-        .map_or(0, |_| evaluate::distance_numbers(drawn.both.pictures.len() as u64));
-    let judging = pipeline.judges.working_numbers().max(compared);
-    let judged = worker.memory(judging, 2 * pictures + alone);
-    let work = (memory.work + pictures + alone).max(judged.work);
-    let memory = WorkMemory { work, ..memory };
-    let memory = worker.refuse(memory, "the judgement", "judge fewer pictures")?;
-    Ok(Drawing { policy, memory })
-}
-
 /// Has the allocator keep nothing where the limit is near: what it keeps for one phase lies beside
 /// what the next one takes.
 pub(in crate::engine) fn spare(pipeline: &Pipeline, memory: WorkMemory) {
@@ -311,7 +283,7 @@ pub(in crate::engine) fn spare(pipeline: &Pipeline, memory: WorkMemory) {
 }
 
 impl Worker<'_> {
-    fn refuse(
+    pub(super) fn refuse(
         &self,
         memory: WorkMemory,
         work: &'static str,

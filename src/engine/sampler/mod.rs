@@ -7,6 +7,7 @@ mod ddim;
 mod dpm_solver_multistep;
 mod euler;
 mod lcm;
+mod noisy_ddim;
 mod open;
 mod pndm;
 mod sigmas;
@@ -17,6 +18,7 @@ mod unipc;
 use candle_core::{Result, Tensor};
 
 pub use config::SamplerConfig;
+pub(super) use noisy_ddim::noisy_ddim;
 pub(super) use open::open;
 
 use super::{EngineError, checkpoint::read_text, schedule::Ddim};

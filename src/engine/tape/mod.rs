@@ -146,6 +146,13 @@ impl TapeTensor {
         Ok(Self { value: Value::sized(meter, shape)?, node: GradNode::Constant })
     }
 
+    /// An input of a dry run that a gradient is wanted for.
+    pub fn sized_followed(meter: &Meter, shape: impl Into<Shape>) -> Result<Self> {
+        let value = Value::sized(meter, shape)?;
+        let node = GradNode::Variable(value.tensor.id());
+        Ok(Self { value, node })
+    }
+
     /// An input of a dry run whose results need no gradient.
     pub fn sized_no_grad(meter: &Meter, shape: impl Into<Shape>) -> Result<Self> {
         let node = GradNode::NoGrad { by_variables: false };

@@ -214,6 +214,31 @@ impl ClipTokenizer {
         words
     }
 
+    /// The text that tokens stand for, special ones left out; what is no UTF-8 is replaced.
+    ///
+    /// Encoding it again may give other tokens: a token in the middle of a word can stand alone.
+    pub fn decode(&self, ids: &[u32]) -> String {
+        let special = [self.begin, self.end, self.padding];
+        let mut bytes = Vec::new();
+        for id in ids.iter().filter(|id| !special.contains(id)) {
+            let token = self.tokenizer.id_to_token(*id).unwrap_or_default();
+            let (word, ends) = match token.strip_suffix("</w>") {
+                Some(word) => (word, true),
+                None => (token.as_str(), false),
+            };
+            for letter in word.chars() {
+                match byte_of(letter) {
+                    Some(byte) => bytes.push(byte),
+                    None => bytes.extend(letter.to_string().into_bytes()),
+                }
+            }
+            if ends {
+                bytes.push(b' ');
+            }
+        }
+        String::from_utf8_lossy(&bytes).trim_end().to_owned()
+    }
+
     /// Ids of every encoded text (`model_max_length`): 77 in Stable Diffusion.
     pub fn length(&self) -> usize {
         self.length
@@ -228,6 +253,18 @@ impl ClipTokenizer {
     pub fn end(&self) -> u32 {
         self.end
     }
+}
+
+/// The byte that a letter of a byte-level vocabulary stands for (GPT-2: `bytes_to_unicode`): itself
+/// where it can be printed, else one of those that cannot, in order from 256 on.
+fn byte_of(letter: char) -> Option<u8> {
+    let is_printed = |byte: &u8| matches!(byte, b'!'..=b'~' | 0xa1..=0xac | 0xae..=0xff);
+    let code = u32::from(letter);
+    if let Ok(byte) = u8::try_from(code) {
+        return is_printed(&byte).then_some(byte);
+    }
+    let place = usize::try_from(code - 256).ok()?;
+    (0..=u8::MAX).filter(|byte| !is_printed(byte)).nth(place)
 }
 
 /// Everything of a `tokenizer.json` but vocabulary and added tokens, as `CLIPTokenizer.__init__`

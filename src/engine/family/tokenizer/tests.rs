@@ -206,3 +206,25 @@ fn the_highest_id_lies_within_the_encoders_vocabulary() {
     let want = "encoder/config.json: vocab_size is 875, but the token \"<my-cat>\" of memory has the id 875";
     assert!(text.starts_with(want), "{text}");
 }
+
+#[test]
+fn tokens_are_decoded_to_the_text_that_they_were_read_from() {
+    let tokenizer = Changed::new(&json!({}), None).tokenizer().unwrap();
+    for text in ["a cat in neon style", "an apple, pixel style", "caf\u{e9} \u{732b}!", ""] {
+        let ids = tokenizer.encode(text).unwrap();
+        let decoded = tokenizer.decode(&ids);
+        assert_eq!(tokenizer.encode(&decoded).unwrap(), ids, "{text:?}: {decoded:?}");
+    }
+    assert_eq!(tokenizer.decode(&tokenizer.encode("a cat").unwrap()), "a cat");
+    // Half of a letter is no text, and is no reason to fail.
+    let half = tokenizer.encode("\u{732b}").unwrap()[1];
+    assert!(!tokenizer.decode(&[half, u32::MAX]).is_empty());
+}
+
+#[test]
+fn every_byte_has_its_letter() {
+    let printed = (b'!'..=b'~').map(char::from);
+    assert!(printed.into_iter().all(|letter| byte_of(letter) == u8::try_from(letter).ok()));
+    assert_eq!((byte_of('\u{100}'), byte_of('\u{120}')), (Some(0), Some(b' ')));
+    assert_eq!((byte_of(' '), byte_of('\u{143}'), byte_of('\u{144}')), (None, Some(0xad), None));
+}
