@@ -12,6 +12,8 @@ use super::{
     },
     remote::SubmitArguments,
 };
+#[cfg(feature = "server")]
+use super::arguments::JudgeArguments;
 use crate::spec::ConceptKind;
 
 /// Judges an erased model beside its base: what is forgotten (UA), what is kept in the same domain
@@ -55,6 +57,9 @@ pub(super) struct EvaluateArguments {
     pub(super) kind: ConceptKind,
     #[command(flatten)]
     pub(super) vocabulary: VocabularyArguments,
+    #[cfg(feature = "server")]
+    #[command(flatten)]
+    pub(super) judges: JudgeArguments,
     /// Where the pictures' seeds start.
     #[arg(long, value_name = "N", default_value_t = 500_000)]
     pub(super) seed: u64,

@@ -14,6 +14,8 @@ use super::{
     remote::SubmitArguments,
 };
 #[cfg(feature = "server")]
+use super::arguments::JudgeArguments;
+#[cfg(feature = "server")]
 use crate::jobs::Evaluation;
 use crate::{
     proto::keystep::v1::OutputFormat,
@@ -132,6 +134,9 @@ pub(super) struct UnlearnArguments {
     /// Have the result not judged.
     #[arg(long)]
     pub(super) no_evaluate: bool,
+    #[cfg(feature = "server")]
+    #[command(flatten)]
+    pub(super) judges: JudgeArguments,
     /// What the judged pictures are drawn with, as `keystep evaluate` draws them; measuring and
     /// training keep to DDIM [default: the sampler that the model's folder names].
     #[arg(long, value_name = "NAME", conflicts_with = "no_evaluate")]
@@ -151,7 +156,7 @@ impl UnlearnArguments {
     /// Whether the result is judged, where that was said.
     #[cfg(feature = "server")]
     pub(super) fn evaluation(&self) -> Option<Evaluation> {
-        match (self.evaluate, self.no_evaluate) {
+        match (self.evaluate || !self.judges.judge.is_empty(), self.no_evaluate) {
             (true, _) => Some(Evaluation::Required),
             (false, true) => Some(Evaluation::Skipped),
             (false, false) => None,

@@ -146,6 +146,7 @@ fn judge_specs<E: DeviceEngine>(
         let spec =
             JudgeSpec { sampler: request.sampler, ..JudgeSpec::new(concept.canonical(), words) };
         if engine.can_judge() && spec.validate().is_ok() {
+            engine.check_judges(&spec)?;
             match engine.judge_sampler(&spec) {
                 Ok(_) => specs.push(spec),
                 // Nobody asked for this sampler, nor for a judgement at any price.

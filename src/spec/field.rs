@@ -47,6 +47,7 @@ fields! {
     GuidanceScale                "guidance_scale"                GuidanceScale       "--guidance-scale";
     Height                       "height"                        Height              "--height";
     InitImage                    "init_image"                    InitImage           "--init-image";
+    Judges                       "judges"                        Judges              "--judge";
     KeySteps                     "key_steps"                     KeySteps            "";
     KeyStepsEndStep              "key_steps.end_step"            KeyStepsEndStep     "";
     KeyStepsIterations           "key_steps.iterations"          KeyStepsIterations  "";

@@ -31,7 +31,8 @@ pub(in crate::cli) fn run<E: LocalEngine>(
         check_target("--sheet", sheet, "png")?;
     }
     let compute = arguments.model.compute.settings().open()?;
-    let base = LocalModel::<E>::open(&arguments.base, None, &compute, session)?.engine;
+    let base = LocalModel::<E>::open(&arguments.base, None, &compute, session)?;
+    let base = base.with_judges(&arguments.judges.judge, session)?.engine;
     let vocabulary = arguments.vocabulary.words(base.vocabulary())?;
     let mut spec = JudgeSpec::new(concept, vocabulary);
     spec.seed = arguments.seed;
@@ -44,6 +45,7 @@ pub(in crate::cli) fn run<E: LocalEngine>(
     let spec = spec.canonical();
     // Before the edited model is read.
     base.judge_sampler(&spec)?;
+    base.check_judges(&spec)?;
     let edited =
         LocalModel::<E>::open(name, arguments.model.variant.as_deref(), &compute, session)?.engine;
     let request = EvaluateRequest { base_model: &arguments.base, edited_model: name, spec: &spec };

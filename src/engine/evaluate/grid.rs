@@ -31,7 +31,7 @@ pub(in crate::engine) fn judge(
 ) -> Result<JudgeReport, EngineError> {
     let Evaluation { base, spec, .. } = evaluation;
     spec.validate()?;
-    base.judges.all()?;
+    base.judges.check(spec)?;
     base.reader().check_judge(spec)?;
     let drawn = kept::draw(evaluation, &drawing(base, spec), store, context)?;
     compare(base, spec, drawn, context)
@@ -129,30 +129,47 @@ fn prompt(spec: &JudgeSpec, cell: &Cell) -> Prompt {
     }
 }
 
+/// What a judge makes of one model's pictures. Shares of words that it does not name are NaN, and so
+/// are IRA and CRA of a judge that looks for the concept alone.
 fn figures(
     judge: &dyn Judge,
     spec: &JudgeSpec,
     cells: &[Cell],
     pictures: &[Picture],
 ) -> Result<Figures, EngineError> {
+    let mut target = Share::default();
+    if let Some(shown) = judge.shows(pictures) {
+        for (cell, shown) in cells.iter().zip(shown?) {
+            if cell.is_target {
+                target.count(shown);
+            }
+        }
+        return Ok(Figures { ua: 1.0 - target.get(), ira: f64::NAN, cra: f64::NAN });
+    }
     let named = |domain| {
+        if !judge.knows(domain) {
+            return Ok(None);
+        }
         let probabilities = judge.probabilities(pictures, domain, &spec.vocabulary)?;
-        Ok::<_, EngineError>(probabilities.iter().map(|row| most_likely(row)).collect::<Vec<_>>())
+        let names: Vec<usize> = probabilities.iter().map(|row| most_likely(row)).collect();
+        Ok::<_, EngineError>(Some(names))
     };
     let (objects, styles) = (named(Domain::Objects)?, named(Domain::Styles)?);
-    let mut target = Share::default();
     let (mut in_domain, mut cross_domain) = (Share::default(), Share::default());
-    for (cell, (object, style)) in cells.iter().zip(objects.into_iter().zip(styles)) {
-        let (object_right, style_right) = (object == cell.object, style == cell.style);
-        let (own, other) = match spec.concept.kind {
-            ConceptKind::Style => (style_right, object_right),
-            _ => (object_right, style_right),
+    for (index, cell) in cells.iter().enumerate() {
+        let right = |names: &Option<Vec<usize>>, word: usize| {
+            names.as_ref().and_then(|names| names.get(index)).map(|name| *name == word)
+        };
+        let (object, style) = (right(&objects, cell.object), right(&styles, cell.style));
+        let (own, other) = match Domain::of(spec.concept.kind) {
+            Domain::Styles => (style, object),
+            Domain::Objects => (object, style),
         };
         if cell.is_target {
-            target.count(own);
+            target.count_all(own);
         } else {
-            in_domain.count(own);
-            cross_domain.count(other);
+            in_domain.count_all(own);
+            cross_domain.count_all(other);
         }
     }
     Ok(Figures { ua: 1.0 - target.get(), ira: in_domain.get(), cra: cross_domain.get() })
@@ -176,7 +193,14 @@ impl Share {
         self.all += 1;
     }
 
+    /// A hit or a miss, where there is either.
+    fn count_all(&mut self, hits: impl IntoIterator<Item = bool>) {
+        for hit in hits {
+            self.count(hit);
+        }
+    }
+
     fn get(&self) -> f64 {
-        if self.all == 0 { 0.0 } else { self.hits as f64 / self.all as f64 }
+        if self.all == 0 { f64::NAN } else { self.hits as f64 / self.all as f64 }
     }
 }

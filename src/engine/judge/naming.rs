@@ -5,11 +5,11 @@ use candle_core::{D, DType, Tensor};
 use crate::{
     engine::{EngineError, finite},
     outcome::Picture,
-    spec::Vocabulary,
+    spec::{Concept, ConceptKind, Vocabulary},
 };
 
 /// Which words a picture is held against.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Domain {
     /// What it shows.
     Objects,
@@ -18,11 +18,30 @@ pub enum Domain {
 }
 
 impl Domain {
+    /// Both, in the order of a vocabulary.
+    pub(super) const ALL: [Self; 2] = [Self::Objects, Self::Styles];
+
+    /// The domain of a concept's own words.
+    pub fn of(kind: ConceptKind) -> Self {
+        match kind {
+            ConceptKind::Style => Self::Styles,
+            ConceptKind::Object | ConceptKind::Instance | ConceptKind::Nudity => Self::Objects,
+        }
+    }
+
     /// The vocabulary's words of the domain, in the order of the probabilities.
     pub fn words(self, vocabulary: &Vocabulary) -> &[String] {
         match self {
             Self::Objects => &vocabulary.objects,
             Self::Styles => &vocabulary.styles,
+        }
+    }
+
+    /// Its name in files.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Objects => "objects",
+            Self::Styles => "styles",
         }
     }
 }
@@ -33,11 +52,26 @@ pub(super) const PICTURES_AT_ONCE: usize = 64;
 /// Names what pictures show.
 pub trait Judge: std::fmt::Debug + Send + Sync {
     /// Short name in reports, such as "clip".
-    fn name(&self) -> &'static str;
+    fn name(&self) -> &str;
 
     /// Numbers that naming pictures holds at most beside the weights, however many pictures there
     /// are.
     fn working_numbers(&self) -> u64;
+
+    /// Refuses what the judge could not judge, before any picture is drawn: a concept that it cannot
+    /// see, words that it does not know.
+    fn check(&self, concept: &Concept, vocabulary: &Vocabulary) -> Result<(), EngineError>;
+
+    /// Whether it names words of a domain; what it would be counted in is left out where it does not.
+    fn knows(&self, _domain: Domain) -> bool {
+        true
+    }
+
+    /// Whether each picture shows what the judge alone looks for, such as nudity; none where it names
+    /// words instead.
+    fn shows(&self, _pictures: &[Picture]) -> Option<Result<Vec<bool>, EngineError>> {
+        None
+    }
 
     /// For each picture, a probability for each of the domain's words.
     fn probabilities(

@@ -20,6 +20,7 @@ use crate::{
     artifacts::{EditedBytes, ErasedWeights},
     device::{EngineSource, PlanEstimate},
     engine::{
+        judge::GivenJudge,
         CancelFlag, EngineError, RunContext, SavePoint, StatePart, WorkMemory,
         checkpoint::{StoredTensor, StoredTensors, read_edited, write_safetensors},
         evaluate::{KeptPictures, PictureStore},
@@ -369,6 +370,14 @@ impl DeviceEngine for FakeEngine {
 
     fn can_judge(&self) -> bool {
         self.script.can_judge
+    }
+
+    fn with_judges(&self, _: &[GivenJudge<'_>]) -> Result<Self, EngineError> {
+        Ok(self.clone())
+    }
+
+    fn check_judges(&self, _: &JudgeSpec) -> Result<(), EngineError> {
+        Ok(())
     }
 
     fn warnings(&self) -> &[String] {
