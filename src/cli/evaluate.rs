@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use clap::Args;
 
+#[cfg(feature = "server")]
+use super::arguments::JudgeArguments;
 use super::{
     arguments::{
         ModelArguments, PlaceArguments, QuietArguments, SamplerArguments, VocabularyArguments,
@@ -12,8 +14,6 @@ use super::{
     },
     remote::SubmitArguments,
 };
-#[cfg(feature = "server")]
-use super::arguments::JudgeArguments;
 use crate::spec::ConceptKind;
 
 /// Judges an erased model beside its base: what is forgotten (UA), what is kept in the same domain

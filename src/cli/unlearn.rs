@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use clap::Args;
 
+#[cfg(feature = "server")]
+use super::arguments::JudgeArguments;
 use super::{
     CliError,
     arguments::{
@@ -13,8 +15,6 @@ use super::{
     },
     remote::SubmitArguments,
 };
-#[cfg(feature = "server")]
-use super::arguments::JudgeArguments;
 #[cfg(feature = "server")]
 use crate::jobs::Evaluation;
 use crate::{

@@ -38,7 +38,7 @@ enum Architecture {
 
 /// The network of candle's.
 #[derive(Debug)]
-enum Network {
+pub(super) enum Network {
     Vit(Box<vit::Model>),
     Resnet(Func<'static>),
 }
@@ -55,8 +55,8 @@ pub(super) struct ClassifierPart<'a> {
 #[derive(Debug)]
 pub(super) struct Classifier {
     location: String,
-    network: Network,
-    preprocessor: Preprocessor,
+    pub(super) network: Network,
+    pub(super) preprocessor: Preprocessor,
     labels: Labels,
     working_numbers: u64,
     device: Device,
@@ -132,7 +132,7 @@ impl Architecture {
 
 impl Network {
     /// Logits, `[pictures, classes]`.
-    fn forward(&self, pixels: &Tensor) -> candle_core::Result<Tensor> {
+    pub(super) fn forward(&self, pixels: &Tensor) -> candle_core::Result<Tensor> {
         match self {
             Self::Vit(network) => network.forward(pixels),
             Self::Resnet(network) => network.forward(pixels),

@@ -85,7 +85,7 @@ pub(super) struct NudityJudge {
     name: String,
     location: String,
     config: DetectorConfig,
-    network: Yolo,
+    pub(super) network: Yolo,
     device: Device,
 }
 
@@ -100,7 +100,10 @@ impl DetectorConfig {
         let size = fields.uniform_size("image_size", SIZE)?;
         within(file, "image_size", size, COARSEST..=2_048)?;
         if !size.is_multiple_of(COARSEST) {
-            return Err(refuse(file, format!("image_size is {size}, not a multiple of {COARSEST}")));
+            return Err(refuse(
+                file,
+                format!("image_size is {size}, not a multiple of {COARSEST}"),
+            ));
         }
         let threshold = fields.number("threshold", THRESHOLD)?;
         // What is less sure is dropped before.
@@ -252,8 +255,11 @@ impl Judge for NudityJudge {
         domain: Domain,
         _: &Vocabulary,
     ) -> Result<Vec<Vec<f64>>, EngineError> {
-        let message =
-            format!("the judge \"{}\" sees nudity alone, and names no {}", self.name, domain.name());
+        let message = format!(
+            "the judge \"{}\" sees nudity alone, and names no {}",
+            self.name,
+            domain.name()
+        );
         Err(SpecError::one(Field::Concept, message).into())
     }
 }

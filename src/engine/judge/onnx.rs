@@ -264,8 +264,10 @@ mod tests {
     #[test]
     fn initialisers_are_read_in_every_form() {
         let floats = bytes(4, &[1.0_f32.to_le_bytes(), 2.5_f32.to_le_bytes()].concat());
-        let halves =
-            bytes(9, &[f16::from_f32(1.0).to_le_bytes(), f16::from_f32(2.5).to_le_bytes()].concat());
+        let halves = bytes(
+            9,
+            &[f16::from_f32(1.0).to_le_bytes(), f16::from_f32(2.5).to_le_bytes()].concat(),
+        );
         for (kind, data) in [(1, raw(&[1.0, 2.5])), (1, floats), (10, halves)] {
             let stored = read(&[tensor(kind, &data)]).unwrap();
             let values = stored.tensors["a.weight"].tensor.to_vec2::<f32>().unwrap();
@@ -279,7 +281,8 @@ mod tests {
     #[test]
     fn what_is_no_weight_is_refused() {
         let good = tensor(1, &raw(&[1.0, 2.0]));
-        let huge = [vec![1 << 3], vec![0xff; 8], vec![0x7f], vec![1 << 3, 9], good.clone()].concat();
+        let huge =
+            [vec![1 << 3], vec![0xff; 8], vec![0x7f], vec![1 << 3, 9], good.clone()].concat();
         let cases = [
             (read(&[tensor(1, &raw(&[1.0]))]), "has 1 values"),
             (read(&[tensor(1, &raw(&[1.0, f32::NAN]))]), "NaN"),

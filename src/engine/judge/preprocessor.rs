@@ -138,7 +138,9 @@ impl File {
                     None => edge,
                     Some(Size::Side(side)) => side,
                     Some(Size::Both { height, width }) if height == width => height,
-                    Some(_) => return Err("crop_size must be one number, or equal sides".to_owned()),
+                    Some(_) => {
+                        return Err("crop_size must be one number, or equal sides".to_owned());
+                    }
                 };
                 Ok((crop, Some(edge)))
             }

@@ -163,6 +163,8 @@ impl VitConfig {
     fn take_transformers(&self, w: &Weights) -> Result<Taken, EngineError> {
         let config = &self.candle;
         let mut taking = Taking::below(w, "vit.embeddings.cls_token")?;
+        // Of the bare model; no classifier asks it.
+        w.pass_over(|name| name.contains("vit.pooler."));
         let hidden = config.hidden_size;
         let same = |name: &str| (name.to_owned(), name.to_owned());
         self.take_ends(

@@ -20,10 +20,10 @@ use crate::{
     artifacts::{EditedBytes, ErasedWeights},
     device::{EngineSource, PlanEstimate},
     engine::{
-        judge::GivenJudge,
         CancelFlag, EngineError, RunContext, SavePoint, StatePart, WorkMemory,
         checkpoint::{StoredTensor, StoredTensors, read_edited, write_safetensors},
         evaluate::{KeptPictures, PictureStore},
+        judge::GivenJudge,
     },
     outcome::{
         DeviceKind, Drawn, ErasureRecord, Estimate, Figures, JudgeReport, JudgedPicture, Notice,

@@ -99,12 +99,19 @@ impl<'a> Fields<'a> {
     }
 
     /// A whole number, or none where the field is absent or null.
-    pub(in crate::engine) fn optional_size(&self, name: &str) -> Result<Option<usize>, EngineError> {
+    pub(in crate::engine) fn optional_size(
+        &self,
+        name: &str,
+    ) -> Result<Option<usize>, EngineError> {
         if self.get(name).is_none() { Ok(None) } else { self.size(name, 0).map(Some) }
     }
 
     /// A list of whole numbers.
-    pub(in crate::engine) fn sizes(&self, name: &str, default: &[usize]) -> Result<Vec<usize>, EngineError> {
+    pub(in crate::engine) fn sizes(
+        &self,
+        name: &str,
+        default: &[usize],
+    ) -> Result<Vec<usize>, EngineError> {
         match self.map.get(name) {
             None => Ok(default.to_vec()),
             Some(value) => value
@@ -138,7 +145,11 @@ impl<'a> Fields<'a> {
     }
 
     /// A whole number, or a list of equal ones (such as a height and a width).
-    pub(in crate::engine) fn uniform_size(&self, name: &str, default: usize) -> Result<usize, EngineError> {
+    pub(in crate::engine) fn uniform_size(
+        &self,
+        name: &str,
+        default: usize,
+    ) -> Result<usize, EngineError> {
         if !matches!(self.map.get(name), Some(Value::Array(_))) {
             return self.size(name, default);
         }
@@ -156,7 +167,10 @@ impl<'a> Fields<'a> {
 
     /// A whole number for height and width, or a list of both; none where the field is absent or
     /// null.
-    pub(in crate::engine) fn optional_sides(&self, name: &str) -> Result<Option<Sides>, EngineError> {
+    pub(in crate::engine) fn optional_sides(
+        &self,
+        name: &str,
+    ) -> Result<Option<Sides>, EngineError> {
         let Some(value) = self.get(name) else { return Ok(None) };
         let sides = match value {
             Value::Array(list) => match list.as_slice() {
@@ -240,7 +254,11 @@ impl<'a> Fields<'a> {
     }
 
     /// Refuses a file that was written for another class.
-    pub(in crate::engine) fn expect_class(&self, name: &str, class: &str) -> Result<(), EngineError> {
+    pub(in crate::engine) fn expect_class(
+        &self,
+        name: &str,
+        class: &str,
+    ) -> Result<(), EngineError> {
         match self.text(name)? {
             Some(found) if found != class => Err(refuse(
                 self.file,
@@ -252,7 +270,10 @@ impl<'a> Fields<'a> {
 
     /// Refuses fields that change what the network computes and that we do not build, unless they
     /// are absent or null or hold the one value that we do build.
-    pub(in crate::engine) fn expect_only(&self, supported: &[(&str, Value)]) -> Result<(), EngineError> {
+    pub(in crate::engine) fn expect_only(
+        &self,
+        supported: &[(&str, Value)],
+    ) -> Result<(), EngineError> {
         for (name, expected) in supported {
             let Some(value) = self.get(name) else { continue };
             // 1 and 1.0 are the same to Python, which wrote the file.
