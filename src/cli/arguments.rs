@@ -142,16 +142,6 @@ pub(super) struct SamplerArguments {
     pub(super) sampler: Option<SamplerKind>,
 }
 
-/// Who judges beside the model's own judges.
-#[cfg(feature = "server")]
-#[derive(Debug, Clone, Args)]
-pub(super) struct JudgeArguments {
-    /// Folder of a judge to ask beside the model's own: a CLIP of transformers, a ViT or ResNet
-    /// classifier with labels.json, or a nudity detector. Give it again for several; --local alone.
-    #[arg(long, value_name = "DIR", conflicts_with = "server")]
-    pub(super) judge: Vec<PathBuf>,
-}
-
 /// The words of contexts and neighbours.
 #[derive(Debug, Clone, Args)]
 pub(super) struct VocabularyArguments {

@@ -23,6 +23,8 @@ pub struct DeviceJob {
     pub(super) base: OpenedModel,
     /// The model to judge.
     pub(super) edited: Option<OpenedModel>,
+    /// Judges beside the base model's own: name and folder.
+    pub(super) judges: Vec<(String, PathBuf)>,
     /// Where the base model's judged pictures are kept.
     pub(super) pictures: Option<Arc<dyn PictureCache>>,
     /// Scores that the request cites instead of having them measured again.

@@ -22,6 +22,7 @@ pub(in crate::api) struct EvaluateDraft {
     /// The grid that is given.
     vocabulary: Option<Vocabulary>,
     given: Given,
+    judges: Vec<String>,
     destination: String,
 }
 
@@ -61,6 +62,7 @@ impl EvaluateDraft {
             validate_only,
             destination: asked_destination,
             sampler,
+            judges,
         } = request;
         let mut found = Violations::default();
         let terms = WireTerms { request_id, labels, deadline, priority, force, validate_only }
@@ -70,6 +72,7 @@ impl EvaluateDraft {
         let kind = read_kind(concept_kind, &mut found);
         found.prompt(Field::Concept, &concept, limits.settings.prompt_characters);
         let sampler = read_sampler(Field::Sampler, sampler, &mut found);
+        check_judges(&judges, &limits.settings.judges, &mut found);
         let draft = Self {
             base_model,
             edited_model,
@@ -77,6 +80,7 @@ impl EvaluateDraft {
             concept: Concept::new(concept, kind),
             vocabulary: read_vocabulary(vocabulary, limits, &mut found),
             given: Given { target_seeds, retain_seeds, steps, guidance_scale, seed, sampler },
+            judges,
             destination: read_destination(&asked_destination, limits, &mut found),
         };
         // Until the model's words are known, the concept is taken for one of them.
@@ -135,6 +139,7 @@ impl EvaluateDraft {
             base_digest,
             edited_model: self.edited_model.clone(),
             spec,
+            judges: self.judges.clone(),
             destination: self.destination.clone(),
         })
     }
@@ -149,6 +154,26 @@ impl EvaluateDraft {
         spec.seed = seed.unwrap_or(spec.seed);
         spec.sampler = sampler;
         spec
+    }
+}
+
+/// Refuses judges that the configuration does not name, and those that are named twice.
+fn check_judges(asked: &[String], known: &[String], found: &mut Violations) {
+    for (index, name) in asked.iter().enumerate() {
+        let field = Field::Judges.at(index);
+        if !known.contains(name) {
+            let shown: String = name.chars().take(80).collect();
+            let message = match known {
+                [] => format!("no judge \"{shown}\" is known; this server has none to ask for"),
+                known => format!(
+                    "no judge \"{shown}\" is known; those of this server are {}",
+                    known.join(", ")
+                ),
+            };
+            found.add(field, message);
+        } else if asked[..index].contains(name) {
+            found.add(field, format!("\"{name}\" is asked for twice; leave one out"));
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! `LocalEngine`: what the verbs ask of the engine in this process. The verbs are generic over it,
 //! so that their tests run with a scripted engine in milliseconds.
 
-use std::path::PathBuf;
+use std::path::Path;
 
 use crate::{
     artifacts::{ModelFolder, open_model},
@@ -39,7 +39,7 @@ impl<E: LocalEngine> LocalModel<E> {
     /// tells what is odd about them.
     pub(in crate::cli) fn with_judges(
         self,
-        folders: &[PathBuf],
+        folders: &[String],
         session: &mut Session,
     ) -> Result<Self, CliError> {
         if folders.is_empty() {
@@ -47,6 +47,7 @@ impl<E: LocalEngine> LocalModel<E> {
         }
         let mut opened = Vec::with_capacity(folders.len());
         for folder in folders {
+            let folder = Path::new(folder);
             let name = folder.file_name().and_then(|name| name.to_str()).ok_or_else(|| {
                 let folder = folder.display();
                 CliError::Usage(format!(

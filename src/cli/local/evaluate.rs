@@ -32,7 +32,7 @@ pub(in crate::cli) fn run<E: LocalEngine>(
     }
     let compute = arguments.model.compute.settings().open()?;
     let base = LocalModel::<E>::open(&arguments.base, None, &compute, session)?;
-    let base = base.with_judges(&arguments.judges.judge, session)?.engine;
+    let base = base.with_judges(&arguments.judge, session)?.engine;
     let vocabulary = arguments.vocabulary.words(base.vocabulary())?;
     let mut spec = JudgeSpec::new(concept, vocabulary);
     spec.seed = arguments.seed;
@@ -48,7 +48,12 @@ pub(in crate::cli) fn run<E: LocalEngine>(
     base.check_judges(&spec)?;
     let edited =
         LocalModel::<E>::open(name, arguments.model.variant.as_deref(), &compute, session)?.engine;
-    let request = EvaluateRequest { base_model: &arguments.base, edited_model: name, spec: &spec };
+    let request = EvaluateRequest {
+        base_model: &arguments.base,
+        edited_model: name,
+        spec: &spec,
+        judge_bytes: 0,
+    };
     let measurements = session.measurements(0.0);
     let judgement = session
         .run(&measurements, false, |ports| run::evaluate(&request, &base, &edited, ports))?;

@@ -68,7 +68,7 @@ pub(super) fn run<E: LocalEngine>(
     let compute = arguments.model.compute.settings().open()?;
     let variant = arguments.model.variant.as_deref();
     let base = LocalModel::<E>::open(name, variant, &compute, session)?;
-    let mut base = base.with_judges(&arguments.judges.judge, session)?;
+    let mut base = base.with_judges(&arguments.judge, session)?;
     base.engine = base.engine.with_memory_limit(arguments.memory_limit);
     spec.vocabulary = arguments.vocabulary.words(base.engine.vocabulary())?;
     spec.validate()?;

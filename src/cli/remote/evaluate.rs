@@ -51,5 +51,6 @@ fn request(arguments: &EvaluateArguments) -> Result<EvaluateErasureRequest, CliE
         validate_only: submission.validate_only,
         destination: submission.destination,
         sampler: wire::sampler(arguments.sampler.sampler).into(),
+        judges: arguments.judge.clone(),
     })
 }
