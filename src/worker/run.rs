@@ -1,5 +1,7 @@
 //! One claimed job, from its lease to its end.
 
+use std::path::PathBuf;
+
 use tokio::{
     runtime::Handle,
     sync::{mpsc, watch},
