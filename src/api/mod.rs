@@ -84,6 +84,8 @@ pub struct ApiSettings {
     pub pixels_per_image: usize,
     /// What a call may take of the device.
     pub calls: CallLimits,
+    /// Names of the judges that requests may ask for, beside those that models bring of their own.
+    pub judges: Vec<String>,
     /// Whether prompts and concepts may stand in logs.
     pub log_prompts: bool,
 }

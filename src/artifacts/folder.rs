@@ -31,6 +31,23 @@ pub struct ModelFolder {
 impl ModelFolder {
     /// Lists a folder.
     pub fn open(path: &Path) -> Result<Self, ArtifactError> {
+        let is_sign = |name: &String| name == "model_index.json" || name.ends_with("/config.json");
+        let lacks = "holds no model: neither model_index.json nor a config.json";
+        Self::open_with(path, is_sign, lacks)
+    }
+
+    /// Lists the folder of a judge, which is a network's own.
+    pub fn open_judge(path: &Path) -> Result<Self, ArtifactError> {
+        let is_sign = |name: &String| name == "config.json" || name.ends_with("/config.json");
+        Self::open_with(path, is_sign, "holds no judge: no config.json")
+    }
+
+    /// Lists a folder that holds a sign of what it is.
+    fn open_with(
+        path: &Path,
+        is_sign: impl Fn(&String) -> bool,
+        lacks: &str,
+    ) -> Result<Self, ArtifactError> {
         let not_a_model = |message: &str| ArtifactError::NotAModel {
             path: path.to_owned(),
             message: message.to_owned(),
@@ -50,8 +67,8 @@ impl ModelFolder {
         let mut listing = Listing::default();
         listing.list(path, "")?;
         let names = listing.names;
-        if !names.iter().any(|name| name == "model_index.json" || name.ends_with("/config.json")) {
-            return Err(not_a_model("holds no model: neither model_index.json nor a config.json"));
+        if !names.iter().any(is_sign) {
+            return Err(not_a_model(lacks));
         }
         Ok(Self::listed(path.display().to_string(), path.to_owned(), names))
     }

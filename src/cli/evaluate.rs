@@ -58,6 +58,10 @@ pub(super) struct EvaluateArguments {
     pub(super) kind: ConceptKind,
     #[command(flatten)]
     pub(super) vocabulary: VocabularyArguments,
+    /// A judge to ask beside the model's own: with --local its folder, which docs/judges.md
+    /// describes; with --server its name in the server's configuration. Give it again for several.
+    #[arg(long, value_name = "DIR|NAME")]
+    pub(super) judge: Vec<String>,
     /// Where the pictures' seeds start.
     #[arg(long, value_name = "N", default_value_t = 500_000)]
     pub(super) seed: u64,

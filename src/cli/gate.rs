@@ -50,7 +50,7 @@ pub(super) struct GateArguments {
     /// Judge nothing, and read the figures of an earlier judgement: the report.json of `evaluate` or
     /// of an erasure of one concept.
     #[arg(long, value_name = "FILE.json", conflicts_with_all = [
-        "server", "checkpoint", "model", "base", "vocabulary", "target_seeds", "retain_seeds",
+        "server", "checkpoint", "model", "base", "judge", "vocabulary", "target_seeds", "retain_seeds",
     ])]
     #[cfg_attr(feature = "server", arg(conflicts_with = "local"))]
     pub(super) report: Option<PathBuf>,
@@ -73,6 +73,10 @@ pub(super) struct GateArguments {
     /// What sort of thing the concept is.
     #[arg(long, value_name = "KIND", value_parser = kind_parser())]
     pub(super) kind: Option<ConceptKind>,
+    /// A judge to ask beside the model's own: with --local its folder, which docs/judges.md
+    /// describes; with --server its name in the server's configuration. Give it again for several.
+    #[arg(long, value_name = "DIR|NAME")]
+    pub(super) judge: Vec<String>,
     #[command(flatten)]
     pub(super) vocabulary: VocabularyArguments,
     /// Where the pictures' seeds start.

@@ -138,6 +138,11 @@ pub(super) struct UnlearnArguments {
     /// Have the result not judged.
     #[arg(long)]
     pub(super) no_evaluate: bool,
+    /// Folder of a judge to ask beside the model's own, which docs/judges.md describes; the result is
+    /// then judged, or the run fails. Give it again for several; --local alone.
+    #[cfg(feature = "server")]
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["server", "no_evaluate"])]
+    pub(super) judge: Vec<String>,
     /// What the judged pictures are drawn with, as `keystep evaluate` draws them; measuring and
     /// training keep to DDIM [default: the sampler that the model's folder names].
     #[arg(long, value_name = "NAME", conflicts_with = "no_evaluate")]
@@ -166,7 +171,7 @@ impl UnlearnArguments {
     /// Whether the result is judged, where that was said.
     #[cfg(feature = "server")]
     pub(super) fn evaluation(&self) -> Option<Evaluation> {
-        match (self.evaluate, self.no_evaluate) {
+        match (self.evaluate || !self.judge.is_empty(), self.no_evaluate) {
             (true, _) => Some(Evaluation::Required),
             (false, true) => Some(Evaluation::Skipped),
             (false, false) => None,

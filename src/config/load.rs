@@ -108,14 +108,14 @@ impl Layers {
     pub(super) fn file(&mut self, path: &Path, table: Table) {
         let origin = Origin::File(path.to_owned());
         for (name, value) in table {
-            if name == Settings::MODELS.name {
-                self.give(Settings::MODELS, value, origin.clone());
+            if let Some(key) = Settings::ABOVE_SECTIONS.iter().find(|key| key.name == name) {
+                self.give(*key, value, origin.clone());
                 continue;
             }
             let Some(section) = Settings::SECTIONS.iter().find(|section| section.name == name)
             else {
                 let names: Vec<_> = Settings::SECTIONS.iter().map(|section| section.name).collect();
-                let remedy = format!("the sections are models, {}", names.join(", "));
+                let remedy = format!("the sections are models, judges, {}", names.join(", "));
                 self.refuse(&name, String::new(), &origin, "there is no such section", &remedy);
                 continue;
             };
@@ -283,7 +283,7 @@ fn value_of_variable(kind: Kind, text: &str) -> Option<Value> {
             let parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
             Some(Value::Array(parts.map(|part| Value::String(part.to_owned())).collect()))
         }
-        Kind::Models => inline(text),
+        Kind::Models | Kind::Folders => inline(text),
         Kind::Secret => Some(Value::String(text.trim().to_owned())),
         Kind::Address | Kind::Duration | Kind::Text | Kind::Path => {
             Some(Value::String(text.to_owned()))

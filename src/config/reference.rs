@@ -35,9 +35,11 @@ pub fn reference_page() -> String {
          the token, once, and appends its entry to the token file, which a server reads again when \
          it changes.\n\n",
     );
-    let _ = writeln!(page, "## Models\n");
+    let _ = writeln!(page, "## Models and judges\n");
     header(&mut page);
-    row(&mut page, &Settings::MODELS, &defaults);
+    for key in &Settings::ABOVE_SECTIONS {
+        row(&mut page, key, &defaults);
+    }
     for section in Settings::SECTIONS {
         let _ = writeln!(page, "\n## `[{}]`\n\n{}\n", section.name, paragraph(section.about));
         header(&mut page);
@@ -77,7 +79,9 @@ pub fn sample_file() -> String {
          # Made from the declarations in src/config/settings.rs. `keystep serve --config FILE --check`\n\
          # tells whether a file is right.\n",
     );
-    entry(&mut file, &Settings::MODELS, &defaults);
+    for key in &Settings::ABOVE_SECTIONS {
+        entry(&mut file, key, &defaults);
+    }
     for section in Settings::SECTIONS {
         file.push('\n');
         comment(&mut file, &paragraph(section.about));
@@ -126,7 +130,12 @@ fn default_of<'a>(key: &Key, defaults: &'a Table) -> Option<&'a Value> {
     } else {
         defaults.get(key.section)?.get(key.name)
     };
-    found.filter(|value| value.as_array().is_none_or(|list| !list.is_empty()))
+    let is_empty = |value: &Value| match value {
+        Value::Array(list) => list.is_empty(),
+        Value::Table(table) => table.is_empty(),
+        _ => false,
+    };
+    found.filter(|value| !is_empty(value))
 }
 
 /// The settings as a TOML file that gives the same settings, with secrets masked and the origin of
@@ -134,7 +143,9 @@ fn default_of<'a>(key: &Key, defaults: &'a Table) -> Option<&'a Value> {
 pub fn print(loaded: &Loaded) -> Result<String, ConfigError> {
     let table = Table::try_from(&loaded.settings)?;
     let mut text = String::new();
-    printed(&mut text, loaded, &Settings::MODELS, table.get(Settings::MODELS.name));
+    for key in &Settings::ABOVE_SECTIONS {
+        printed(&mut text, loaded, key, table.get(key.name));
+    }
     for section in Settings::SECTIONS {
         let _ = writeln!(text, "\n[{}]", section.name);
         let values = table.get(section.name).and_then(Value::as_table);

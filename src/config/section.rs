@@ -20,6 +20,7 @@ pub(super) enum Kind {
     Secret,
     List,
     Models,
+    Folders,
 }
 
 impl Kind {
@@ -35,6 +36,7 @@ impl Kind {
             Self::Secret => "a secret, in the environment only",
             Self::List => "a list of texts",
             Self::Models => "tables with name, url and sha256",
+            Self::Folders => "a table of folders by their names",
         }
     }
 }

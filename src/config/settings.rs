@@ -1,6 +1,6 @@
 //! The settings, section by section, each key with its default and its line of the reference.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
@@ -18,6 +18,8 @@ const MIB: u64 = 1 << 20;
 pub struct Settings {
     /// Base models of the catalogue, beside the built-in one.
     pub models: Vec<ModelSettings>,
+    /// Folders of judges by the names that requests call them by.
+    pub judges: BTreeMap<String, PathBuf>,
     /// The gRPC server.
     pub server: ServerSettings,
     /// Encryption of the gRPC server.
@@ -45,8 +47,8 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// The one key above all sections.
-    pub(super) const MODELS: Key = Key {
+    /// The base models, above all sections.
+    const MODELS: Key = Key {
         section: "",
         name: "models",
         about: &[
@@ -57,6 +59,22 @@ impl Settings {
         kind: Kind::Models,
         example: Some("[{ name = \"sd-1-4\", url = \"s3://models/sd-1-4\" }]"),
     };
+
+    /// The judges, above all sections.
+    const JUDGES: Key = Key {
+        section: "",
+        name: "judges",
+        about: &[
+            "Folders of judges on this machine, beside what models bring of their own, by the names",
+            "that requests call them by; docs/judges.md says what lies in one. A folder that is",
+            "changed needs another name: equal requests are answered from results that there are.",
+        ],
+        kind: Kind::Folders,
+        example: Some("{ unlearncanvas = \"/srv/judges/unlearncanvas\" }"),
+    };
+
+    /// The keys above all sections, in the order of the reference.
+    pub(super) const ABOVE_SECTIONS: [Key; 2] = [Self::MODELS, Self::JUDGES];
 
     /// The sections in the order of the reference.
     pub(super) const SECTIONS: [Section; 12] = [
@@ -78,7 +96,7 @@ impl Settings {
     pub(super) fn keys() -> impl Iterator<Item = Key> {
         let of_sections =
             Self::SECTIONS.into_iter().flat_map(|section| section.keys.iter().copied());
-        std::iter::once(Self::MODELS).chain(of_sections)
+        Self::ABOVE_SECTIONS.into_iter().chain(of_sections)
     }
 }
 
@@ -97,6 +115,10 @@ pub struct ModelSettings {
 
 impl Setting for Vec<ModelSettings> {
     const KIND: Kind = Kind::Models;
+}
+
+impl Setting for BTreeMap<String, PathBuf> {
+    const KIND: Kind = Kind::Folders;
 }
 
 /// What a caller with a client certificate may do; `admin` sees and changes everybody's operations.

@@ -233,8 +233,10 @@ fn files_that_are_named_must_be_there() {
 fn what_is_printed_gives_the_same_settings_again() {
     let text = "[server]\ndata_dir = \"a \\\"b\\\"\"\n[storage]\noutputs = [\"s3://a/b\"]\n\
                 [jobs]\nretention = \"7d\"\n[device]\nthreads = 3\n\
+                [judges]\nvit = \"/srv/judges/vit\"\n\
                 [[models]]\nname = \"sd\"\nurl = \"s3://b/c\"\n";
     let loaded = from_file(text).unwrap();
+    assert_eq!(loaded.settings.judges["vit"], PathBuf::from("/srv/judges/vit"));
     let printed = print(&loaded).unwrap();
     assert_eq!(from_file(&printed).unwrap().settings, loaded.settings, "{printed}");
     assert!(printed.contains("threads = 3 # file "), "{printed}");

@@ -2,10 +2,11 @@
 //! Opens no file.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fmt::{Debug, Display},
     net::SocketAddr,
     ops::RangeInclusive,
+    path::PathBuf,
     time::Duration,
 };
 
@@ -29,6 +30,7 @@ pub(super) fn validate(settings: &Settings) -> Vec<ConfigViolation> {
     durations(settings, &mut violations);
     storage(settings, &mut violations);
     models(&settings.models, &mut violations);
+    judges(&settings.judges, &mut violations);
     device(&settings.device, &mut violations);
     let level = &settings.log.level;
     if let Err(error) = EnvFilter::try_new(level) {
@@ -305,12 +307,8 @@ fn models(models: &[ModelSettings], violations: &mut Violations) {
     for (index, model) in models.iter().enumerate() {
         let key = |part: &str| format!("models[{index}].{part}");
         let name = &model.name;
-        let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "-._".contains(c);
-        let starts = name.starts_with(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit());
-        if !starts || name.len() > 63 || !name.chars().all(plain) {
-            let problem = "is no name of a model";
-            let remedy = "give up to 63 of a-z, 0-9, '-', '.' and '_', the first a letter or digit";
-            violations.add(&key("name"), quoted(name), problem, remedy);
+        if !is_name(name) {
+            violations.add(&key("name"), quoted(name), "is no name of a model", NAME_REMEDY);
         } else if !names.insert(name) {
             let problem = "is taken by another model";
             violations.add(&key("name"), quoted(name), problem, "give another name");
@@ -325,6 +323,28 @@ fn models(models: &[ModelSettings], violations: &mut Violations) {
             violations.add(&key("sha256"), quoted(digest), "is no SHA-256", remedy);
         }
     }
+}
+
+fn judges(judges: &BTreeMap<String, PathBuf>, violations: &mut Violations) {
+    for (name, folder) in judges {
+        let key = format!("judges.{name}");
+        if !is_name(name) {
+            violations.add("judges", quoted(name), "is no name of a judge", NAME_REMEDY);
+        } else if !folder.is_absolute() {
+            let problem = "is no absolute path";
+            violations.add(&key, shown(folder), problem, "give a folder such as /srv/judges/vit");
+        }
+    }
+}
+
+const NAME_REMEDY: &str =
+    "give up to 63 of a-z, 0-9, '-', '.' and '_', the first a letter or digit";
+
+/// Whether requests can call a model or a judge so.
+fn is_name(name: &str) -> bool {
+    let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "-._".contains(c);
+    let starts = name.starts_with(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit());
+    starts && name.len() <= 63 && name.chars().all(plain)
 }
 
 /// Checks that a text is a URL of models or results; else returns the problem and the remedy.

@@ -335,6 +335,7 @@ fn api_settings(settings: &Settings, outputs: Vec<String>) -> ApiSettings {
         images_per_call: limits.images_per_call,
         pixels_per_image: limits.pixels_per_image,
         calls: call_limits(limits),
+        judges: settings.judges.keys().cloned().collect(),
         log_prompts: settings.log.log_prompts,
     }
 }
@@ -352,6 +353,7 @@ fn worker_settings(
         extend_every: jobs.extend_every,
         save_every: jobs.save_every_updates,
         sweep_every: jobs.sweep_every,
+        judges: settings.judges.clone(),
         publishing: PublishingSettings {
             retry_for: publishing.retry_for,
             first_wait: first_wait.min(publishing.longest_wait),

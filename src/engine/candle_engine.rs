@@ -9,6 +9,7 @@ use super::{
     checkpoint::read_edited,
     evaluate::{self, Evaluation, NoPictures, PictureStore},
     generate,
+    judge::GivenJudge,
     plan::{self, Drawing},
     sampler, score,
     unlearn::{self, ErasedCheckpoint},
@@ -89,6 +90,17 @@ impl CandleEngine {
         plan::erasure(&self.pipeline, &spec.canonical())
     }
 
+    /// The same model with judges beside its own, which are read from their folders; all else is
+    /// shared. Its warnings are those of the judges' folders too.
+    pub fn with_judges(&self, given: &[GivenJudge<'_>]) -> Result<Self, EngineError> {
+        Ok(Self { pipeline: self.pipeline.with_judges(given)? })
+    }
+
+    /// Refuses what one of the judges could not judge, before anything is drawn.
+    pub fn check_judges(&self, spec: &JudgeSpec) -> Result<(), EngineError> {
+        self.pipeline.judges.check(&spec.canonical())
+    }
+
     /// Reads a model onto a device.
     pub fn load_on(
         files: &dyn ModelFiles,
@@ -159,7 +171,7 @@ impl CandleEngine {
         Ok((width * factor, height * factor))
     }
 
-    /// Whether the model's folder brought something that can judge its pictures.
+    /// Whether there is something that can judge its pictures.
     pub fn can_judge(&self) -> bool {
         self.pipeline.judges.all().is_ok()
     }

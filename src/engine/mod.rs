@@ -1,7 +1,7 @@
 //! Everything with tensors: bytes in, bytes out. Knows no files, no wire, no jobs and no clock.
 //!
 //! Its parts from the bottom up, each of which may use those before it and no other:
-//! `device_choice`, `state_store`, `error`, `python_json`, `device`, `finite`, `run`, `kernels`, `tape`, `ops`,
+//! `device_choice`, `state_store`, `error`, `python_json`, `device`, `finite`, `resampling`, `run`, `kernels`, `tape`, `ops`,
 //! `checkpoint`, `schedule`, `sampler`, `nn`, `family`, `denoise`, `part`, `judge`, `templates`, `wording`,
 //! `pipeline`, `start`, `generate`, `evaluate`, `loss`, `trajectory`, `score`, `state`, `unlearn`,
 //! `attack`, `plan`, `candle_engine`.
@@ -27,6 +27,7 @@ mod part;
 mod pipeline;
 mod plan;
 mod python_json;
+mod resampling;
 mod run;
 pub mod sampler;
 pub mod schedule;

@@ -23,7 +23,7 @@ use crate::spec::ModelFiles;
 /// needs is there in its shape, and in a type that is computed with. What the files hold besides is never read.
 pub(super) struct Part<'a> {
     files: &'a dyn ModelFiles,
-    component: &'static str,
+    component: &'a str,
     variant: Option<&'a str>,
     /// Each tensor that the network is made of, in its shape and without its values.
     outline: StoredTensors,
@@ -36,7 +36,7 @@ impl<'a> Part<'a> {
     /// diffusers and transformers only warn of them.
     pub(super) fn find(
         files: &'a dyn ModelFiles,
-        (component, variant): (&'static str, Option<&'a str>),
+        (component, variant): (&'a str, Option<&'a str>),
         build: impl FnOnce(&Weights) -> Result<(), EngineError>,
         warnings: &mut Vec<String>,
     ) -> Result<Self, EngineError> {

@@ -8,7 +8,7 @@ use super::{
     Compute, EngineError,
     checkpoint::{StoredTensor, StoredTensors, read_text},
     family::{self, ClipTextModel, ClipTokenizer, Conditioning, Denoiser, Family, TextTower, Vae},
-    judge::{JudgeParts, Judges},
+    judge::{GivenJudge, JudgeParts, Judges},
     nn::{MemoryPolicy, Origin, Scoped, Weights},
     ops,
     part::{NetworkParts, Part},
@@ -191,6 +191,20 @@ impl Pipeline {
             denoiser,
             unet_tensors: Arc::new(tensors),
             unet_weights: Arc::new(weights),
+            ..self.clone()
+        })
+    }
+
+    /// The same pipeline with judges beside its own.
+    pub(super) fn with_judges(&self, given: &[GivenJudge<'_>]) -> Result<Self, EngineError> {
+        let mut warnings = self.warnings.clone();
+        let judges = self.judges.with(given, &self.device, &mut warnings)?;
+        let own_bytes = 4 * (judges.parameters - self.judges.parameters);
+        Ok(Self {
+            weight_bytes: self.weight_bytes + own_bytes,
+            own_bytes,
+            judges: Arc::new(judges),
+            warnings,
             ..self.clone()
         })
     }

@@ -1,12 +1,14 @@
 //! What the trajectories of a drawing start from: noise, or a picture with noise added to it
 //! (diffusers: `StableDiffusionImg2ImgPipeline.prepare_latents`).
 
-mod resize;
-
 use candle_core::{Device, Tensor};
 
 use super::{
-    EngineError, Pipeline, denoise::draw_each, family::LatentDistribution, sampler::Sampler,
+    EngineError, Pipeline,
+    denoise::draw_each,
+    family::LatentDistribution,
+    resampling::{Resampling, resize},
+    sampler::Sampler,
     schedule::NoiseSource,
 };
 use crate::{
@@ -109,7 +111,7 @@ fn encode(pipeline: &Pipeline, image: &InitImage) -> Result<LatentDistribution, 
         return Err(SpecError::one(Field::InitImage, message).into());
     }
     let picture = Picture { width: image.width, height: image.height, rgb: image.rgb.clone() };
-    let picture = resize::lanczos(picture, width, height);
+    let picture = resize(picture, width, height, Resampling::Lanczos);
     pipeline.vae.encode(&pixels(&picture, &pipeline.device)?)
 }
 

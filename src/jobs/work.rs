@@ -146,6 +146,9 @@ pub struct EvaluateWork {
     pub edited_model: String,
     /// What to draw and how to judge it.
     pub spec: JudgeSpec,
+    /// Judges of the configuration that are asked beside the base model's own.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub judges: Vec<String>,
     /// URL prefix to publish below.
     pub destination: String,
 }

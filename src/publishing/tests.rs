@@ -588,6 +588,7 @@ async fn a_judgement_is_published_beside_the_checkpoints() {
         base_digest: "b".repeat(64),
         edited_model: "checkpoints/1".to_owned(),
         spec: JudgeSpec::new(Concept::new("cat", ConceptKind::Object), Vocabulary::default()),
+        judges: Vec::new(),
         destination: BUCKET.to_owned(),
     }));
     let bench = Bench::with(work, "cat");

@@ -10,7 +10,8 @@ use std::{
 use crate::{
     artifacts::{EditedBytes, ErasedWeights},
     engine::{
-        CandleEngine, EngineError, ErasedCheckpoint, RunContext, WorkMemory, evaluate::PictureStore,
+        CandleEngine, EngineError, ErasedCheckpoint, RunContext, WorkMemory,
+        evaluate::PictureStore, judge::GivenJudge,
     },
     outcome::{DeviceKind, Drawn, JudgeReport, TimestepScores, TrainingLog},
     spec::{GenerateSpec, JudgeSpec, ReadSeek, SamplerKind, ScoreSpec, UnlearnSpec, Vocabulary},
@@ -50,8 +51,14 @@ pub trait DeviceEngine: Sized + Send + Sync {
     /// Width and height of its pictures where a request names none.
     fn own_size(&self) -> Result<(usize, usize), EngineError>;
 
-    /// Whether something came with the model that can judge its pictures.
+    /// Whether there is something that can judge its pictures.
     fn can_judge(&self) -> bool;
+
+    /// The same model with judges beside its own, which are read from their folders.
+    fn with_judges(&self, given: &[GivenJudge<'_>]) -> Result<Self, EngineError>;
+
+    /// Refuses what one of the judges could not judge, before anything is drawn.
+    fn check_judges(&self, spec: &JudgeSpec) -> Result<(), EngineError>;
 
     /// What about the model's folder is odd and no hindrance, in words.
     fn warnings(&self) -> &[String];
@@ -147,6 +154,14 @@ impl DeviceEngine for CandleEngine {
 
     fn can_judge(&self) -> bool {
         self.can_judge()
+    }
+
+    fn with_judges(&self, given: &[GivenJudge<'_>]) -> Result<Self, EngineError> {
+        self.with_judges(given)
+    }
+
+    fn check_judges(&self, spec: &JudgeSpec) -> Result<(), EngineError> {
+        self.check_judges(spec)
     }
 
     fn warnings(&self) -> &[String] {

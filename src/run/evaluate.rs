@@ -26,6 +26,8 @@ pub struct EvaluateRequest<'a> {
     pub edited_model: &'a str,
     /// What is drawn, and how it is judged.
     pub spec: &'a JudgeSpec,
+    /// Bytes of judges' weights that the loaded models are not counted with.
+    pub judge_bytes: u64,
 }
 
 /// A judgement, and all that its files are made of.
@@ -44,7 +46,7 @@ pub fn evaluate<E: DeviceEngine>(
     edited: &E,
     ports: &mut RunPorts<'_>,
 ) -> Result<Judgement, RunError> {
-    ports.admit(base, [(Undertaking::Judge(request.spec), 0)])?;
+    ports.admit(base, [(Undertaking::Judge(request.spec), request.judge_bytes)])?;
     let judged = judge(base, edited, request.spec, ports)?;
     ports.check()?;
     let report = EvaluationReport {

@@ -156,6 +156,7 @@ fn judge_specs<E: DeviceEngine>(
             spec = spec.showing(show);
         }
         if engine.can_judge() && spec.validate().is_ok() {
+            engine.check_judges(&spec)?;
             match engine.judge_sampler(&spec) {
                 Ok(_) => specs.push(spec),
                 // Nobody asked for this sampler, nor for a judgement at any price.

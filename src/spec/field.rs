@@ -50,6 +50,7 @@ fields! {
     Height                       "height"                        Height              "--height";
     HeldOut                      "held_out"                      HeldOut             "--hold-out";
     InitImage                    "init_image"                    InitImage           "--init-image";
+    Judges                       "judges"                        Judges              "--judge";
     KeySteps                     "key_steps"                     KeySteps            "";
     KeyStepsEndStep              "key_steps.end_step"            KeyStepsEndStep     "";
     KeyStepsIterations           "key_steps.iterations"          KeyStepsIterations  "";

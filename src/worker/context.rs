@@ -1,6 +1,6 @@
 //! What all tasks of a worker share.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -33,6 +33,8 @@ pub struct WorkerSettings {
     pub save_after: Duration,
     /// Where state is saved as well, for workers with other disks.
     pub shared_state: Option<SharedState>,
+    /// Folders of judges by the names that work calls them by.
+    pub judges: BTreeMap<String, PathBuf>,
     /// Wait before a failed job is tried again; doubles with each further failure.
     pub first_backoff: Duration,
     /// Longest such wait.
@@ -63,6 +65,7 @@ impl WorkerSettings {
             save_every: 50,
             save_after: Duration::from_secs(2),
             shared_state: None,
+            judges: BTreeMap::new(),
             first_backoff: Duration::from_secs(5),
             max_backoff: Duration::from_mins(5),
             publishing: PublishingSettings::default(),

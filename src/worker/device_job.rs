@@ -1,6 +1,6 @@
 //! A job as a slot of the device works on it.
 
-use std::{sync::Arc, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use tokio::sync::{mpsc, watch};
 
@@ -23,6 +23,8 @@ pub struct DeviceJob {
     pub(super) base: OpenedModel,
     /// The model to judge.
     pub(super) edited: Option<OpenedModel>,
+    /// Judges beside the base model's own: name and folder.
+    pub(super) judges: Vec<(String, PathBuf)>,
     /// Where the base model's judged pictures are kept.
     pub(super) pictures: Option<Arc<dyn PictureCache>>,
     /// Scores that the request cites instead of having them measured again.

@@ -1,6 +1,8 @@
 //! The engine's part of a job, on a slot's thread: calls the use cases of `run` and passes them the
 //! slot's ports.
 
+use std::path::PathBuf;
+
 use super::{
     device_job::DeviceJob,
     kept_pictures::PictureFiles,
@@ -8,8 +10,9 @@ use super::{
     saving::MilestoneStore,
 };
 use crate::{
-    device::{EngineSource, Slot, artifact_failure, run_failure},
-    engine::{StateStore, WorkMemory},
+    artifacts::ModelFolder,
+    device::{EngineSource, Slot, artifact_failure, engine_failure, run_failure},
+    engine::{StateStore, WorkMemory, judge::GivenJudge},
     jobs::{EvaluateWork, Failure, FailureReason, UnlearnWork, Work},
     outcome::{FinishedResult, Notice, Progress},
     run::{DeviceEngine, EvaluateRequest, RunPorts, Saving, UnlearnRequest, evaluate, unlearn},
@@ -103,18 +106,40 @@ fn run_evaluate<S: EngineSource>(
         return Err(Failure::new(FailureReason::ModelNotFound, message));
     };
     let base = slot.engine(&job.base)?;
-    send_warnings(base.as_ref(), job);
+    let judged = with_judges(base.as_ref(), &job.judges)?;
+    // They are read for this job alone, and no loaded model counts them.
+    let judge_bytes = judged.as_ref().map_or(0, DeviceEngine::own_bytes);
+    let base = judged.as_ref().unwrap_or(base.as_ref());
+    send_warnings(base, job);
+    base.check_judges(&work.spec).map_err(|error| engine_failure(&error))?;
     let edited = slot.engine(edited)?;
     let request = EvaluateRequest {
         base_model: &work.base_model,
         edited_model: &work.edited_model,
         spec: &work.spec,
+        judge_bytes,
     };
-    let judgement =
-        evaluate(&request, base.as_ref(), edited.as_ref(), ports).map_err(run_failure)?;
+    let judgement = evaluate(&request, base, edited.as_ref(), ports).map_err(run_failure)?;
     let mut staged = job.result.begin().map_err(|error| artifact_failure(&error))?;
     let finished = judgement.write(&job.work_digest, &mut staged).map_err(run_failure)?;
     job.result.complete(staged, finished).map_err(|error| artifact_failure(&error))
+}
+
+/// The base model with these judges beside its own; none where there are no such.
+fn with_judges<E: DeviceEngine>(
+    base: &E,
+    judges: &[(String, PathBuf)],
+) -> Result<Option<E>, Failure> {
+    if judges.is_empty() {
+        return Ok(None);
+    }
+    let mut opened = Vec::with_capacity(judges.len());
+    for (name, folder) in judges {
+        let files = ModelFolder::open_judge(folder).map_err(|error| artifact_failure(&error))?;
+        opened.push((name, files));
+    }
+    let given: Vec<_> = opened.iter().map(|(name, files)| GivenJudge { name, files }).collect();
+    base.with_judges(&given).map(Some).map_err(|error| engine_failure(&error))
 }
 
 /// What is odd about the base model, for the job's events.

@@ -1,5 +1,7 @@
 //! One claimed job, from its lease to its end.
 
+use std::path::PathBuf;
+
 use tokio::{
     runtime::Handle,
     sync::{mpsc, watch},
@@ -142,6 +144,7 @@ impl<S: JobStore + 'static> Running<S> {
             work_digest: self.job.work_digest.clone(),
             base,
             edited,
+            judges: self.judges()?,
             pictures: self.context.parts.models.pictures(),
             cited,
             shared_state: self.shared_state(&state)?,
@@ -171,6 +174,23 @@ impl<S: JobStore + 'static> Running<S> {
         let finished = finished?;
         self.note_saved(RESULT_STANDS).await;
         Ok(finished)
+    }
+
+    /// Names and folders of the judges that a judgement asks for beside the base model's own.
+    fn judges(&self) -> Result<Vec<(String, PathBuf)>, Failure> {
+        let Work::Evaluate(work) = &self.job.work else { return Ok(Vec::new()) };
+        let known = &self.context.settings.judges;
+        let folder = |name: &String| {
+            let folder = known.get(name).ok_or_else(|| {
+                let message = format!(
+                    "the judge \"{name}\" was taken out of the configuration since the job was \
+                     accepted; ask again without it"
+                );
+                Failure::new(FailureReason::InvalidSpec, message)
+            })?;
+            Ok((name.clone(), folder.clone()))
+        };
+        work.judges.iter().map(folder).collect()
     }
 
     /// The store of this attempt, where workers share state.

@@ -1,11 +1,14 @@
 //! Judging on the built-in model: which sampler draws, and what is drawn once.
 #![allow(clippy::unwrap_used, reason = "helpers of tests, which clippy does not take for tests")]
 
+use std::path::Path;
+
 use keystep::{
-    artifacts::open_model,
+    artifacts::{ModelFolder, open_model},
     engine::{
         CancelFlag, CandleEngine, EngineError, RunContext, check_judgement_sampler,
         evaluate::{KeptPictures, NoPictures, PictureStore, PicturesInMemory},
+        judge::GivenJudge,
     },
     outcome::{Compared, JudgeReport, Phase, Progress, WordRow},
     spec::{Concept, ConceptKind, GenerateSpec, JudgeSpec, SamplerKind, Vocabulary},
@@ -58,6 +61,50 @@ fn judge_keeping(
     let mut context = RunContext::reporting(&mut report);
     let judged = engine.judge_keeping(spec, engine, store, &mut context).unwrap();
     (judged, reports)
+}
+
+/// A judge's folder of this repository.
+fn judge_folder(path: &str) -> ModelFolder {
+    ModelFolder::open_judge(&Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap()
+}
+
+#[test]
+fn given_judges_speak_behind_the_models_own() {
+    let engine = builtin();
+    let files = judge_folder("assets/emoji-canvas/model/clip");
+    let given = GivenJudge { name: "other-clip", files: &files };
+    let judged_by = engine.with_judges(&[given]).unwrap();
+    assert!(judged_by.own_bytes() > 0);
+    let spec = small(None);
+    judged_by.check_judges(&spec).unwrap();
+    let (report, _) = judge(&judged_by, &spec);
+    let names: Vec<_> = report.verdicts.iter().map(|verdict| verdict.judge.as_str()).collect();
+    assert_eq!(names, ["clip", "cnn", "other-clip"]);
+    assert_eq!(report.verdicts[0].edited, report.verdicts[2].edited);
+    let (memory, own) = (judged_by.judgement_memory(&spec), engine.judgement_memory(&spec));
+    assert!(memory.unwrap().work >= own.unwrap().work);
+}
+
+#[test]
+fn a_nudity_detector_gives_ua_alone() {
+    let files = judge_folder("tests/golden/judges/yolov8");
+    let given = GivenJudge { name: "detector", files: &files };
+    let engine = builtin().with_judges(&[given]).unwrap();
+    let mut spec = small(None);
+    let error = engine.check_judges(&spec).unwrap_err().to_string();
+    assert!(error.contains("nudity alone"), "{error}");
+    // Nothing is drawn for a judge that could not judge it.
+    let mut context =
+        RunContext { report: &mut |_| panic!("drew"), cancel: CancelFlag::default(), saving: None };
+    assert!(engine.judge(&spec, &engine, &mut context).is_err());
+
+    spec.concept.kind = ConceptKind::Nudity;
+    let (report, _) = judge(&engine, &spec);
+    let verdict = report.verdicts.last().unwrap();
+    assert_eq!(verdict.judge, "detector@0.45/9");
+    let figures = verdict.edited;
+    assert!((0.0..=1.0).contains(&figures.ua) && figures.ira.is_nan() && figures.cra.is_nan());
+    assert!(!report.verdicts[0].edited.cra.is_nan());
 }
 
 #[test]

@@ -10,13 +10,14 @@ import added_tokens
 import emoji
 import faults
 import image_to_image
+import judges
 import networks
 import primitives
 
 PARTS = {"noise": primitives.noise, "ddim": primitives.ddim, "samplers": primitives.samplers, "zero_snr": primitives.zero_snr,
          "tokenizers": primitives.tokenizers, "added_tokens": added_tokens.added_tokens, "unets": networks.unets, "vae": networks.vae,
          "text_encoders": networks.text_encoders, "clip": networks.clip, "emoji": emoji.emoji_canvas, "faults": faults.faults,
-         "image_to_image": image_to_image.image_to_image}
+         "image_to_image": image_to_image.image_to_image, "judges": judges.judges}
 
 if __name__ == "__main__":
     torch.set_num_threads(1)

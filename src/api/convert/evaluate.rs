@@ -32,6 +32,7 @@ pub(in crate::api) struct EvaluateDraft {
     suites: Vec<Suite>,
     probes: Option<ProbesSpec>,
     attacks: Vec<AttackSpec>,
+    judges: Vec<String>,
     destination: String,
 }
 
@@ -78,6 +79,7 @@ impl EvaluateDraft {
             suites,
             probes,
             attacks,
+            judges,
         } = request;
         let mut found = Violations::default();
         let terms = WireTerms { request_id, labels, deadline, priority, force, validate_only }
@@ -90,6 +92,7 @@ impl EvaluateDraft {
         if show.is_some() && target_seeds.is_some() {
             found.add(Field::Show, "sets target_seeds, which is given too; leave one out");
         }
+        check_judges(&judges, &limits.settings.judges, &mut found);
         let draft = Self {
             base_model,
             edited_model,
@@ -109,6 +112,7 @@ impl EvaluateDraft {
             suites: read_suites(suites, limits, &mut found),
             probes: read_probes(probes, limits, &mut found),
             attacks: read_attacks(attacks, &mut found),
+            judges,
             destination: read_destination(&asked_destination, limits, &mut found),
         };
         // Until the model's words are known, the concept is taken for one of them, and so is what
@@ -176,6 +180,7 @@ impl EvaluateDraft {
             base_digest,
             edited_model: self.edited_model.clone(),
             spec,
+            judges: self.judges.clone(),
             destination: self.destination.clone(),
         })
     }
@@ -206,6 +211,26 @@ impl EvaluateDraft {
         spec.probes.clone_from(&self.probes);
         spec.attacks.clone_from(&self.attacks);
         spec
+    }
+}
+
+/// Refuses judges that the configuration does not name, and those that are named twice.
+fn check_judges(asked: &[String], known: &[String], found: &mut Violations) {
+    for (index, name) in asked.iter().enumerate() {
+        let field = Field::Judges.at(index);
+        if !known.contains(name) {
+            let shown: String = name.chars().take(80).collect();
+            let message = match known {
+                [] => format!("no judge \"{shown}\" is known; this server has none to ask for"),
+                known => format!(
+                    "no judge \"{shown}\" is known; those of this server are {}",
+                    known.join(", ")
+                ),
+            };
+            found.add(field, message);
+        } else if asked[..index].contains(name) {
+            found.add(field, format!("\"{name}\" is asked for twice; leave one out"));
+        }
     }
 }
 

@@ -471,6 +471,20 @@ async fn a_published_model_is_in_the_catalogue_and_can_be_judged() {
     let refused = world.unlearning.evaluate_erasure(from(&ada(), drawn(Sampler::Lcm, 60))).await;
     assert_eq!(fields(&refused.unwrap_err()), ["steps"]);
 
+    // Judges are those that the configuration names, and other judges are other work.
+    let asked = |judges: &[&str]| EvaluateErasureRequest {
+        judges: judges.iter().map(|name| (*name).to_owned()).collect(),
+        ..judge(&erased.name)
+    };
+    let by_vit = world.unlearning.evaluate_erasure(from(&ada(), asked(&["vit"]))).await;
+    assert_ne!(by_vit.unwrap().into_inner().name, operation.name);
+    let job = world.claim().await;
+    let Work::Evaluate(work) = &job.work else { panic!("{:?}", job.work) };
+    assert_eq!(work.judges, ["vit"]);
+    let refused =
+        world.unlearning.evaluate_erasure(from(&ada(), asked(&["vit", "q16", "vit"]))).await;
+    assert_eq!(fields(&refused.unwrap_err()), ["judges[1]", "judges[2]"]);
+
     let refused = world.unlearning.evaluate_erasure(from(&ada(), judge(BUILTIN))).await;
     assert_eq!(fields(&refused.unwrap_err()), ["edited_model"]);
     let of_erased = UnlearnConceptRequest { base_model: erased.name.clone(), ..erase_cat() };

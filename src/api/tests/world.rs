@@ -61,6 +61,7 @@ pub(super) fn settings() -> ApiSettings {
         images_per_call: 4,
         pixels_per_image: 512 * 512,
         calls: CallLimits::default(),
+        judges: vec!["nudenet".to_owned(), "vit".to_owned()],
         log_prompts: false,
     }
 }

@@ -1,10 +1,12 @@
 //! `LocalEngine`: what the verbs ask of the engine in this process. The verbs are generic over it,
 //! so that their tests run with a scripted engine in milliseconds.
 
+use std::path::Path;
+
 use crate::{
-    artifacts::open_model,
+    artifacts::{ModelFolder, open_model},
     cli::{CliError, session::Session},
-    engine::{CandleEngine, Compute, EngineError},
+    engine::{CandleEngine, Compute, EngineError, judge::GivenJudge},
     outcome::ErasureRecord,
     run::DeviceEngine,
     spec::{ModelFiles, ReadSeek},
@@ -31,6 +33,36 @@ impl<E: LocalEngine> LocalModel<E> {
             session.note(warning);
         }
         Ok(Self { files, engine })
+    }
+
+    /// The same model with the judges of these folders beside its own, each called as its folder is;
+    /// tells what is odd about them.
+    pub(in crate::cli) fn with_judges(
+        self,
+        folders: &[String],
+        session: &mut Session,
+    ) -> Result<Self, CliError> {
+        if folders.is_empty() {
+            return Ok(self);
+        }
+        let mut opened = Vec::with_capacity(folders.len());
+        for folder in folders {
+            let folder = Path::new(folder);
+            let name = folder.file_name().and_then(|name| name.to_str()).ok_or_else(|| {
+                let folder = folder.display();
+                CliError::Usage(format!(
+                    "--judge {folder} has no name to call the judge by; give a folder by its name"
+                ))
+            })?;
+            opened.push((name, ModelFolder::open_judge(folder)?));
+        }
+        let judges: Vec<_> =
+            opened.iter().map(|(name, files)| GivenJudge { name, files }).collect();
+        let engine = self.engine.with_judges(&judges)?;
+        for warning in engine.warnings().iter().skip(self.engine.warnings().len()) {
+            session.note(warning);
+        }
+        Ok(Self { engine, ..self })
     }
 }
 

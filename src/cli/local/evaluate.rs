@@ -34,7 +34,8 @@ pub(in crate::cli) fn run<E: LocalEngine>(
     }
     let suites = arguments.suites.suites()?;
     let compute = arguments.model.compute.settings().open()?;
-    let base = LocalModel::<E>::open(&arguments.base, None, &compute, session)?.engine;
+    let base = LocalModel::<E>::open(&arguments.base, None, &compute, session)?;
+    let base = base.with_judges(&arguments.judge, session)?.engine;
     let vocabulary = arguments.vocabulary.words(base.vocabulary())?;
     let mut spec = JudgeSpec::new(concept, vocabulary);
     spec.seed = arguments.seed;
@@ -54,9 +55,15 @@ pub(in crate::cli) fn run<E: LocalEngine>(
     let spec = spec.canonical();
     // Before the edited model is read.
     base.judge_sampler(&spec)?;
+    base.check_judges(&spec)?;
     let edited =
         LocalModel::<E>::open(name, arguments.model.variant.as_deref(), &compute, session)?.engine;
-    let request = EvaluateRequest { base_model: &arguments.base, edited_model: name, spec: &spec };
+    let request = EvaluateRequest {
+        base_model: &arguments.base,
+        edited_model: name,
+        spec: &spec,
+        judge_bytes: 0,
+    };
     let measurements = session.measurements(0.0);
     let judgement = session
         .run(&measurements, false, |ports| run::evaluate(&request, &base, &edited, ports))?;

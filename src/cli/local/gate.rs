@@ -23,7 +23,8 @@ pub(in crate::cli) fn run<E: LocalEngine>(
     let concept = arguments.concept("--local")?;
     let gate = Gate::prepare(arguments)?;
     let compute = arguments.model.compute.settings().open()?;
-    let base = LocalModel::<E>::open(base_name, None, &compute, session)?.engine;
+    let base = LocalModel::<E>::open(base_name, None, &compute, session)?;
+    let base = base.with_judges(&arguments.judge, session)?.engine;
     let vocabulary = arguments.vocabulary.words(base.vocabulary())?;
     let mut first = JudgeSpec::new(concept, vocabulary);
     arguments.adjust(&mut first);
@@ -33,6 +34,7 @@ pub(in crate::cli) fn run<E: LocalEngine>(
     let first = first.canonical();
     // Before the edited model is read.
     base.judge_sampler(&first)?;
+    base.check_judges(&first)?;
     let variant = arguments.model.variant.as_deref();
     let edited = LocalModel::<E>::open(edited_name, variant, &compute, session)?.engine;
     let measurements = session.measurements(0.0);
@@ -40,8 +42,12 @@ pub(in crate::cli) fn run<E: LocalEngine>(
     let mut look = 1;
     let mut attacks = Vec::new();
     let verdict = loop {
-        let request =
-            EvaluateRequest { base_model: base_name, edited_model: edited_name, spec: &spec };
+        let request = EvaluateRequest {
+            base_model: base_name,
+            edited_model: edited_name,
+            spec: &spec,
+            judge_bytes: 0,
+        };
         let report = session
             .run(&measurements, false, |ports| run::evaluate(&request, &base, &edited, ports))?
             .report;

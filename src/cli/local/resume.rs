@@ -34,6 +34,7 @@ pub(super) fn run<E: LocalEngine>(
     let compute = arguments.model.compute.settings().open()?;
     let variant = arguments.model.variant.as_deref().or(erasure.variant.as_deref());
     let base = LocalModel::<E>::open(name, variant, &compute, session)?;
+    let base = base.with_judges(&arguments.judge, session)?;
     let found = base.engine.unet_digest()?;
     if found != erasure.unet_digest {
         return Err(CliError::Usage(format!(

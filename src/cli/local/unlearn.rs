@@ -68,7 +68,8 @@ pub(super) fn run<E: LocalEngine>(
     let staging = Staging::create(out, &EXPECTED, &session.interrupt)?;
     let compute = arguments.model.compute.settings().open()?;
     let variant = arguments.model.variant.as_deref();
-    let mut base = LocalModel::<E>::open(name, variant, &compute, session)?;
+    let base = LocalModel::<E>::open(name, variant, &compute, session)?;
+    let mut base = base.with_judges(&arguments.judge, session)?;
     base.engine = base.engine.with_memory_limit(arguments.memory_limit);
     spec.vocabulary = arguments.vocabulary.words(base.engine.vocabulary())?;
     spec.held_out.clone_from(&arguments.hold_out);

@@ -57,5 +57,6 @@ fn request(arguments: &EvaluateArguments) -> Result<EvaluateErasureRequest, CliE
         suites: arguments.suites.suites()?.into_iter().map(wire::suite).collect(),
         probes: arguments.suites.probes().map(wire::probes),
         attacks: arguments.attacks.iter().map(wire::attack).collect(),
+        judges: arguments.judge.clone(),
     })
 }

@@ -171,6 +171,7 @@ impl Asked<'_> {
             distances: spec.distances,
             suites: Vec::new(),
             probes: None,
+            judges: arguments.judge.clone(),
             attacks: spec.attacks.iter().map(wire::attack).collect(),
         }
     }

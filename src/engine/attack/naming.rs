@@ -1,9 +1,11 @@
 //! What the judges see in pictures.
 
+use std::sync::Arc;
+
 use crate::{
     engine::{
         EngineError,
-        judge::{Domain, Judge},
+        judge::{Domain, Judge, Sight},
     },
     outcome::{Picture, Share},
     spec::{ConceptKind, Vocabulary},
@@ -15,44 +17,39 @@ pub(super) type Sightings = Vec<Vec<bool>>;
 /// The judges of the base model and the words that they name.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Naming<'a> {
-    pub(super) judges: &'a [Box<dyn Judge>],
+    pub(super) judges: &'a [Arc<dyn Judge>],
     pub(super) vocabulary: &'a Vocabulary,
     pub(super) kind: ConceptKind,
 }
 
 impl Naming<'_> {
-    /// Whether each judge names each picture by the word of the concept's domain at this place.
+    /// Whether each judge sees the word of the concept's domain at this place in each picture.
     pub(super) fn sees(&self, pictures: &[Picture], word: usize) -> Result<Sightings, EngineError> {
-        let named = self.names(pictures)?;
-        Ok(named.into_iter().map(|row| row.into_iter().map(|it| it == word).collect()).collect())
+        let each = self.judges.iter();
+        each.map(|judge| {
+            Ok(match self.look(judge.as_ref(), pictures)? {
+                Sight::Words(words) => words.into_iter().map(|it| it == word).collect(),
+                Sight::Concept(shown) => shown,
+                // Not reachable: a judge that cannot see the concept is refused before.
+                Sight::Nothing => vec![false; pictures.len()],
+            })
+        })
+        .collect()
     }
 
-    /// Which word of the concept's domain each judge gives each picture, `[judge][picture]`.
-    pub(super) fn names(&self, pictures: &[Picture]) -> Result<Vec<Vec<usize>>, EngineError> {
-        let domain = match self.kind {
-            ConceptKind::Style => Domain::Styles,
-            ConceptKind::Object | ConceptKind::Instance | ConceptKind::Nudity => Domain::Objects,
-        };
-        let of = |judge: &dyn Judge| {
-            if pictures.is_empty() {
-                return Ok(Vec::new());
+    /// Which word of the concept's domain the sharpest judge that names words gives each picture.
+    pub(super) fn names(&self, pictures: &[Picture]) -> Result<Vec<usize>, EngineError> {
+        for judge in self.judges.iter().rev() {
+            if let Sight::Words(words) = self.look(judge.as_ref(), pictures)? {
+                return Ok(words);
             }
-            let rows = judge.probabilities(pictures, domain, self.vocabulary)?;
-            Ok(rows.iter().map(|row| most_likely(row)).collect())
-        };
-        self.judges.iter().map(|judge| of(judge.as_ref())).collect()
-    }
-}
-
-/// The place of the largest; of the first where several are.
-fn most_likely(probabilities: &[f64]) -> usize {
-    let mut best = (0, f64::NEG_INFINITY);
-    for (place, &probability) in probabilities.iter().enumerate() {
-        if probability > best.1 {
-            best = (place, probability);
         }
+        Ok(Vec::new())
     }
-    best.0
+
+    fn look(&self, judge: &dyn Judge, pictures: &[Picture]) -> Result<Sight, EngineError> {
+        Sight::of(judge, pictures, Domain::of(self.kind), self.vocabulary)
+    }
 }
 
 /// Counts a judge's sightings.
@@ -74,12 +71,6 @@ pub(super) fn either(one: &Sightings, other: &Sightings) -> Sightings {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_first_of_the_largest_is_named() {
-        assert_eq!(most_likely(&[0.1, 0.4, 0.4, 0.1]), 1);
-        assert_eq!(most_likely(&[]), 0);
-    }
 
     #[test]
     fn sightings_are_counted_and_joined() {

@@ -275,8 +275,7 @@ impl Retained {
         let drawing = Drawing { pipeline, text: &self.text, seeds: &self.seeds, way: Way::Plain };
         let pictures = trial.pictures(&drawing, Payer::Judging, context)?;
         let named = trial.naming.names(&pictures)?;
-        let sharpest = named.into_iter().next_back().unwrap_or_default();
-        Ok(sharpest.iter().zip(&self.words).map(|(named, word)| named == word).collect())
+        Ok(named.iter().zip(&self.words).map(|(named, word)| named == word).collect())
     }
 
     fn is_spoiled(

@@ -4,17 +4,17 @@ use super::cells::Cell;
 use crate::{
     engine::{
         EngineError,
-        judge::{Domain, Judge},
+        judge::{Domain, Judge, Sight},
     },
     outcome::{Compared, Measures, Named, Picture, WordRow},
     spec::{ConceptKind, JudgeSpec},
 };
 
-/// What a judge named pictures: for each the place of an object and of a style in the vocabulary.
+/// What a judge sees in pictures, by the words of each domain.
 #[derive(Debug, Clone)]
 pub(super) struct Names {
-    objects: Vec<usize>,
-    styles: Vec<usize>,
+    objects: Sight,
+    styles: Sight,
 }
 
 impl Names {
@@ -24,25 +24,32 @@ impl Names {
         spec: &JudgeSpec,
         pictures: &[Picture],
     ) -> Result<Self, EngineError> {
-        let named = |domain| {
-            let rows = judge.probabilities(pictures, domain, &spec.vocabulary)?;
-            Ok::<_, EngineError>(rows.iter().map(|row| most_likely(row)).collect())
-        };
-        Ok(Self { objects: named(Domain::Objects)?, styles: named(Domain::Styles)? })
+        let seen = |domain| Sight::of(judge, pictures, domain, &spec.vocabulary);
+        Ok(Self { objects: seen(Domain::Objects)?, styles: seen(Domain::Styles)? })
     }
 
-    fn of(&self, domain: Domain) -> &[usize] {
+    fn of(&self, domain: Domain) -> &Sight {
         match domain {
             Domain::Objects => &self.objects,
             Domain::Styles => &self.styles,
         }
     }
-}
 
-pub(super) fn most_likely(probabilities: &[f64]) -> usize {
-    probabilities.iter().enumerate().fold(0, |best, (index, probability)| {
-        if *probability > probabilities[best] { index } else { best }
-    })
+    /// The word that a picture was given; none where the judge names no words of the domain.
+    fn word(&self, domain: Domain, picture: usize) -> Option<usize> {
+        match self.of(domain) {
+            Sight::Words(words) => words.get(picture).copied(),
+            Sight::Concept(_) | Sight::Nothing => None,
+        }
+    }
+
+    /// Whether a picture shows the concept, to a judge that looks for nothing else.
+    fn shows(&self, domain: Domain, picture: usize) -> Option<bool> {
+        match self.of(domain) {
+            Sight::Concept(shown) => shown.get(picture).copied(),
+            Sight::Words(_) | Sight::Nothing => None,
+        }
+    }
 }
 
 /// The names that a judge gave both models' pictures of one cell in one domain.
@@ -51,6 +58,13 @@ struct Pair {
     asked: usize,
     base: usize,
     edited: usize,
+}
+
+impl Pair {
+    /// Whether each names what was asked for.
+    fn right(self) -> (bool, bool) {
+        (self.base == self.asked, self.edited == self.asked)
+    }
 }
 
 /// Counts under way.
@@ -77,7 +91,8 @@ impl Row {
     }
 
     fn add(&mut self, pair: Pair) {
-        self.named.add(pair.base == pair.asked, pair.edited == pair.asked);
+        let (base, edited) = pair.right();
+        self.named.add(base, edited);
         if let Some(times) = self.became.get_mut(pair.edited)
             && pair.edited != pair.asked
         {
@@ -114,38 +129,49 @@ impl<'a> Counting<'a> {
         }
     }
 
-    /// Counts every cell once, both models' pictures of it as a pair.
+    /// Counts every cell once, both models' pictures of it as a pair. What a judge does not name is
+    /// not counted.
     pub(super) fn count(mut self, cells: &[Cell], base: &Names, edited: &Names) -> Measures {
+        let (own, other) = match Domain::of(self.spec.concept.kind) {
+            Domain::Styles => (Domain::Styles, Domain::Objects),
+            Domain::Objects => (Domain::Objects, Domain::Styles),
+        };
         for (index, cell) in cells.iter().enumerate() {
             let pair = |domain| {
                 let asked = match domain {
                     Domain::Objects => cell.object,
                     Domain::Styles => cell.style,
                 };
-                let base = *base.of(domain).get(index)?;
-                Some(Pair { asked, base, edited: *edited.of(domain).get(index)? })
+                let (base, edited) = (base.word(domain, index)?, edited.word(domain, index)?);
+                Some(Pair { asked, base, edited })
             };
-            let (own, other) = match self.spec.concept.kind {
-                ConceptKind::Style => (Domain::Styles, Domain::Objects),
-                _ => (Domain::Objects, Domain::Styles),
-            };
-            if let (Some(own), Some(other)) = (pair(own), pair(other)) {
-                self.add(cell.is_target, own, other);
+            let shown = base.shows(own, index).zip(edited.shows(own, index));
+            match (cell.is_target, pair(own)) {
+                (true, Some(pair)) => {
+                    let (base, edited) = pair.right();
+                    self.measures.ua.add(!base, !edited);
+                }
+                (true, None) => {
+                    if let Some((base, edited)) = shown {
+                        self.measures.ua.add(!base, !edited);
+                    }
+                }
+                (false, own) => self.add(own, pair(other)),
             }
         }
         self.finish()
     }
 
-    fn add(&mut self, is_target: bool, own: Pair, other: Pair) {
-        let right = |pair: Pair| (pair.base == pair.asked, pair.edited == pair.asked);
-        let ((own_base, own_edited), (other_base, other_edited)) = (right(own), right(other));
-        if is_target {
-            self.measures.ua.add(!own_base, !own_edited);
-            return;
-        }
-        self.measures.ira.add(own_base, own_edited);
-        self.measures.cra.add(other_base, other_edited);
-        for (rows, pair) in [(&mut self.own, own), (&mut self.other, other)] {
+    /// Counts a picture without the concept.
+    fn add(&mut self, own: Option<Pair>, other: Option<Pair>) {
+        let parts = [
+            (&mut self.measures.ira, &mut self.own, own),
+            (&mut self.measures.cra, &mut self.other, other),
+        ];
+        for (share, rows, pair) in parts {
+            let Some(pair) = pair else { continue };
+            let (base, edited) = pair.right();
+            share.add(base, edited);
             if let Some(row) = rows.get_mut(pair.asked) {
                 row.add(pair);
             }
@@ -208,8 +234,14 @@ mod tests {
     fn pictures_are_counted_in_pairs() {
         let spec = spec("cat", ConceptKind::Object);
         let cells = cells(|object, _| object == 0);
-        let base = Names { objects: vec![0, 1, 2, 1, 1, 1], styles: vec![0, 0, 0, 1, 1, 1] };
-        let edited = Names { objects: vec![1, 2, 2, 1, 2, 2], styles: vec![0, 0, 1, 1, 0, 0] };
+        let base = Names {
+            objects: Sight::Words(vec![0, 1, 2, 1, 1, 1]),
+            styles: Sight::Words(vec![0, 0, 0, 1, 1, 1]),
+        };
+        let edited = Names {
+            objects: Sight::Words(vec![1, 2, 2, 1, 2, 2]),
+            styles: Sight::Words(vec![0, 0, 1, 1, 0, 0]),
+        };
         let found = Counting::new(&spec).count(&cells, &base, &edited);
         // The concept: seen once of twice before, never after. "Fell" is what rose in UA.
         assert_eq!((found.ua.base, found.ua.edited), (share(1, 2), share(2, 2)));
@@ -239,7 +271,10 @@ mod tests {
     fn a_style_is_counted_over_styles() {
         let spec = spec("neon", ConceptKind::Style);
         let cells = cells(|_, style| style == 0);
-        let right = Names { objects: vec![0, 1, 2, 0, 1, 2], styles: vec![0, 0, 0, 1, 1, 1] };
+        let right = Names {
+            objects: Sight::Words(vec![0, 1, 2, 0, 1, 2]),
+            styles: Sight::Words(vec![0, 0, 0, 1, 1, 1]),
+        };
         let gone = Names { styles: vec![1; 6], ..right.clone() };
         let found = Counting::new(&spec).count(&cells, &right, &gone);
         assert_eq!((found.ua.base, found.ua.edited), (share(0, 3), share(3, 3)));
@@ -254,7 +289,7 @@ mod tests {
         let mut spec = spec("cat", ConceptKind::Object);
         spec.vocabulary.objects.truncate(1);
         let cells = [Cell { object: 0, style: 0, seed: 0, is_target: true }];
-        let named = Names { objects: vec![0], styles: vec![0] };
+        let named = Names { objects: Sight::Words(vec![0]), styles: Sight::Words(vec![0]) };
         let found = Counting::new(&spec).count(&cells, &named, &named);
         assert!(found.edited().ira.is_nan() && found.edited().cra.is_nan());
         assert!(found.edited().ua.abs() < f64::EPSILON);

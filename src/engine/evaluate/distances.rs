@@ -8,6 +8,8 @@
 //!
 //! Σ_{i≠j} [k(xᵢ, xⱼ) + k(yᵢ, yⱼ) − k(xᵢ, yⱼ) − k(xⱼ, yᵢ)] / n(n − 1)
 
+use std::sync::Arc;
+
 use super::{cells::Cell, picture_distance::looks};
 use crate::{
     engine::{EngineError, judge::Judge, schedule::NoiseSource},
@@ -57,7 +59,7 @@ pub(super) struct Measured {
 
 /// Measures by every judge that has features. `seed` draws the subsets of KID.
 pub(super) fn measure(
-    judges: &[Box<dyn Judge>],
+    judges: &[Arc<dyn Judge>],
     seed: u64,
     drawn: &DrawnGrid<'_>,
 ) -> Result<Measured, EngineError> {

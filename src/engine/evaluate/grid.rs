@@ -22,7 +22,7 @@ pub(in crate::engine) fn judge(
 ) -> Result<JudgeReport, EngineError> {
     let Evaluation { base, spec, .. } = evaluation;
     spec.validate()?;
-    base.judges.all()?;
+    base.judges.check(spec)?;
     base.reader().check_judge(spec)?;
     check_features(base, spec)?;
     let drawn = kept::draw(evaluation, &drawings(base, spec), store, context)?;

@@ -4,19 +4,18 @@ use std::collections::BTreeMap;
 
 use super::{
     Evaluation, PictureStore,
-    counting::most_likely,
     kept::{self, Drawings, DrawnPictures},
     probes,
 };
 use crate::{
     engine::{
         EngineError, Pipeline, RunContext,
-        judge::{Domain, Judge},
+        judge::{Domain, Judge, Sight},
     },
     outcome::{Compared, Picture, Progress, SuiteResult},
     spec::{
         ConceptKind, Expectation, Field, GenerateSpec, JudgeSpec, SpecError, Suite, SuitePrompt,
-        Vocabulary, canonical,
+        Vocabulary, canonical, find_word,
     },
 };
 
@@ -115,13 +114,19 @@ pub(super) fn judge(
             for (judge, named) in judges.iter().zip(&mut named) {
                 let base = names(judge.as_ref(), evaluation.spec, &shown, &before)?;
                 let edited = names(judge.as_ref(), evaluation.spec, &shown, &after)?;
-                base.into_iter().zip(edited).for_each(|(base, edited)| named.add(base, edited));
+                for (base, edited) in base.into_iter().zip(edited) {
+                    if let Some((base, edited)) = base.zip(edited) {
+                        named.add(base, edited);
+                    }
+                }
             }
         }
         let sha256 = suite.sha256().map_err(|error| {
             SpecError::one(Field::Suites, format!("has no form in JSON: {error}"))
         })?;
-        judged.results.extend(judges.iter().zip(named).map(|(judge, named)| SuiteResult {
+        // A judge that cannot say anything of a suite is left out of it.
+        let said = judges.iter().zip(named).filter(|(_, named)| !named.is_empty());
+        judged.results.extend(said.map(|(judge, named)| SuiteResult {
             suite: suite.name.clone(),
             concept: evaluation.spec.concept.text.clone(),
             judge: judge.name().to_owned(),
@@ -222,26 +227,32 @@ fn shown(
     })
 }
 
-/// Whether a judge names each picture as wanted.
+/// Whether a judge names each picture as wanted; none where it cannot say.
 fn names(
     judge: &dyn Judge,
     spec: &JudgeSpec,
     shown: &[Shown],
     pictures: &[Picture],
-) -> Result<Vec<bool>, EngineError> {
-    let named = |domain| -> Result<Vec<usize>, EngineError> {
+) -> Result<Vec<Option<bool>>, EngineError> {
+    let words = spec.vocabulary.domain(spec.concept.kind);
+    let own = (Domain::of(spec.concept.kind), find_word(words, &spec.concept.text));
+    let seen = |domain| -> Result<Sight, EngineError> {
         if shown.iter().all(|(other, _)| *other != domain) {
-            return Ok(vec![0; pictures.len()]);
+            return Ok(Sight::Nothing);
         }
-        let probabilities = judge.probabilities(pictures, domain, &spec.vocabulary)?;
-        Ok(probabilities.iter().map(|row| most_likely(row)).collect())
+        Sight::of(judge, pictures, domain, &spec.vocabulary)
     };
-    let (objects, styles) = (named(Domain::Objects)?, named(Domain::Styles)?);
-    let found = objects.into_iter().zip(styles).zip(shown);
-    Ok(found
-        .map(|((object, style), (domain, wanted))| match domain {
-            Domain::Objects => object == *wanted,
-            Domain::Styles => style == *wanted,
-        })
-        .collect())
+    let (objects, styles) = (seen(Domain::Objects)?, seen(Domain::Styles)?);
+    let named = shown.iter().enumerate().map(|(index, &(domain, wanted))| {
+        let seen = match domain {
+            Domain::Objects => &objects,
+            Domain::Styles => &styles,
+        };
+        match seen {
+            Sight::Words(words) => words.get(index).map(|word| *word == wanted),
+            Sight::Concept(shown) if (domain, Some(wanted)) == own => shown.get(index).copied(),
+            Sight::Concept(_) | Sight::Nothing => None,
+        }
+    });
+    Ok(named.collect())
 }

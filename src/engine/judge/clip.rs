@@ -1,11 +1,15 @@
-//! The first judge: the model's own CLIP, zero-shot.
+//! CLIP as a judge, zero-shot: the model's own in its folder `clip`, or one that a user gives.
+//!
+//! It is the family's [`ClipModel`], not that of candle-transformers, which pools a text at its
+//! largest token instead of at `eos_token_id`, has an epsilon of 1e-5 whatever the config says, and
+//! draws a class embedding at random where a file lacks it.
 
 use candle_core::{DType, Device, Tensor};
-use serde::Deserialize;
 
 use super::{
     naming::{Domain, Features, Judge, PICTURES_AT_ONCE, softmax},
-    pixels::{Normalisation, pixels},
+    pixels::pixels,
+    preprocessor::{Preprocessor, Processor},
 };
 use crate::{
     engine::{
@@ -17,23 +21,17 @@ use crate::{
         part::Part,
     },
     outcome::Picture,
-    spec::{ModelFiles, Prompt, Vocabulary},
+    spec::{Concept, ModelFiles, Prompt, Vocabulary},
 };
 
 /// CLIP zero-shot over the canonical sentences of the domain's words.
 #[derive(Debug)]
 pub(super) struct ClipJudge {
+    name: String,
     clip: ClipModel,
     tokenizer: ClipTokenizer,
-    normalisation: Normalisation,
+    preprocessor: Preprocessor,
     device: Device,
-}
-
-/// The two fields of `preprocessor_config.json` that vary.
-#[derive(Deserialize)]
-struct Preprocessor {
-    image_mean: [f32; 3],
-    image_std: [f32; 3],
 }
 
 /// A judge of which only configs and headers were read so far.
@@ -41,29 +39,26 @@ pub(super) struct ClipPart<'a> {
     config: ClipConfig,
     part: Part<'a>,
     tokenizer: ClipTokenizer,
-    normalisation: Normalisation,
+    preprocessor: Preprocessor,
 }
 
 impl<'a> ClipPart<'a> {
+    /// Looks at the folder of a `CLIPModel` with its tokenizer.
     pub(super) fn find(
         files: &'a dyn ModelFiles,
+        folder: &'a str,
         warnings: &mut Vec<String>,
     ) -> Result<Self, EngineError> {
-        let file = format!("{}/clip/config.json", files.location());
-        let config = ClipConfig::parse(&read_text(files, "clip/config.json")?, &file)?;
+        let name = format!("{folder}/config.json");
+        let file = format!("{}/{name}", files.location());
+        let config = ClipConfig::parse(&read_text(files, &name)?, &file)?;
         let clip = |w: &Weights| ClipModel::new(w, &config).map(drop);
-        let part = Part::find(files, ("clip", None), clip, warnings)?;
-        let name = "clip/preprocessor_config.json";
-        let preprocessor: Preprocessor = crate::engine::python_json::read(&read_text(files, name)?)
-            .map_err(|error| EngineError::Config {
-                file: format!("{}/{name}", files.location()),
-                message: error.to_string(),
-            })?;
-        let tokenizer = ClipTokenizer::for_encoder(files, "clip", &config.text, &file)?;
+        let part = Part::find(files, (folder, None), clip, warnings)?;
+        let size = Some(config.vision.image_size);
+        let preprocessor = Preprocessor::read(files, folder, Processor::Clip, size)?;
+        let tokenizer = ClipTokenizer::for_encoder(files, folder, &config.text, &file)?;
         warnings.extend(tokenizer.repair().map(str::to_owned));
-        let normalisation =
-            Normalisation { mean: preprocessor.image_mean, std: preprocessor.image_std };
-        Ok(Self { config, part, tokenizer, normalisation })
+        Ok(Self { config, part, tokenizer, preprocessor })
     }
 
     /// Numbers of all weights.
@@ -71,12 +66,14 @@ impl<'a> ClipPart<'a> {
         self.part.count()
     }
 
-    pub(super) fn read(self, device: &Device) -> Result<ClipJudge, EngineError> {
+    /// Reads the weights of the judge, which reports call by this name.
+    pub(super) fn read(self, name: &str, device: &Device) -> Result<ClipJudge, EngineError> {
         let tensors = self.part.read(device)?;
         Ok(ClipJudge {
+            name: name.to_owned(),
             clip: ClipModel::new(&Weights::frozen(&tensors), &self.config)?,
             tokenizer: self.tokenizer,
-            normalisation: self.normalisation,
+            preprocessor: self.preprocessor,
             device: device.clone(),
         })
     }
@@ -85,7 +82,8 @@ impl<'a> ClipPart<'a> {
 impl ClipJudge {
     /// Unit vectors `[pictures, projection]`.
     fn features(&self, pictures: &[Picture]) -> Result<Tensor, EngineError> {
-        let input = pixels(pictures, self.clip.image_size(), self.normalisation, &self.device)?;
+        let Preprocessor { fit, normalisation } = self.preprocessor;
+        let input = pixels(pictures, fit, normalisation, &self.device)?;
         self.clip.image_features(&input)
     }
 
@@ -96,12 +94,17 @@ impl ClipJudge {
 }
 
 impl Judge for ClipJudge {
-    fn name(&self) -> &'static str {
-        "clip"
+    fn name(&self) -> &str {
+        &self.name
     }
 
     fn working_numbers(&self) -> u64 {
         PICTURES_AT_ONCE as u64 * self.clip.working_numbers_a_picture()
+    }
+
+    /// It knows all words, if not all equally well.
+    fn check(&self, _: &Concept, _: &Vocabulary) -> Result<(), EngineError> {
+        Ok(())
     }
 
     fn probabilities(

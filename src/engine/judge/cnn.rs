@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 use super::{
     naming::{Domain, Judge, PICTURES_AT_ONCE, softmax},
-    pixels::{Normalisation, pixels},
+    pixels::{Fit, Normalisation, pixels},
 };
 use crate::{
     engine::{
@@ -19,7 +19,7 @@ use crate::{
         tape::TapeTensor,
     },
     outcome::Picture,
-    spec::{Field, ModelFiles, SpecError, Vocabulary, find_word, same_words},
+    spec::{Concept, Field, ModelFiles, SpecError, Vocabulary, find_word, same_words},
 };
 
 /// `judge/config.json`.
@@ -207,6 +207,12 @@ impl Judge for CnnJudge {
         "cnn"
     }
 
+    fn check(&self, _: &Concept, vocabulary: &Vocabulary) -> Result<(), EngineError> {
+        self.object.rows(&vocabulary.objects, Field::VocabularyObjects)?;
+        self.style.rows(&vocabulary.styles, Field::VocabularyStyles)?;
+        Ok(())
+    }
+
     fn working_numbers(&self) -> u64 {
         let mut side = self.image_size;
         let mut inputs = 3 * side * side;
@@ -234,9 +240,10 @@ impl Judge for CnnJudge {
         };
         let (weight, bias) = head.rows(domain.words(vocabulary), field)?;
         let (weight, bias) = (TapeTensor::constant(&weight), TapeTensor::constant(&bias));
+        let fit = Fit::centre(self.image_size);
         let mut all = Vec::with_capacity(pictures.len());
         for pictures in pictures.chunks(PICTURES_AT_ONCE) {
-            let input = pixels(pictures, self.image_size, Normalisation::UNIT, &self.device)?;
+            let input = pixels(pictures, fit, Normalisation::UNIT, &self.device)?;
             let features = TapeTensor::constant(&self.features(&input)?);
             let answers = ops::linear(&features, &weight, Addends::bias(&bias))?;
             all.extend(softmax(&self.location, answers.tensor())?);

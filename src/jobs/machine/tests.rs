@@ -25,6 +25,7 @@ fn job(max_attempts: u32) -> Job {
             base_digest: "base".to_owned(),
             edited_model: "edited".to_owned(),
             spec,
+            judges: Vec::new(),
             destination: "file:///tmp".to_owned(),
         })),
         options: JobOptions::default(),

@@ -24,6 +24,7 @@ use crate::{
         CancelFlag, EngineError, RunContext, SavePoint, StatePart, WorkMemory,
         checkpoint::{StoredTensor, StoredTensors, read_edited, write_safetensors},
         evaluate::{KeptPictures, PictureStore},
+        judge::GivenJudge,
     },
     outcome::{
         DeviceKind, Drawn, ErasureRecord, Estimate, EvaluationResults, Figures, JudgeReport,
@@ -377,6 +378,14 @@ impl DeviceEngine for FakeEngine {
 
     fn can_judge(&self) -> bool {
         self.script.can_judge
+    }
+
+    fn with_judges(&self, _: &[GivenJudge<'_>]) -> Result<Self, EngineError> {
+        Ok(self.clone())
+    }
+
+    fn check_judges(&self, _: &JudgeSpec) -> Result<(), EngineError> {
+        Ok(())
     }
 
     fn warnings(&self) -> &[String] {

@@ -210,6 +210,7 @@ fn evaluation() -> Work {
         base_digest: "base".to_owned(),
         edited_model: "edited".to_owned(),
         spec: JudgeSpec::new(concept, Vocabulary::default()),
+        judges: Vec::new(),
         destination: "file:///out".to_owned(),
     }))
 }

@@ -8,19 +8,19 @@ use serde_json::{Map, Value};
 use crate::engine::{EngineError, python_json};
 
 /// Widest layer that we build; the largest of Stable Diffusion's has 1,280 channels.
-pub(super) const MAX_CHANNELS: usize = 65_536;
+pub(in crate::engine) const MAX_CHANNELS: usize = 65_536;
 /// Deepest stack of equal layers that we build.
-pub(super) const MAX_LAYERS: usize = 64;
+pub(in crate::engine) const MAX_LAYERS: usize = 64;
 /// Most parameters of one network; beyond, a config is damaged or not meant for one machine.
 const MAX_PARAMETERS: f64 = 20e9;
 
 /// An error about one field.
-pub(super) fn refuse(file: &str, message: impl Into<String>) -> EngineError {
+pub(in crate::engine) fn refuse(file: &str, message: impl Into<String>) -> EngineError {
     EngineError::Config { file: file.to_owned(), message: message.into() }
 }
 
 /// Refuses a value outside of a range.
-pub(super) fn within<T: PartialOrd + Display + Copy>(
+pub(in crate::engine) fn within<T: PartialOrd + Display + Copy>(
     file: &str,
     field: &str,
     value: T,
@@ -33,7 +33,7 @@ pub(super) fn within<T: PartialOrd + Display + Copy>(
 }
 
 /// Refuses channels that do not split evenly into groups or heads.
-pub(super) fn divisible(
+pub(in crate::engine) fn divisible(
     file: &str,
     field: &str,
     value: usize,
@@ -47,7 +47,7 @@ pub(super) fn divisible(
 }
 
 /// Refuses a network whose weights would not fit any machine that we run on.
-pub(super) fn affordable(file: &str, parameters: f64) -> Result<(), EngineError> {
+pub(in crate::engine) fn affordable(file: &str, parameters: f64) -> Result<(), EngineError> {
     if parameters <= MAX_PARAMETERS {
         return Ok(());
     }
@@ -62,13 +62,13 @@ pub(super) fn affordable(file: &str, parameters: f64) -> Result<(), EngineError>
 }
 
 /// The object of a config file, or one nested in it.
-pub(super) struct Fields<'a> {
+pub(in crate::engine) struct Fields<'a> {
     file: &'a str,
     map: Map<String, Value>,
 }
 
 impl<'a> Fields<'a> {
-    pub(super) fn parse(json: &str, file: &'a str) -> Result<Self, EngineError> {
+    pub(in crate::engine) fn parse(json: &str, file: &'a str) -> Result<Self, EngineError> {
         match python_json::read(json) {
             Ok(Value::Object(map)) => Ok(Self { file, map }),
             Ok(_) => Err(refuse(file, "is not a JSON object")),
@@ -77,7 +77,7 @@ impl<'a> Fields<'a> {
     }
 
     /// The object nested under a name, none if it is absent or null.
-    pub(super) fn nested(&self, name: &str) -> Result<Option<Self>, EngineError> {
+    pub(in crate::engine) fn nested(&self, name: &str) -> Result<Option<Self>, EngineError> {
         match self.get(name) {
             None => Ok(None),
             Some(Value::Object(map)) => Ok(Some(Self { file: self.file, map: map.clone() })),
@@ -86,12 +86,12 @@ impl<'a> Fields<'a> {
     }
 
     /// No fields: every one has its default.
-    pub(super) fn empty(file: &'a str) -> Self {
+    pub(in crate::engine) fn empty(file: &'a str) -> Self {
         Self { file, map: Map::new() }
     }
 
     /// A whole number.
-    pub(super) fn size(&self, name: &str, default: usize) -> Result<usize, EngineError> {
+    pub(in crate::engine) fn size(&self, name: &str, default: usize) -> Result<usize, EngineError> {
         match self.map.get(name) {
             None => Ok(default),
             Some(value) => as_size(value).ok_or_else(|| self.wrong(name, value, "a whole number")),
@@ -99,12 +99,19 @@ impl<'a> Fields<'a> {
     }
 
     /// A whole number, or none where the field is absent or null.
-    pub(super) fn optional_size(&self, name: &str) -> Result<Option<usize>, EngineError> {
+    pub(in crate::engine) fn optional_size(
+        &self,
+        name: &str,
+    ) -> Result<Option<usize>, EngineError> {
         if self.get(name).is_none() { Ok(None) } else { self.size(name, 0).map(Some) }
     }
 
     /// A list of whole numbers.
-    pub(super) fn sizes(&self, name: &str, default: &[usize]) -> Result<Vec<usize>, EngineError> {
+    pub(in crate::engine) fn sizes(
+        &self,
+        name: &str,
+        default: &[usize],
+    ) -> Result<Vec<usize>, EngineError> {
         match self.map.get(name) {
             None => Ok(default.to_vec()),
             Some(value) => value
@@ -115,7 +122,7 @@ impl<'a> Fields<'a> {
     }
 
     /// A whole number for all levels, or a list with one for each level.
-    pub(super) fn sizes_by_level(
+    pub(in crate::engine) fn sizes_by_level(
         &self,
         name: &str,
         default: usize,
@@ -138,7 +145,11 @@ impl<'a> Fields<'a> {
     }
 
     /// A whole number, or a list of equal ones (such as a height and a width).
-    pub(super) fn uniform_size(&self, name: &str, default: usize) -> Result<usize, EngineError> {
+    pub(in crate::engine) fn uniform_size(
+        &self,
+        name: &str,
+        default: usize,
+    ) -> Result<usize, EngineError> {
         if !matches!(self.map.get(name), Some(Value::Array(_))) {
             return self.size(name, default);
         }
@@ -156,7 +167,10 @@ impl<'a> Fields<'a> {
 
     /// A whole number for height and width, or a list of both; none where the field is absent or
     /// null.
-    pub(super) fn optional_sides(&self, name: &str) -> Result<Option<Sides>, EngineError> {
+    pub(in crate::engine) fn optional_sides(
+        &self,
+        name: &str,
+    ) -> Result<Option<Sides>, EngineError> {
         let Some(value) = self.get(name) else { return Ok(None) };
         let sides = match value {
             Value::Array(list) => match list.as_slice() {
@@ -172,7 +186,7 @@ impl<'a> Fields<'a> {
     }
 
     /// A finite number.
-    pub(super) fn number(&self, name: &str, default: f64) -> Result<f64, EngineError> {
+    pub(in crate::engine) fn number(&self, name: &str, default: f64) -> Result<f64, EngineError> {
         match self.map.get(name) {
             None => Ok(default),
             Some(value) => value
@@ -183,7 +197,7 @@ impl<'a> Fields<'a> {
     }
 
     /// `true` or `false`.
-    pub(super) fn flag(&self, name: &str, default: bool) -> Result<bool, EngineError> {
+    pub(in crate::engine) fn flag(&self, name: &str, default: bool) -> Result<bool, EngineError> {
         match self.map.get(name) {
             None => Ok(default),
             Some(value) => value.as_bool().ok_or_else(|| self.wrong(name, value, "true or false")),
@@ -191,7 +205,7 @@ impl<'a> Fields<'a> {
     }
 
     /// A text, or none where the field is absent or null.
-    pub(super) fn text(&self, name: &str) -> Result<Option<&str>, EngineError> {
+    pub(in crate::engine) fn text(&self, name: &str) -> Result<Option<&str>, EngineError> {
         match self.get(name) {
             None => Ok(None),
             Some(value) => match value.as_str() {
@@ -201,8 +215,17 @@ impl<'a> Fields<'a> {
         }
     }
 
+    /// A list of texts, or none where the field is absent or null.
+    pub(in crate::engine) fn texts(&self, name: &str) -> Result<Option<Vec<String>>, EngineError> {
+        let Some(value) = self.get(name) else { return Ok(None) };
+        let texts = value.as_array().and_then(|list| {
+            list.iter().map(|text| text.as_str().map(str::to_owned)).collect::<Option<Vec<_>>>()
+        });
+        texts.map(Some).ok_or_else(|| self.wrong(name, value, "a list of texts"))
+    }
+
     /// One of the names that we build.
-    pub(super) fn choice<T: Copy>(
+    pub(in crate::engine) fn choice<T: Copy>(
         &self,
         name: &str,
         default: T,
@@ -215,7 +238,7 @@ impl<'a> Fields<'a> {
     }
 
     /// A list of the names that we build.
-    pub(super) fn choices<T: Copy>(
+    pub(in crate::engine) fn choices<T: Copy>(
         &self,
         name: &str,
         default: &[T],
@@ -231,7 +254,11 @@ impl<'a> Fields<'a> {
     }
 
     /// Refuses a file that was written for another class.
-    pub(super) fn expect_class(&self, name: &str, class: &str) -> Result<(), EngineError> {
+    pub(in crate::engine) fn expect_class(
+        &self,
+        name: &str,
+        class: &str,
+    ) -> Result<(), EngineError> {
         match self.text(name)? {
             Some(found) if found != class => Err(refuse(
                 self.file,
@@ -243,7 +270,10 @@ impl<'a> Fields<'a> {
 
     /// Refuses fields that change what the network computes and that we do not build, unless they
     /// are absent or null or hold the one value that we do build.
-    pub(super) fn expect_only(&self, supported: &[(&str, Value)]) -> Result<(), EngineError> {
+    pub(in crate::engine) fn expect_only(
+        &self,
+        supported: &[(&str, Value)],
+    ) -> Result<(), EngineError> {
         for (name, expected) in supported {
             let Some(value) = self.get(name) else { continue };
             // 1 and 1.0 are the same to Python, which wrote the file.
@@ -300,7 +330,7 @@ impl<'a> Fields<'a> {
 
 /// The sides of a plane as a file gives them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Sides {
+pub(in crate::engine) enum Sides {
     /// One number for height and width.
     Square(usize),
     /// Height and width.

@@ -3,7 +3,7 @@
 //! pictures than diffusers.
 
 mod clip;
-mod fields;
+pub(in crate::engine) mod fields;
 #[cfg(test)]
 mod tests;
 mod unet;
