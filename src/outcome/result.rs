@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::{ConceptVerdict, TrainingFigures};
-use crate::spec::{LogSnrWindow, StepIndex};
+use crate::spec::{Concept, LogSnrWindow, StepIndex};
 
 /// What computed a result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -48,6 +48,22 @@ pub struct FinishedResult {
     /// Files of the base model that are no part of its pipeline, and so not of the result.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub left_out: Vec<String>,
+    /// The models that the base model was erased from, itself first; none where it was not erased.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ancestors: Vec<Ancestor>,
+}
+
+/// A model that an erased one descends from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Ancestor {
+    /// Its name in the catalogue.
+    pub model: String,
+    /// Names its weights: equal for equal ones.
+    pub digest: String,
+    /// What was erased to make it; none for the base model at the root.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub concepts: Vec<Concept>,
 }
 
 /// A file of a model or a result, by what it holds.

@@ -178,10 +178,7 @@ impl PairedDrop {
         let difference = lost - gained;
         let drop = difference / n;
         let deviation = (lost + gained - difference * difference / n).max(0.0).sqrt() / n;
-        Interval {
-            low: (drop - z * deviation).max(-1.0),
-            high: (drop + z * deviation).min(1.0),
-        }
+        Interval { low: (drop - z * deviation).max(-1.0), high: (drop + z * deviation).min(1.0) }
     }
 
     /// The two-sided interval.
