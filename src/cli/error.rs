@@ -8,7 +8,12 @@ use super::remote::{RemoteError, flag_and_path};
 use crate::spec::SpecError;
 #[cfg(feature = "server")]
 use crate::{
-    artifacts::ArtifactError, daemon::StartError, engine::EngineError, report::ReportError,
+    artifacts::ArtifactError,
+    daemon::StartError,
+    engine::EngineError,
+    provenance::{KeyError, SealError},
+    publishing::VerifyError,
+    report::ReportError,
     run::RunError,
 };
 
@@ -115,6 +120,32 @@ pub(super) enum CliError {
     #[error(transparent)]
     Run(RunError),
     #[cfg(feature = "server")]
+    /// A key that does not fit.
+    #[error("{} {source}", .path.display())]
+    Key {
+        /// Path of the file.
+        path: PathBuf,
+        /// What it is instead, and what helps.
+        source: KeyError,
+    },
+    #[cfg(feature = "server")]
+    /// The result cannot be signed.
+    #[error("the result cannot be signed")]
+    Unsigned(#[from] SealError),
+    #[cfg(feature = "server")]
+    /// A result is not what was signed, or could not be looked at.
+    #[error("{place} {}", if source.is_untrue() { "is not what was signed" } else { "cannot be verified" })]
+    Verify {
+        /// Where it lies.
+        place: String,
+        /// What is wrong with which file.
+        source: VerifyError,
+    },
+    #[cfg(feature = "server")]
+    /// Tasks cannot be run.
+    #[error("cannot start the runtime")]
+    Runtime(#[source] std::io::Error),
+    #[cfg(feature = "server")]
     /// The signal handler could not be set.
     #[error("cannot listen for Ctrl-C")]
     Signals(#[source] ctrlc::Error),
@@ -174,7 +205,8 @@ impl From<RunError> for CliError {
 }
 
 impl CliError {
-    /// 1 the work failed, 2 wrong use, 130 interrupted (128 and SIGINT's number).
+    /// 1 the work failed, 2 wrong use, 3 what was looked at is not so, 130 interrupted (128 and
+    /// SIGINT's number).
     pub(super) fn exit_code(&self) -> u8 {
         match self {
             Self::Remote(error) => error.exit_code(),
@@ -189,6 +221,10 @@ impl CliError {
                 | ArtifactError::UnsupportedScheme { .. }
                 | ArtifactError::BadUrl { .. },
             ) => 2,
+            #[cfg(feature = "server")]
+            Self::Key { .. } => 2,
+            #[cfg(feature = "server")]
+            Self::Verify { source, .. } if source.is_untrue() => 3,
             #[cfg(feature = "server")]
             Self::Interrupted => 130,
             _ => 1,

@@ -92,6 +92,8 @@ impl Daemon {
         parts: DaemonParts<S>,
     ) -> Result<Self, StartError> {
         let DaemonParts { sources, clock, identifiers } = parts;
+        // Before anything else: a key that does not sign would spoil every result.
+        let sealer = wiring::sealer(settings)?;
         let folders = folders(settings, identifiers.clone()).await?;
         let identity = folders.data.identity().to_owned();
 
@@ -143,6 +145,7 @@ impl Daemon {
         let id = WorkerId(identity.clone());
         let working = WorkerSettings {
             shared_state,
+            sealer,
             lost_while_serving,
             ..worker_settings(settings, id, &folders.data, clock.clone())
         };

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::{ConceptVerdict, TrainingFigures};
-use crate::spec::{Concept, LogSnrWindow, StepIndex};
+use crate::spec::{LogSnrWindow, StepIndex};
 
 /// What computed a result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -63,7 +63,7 @@ pub struct Ancestor {
     pub digest: String,
     /// What was erased to make it; none for the base model at the root.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub concepts: Vec<Concept>,
+    pub concepts: Vec<String>,
 }
 
 /// A file of a model or a result, by what it holds.

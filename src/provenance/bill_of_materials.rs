@@ -6,7 +6,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::Facts;
 use crate::outcome::{
-    ConceptVerdict, FileDigest, Figures,
+    ConceptVerdict, Figures, FileDigest,
     result_layout::{DELTA, PIPELINE},
 };
 
@@ -101,7 +101,7 @@ fn ancestors(facts: &Facts<'_>) -> Vec<Value> {
         return vec![model(facts.base_model, facts.base_digest, Vec::new())];
     }
     let known = facts.result.ancestors.iter().map(|ancestor| {
-        let concepts = ancestor.concepts.iter().map(|concept| property("erased", &concept.text));
+        let concepts = ancestor.concepts.iter().map(|concept| property("erased", concept));
         model(&ancestor.model, &ancestor.digest, concepts.collect())
     });
     known.collect()

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
-use super::{Facts, ResourceDescriptor, Signer, Task, home};
+use super::{Facts, ResourceDescriptor, Signer, Task, home::home};
 use crate::outcome::result_layout::{REPORT, REPORT_PAGE, TRAINING, is_scores};
 
 /// The type of the predicate.
@@ -74,7 +74,8 @@ impl Build {
         if let Some(test) = &facts.test {
             external_parameters.insert("policy_sha256".to_owned(), test.policy_sha256().into());
         }
-        let version = BTreeMap::from([("keystep".to_owned(), env!("CARGO_PKG_VERSION").to_owned())]);
+        let version =
+            BTreeMap::from([("keystep".to_owned(), env!("CARGO_PKG_VERSION").to_owned())]);
         Self {
             build_definition: BuildDefinition {
                 build_type: facts.task.build_type(),

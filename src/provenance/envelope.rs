@@ -114,8 +114,7 @@ impl Envelope {
         if count > MOST_SIGNATURES {
             return Err(EnvelopeError::TooManySignatures { count });
         }
-        let payload =
-            decode(&self.payload).ok_or(EnvelopeError::NotBase64 { part: "payload" })?;
+        let payload = decode(&self.payload).ok_or(EnvelopeError::NotBase64 { part: "payload" })?;
         let message = pre_authentication_encoding(&self.payload_type, &payload);
         for EnvelopeSignature { sig, .. } in &self.signatures {
             let signature = decode(sig).ok_or(EnvelopeError::NotBase64 { part: "signature" })?;

@@ -2,8 +2,10 @@
 
 use serde::Serialize;
 
-use super::{ResourceDescriptor, home};
-use crate::outcome::{AttackResult, ConceptVerdict, Confidence, Distances, Interval, Share, SuiteResult};
+use super::{ResourceDescriptor, home::home};
+use crate::outcome::{
+    AttackResult, ConceptVerdict, Confidence, Distances, Interval, Share, SuiteResult,
+};
 
 /// The type of the predicate, as `docs/provenance.md` describes it.
 pub fn evaluation_type() -> String {

@@ -194,7 +194,10 @@ impl PublicKey {
                         .map(|key| Self(Point::Ed25519(Box::new(key))))
                 })
                 .map_err(|_| unknown_key(der)),
-            "PRIVATE KEY" | "EC PRIVATE KEY" | "ENCRYPTED PRIVATE KEY" | "RSA PRIVATE KEY"
+            "PRIVATE KEY"
+            | "EC PRIVATE KEY"
+            | "ENCRYPTED PRIVATE KEY"
+            | "RSA PRIVATE KEY"
             | "DSA PRIVATE KEY" => Err(KeyError::PrivateKey),
             "RSA PUBLIC KEY" => Err(KeyError::OtherAlgorithm { found: "an RSA key" }),
             label => Err(not_a_key(label)),

@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use super::{
-    Envelope, EnvelopeError, KeyAlgorithm, PublicKey, SigningKey, Statement, Subject,
-    statement::{Digests, STATEMENT},
+    Digests, Envelope, EnvelopeError, KeyAlgorithm, PublicKey, STATEMENT, SigningKey, Statement,
+    Subject,
 };
 use crate::outcome::FileDigest;
 

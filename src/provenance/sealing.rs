@@ -1,114 +1,17 @@
 //! Makes the files that let anybody check a result: statements, the model folder's signature, the bill
 //! of materials.
 
-use serde_json::{Map, Value};
+use sha2::{Digest as _, Sha256};
 
 use super::{
-    BUILD, BillOfMaterials, Build, Envelope, Evaluated, KeyAlgorithm, Measured, ModelSignatureError,
-    ResourceDescriptor, SigningKey, Statement, Subject, TEST_RESULT, TestResult, digest_named,
+    BUILD, BillOfMaterials, Build, Envelope, Evaluated, Facts, KeyAlgorithm, Measured,
+    ModelSignatureError, ResourceDescriptor, Signer, Statement, Subject, TEST_RESULT, Task,
     evaluation_type, sign_model,
 };
 use crate::outcome::{
     FileDigest, FinishedResult,
     result_layout::{BILL_OF_MATERIALS, MODEL_SIGNATURE, PIPELINE, STATEMENTS},
 };
-
-/// A key, and the deployment that it signs for.
-#[derive(Debug, Clone)]
-pub struct Signer {
-    key: SigningKey,
-    builder_id: String,
-}
-
-impl Signer {
-    /// Signs as this builder: a URI that stands for the deployment and whom one trusts with it.
-    pub fn new(key: SigningKey, builder_id: &str) -> Result<Self, SignerError> {
-        let scheme = builder_id.split_once(':').map(|(scheme, rest)| (scheme, rest.is_empty()));
-        let is_scheme = |text: &str| {
-            text.starts_with(|c: char| c.is_ascii_alphabetic())
-                && text.chars().all(|c| c.is_ascii_alphanumeric() || "+-.".contains(c))
-        };
-        let is_uri = scheme.is_some_and(|(scheme, is_empty)| is_scheme(scheme) && !is_empty)
-            && builder_id.chars().all(|c| c.is_ascii_graphic());
-        if !is_uri {
-            return Err(SignerError::NoUri { found: builder_id.to_owned() });
-        }
-        let signer = Self { key, builder_id: builder_id.to_owned() };
-        signer.try_out()?;
-        Ok(signer)
-    }
-
-    /// The deployment.
-    pub fn builder_id(&self) -> &str {
-        &self.builder_id
-    }
-
-    /// The key.
-    pub fn key(&self) -> &SigningKey {
-        &self.key
-    }
-
-    /// Signs something and verifies it, so that a key that does not work shows before there is a
-    /// result.
-    fn try_out(&self) -> Result<(), SignerError> {
-        let tried = Envelope::seal(b"{}", &self.key).open(&self.key.public_key());
-        tried.map(|_| ()).map_err(|_| SignerError::DoesNotSign)
-    }
-}
-
-/// Why nobody can sign.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum SignerError {
-    /// The builder is no URI.
-    #[error(
-        "the builder id {found:?} is no URI; give one that stands for this deployment, such as \
-         https://models.example/keystep"
-    )]
-    NoUri {
-        /// What was given.
-        found: String,
-    },
-    /// What the key signs does not verify.
-    #[error("the key does not verify what it signs: it is damaged; make a new one")]
-    DoesNotSign,
-}
-
-/// What a job did.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Task {
-    /// Erased concepts from a model.
-    Erasure,
-    /// Judged an erased model.
-    Judgement,
-}
-
-/// What is said of a result beside what it holds.
-#[derive(Debug, Clone)]
-pub struct Facts<'a> {
-    /// What was done.
-    pub task: Task,
-    /// Everything that the caller set.
-    pub parameters: Map<String, Value>,
-    /// The model that was edited, or judged against: the direct parent of an erasure.
-    pub base_model: &'a str,
-    /// SHA-256 of its files, as manifests have it.
-    pub base_digest: &'a str,
-    /// Its licence, as Hugging Face names it, where that is known.
-    pub license: Option<&'a str>,
-    /// What else went in: its role, name and SHA-256.
-    pub inputs: Vec<(&'static str, String, String)>,
-    /// What came out, with every file that is published but those that are made here.
-    pub result: &'a FinishedResult,
-    /// What a policy says of it, where one was asked.
-    pub test: Option<TestResult>,
-    /// The job; empty where there is none.
-    pub invocation: &'a str,
-    /// When it began, RFC 3339.
-    pub started_on: Option<String>,
-    /// When it was whole, RFC 3339. Absent where several attempts may sign the same result, whose
-    /// bytes must be equal.
-    pub finished_on: Option<String>,
-}
 
 /// A file that belongs to a result.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -141,8 +44,8 @@ pub fn seal(facts: &Facts<'_>, signer: &Signer) -> Result<Vec<SealedFile>, SealE
         sealed.push(SealedFile { name: BILL_OF_MATERIALS, bytes });
     }
     let pipeline = within_pipeline(&files);
-    if !pipeline.is_empty() && signer.key.algorithm() == KeyAlgorithm::EcdsaP256 {
-        let bytes = sign_model(PIPELINE, &pipeline, &signer.key)?;
+    if !pipeline.is_empty() && signer.key().algorithm() == KeyAlgorithm::EcdsaP256 {
+        let bytes = sign_model(PIPELINE, &pipeline, signer.key())?;
         sealed.push(SealedFile { name: MODEL_SIGNATURE, bytes });
     }
     let bytes = statements(facts, &files, signer)?;
@@ -168,7 +71,7 @@ fn statements(
     let subjects: Vec<_> = files.iter().map(Subject::from).collect();
     let mut lines = Vec::new();
     let mut say = |statement: Vec<u8>| -> Result<(), SealError> {
-        serde_json::to_writer(&mut lines, &Envelope::seal(&statement, &signer.key))?;
+        serde_json::to_writer(&mut lines, &Envelope::seal(&statement, signer.key()))?;
         lines.push(b'\n');
         Ok(())
     };
@@ -179,11 +82,8 @@ fn statements(
         say(serde_json::to_vec(&tested)?)?;
     }
     let judges = judges(facts.result);
-    let measured = Measured {
-        verdicts: &facts.result.verdicts,
-        judges: &judges,
-        ..Measured::default()
-    };
+    let measured =
+        Measured { verdicts: &facts.result.verdicts, judges: &judges, ..Measured::default() };
     if let Some(evaluated) = Evaluated::new(measured) {
         let measured = Statement::new(subjects, &evaluation_type(), evaluated);
         say(serde_json::to_vec(&measured)?)?;
@@ -202,4 +102,13 @@ fn judges(result: &FinishedResult) -> Vec<ResourceDescriptor> {
         ..ResourceDescriptor::default()
     });
     named.collect()
+}
+
+/// The digest of a file of these bytes, by its name.
+pub(super) fn digest_named(name: &str, bytes: &[u8]) -> FileDigest {
+    FileDigest {
+        name: name.to_owned(),
+        size: bytes.len() as u64,
+        sha256: hex::encode(Sha256::digest(bytes)),
+    }
 }

@@ -93,10 +93,6 @@ pub struct ResourceDescriptor {
 impl ResourceDescriptor {
     /// By name and SHA-256.
     pub fn new(name: &str, sha256: &str) -> Self {
-        Self {
-            name: Some(name.to_owned()),
-            digest: Digests::sha256(sha256),
-            ..Self::default()
-        }
+        Self { name: Some(name.to_owned()), digest: Digests::sha256(sha256), ..Self::default() }
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::json;
 
-use super::{Facts, Signer, SigningKey, Task, digest_named};
+use super::{Facts, Signer, SigningKey, Task, sealing::digest_named};
 use crate::outcome::{
     Ancestor, ConceptVerdict, DeviceKind, Figures, FinishedResult, TrainingFigures, Verdict,
 };
@@ -153,7 +153,7 @@ pub(super) fn result(contents: &BTreeMap<String, Vec<u8>>) -> FinishedResult {
             Ancestor {
                 model: "checkpoints/1".to_owned(),
                 digest: "1a".repeat(32),
-                concepts: vec![crate::spec::Concept::new("dog", crate::spec::ConceptKind::Object)],
+                concepts: vec!["dog".to_owned()],
             },
             Ancestor {
                 model: "emoji-canvas".to_owned(),

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 
 use super::{
+    sealing::digest_named,
     testing::{contents, ed25519_key, facts, other_key, p256_key, result, signer},
     *,
 };
@@ -115,11 +116,11 @@ fn the_statement_of_the_making_has_what_it_is_asked_for() {
     assert_eq!(definition["externalParameters"]["spec"]["concepts"][0]["text"], "cat");
     assert_eq!(definition["internalParameters"]["seeds"]["unlearn"], 7);
     let parent = &definition["resolvedDependencies"][0];
-    assert_eq!((&parent["name"], &parent["digest"]["sha256"]), (
-        &json!("checkpoints/1"),
-        &json!("1a".repeat(32))
-    ));
-    assert_eq!(parent["annotations"]["ancestors"][0]["concepts"][0]["text"], "dog");
+    assert_eq!(
+        (&parent["name"], &parent["digest"]["sha256"]),
+        (&json!("checkpoints/1"), &json!("1a".repeat(32)))
+    );
+    assert_eq!(parent["annotations"]["ancestors"][0]["concepts"][0], "dog");
     assert_eq!(definition["resolvedDependencies"][1]["digest"]["sha256"], "4d".repeat(32));
     let run = &statement["predicate"]["runDetails"];
     assert_eq!(run["metadata"]["invocationId"], "00000000-0000-0000-0000-000000000001");
@@ -224,7 +225,8 @@ fn what_is_signed_must_be_statements_of_these_files() {
         statement["subject"][0]["digest"] = json!({ "md5": "0" });
     });
     assert!(said.contains("without a SHA-256"), "{said}");
-    let said = refused(&|statement| statement["_type"] = json!("https://in-toto.io/Statement/v0.1"));
+    let said =
+        refused(&|statement| statement["_type"] = json!("https://in-toto.io/Statement/v0.1"));
     assert!(said.contains("its _type is"), "{said}");
     let said = refused(&|statement| statement["subject"] = json!(1));
     assert!(said.contains("no in-toto statement"), "{said}");
@@ -359,6 +361,17 @@ fn a_model_folder_is_signed_as_the_text_has_it() {
     assert_eq!(verify_model(&signature, &changed, &p256_key().public_key()), Err(error));
 }
 
+/// Model cards on what is no model: the schema allows them, and tools do not read them.
+fn cards_elsewhere(value: &Value) -> usize {
+    let nested = match value {
+        Value::Array(items) => items.iter().map(cards_elsewhere).sum(),
+        Value::Object(members) => members.values().map(cards_elsewhere).sum(),
+        _ => 0,
+    };
+    let is_model = value["type"] == "machine-learning-model";
+    nested + usize::from(value.get("modelCard").is_some() && !is_model)
+}
+
 #[test]
 fn the_bill_has_texts_for_figures_and_a_card_for_models_alone() {
     let found = Found::new();
@@ -376,16 +389,6 @@ fn the_bill_has_texts_for_figures_and_a_card_for_models_alone() {
     assert_eq!(metrics.len(), 4);
     assert!(metrics.iter().all(|metric| metric["value"].is_string()), "{metrics:?}");
     assert_eq!(bill["components"].as_array().unwrap().len(), contents().len());
-    // The schema does not say so, and other tools do.
-    fn cards_elsewhere(value: &Value) -> usize {
-        let nested = match value {
-            Value::Array(items) => items.iter().map(cards_elsewhere).sum(),
-            Value::Object(members) => members.values().map(cards_elsewhere).sum(),
-            _ => 0,
-        };
-        let is_model = value["type"] == "machine-learning-model";
-        nested + usize::from(value.get("modelCard").is_some() && !is_model)
-    }
     assert_eq!(cards_elsewhere(&bill), 0);
     let serial = bill["serialNumber"].as_str().unwrap();
     let uuid = serial.strip_prefix("urn:uuid:").unwrap();

@@ -6,10 +6,8 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::{
-    BUILD, Envelope, EnvelopeError, KeyAlgorithm, ModelSignatureError, PublicKey, Statement,
-    TEST_RESULT, TestResult, TestVerdict,
-    statement::STATEMENT,
-    verify_model,
+    BUILD, Envelope, EnvelopeError, KeyAlgorithm, ModelSignatureError, PublicKey, STATEMENT,
+    Statement, TEST_RESULT, TestResult, TestVerdict, evaluation_type, verify_model,
 };
 use crate::outcome::result_layout::{MODEL_SIGNATURE, PIPELINE, STATEMENTS};
 
@@ -40,6 +38,12 @@ pub struct Verified {
     pub policy: Option<PolicyVerdict>,
     /// Whether the pipeline has a signature of its own, which holds.
     pub model_signature: bool,
+    /// How it was made ([`BUILD`]), to hold other records against.
+    #[serde(skip)]
+    pub build: Value,
+    /// What was measured ([`evaluation_type`]); null where nothing was.
+    #[serde(skip)]
+    pub evaluation: Value,
 }
 
 /// What a policy said.
@@ -139,6 +143,8 @@ pub fn verify(found: FoundResult<'_>, key: &PublicKey) -> Result<Verified, Untru
         builder_id: None,
         policy: None,
         model_signature: false,
+        build: Value::Null,
+        evaluation: Value::Null,
     };
     let lines = found.statements.split(|byte| *byte == b'\n');
     let lines = lines.enumerate().filter(|(_, line)| !line.trim_ascii().is_empty());
@@ -214,12 +220,13 @@ fn note(verified: &mut Verified, statement: &Statement, line: usize) -> Result<(
         BUILD => {
             let id = &statement.predicate["runDetails"]["builder"]["id"];
             verified.builder_id = id.as_str().map(str::to_owned);
+            verified.build = statement.predicate.clone();
         }
         TEST_RESULT => {
-            let test: Result<TestResult, _> =
-                serde_json::from_value(Value::clone(&statement.predicate));
-            let test = test.map_err(|error| {
-                Untrue::NoStatement { line, reason: format!("its test result: {error}") }
+            let test: Result<TestResult, _> = serde_json::from_value(statement.predicate.clone());
+            let test = test.map_err(|error| Untrue::NoStatement {
+                line,
+                reason: format!("its test result: {error}"),
             })?;
             verified.policy = Some(PolicyVerdict {
                 sha256: test.policy_sha256().to_owned(),
@@ -228,6 +235,7 @@ fn note(verified: &mut Verified, statement: &Statement, line: usize) -> Result<(
                 warned: test.warned_tests,
             });
         }
+        kind if kind == evaluation_type() => verified.evaluation = statement.predicate.clone(),
         _ => {}
     }
     Ok(())

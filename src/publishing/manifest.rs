@@ -281,7 +281,7 @@ impl Manifest {
 }
 
 /// A time for people and machines, such as `2026-03-01T12:00:00.000001Z`.
-pub(super) fn rfc3339(Timestamp(micros): Timestamp) -> String {
+pub fn rfc3339(Timestamp(micros): Timestamp) -> String {
     const MICROS: i64 = 1_000_000;
     let nanos = i32::try_from(micros.rem_euclid(MICROS) * 1_000).unwrap_or_default();
     prost_types::Timestamp { seconds: micros.div_euclid(MICROS), nanos }.to_string()

@@ -131,6 +131,7 @@ fn result(folder: &Path, concept: &str) -> FinishedResult {
         seeds: BTreeMap::from([("judge".to_owned(), 11), ("unlearn".to_owned(), 7)]),
         device: DeviceKind::Cuda,
         left_out: vec!["v1-5.CKPT".to_owned()],
+        ancestors: Vec::new(),
     }
 }
 

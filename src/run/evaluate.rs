@@ -94,6 +94,7 @@ impl Judgement {
             seeds: BTreeMap::from([("judge".to_owned(), judged.spec.seed)]),
             device: self.device,
             left_out: Vec::new(),
+            ancestors: Vec::new(),
         })
     }
 }

@@ -15,7 +15,7 @@ use crate::{
     },
     engine::{CheckpointPolicy, RunContext},
     jobs::Evaluation,
-    outcome::{FileDigest, FinishedResult, JudgeReport, TimestepScores},
+    outcome::{Ancestor, FileDigest, FinishedResult, JudgeReport, TimestepScores},
     report::{Cost, Evidence, RunReport},
     spec::{JudgeSpec, ModelFiles, OutputFormat, SamplerKind, UnlearnSpec},
 };
@@ -29,6 +29,8 @@ pub struct UnlearnRequest<'a> {
     pub base_model: &'a str,
     /// Digest of the base model's files.
     pub base_digest: &'a str,
+    /// For a base model that was erased itself: it, and the models that it was erased from.
+    pub ancestors: &'a [Ancestor],
     /// What to erase and how.
     pub spec: &'a UnlearnSpec,
     /// Names the work that the result is of; empty where nobody looks for it again.
@@ -286,6 +288,7 @@ fn write<E: DeviceEngine>(
         seeds: seeds(request, measured, &judged.reports),
         device: engine.device_kind(),
         left_out,
+        ancestors: request.ancestors.to_vec(),
     };
     Ok((result, report))
 }

@@ -4,7 +4,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{Device, OutputHealth, Publisher, PublishingSettings};
+use super::{Device, OutputHealth, Publisher, PublishingSettings, ResultSealer};
 use crate::{
     device::ModelProvider,
     jobs::{Clock, Fence, JobId, JobStore, JobSummary, NewEvent, StoreError, WorkerId},
@@ -33,6 +33,8 @@ pub struct WorkerSettings {
     pub save_after: Duration,
     /// Where state is saved as well, for workers with other disks.
     pub shared_state: Option<SharedState>,
+    /// Makes results ones that others can check; without one they are published unsigned.
+    pub sealer: Option<Arc<dyn ResultSealer>>,
     /// Wait before a failed job is tried again; doubles with each further failure.
     pub first_backoff: Duration,
     /// Longest such wait.
@@ -63,6 +65,7 @@ impl WorkerSettings {
             save_every: 50,
             save_after: Duration::from_secs(2),
             shared_state: None,
+            sealer: None,
             first_backoff: Duration::from_secs(5),
             max_backoff: Duration::from_mins(5),
             publishing: PublishingSettings::default(),

@@ -7,6 +7,7 @@ use super::{
     progress::{ProgressLine, RateMeter},
     result_files::{begin, complete},
     saving::MilestoneStore,
+    sealing::seal,
 };
 use crate::{
     device::{EngineSource, Slot, run_failure},
@@ -67,6 +68,7 @@ fn run_unlearn<S: EngineSource>(
         // How the base is named on this machine is no part of the result.
         base_model: &work.base_model,
         base_digest: &work.base_digest,
+        ancestors: &job.base.ancestors,
         spec: &work.spec,
         work_digest: &job.work_digest,
         cited: &job.cited,
@@ -88,7 +90,8 @@ fn run_unlearn<S: EngineSource>(
     };
     let erasure = unlearn(&request, engine.as_ref(), &mut staged, saving, ports)
         .map_err(|unfinished| run_failure(unfinished.error))?;
-    complete(staged, erasure.result)
+    let finished = seal(job.sealing.as_ref(), &job.work, erasure.result, &mut staged)?;
+    complete(staged, finished)
 }
 
 fn run_evaluate<S: EngineSource>(
@@ -113,6 +116,7 @@ fn run_evaluate<S: EngineSource>(
         evaluate(&request, base.as_ref(), edited.as_ref(), ports).map_err(run_failure)?;
     let mut staged = begin(&job.result_folder)?;
     let finished = judgement.write(&job.work_digest, &mut staged).map_err(run_failure)?;
+    let finished = seal(job.sealing.as_ref(), &job.work, finished, &mut staged)?;
     complete(staged, finished)
 }
 

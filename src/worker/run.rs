@@ -15,6 +15,7 @@ use super::{
     result_files::{find_finished, remove},
     running::{Halt, Running},
     saving::RESULT_STANDS,
+    sealing::Sealing,
     stop::Stop,
 };
 use crate::{
@@ -140,6 +141,11 @@ impl<S: JobStore + 'static> Running<S> {
             shared_state: self.shared_state(&state)?,
             state,
             result_folder: folder.join(RESULT),
+            sealing: self.context.settings.sealer.clone().map(|sealer| Sealing {
+                sealer,
+                job: self.job.id,
+                accepted_at: self.job.created_at,
+            }),
             save_every: self.context.settings.save_every,
             save_after: self.context.settings.save_after,
             saved,
