@@ -105,9 +105,7 @@ impl Daemon {
         let store = open_store(&folders.data, settings, clocked).await?;
         let storages = open_storages(settings, &folders.outputs)?;
         let shared_state = shared_state(settings, &storages, clock.clone())?;
-        let cache = CacheSettings { folder: folders.cache, max_bytes: settings.cache.max_bytes };
-        let catalogue =
-            Arc::new(Catalogue::new(base_models(settings), cache, storages.clone(), store.clone()));
+        let catalogue = catalogue(settings, folders.cache, storages.clone(), store.clone());
 
         let steps = Steps::default();
         let tracker = TaskTracker::new();
@@ -200,6 +198,17 @@ impl Daemon {
             },
         })
     }
+}
+
+/// Models by name, with a folder to keep them in.
+fn catalogue(
+    settings: &Settings,
+    folder: PathBuf,
+    storages: Arc<Storages>,
+    store: Arc<Store>,
+) -> Arc<Catalogue> {
+    let cache = CacheSettings { folder, max_bytes: settings.cache.max_bytes };
+    Arc::new(Catalogue::new(base_models(settings), cache, storages, store))
 }
 
 /// Storage, after every output was opened.

@@ -21,7 +21,7 @@ pub const CONTACT_SHEET: &str = "before-after.png";
 pub const STATEMENTS: &str = "provenance.intoto.jsonl";
 /// The whole pipeline's own signature, where it has one.
 pub const MODEL_SIGNATURE: &str = "pipeline/model.sig";
-/// What the result is made of, for tools that keep track of such (CycloneDX).
+/// What the result is made of, for tools that keep track of such (`CycloneDX`).
 pub const BILL_OF_MATERIALS: &str = "bom.cdx.json";
 
 /// Files that are made of the others once the result is whole: they are no part of its content, so

@@ -1,4 +1,4 @@
-//! A CycloneDX 1.6 bill of materials of an erased model: what it is, what it was made of, its files and
+//! A `CycloneDX` 1.6 bill of materials of an erased model: what it is, what it was made of, its files and
 //! its figures.
 
 use serde_json::{Value, json};

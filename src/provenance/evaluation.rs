@@ -53,7 +53,7 @@ pub struct Measured<'a> {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 struct Suite<'a> {
     #[serde(flatten)]
-    suite: &'a SuiteResult,
+    result: &'a SuiteResult,
     base: Rate,
     edited: Rate,
     drop: Interval,
@@ -62,7 +62,7 @@ struct Suite<'a> {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 struct Attack<'a> {
     #[serde(flatten)]
-    attack: &'a AttackResult,
+    result: &'a AttackResult,
     plain_rate: Rate,
     attacked_rate: Rate,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -92,13 +92,13 @@ impl<'a> Evaluated<'a> {
         let is_empty =
             verdicts.is_empty() && distances.is_empty() && suites.is_empty() && attacks.is_empty();
         let suites = suites.iter().map(|suite| Suite {
-            suite,
+            result: suite,
             base: suite.named.base.into(),
             edited: suite.named.edited.into(),
             drop: suite.named.drop.interval(Confidence::DEFAULT),
         });
         let attacks = attacks.iter().map(|attack| Attack {
-            attack,
+            result: attack,
             plain_rate: attack.plain.into(),
             attacked_rate: attack.attacked.into(),
             false_alarms_rate: attack.false_alarms.map(Rate::from),

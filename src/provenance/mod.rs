@@ -8,7 +8,7 @@
 //! | `statement` | in-toto's statements |
 //! | `build`, `test_result`, `evaluation` | their predicates: how it was made, what a policy said, the figures |
 //! | `model_signature` | the signature of a model folder, for the verifiers of others |
-//! | `bill_of_materials` | CycloneDX |
+//! | `bill_of_materials` | `CycloneDX` |
 //! | `signer`, `facts` | who signs, and what is said |
 //! | `sealing` | all of these for a result |
 //! | `verification` | whether they hold |

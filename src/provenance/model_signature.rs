@@ -1,4 +1,4 @@
-//! A model folder's own signature, as the verifiers of the OpenSSF Model Signing specification 1.0
+//! A model folder's own signature, as the verifiers of the `OpenSSF` Model Signing specification 1.0
 //! (`model_signing verify key`) take it: a Sigstore bundle around a statement of every file.
 
 use std::collections::BTreeMap;

@@ -21,6 +21,8 @@ mod model_card;
 mod publisher;
 mod result_place;
 mod sealer;
+#[cfg(test)]
+mod signed_tests;
 mod storage_failure;
 #[cfg(test)]
 mod tests;

@@ -44,7 +44,7 @@ fn spec(concept: &str) -> UnlearnSpec {
     }
 }
 
-fn unlearn(concept: &str, destination: &str) -> Work {
+pub(super) fn unlearn(concept: &str, destination: &str) -> Work {
     Work::Unlearn(Box::new(UnlearnWork {
         base_model: "emoji-canvas".to_owned(),
         base_digest: "b".repeat(64),
@@ -57,7 +57,7 @@ fn unlearn(concept: &str, destination: &str) -> Work {
     }))
 }
 
-fn job(number: u128, work: Work) -> Job {
+pub(super) fn job(number: u128, work: Work) -> Job {
     Job {
         id: JobId(Uuid::from_u128(number)),
         principal: Principal("tester".to_owned()),
@@ -85,7 +85,7 @@ fn job(number: u128, work: Work) -> Job {
 }
 
 /// The folder of a result as a worker writes it.
-fn result(folder: &Path, concept: &str) -> FinishedResult {
+pub(super) fn result(folder: &Path, concept: &str) -> FinishedResult {
     let mut files = Vec::new();
     for (name, length) in [
         ("before-after.png", 90),

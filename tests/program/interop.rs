@@ -13,6 +13,7 @@
 
 mod outage;
 mod processes;
+mod signing;
 mod tools;
 
 use std::{

@@ -8,6 +8,7 @@
 
 mod bench;
 mod losses;
+mod sealing;
 
 use std::{
     collections::BTreeMap,
@@ -38,8 +39,8 @@ use keystep::{
         self, Patience, StorageSettings, Storages, TransferOptions, list_below, testing::Flaky,
     },
     worker::{
-        Device, OutputHealth, PublishingSettings, Worker, WorkerParts, WorkerSettings,
-        WorkerSignals,
+        Device, OutputHealth, PublishingSettings, ResultSealer, Worker, WorkerParts,
+        WorkerSettings, WorkerSignals,
         testing::{FakeScript, FakeSource, Fault, FaultKind, FixedModels, FolderPublisher},
     },
 };
