@@ -34,13 +34,14 @@ def statements(folder, public_key, scratch):
     lines = (folder / "provenance.intoto.jsonl").read_text().splitlines()
     for number, line in enumerate(lines):
         plain = json.loads(line)
+        signature = base64.b64decode(plain["signatures"][0]["sig"])
+        (scratch / f"{number}.sig").write_bytes(signature)
         for signature in plain["signatures"]:
             # securesystemslib looks the key up by this hint, which ours leave empty.
             signature["keyid"] = key.keyid
         envelope = Envelope.from_dict(plain)
         envelope.verify([key], 1)
         (scratch / f"{number}.pae").write_bytes(envelope.pae())
-        (scratch / f"{number}.sig").write_bytes(base64.b64decode(plain["signatures"][0]["sig"]))
         statement = json.loads(envelope.payload)
         assert statement["_type"] == "https://in-toto.io/Statement/v1", statement["_type"]
         subjects = {one["name"]: one["digest"]["sha256"] for one in statement["subject"]}
