@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    outcome::{ConceptVerdict, Published, TimestepScores},
+    outcome::{ConceptVerdict, EvaluationResults, Published, TimestepScores},
     spec::{JudgeSpec, LogSnrWindow, OutputFormat, SamplerKind, StepIndex, UnlearnSpec},
 };
 
@@ -211,6 +211,9 @@ pub struct Unlearned {
     pub updates: usize,
     /// U-Net evaluations, scoring and checks included.
     pub unet_evaluations: u64,
+    /// What judging found beyond the verdicts.
+    #[serde(default, skip_serializing_if = "EvaluationResults::is_empty")]
+    pub evaluation: EvaluationResults,
 }
 
 /// A published judgement.
@@ -223,6 +226,9 @@ pub struct Evaluated {
     pub verdicts: Vec<ConceptVerdict>,
     /// U-Net evaluations spent.
     pub unet_evaluations: u64,
+    /// What was found beyond the verdicts.
+    #[serde(default, skip_serializing_if = "EvaluationResults::is_empty")]
+    pub evaluation: EvaluationResults,
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::number;
+use super::{EvaluationResults, Measures, number};
 use crate::spec::{JudgeSpec, Prompt, SamplerKind};
 
 /// A drawn picture: 8-bit RGB, rows from the top, three bytes a pixel, no padding.
@@ -62,6 +62,9 @@ pub struct Verdict {
     pub edited: Figures,
     /// The base model.
     pub base: Figures,
+    /// What was counted. Records without it are of before counts were kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub measures: Option<Measures>,
 }
 
 /// A verdict and the concept that it is about.
@@ -95,6 +98,8 @@ pub struct JudgeReport {
     pub spec: JudgeSpec,
     /// What each judge says.
     pub verdicts: Vec<Verdict>,
+    /// What was found beyond the grid.
+    pub evaluation: EvaluationResults,
     /// Every picture, in grid order.
     pub pictures: Vec<JudgedPicture>,
     /// Single-sample U-Net evaluations that both models' pictures take. Pictures that were kept from
@@ -102,4 +107,12 @@ pub struct JudgeReport {
     pub unet_evaluations: u64,
     /// Those of the base model's pictures that were kept, and so not spent again.
     pub kept_evaluations: u64,
+}
+
+impl EvaluationResults {
+    /// That of several judgements.
+    pub fn of(judged: &[JudgeReport]) -> Self {
+        let evaluations = judged.iter().map(|judged| &judged.evaluation);
+        evaluations.fold(Self::default(), Self::plus)
+    }
 }

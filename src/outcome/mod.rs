@@ -22,5 +22,5 @@ pub use progress::{Notice, Phase, Progress};
 pub use result::{Ancestor, DeviceKind, FileDigest, FinishedResult, Published, PublishedFile};
 pub use scores::{Estimate, StepScore, TimestepScores};
 pub use share::{Confidence, Interval, PairedDrop, Share};
-pub use suite::{AttackName, AttackResult, CurvePoint, SuiteResult};
+pub use suite::{AttackName, AttackResult, CurvePoint, EvaluationResults, SuiteResult};
 pub use training::{ErasureRecord, TrainingFigures, TrainingLog, UpdateRecord};

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{ConceptVerdict, TrainingFigures};
+use super::{ConceptVerdict, EvaluationResults, TrainingFigures};
 use crate::spec::{LogSnrWindow, StepIndex};
 
 /// What computed a result.
@@ -48,6 +48,9 @@ pub struct FinishedResult {
     /// Files of the base model that are no part of its pipeline, and so not of the result.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub left_out: Vec<String>,
+    /// What judging found beyond the verdicts.
+    #[serde(default, skip_serializing_if = "EvaluationResults::is_empty")]
+    pub evaluation: EvaluationResults,
     /// The models that the base model was erased from, itself first; none where it was not erased.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ancestors: Vec<Ancestor>,

@@ -186,7 +186,7 @@ impl PairedDrop {
         self.agresti_min(confidence.two_sided())
     }
 
-    /// McNemar's exact test of a drop: the chance of as many losses among the pairs that differ, were
+    /// The exact test of a drop (`McNemar`): the chance of as many losses among the pairs that differ, were
     /// losses and gains alike.
     pub fn chance(self) -> f64 {
         let differing = self.lost + self.gained;

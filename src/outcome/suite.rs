@@ -3,7 +3,38 @@
 use serde::{Deserialize, Serialize};
 use strum::{Display, EnumString, IntoStaticStr, VariantArray};
 
-use super::{Compared, Share};
+use super::{Compared, Distances, Share};
+
+/// What an evaluation found beyond the grid of its verdicts.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EvaluationResults {
+    /// How far the pictures moved as a whole, by each judge that has features.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub distances: Vec<Distances>,
+    /// Suites of prompts.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub suites: Vec<SuiteResult>,
+    /// Attacks.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub attacks: Vec<AttackResult>,
+}
+
+impl EvaluationResults {
+    /// Both together.
+    #[must_use]
+    pub fn plus(mut self, other: &Self) -> Self {
+        self.distances.extend_from_slice(&other.distances);
+        self.suites.extend_from_slice(&other.suites);
+        self.attacks.extend_from_slice(&other.attacks);
+        self
+    }
+
+    /// Whether nothing was looked for.
+    pub fn is_empty(&self) -> bool {
+        self.distances.is_empty() && self.suites.is_empty() && self.attacks.is_empty()
+    }
+}
 
 /// A suite of prompts that ask for the concept, or must keep what they ask for, as one judge sees it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

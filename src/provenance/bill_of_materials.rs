@@ -6,7 +6,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::Facts;
 use crate::outcome::{
-    ConceptVerdict, Figures, FileDigest,
+    Compared, ConceptVerdict, Confidence, FileDigest, Interval, Measures,
     result_layout::{DELTA, PIPELINE},
 };
 
@@ -123,24 +123,7 @@ fn erased(parameters: &serde_json::Map<String, Value>) -> Vec<String> {
 }
 
 fn model_card(facts: &Facts<'_>) -> Value {
-    let mut metrics = Vec::new();
-    for ConceptVerdict { concept, verdict } in &facts.result.verdicts {
-        for (model, Figures { ua, ira, cra }) in
-            [("edited", verdict.edited), ("base", verdict.base)]
-        {
-            for (measure, value) in [("ua", ua), ("ira", ira), ("cra", cra)] {
-                // A figure over no pictures is none.
-                if value.is_finite() {
-                    metrics.push(json!({
-                        "type": measure,
-                        // Figures are texts in this format.
-                        "value": value.to_string(),
-                        "slice": format!("{model} model, {concept}, judge {}", verdict.judge),
-                    }));
-                }
-            }
-        }
-    }
+    let metrics: Vec<Value> = facts.result.verdicts.iter().flat_map(metrics).collect();
     let whole = facts.result.files.iter().any(|file| file.name.starts_with(PIPELINE));
     json!({
         "modelParameters": {
@@ -160,6 +143,42 @@ fn model_card(facts: &Facts<'_>) -> Value {
             ],
         },
     })
+}
+
+/// A judge's figures; one over no pictures is none.
+fn metrics(verdict: &ConceptVerdict) -> Vec<Value> {
+    let ConceptVerdict { concept, verdict } = verdict;
+    let measures = verdict.measures.as_ref();
+    let counted = |of: fn(&Measures) -> Compared| measures.map(of);
+    let (ua, ira, cra) =
+        (counted(|found| found.ua), counted(|found| found.ira), counted(|found| found.cra));
+    let (edited, base) = (verdict.edited, verdict.base);
+    let mut metrics = Vec::new();
+    for (measure, counted, edited, base) in [
+        ("ua", ua, edited.ua, base.ua),
+        ("ira", ira, edited.ira, base.ira),
+        ("cra", cra, edited.cra, base.cra),
+    ] {
+        let shares = counted.map(|counted| (counted.edited, counted.base)).unzip();
+        for (model, value, share) in [("edited", edited, shares.0), ("base", base, shares.1)] {
+            if !value.is_finite() {
+                continue;
+            }
+            let mut metric = json!({
+                "type": measure,
+                // Figures are texts in this format.
+                "value": value.to_string(),
+                "slice": format!("{model} model, {concept}, judge {}", verdict.judge),
+            });
+            if let Some(share) = share {
+                let Interval { low, high } = share.interval(Confidence::DEFAULT);
+                metric["confidenceInterval"] =
+                    json!({ "lowerBound": low.to_string(), "upperBound": high.to_string() });
+            }
+            metrics.push(metric);
+        }
+    }
+    metrics
 }
 
 /// A UUID of version 8 (RFC 9562), of what the bill is about.

@@ -4,7 +4,8 @@ use serde::Serialize;
 
 use super::{ResourceDescriptor, home::home};
 use crate::outcome::{
-    AttackResult, ConceptVerdict, Confidence, Distances, Interval, Share, SuiteResult,
+    AttackResult, Compared, ConceptVerdict, Confidence, Distances, EvaluationResults, Interval,
+    PairedDrop, Share, SuiteResult,
 };
 
 /// The type of the predicate, as `docs/provenance.md` describes it.
@@ -19,8 +20,8 @@ pub struct Evaluated<'a> {
     /// How sure the intervals are.
     confidence: Confidence,
     /// What each judge says of each concept.
-    #[serde(skip_serializing_if = "<[_]>::is_empty")]
-    verdicts: &'a [ConceptVerdict],
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    verdicts: Vec<Judged<'a>>,
     /// Who judged, each with what it is made of where that is known.
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     judges: &'a [ResourceDescriptor],
@@ -36,27 +37,62 @@ pub struct Evaluated<'a> {
 }
 
 /// What was measured.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy)]
 pub struct Measured<'a> {
     /// What each judge says of each concept.
     pub verdicts: &'a [ConceptVerdict],
     /// Who judged.
     pub judges: &'a [ResourceDescriptor],
-    /// How far pictures moved as a whole.
-    pub distances: &'a [Distances],
-    /// Suites of prompts.
-    pub suites: &'a [SuiteResult],
-    /// Attacks.
-    pub attacks: &'a [AttackResult],
+    /// What was found beyond the verdicts.
+    pub beyond: &'a EvaluationResults,
+}
+
+/// A verdict, with intervals where its pictures were counted.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+struct Judged<'a> {
+    #[serde(flatten)]
+    verdict: &'a ConceptVerdict,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rates: Option<VerdictRates>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+struct VerdictRates {
+    ua: ComparedRates,
+    ira: ComparedRates,
+    cra: ComparedRates,
+}
+
+impl<'a> From<&'a ConceptVerdict> for Judged<'a> {
+    fn from(verdict: &'a ConceptVerdict) -> Self {
+        let rates = verdict.verdict.measures.as_ref().map(|measures| VerdictRates {
+            ua: measures.ua.into(),
+            ira: measures.ira.into(),
+            cra: measures.cra.into(),
+        });
+        Self { verdict, rates }
+    }
+}
+
+/// Both models' rates on the same prompts and seeds, and by how much the edited one's is lower.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+struct ComparedRates {
+    base: Rate,
+    edited: Rate,
+    drop: Rate,
+}
+
+impl From<Compared> for ComparedRates {
+    fn from(Compared { base, edited, drop }: Compared) -> Self {
+        Self { base: base.into(), edited: edited.into(), drop: drop.into() }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize)]
 struct Suite<'a> {
     #[serde(flatten)]
     result: &'a SuiteResult,
-    base: Rate,
-    edited: Rate,
-    drop: Interval,
+    rates: ComparedRates,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -85,18 +121,19 @@ impl From<Share> for Rate {
     }
 }
 
+impl From<PairedDrop> for Rate {
+    fn from(drop: PairedDrop) -> Self {
+        Self { value: drop.drop(), n: drop.of, interval: drop.interval(Confidence::DEFAULT) }
+    }
+}
+
 impl<'a> Evaluated<'a> {
     /// None where nothing was measured.
     pub fn new(measured: Measured<'a>) -> Option<Self> {
-        let Measured { verdicts, judges, distances, suites, attacks } = measured;
-        let is_empty =
-            verdicts.is_empty() && distances.is_empty() && suites.is_empty() && attacks.is_empty();
-        let suites = suites.iter().map(|suite| Suite {
-            result: suite,
-            base: suite.named.base.into(),
-            edited: suite.named.edited.into(),
-            drop: suite.named.drop.interval(Confidence::DEFAULT),
-        });
+        let Measured { verdicts, judges, beyond } = measured;
+        let EvaluationResults { distances, suites, attacks } = beyond;
+        let is_empty = verdicts.is_empty() && beyond.is_empty();
+        let suites = suites.iter().map(|suite| Suite { result: suite, rates: suite.named.into() });
         let attacks = attacks.iter().map(|attack| Attack {
             result: attack,
             plain_rate: attack.plain.into(),
@@ -106,7 +143,7 @@ impl<'a> Evaluated<'a> {
         });
         (!is_empty).then(|| Self {
             confidence: Confidence::DEFAULT,
-            verdicts,
+            verdicts: verdicts.iter().map(Judged::from).collect(),
             judges,
             distances,
             suites: suites.collect(),
@@ -118,7 +155,7 @@ impl<'a> Evaluated<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::outcome::{AttackName, Compared};
+    use crate::outcome::{AttackName, Figures, Measures, Verdict};
 
     #[test]
     fn rates_stand_beside_their_counts() {
@@ -126,7 +163,7 @@ mod tests {
         for at in 0..10 {
             named.add(true, at < 4);
         }
-        let suites = [SuiteResult {
+        let suites = vec![SuiteResult {
             suite: "paraphrases".to_owned(),
             concept: "cat".to_owned(),
             judge: "cnn".to_owned(),
@@ -135,7 +172,7 @@ mod tests {
             named,
             applicable: true,
         }];
-        let attacks = [AttackResult {
+        let attacks = vec![AttackResult {
             attack: AttackName::ConceptInversion,
             variant: "guided".to_owned(),
             concept: "cat".to_owned(),
@@ -154,11 +191,26 @@ mod tests {
             curve: Vec::new(),
             found: Vec::new(),
         }];
-        let measured = Measured { suites: &suites, attacks: &attacks, ..Measured::default() };
+        let figures = Figures { ua: 0.4, ira: f64::NAN, cra: f64::NAN };
+        let verdicts = [ConceptVerdict {
+            concept: "cat".to_owned(),
+            verdict: Verdict {
+                judge: "cnn".to_owned(),
+                sampler: crate::spec::SamplerKind::Ddim,
+                edited: figures,
+                base: figures,
+                measures: Some(Measures { ua: named, ..Measures::default() }),
+            },
+        }];
+        let beyond = EvaluationResults { suites, attacks, ..EvaluationResults::default() };
+        let measured = Measured { verdicts: &verdicts, judges: &[], beyond: &beyond };
         let json = serde_json::to_value(Evaluated::new(measured).unwrap()).unwrap();
         let suite = &json["suites"][0];
-        assert_eq!((&suite["suite"], &suite["edited"]["n"]), (&"paraphrases".into(), &10.into()));
-        assert_eq!(suite["edited"]["value"], 0.4);
+        assert_eq!(
+            (&suite["suite"], &suite["rates"]["edited"]["n"]),
+            (&"paraphrases".into(), &10.into())
+        );
+        assert_eq!(suite["rates"]["edited"]["value"], 0.4);
         let attack = &json["attacks"][0];
         assert_eq!(attack["attacked_rate"]["value"], 0.25);
         assert_eq!(attack["budget"], 4_000);
@@ -167,6 +219,15 @@ mod tests {
         assert!((high - 0.494_983).abs() < 1e-5, "{high}");
         assert!(attack["false_alarms_rate"].is_object() && attack.get("ceiling_rate").is_none());
         assert_eq!(json["confidence"], 0.95);
-        assert!(Evaluated::new(Measured::default()).is_none());
+        let verdict = &json["verdicts"][0];
+        assert_eq!(
+            (&verdict["concept"], &verdict["verdict"]["judge"]),
+            (&"cat".into(), &"cnn".into())
+        );
+        assert_eq!(verdict["rates"]["ua"]["drop"]["value"], 0.6);
+        assert!(verdict["rates"]["cra"]["edited"]["value"].is_null(), "over no pictures");
+        let nothing = EvaluationResults::default();
+        let measured = Measured { verdicts: &[], judges: &[], beyond: &nothing };
+        assert!(Evaluated::new(measured).is_none());
     }
 }

@@ -81,9 +81,10 @@ fn statements(
         let tested = Statement::new(subjects.clone(), TEST_RESULT, test);
         say(serde_json::to_vec(&tested)?)?;
     }
-    let judges = judges(facts.result);
+    let result = facts.result;
+    let judges = judges(result);
     let measured =
-        Measured { verdicts: &facts.result.verdicts, judges: &judges, ..Measured::default() };
+        Measured { verdicts: &result.verdicts, judges: &judges, beyond: &result.evaluation };
     if let Some(evaluated) = Evaluated::new(measured) {
         let measured = Statement::new(subjects, &evaluation_type(), evaluated);
         say(serde_json::to_vec(&measured)?)?;

@@ -6,7 +6,8 @@ use serde_json::json;
 
 use super::{Facts, Signer, SigningKey, Task, sealing::digest_named};
 use crate::outcome::{
-    Ancestor, ConceptVerdict, DeviceKind, Figures, FinishedResult, TrainingFigures, Verdict,
+    Ancestor, ConceptVerdict, DeviceKind, EvaluationResults, Figures, FinishedResult, Measures,
+    TrainingFigures, Verdict,
 };
 
 /// PKCS#8: `openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256`.
@@ -126,6 +127,15 @@ pub(super) fn contents() -> BTreeMap<String, Vec<u8>> {
     names.into_iter().map(|name| (name.to_owned(), name.repeat(3).into_bytes())).collect()
 }
 
+/// 32 pictures, of which the edited model's show the cat once.
+fn counted() -> Measures {
+    let mut measures = Measures::default();
+    for at in 0..32 {
+        measures.ua.add(false, at > 0);
+    }
+    measures
+}
+
 /// An erasure of a cat from a model that a dog was erased from.
 pub(super) fn result(contents: &BTreeMap<String, Vec<u8>>) -> FinishedResult {
     let figures = |ua| Figures { ua, ira: 0.95, cra: f64::NAN };
@@ -139,6 +149,7 @@ pub(super) fn result(contents: &BTreeMap<String, Vec<u8>>) -> FinishedResult {
                 sampler: crate::spec::SamplerKind::Ddim,
                 edited: figures(0.97),
                 base: figures(0.02),
+                measures: Some(counted()),
             },
         }],
         key_steps: vec![crate::spec::StepIndex(2)],
@@ -149,6 +160,7 @@ pub(super) fn result(contents: &BTreeMap<String, Vec<u8>>) -> FinishedResult {
         seeds: BTreeMap::from([("unlearn".to_owned(), 7)]),
         device: DeviceKind::Cpu,
         left_out: Vec::new(),
+        evaluation: EvaluationResults::default(),
         ancestors: vec![
             Ancestor {
                 model: "checkpoints/1".to_owned(),

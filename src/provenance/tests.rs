@@ -388,6 +388,11 @@ fn the_bill_has_texts_for_figures_and_a_card_for_models_alone() {
     // CRA is over no pictures here.
     assert_eq!(metrics.len(), 4);
     assert!(metrics.iter().all(|metric| metric["value"].is_string()), "{metrics:?}");
+    let interval = &metrics[0]["confidenceInterval"];
+    assert!(
+        interval["lowerBound"].is_string() && interval["upperBound"].is_string(),
+        "{metrics:?}"
+    );
     assert_eq!(bill["components"].as_array().unwrap().len(), contents().len());
     assert_eq!(cards_elsewhere(&bill), 0);
     let serial = bill["serialNumber"].as_str().unwrap();

@@ -8,8 +8,8 @@ use serde_json::Value;
 use crate::{
     jobs::{Job, JobId, Timestamp, Work},
     outcome::{
-        Ancestor, ConceptVerdict, DeviceKind, FinishedResult, PublishedFile, TrainingFigures,
-        Verdict, number, result_layout::is_scores,
+        Ancestor, ConceptVerdict, DeviceKind, EvaluationResults, FinishedResult, PublishedFile,
+        TrainingFigures, Verdict, number, result_layout::is_scores,
     },
     spec::{Concept, LogSnrWindow, OutputFormat, StepIndex},
     storage::StorageLocation,
@@ -73,6 +73,9 @@ pub struct Manifest {
     /// Files of the base model that are no part of its pipeline, and so not of the result.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub left_out: Vec<String>,
+    /// What judging found beyond the verdicts.
+    #[serde(default, skip_serializing_if = "EvaluationResults::is_empty")]
+    pub evaluation: EvaluationResults,
     /// Version of Keystep.
     pub engine_version: String,
     /// What computed it.
@@ -223,6 +226,7 @@ impl Manifest {
             verdicts: result.verdicts.clone(),
             files,
             left_out: result.left_out.clone(),
+            evaluation: result.evaluation.clone(),
             engine_version: env!("CARGO_PKG_VERSION").to_owned(),
             device: result.device,
             started_at: rfc3339(times.claimed_at),

@@ -14,8 +14,8 @@ use crate::{
         Milestone, Principal, RequestId, Sequence, Timestamp, UnlearnWork, Work,
     },
     outcome::{
-        ConceptVerdict, DeviceKind, Figures, FileDigest, FinishedResult, Published,
-        TrainingFigures, Verdict,
+        ConceptVerdict, DeviceKind, EvaluationResults, Figures, FileDigest, FinishedResult,
+        Published, TrainingFigures, Verdict,
     },
     spec::{
         Concept, ConceptKind, JudgeSpec, LogSnrWindow, Method, MethodName, OutputFormat,
@@ -113,6 +113,7 @@ pub(super) fn result(folder: &Path, concept: &str) -> FinishedResult {
                 sampler: SamplerKind::Euler,
                 edited: figures(0.97),
                 base: figures(0.02),
+                measures: None,
             },
         }],
         key_steps: vec![StepIndex(2), StepIndex(9)],
@@ -131,6 +132,7 @@ pub(super) fn result(folder: &Path, concept: &str) -> FinishedResult {
         seeds: BTreeMap::from([("judge".to_owned(), 11), ("unlearn".to_owned(), 7)]),
         device: DeviceKind::Cuda,
         left_out: vec!["v1-5.CKPT".to_owned()],
+        evaluation: EvaluationResults::default(),
         ancestors: Vec::new(),
     }
 }

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     outcome::{
-        JudgeReport, TimestepScores, TrainingLog, Verdict,
+        EvaluationResults, JudgeReport, TimestepScores, TrainingLog, Verdict,
         result_layout::{REPORT, REPORT_PAGE, TRAINING},
     },
     spec::{Method, UnlearnSpec},
@@ -109,6 +109,7 @@ impl Evidence<'_> {
             versions: self.versions.clone(),
             digests: self.digests.clone(),
             left_out: self.left_out.clone(),
+            evaluation: EvaluationResults::of(self.judged),
         }
     }
 }

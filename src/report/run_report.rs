@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::ReportError;
 use crate::{
-    outcome::{Figures, TrainingFigures, TrainingLog, Verdict, number},
+    outcome::{EvaluationResults, Figures, TrainingFigures, TrainingLog, Verdict, number},
     spec::{JudgeSpec, LogSnrWindow, StepIndex, UnlearnSpec},
 };
 
@@ -133,6 +133,9 @@ pub struct RunReport {
     /// Files of the base model that are no part of its pipeline, and so not of the result.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub left_out: Vec<String>,
+    /// What judging found beyond the verdicts.
+    #[serde(default, skip_serializing_if = "EvaluationResults::is_empty")]
+    pub evaluation: EvaluationResults,
 }
 
 impl RunReport {
@@ -165,6 +168,9 @@ pub struct EvaluationReport {
     pub spec: JudgeSpec,
     /// Versions of what computed it.
     pub versions: BTreeMap<String, String>,
+    /// What was found beyond the verdicts.
+    #[serde(default, skip_serializing_if = "EvaluationResults::is_empty")]
+    pub evaluation: EvaluationResults,
 }
 
 impl EvaluationReport {
@@ -195,6 +201,7 @@ pub(super) mod tests {
             sampler: SamplerKind::Ddim,
             edited: Figures { ua: 0.969 + shift, ira: 0.941, cra: 0.962 - shift },
             base: Figures { ua: 0.031, ira: 0.954, cra: 0.979 },
+            measures: None,
         };
         let judges = vec![verdict("clip", 0.01), verdict("cnn", 0.0)];
         let (method, scope) = Method::preset(MethodName::Keystep, ConceptKind::Object, false);
@@ -229,6 +236,7 @@ pub(super) mod tests {
             versions: names(&[("keystep", "0.1.0"), ("platform", "linux x86_64")]),
             digests: names(&[("base unet", &"0f".repeat(32)), ("edited unet", &"a7".repeat(32))]),
             left_out: Vec::new(),
+            evaluation: EvaluationResults::default(),
         }
     }
 

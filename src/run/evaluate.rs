@@ -57,6 +57,7 @@ pub fn evaluate<E: DeviceEngine>(
         base: request.base_model.to_owned(),
         spec: judged.spec.clone(),
         versions: versions(ports.measurements),
+        evaluation: judged.evaluation.clone(),
     };
     Ok(Judgement { report, judged, device: base.device_kind() })
 }
@@ -94,6 +95,7 @@ impl Judgement {
             seeds: BTreeMap::from([("judge".to_owned(), judged.spec.seed)]),
             device: self.device,
             left_out: Vec::new(),
+            evaluation: judged.evaluation.clone(),
             ancestors: Vec::new(),
         })
     }

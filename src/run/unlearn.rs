@@ -15,7 +15,9 @@ use crate::{
     },
     engine::{CheckpointPolicy, RunContext},
     jobs::Evaluation,
-    outcome::{Ancestor, FileDigest, FinishedResult, JudgeReport, TimestepScores},
+    outcome::{
+        Ancestor, EvaluationResults, FileDigest, FinishedResult, JudgeReport, TimestepScores,
+    },
     report::{Cost, Evidence, RunReport},
     spec::{JudgeSpec, ModelFiles, OutputFormat, SamplerKind, UnlearnSpec},
 };
@@ -288,6 +290,7 @@ fn write<E: DeviceEngine>(
         seeds: seeds(request, measured, &judged.reports),
         device: engine.device_kind(),
         left_out,
+        evaluation: EvaluationResults::of(&judged.reports),
         ancestors: request.ancestors.to_vec(),
     };
     Ok((result, report))

@@ -307,11 +307,13 @@ fn outcome(work: &Work, finished: FinishedResult, published: Published) -> Outco
             window: finished.window,
             updates: finished.updates,
             unet_evaluations: finished.unet_evaluations,
+            evaluation: finished.evaluation,
         })),
         Work::Evaluate(_) => Outcome::Evaluated(Box::new(Evaluated {
             published,
             verdicts: finished.verdicts,
             unet_evaluations: finished.unet_evaluations,
+            evaluation: finished.evaluation,
         })),
     }
 }

@@ -12,7 +12,15 @@ use crate::{
 };
 
 pub(super) fn unlearned(id: JobId, outcome: &Unlearned) -> UnlearnConceptResponse {
-    let Unlearned { published, verdicts, key_steps, window, updates, unet_evaluations } = outcome;
+    let Unlearned {
+        published,
+        verdicts,
+        key_steps,
+        window,
+        updates,
+        unet_evaluations,
+        evaluation: _,
+    } = outcome;
     let Published { manifest_uri, manifest_sha256, files } = published.clone();
     UnlearnConceptResponse {
         manifest_uri,
@@ -29,7 +37,7 @@ pub(super) fn unlearned(id: JobId, outcome: &Unlearned) -> UnlearnConceptRespons
 }
 
 pub(super) fn evaluated(outcome: &Evaluated) -> EvaluateErasureResponse {
-    let Evaluated { published, verdicts, unet_evaluations } = outcome;
+    let Evaluated { published, verdicts, unet_evaluations, evaluation: _ } = outcome;
     let Published { manifest_uri, manifest_sha256, files } = published.clone();
     EvaluateErasureResponse {
         verdicts: verdicts.iter().map(verdict).collect(),
@@ -48,7 +56,7 @@ fn file(file: PublishedFile) -> WireFile {
 
 pub(super) fn verdict(verdict: &ConceptVerdict) -> WireVerdict {
     let ConceptVerdict { concept, verdict } = verdict;
-    let Verdict { judge, sampler: drawn_with, edited, base } = verdict;
+    let Verdict { judge, sampler: drawn_with, edited, base, measures: _ } = verdict;
     WireVerdict {
         judge: judge.clone(),
         edited: Some(figures(*edited)),

@@ -23,7 +23,7 @@ use crate::{
         Clock, Identifiers, Job, JobStore, JobSummary, MemoryStore, NewEvent, Outcome, Principal,
         Store, StoreSettings, Timestamp, Transition, Unlearned, WorkerId,
     },
-    outcome::Published,
+    outcome::{EvaluationResults, Published},
     proto::{
         google::longrunning::{GetOperationRequest, Operation, operations_server::Operations},
         keystep::v1::{
@@ -152,6 +152,7 @@ fn outcome(job: &Job) -> Outcome {
         window: Some(LogSnrWindow { low: -4.0, high: -1.0 }),
         updates: 4,
         unet_evaluations: 32,
+        evaluation: EvaluationResults::default(),
     }))
 }
 

@@ -15,7 +15,7 @@ use crate::{
         MemoryStore, NewEvent, NewJob, Outcome, Principal, QueueLimits, RequestId, Store,
         StoreSettings, Transition, UnlearnWork, Unlearned, Work, WorkerId,
     },
-    outcome::{ConceptVerdict, Figures, Published, PublishedFile, Verdict},
+    outcome::{ConceptVerdict, EvaluationResults, Figures, Published, PublishedFile, Verdict},
     spec::{
         Concept, ConceptKind, Method, MethodName, ModelFiles, OutputFormat, SamplerKind,
         UnlearnSpec, Vocabulary,
@@ -141,6 +141,7 @@ impl World {
             sampler: SamplerKind::Ddim,
             edited: figures(1.0),
             base: figures(0.0),
+            measures: None,
         };
         let outcome = Outcome::Unlearned(Box::new(Unlearned {
             published: Published {
@@ -153,6 +154,7 @@ impl World {
             window: None,
             updates: 1,
             unet_evaluations: 1,
+            evaluation: EvaluationResults::default(),
         }));
         for transition in
             [Transition::Loaded, Transition::EngineDone, Transition::Published(outcome)]

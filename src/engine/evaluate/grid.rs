@@ -9,7 +9,7 @@ use crate::{
         EngineError, Pipeline, RunContext,
         judge::{Domain, Judge},
     },
-    outcome::{Figures, JudgeReport, JudgedPicture, Phase, Picture, Verdict},
+    outcome::{EvaluationResults, Figures, JudgeReport, JudgedPicture, Phase, Picture, Verdict},
     spec::{ConceptKind, GenerateSpec, JudgeSpec, Prompt, find_word},
 };
 
@@ -74,6 +74,7 @@ fn compare(
             sampler: base.sampling.kind(spec.sampler),
             edited: figures(judge.as_ref(), spec, &cells, &after)?,
             base: figures(judge.as_ref(), spec, &cells, &before)?,
+            measures: None,
         });
     }
     context.advance(Phase::Judge, judges.len(), judges.len())?;
@@ -88,7 +89,14 @@ fn compare(
             after,
         })
         .collect();
-    Ok(JudgeReport { spec: spec.clone(), verdicts, pictures, unet_evaluations, kept_evaluations })
+    Ok(JudgeReport {
+        spec: spec.clone(),
+        verdicts,
+        evaluation: EvaluationResults::default(),
+        pictures,
+        unet_evaluations,
+        kept_evaluations,
+    })
 }
 
 /// Every object in every style; the concept's own row or column with more seeds.

@@ -8,7 +8,7 @@ use crate::{
         JobState, Milestone, Outcome, Principal, RequestId, Sequence, StateName, Timestamp,
         Transition, Work, WorkerId,
     },
-    outcome::Published,
+    outcome::{EvaluationResults, Published},
     spec::{Concept, ConceptKind, JudgeSpec, Vocabulary},
 };
 
@@ -55,6 +55,7 @@ fn outcome() -> Outcome {
         },
         verdicts: Vec::new(),
         unet_evaluations: 1,
+        evaluation: EvaluationResults::default(),
     }))
 }
 

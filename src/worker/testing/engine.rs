@@ -25,8 +25,9 @@ use crate::{
         evaluate::{KeptPictures, PictureStore},
     },
     outcome::{
-        DeviceKind, Drawn, ErasureRecord, Estimate, Figures, JudgeReport, JudgedPicture, Notice,
-        Phase, Picture, Progress, StepScore, TimestepScores, TrainingLog, UpdateRecord, Verdict,
+        DeviceKind, Drawn, ErasureRecord, Estimate, EvaluationResults, Figures, JudgeReport,
+        JudgedPicture, Notice, Phase, Picture, Progress, StepScore, TimestepScores, TrainingLog,
+        UpdateRecord, Verdict,
     },
     run::{DeviceEngine, Undertaking},
     spec::{
@@ -524,6 +525,7 @@ impl DeviceEngine for FakeEngine {
             sampler: self.judge_sampler(spec)?,
             edited: figures(1.0),
             base: figures(0.0),
+            measures: None,
         };
         let judged = JudgedPicture {
             prompt: Prompt::of(&spec.concept.text, spec.concept.kind),
@@ -538,6 +540,7 @@ impl DeviceEngine for FakeEngine {
             pictures: vec![judged],
             unet_evaluations: 500,
             kept_evaluations,
+            evaluation: EvaluationResults::default(),
         })
     }
 

@@ -14,7 +14,7 @@ use keystep::{
         ScriptedClock, Sequence, SqliteStore, StateName, Store, StoreSettings, Timestamp,
         Transition, UnlearnWork, Work, WorkerId,
     },
-    outcome::{Phase, Published},
+    outcome::{EvaluationResults, Phase, Published},
     spec::{
         Concept, ConceptKind, JudgeSpec, Method, MethodName, OutputFormat, UnlearnSpec, Vocabulary,
     },
@@ -229,6 +229,7 @@ pub fn outcome() -> Outcome {
         },
         verdicts: Vec::new(),
         unet_evaluations: 42,
+        evaluation: EvaluationResults::default(),
     }))
 }
 
