@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::{
@@ -412,4 +413,39 @@ fn a_builder_is_a_uri() {
     // No key shows.
     let shown = format!("{:?}", signer(p256_key()));
     assert!(shown.contains("EcdsaP256") && shown.len() < 150, "{shown}");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(16))]
+
+    /// Whatever becomes of the bytes: nothing else is believed than what was signed, and nothing
+    /// panics.
+    #[test]
+    fn no_change_of_a_byte_changes_what_is_believed(
+        file in 0_usize..32, place: prop::sample::Index, flip in 1_u8..=255,
+    ) {
+        let whole = Found::new();
+        let mut changed = whole.clone();
+        let name = changed.files.keys().nth(file % changed.files.len()).unwrap().clone();
+        let bytes = changed.files.get_mut(&name).unwrap();
+        let place = place.index(bytes.len());
+        bytes[place] ^= flip;
+        match changed.verify() {
+            Err(_) => {}
+            // What is no part of a signature, such as its hint at a key, may differ.
+            Ok(verified) => {
+                prop_assert!([STATEMENTS, MODEL_SIGNATURE].contains(&name.as_str()), "{name}");
+                prop_assert_eq!(verified, whole.verify().unwrap());
+            }
+        }
+    }
+
+    #[test]
+    fn no_bytes_are_a_key_or_an_envelope_by_chance(bytes: Vec<u8>, text: String) {
+        for bytes in [bytes.as_slice(), text.as_bytes()] {
+            prop_assert!(SigningKey::from_pem(bytes).is_err());
+            prop_assert!(PublicKey::from_pem(bytes).is_err());
+            prop_assert!(Envelope::from_json(bytes).is_err());
+        }
+    }
 }

@@ -25,6 +25,8 @@ mod sealer;
 mod signed_tests;
 mod storage_failure;
 #[cfg(test)]
+mod testing;
+#[cfg(test)]
 mod tests;
 mod verify_error;
 mod verifying;

@@ -11,7 +11,8 @@ use serde_json::Value;
 use url::Url;
 
 use super::{
-    tests::{job, result, unlearn},
+    testing::{job, unlearn},
+    tests::result,
     *,
 };
 use crate::{
