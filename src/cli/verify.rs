@@ -112,11 +112,12 @@ fn read_public_key(path: &Path) -> Result<PublicKey, CliError> {
 /// Where the result lies: local folders are read as such, also by URL.
 fn place(arguments: &VerifyArguments) -> Result<ResultPlace, CliError> {
     let text = arguments.place.trim_end_matches('/');
-    let text = text.strip_suffix(MANIFEST).map_or(text, |folder| match folder {
-        "" => ".",
-        folder => folder.trim_end_matches('/'),
-    });
-    if !text.contains("://") {
+    let text = match text.strip_suffix(MANIFEST) {
+        Some("") => ".",
+        Some(folder) if folder.ends_with('/') => folder.trim_end_matches('/'),
+        _ => text,
+    };
+    if !arguments.place.contains("://") {
         let path = if text.is_empty() { "/" } else { text };
         return Ok(ResultPlace::Folder(PathBuf::from(path)));
     }
@@ -209,6 +210,8 @@ mod tests {
             ("a/b/", "a/b"),
             ("a/b/manifest.json", "a/b"),
             ("manifest.json", "."),
+            ("/manifest.json", "/"),
+            ("a/no-manifest.json", "a/no-manifest.json"),
             ("/", "/"),
             ("file:///a%20b/c/", "/a b/c"),
             ("file:///a/manifest.json", "/a"),
