@@ -12,7 +12,7 @@ use std::{error::Error, io::Write, time::Instant};
 use clap::Parser;
 use keystep::{
     artifacts::open_model,
-    engine::{CancelFlag, CandleEngine, RunContext, evaluate::PicturesInMemory},
+    engine::{CandleEngine, RunContext, evaluate::PicturesInMemory},
     outcome::{Phase, Progress},
     spec::{
         Concept, ConceptKind, JudgeSpec, KeySteps, LogSnrWindow, Method, MethodName, Scope,
@@ -96,8 +96,7 @@ fn main() -> Result<(), Box<dyn Error>> {
                 eprintln!("  {} loss {:.4}", update.update, update.loss);
             }
         };
-        let mut context =
-            RunContext { report: &mut report, cancel: CancelFlag::default(), saving: None };
+        let mut context = RunContext::reporting(&mut report);
         let start = Instant::now();
         let erased = match engine.unlearn(&spec, &mut context) {
             Ok(erased) => erased,

@@ -18,7 +18,7 @@ use keystep::{
         Evaluation, JobOptions, JobStore, JobSummary, ListQuery, NewJob, Principal, QueueLimits,
         RequestId, SqliteStore, StoreSettings, UnlearnWork, Work, WorkerId,
     },
-    spec::{Concept, ConceptKind, Method, MethodName, OutputFormat, UnlearnSpec, Vocabulary},
+    spec::{Concept, ConceptKind, MethodName, OutputFormat, UnlearnSpec},
 };
 
 #[derive(Debug, Parser)]
@@ -107,7 +107,6 @@ fn principal(number: u128) -> Principal {
 }
 
 fn request(number: u128) -> NewJob {
-    let (method, scope) = Method::preset(MethodName::Keystep, ConceptKind::Object, false);
     let digest = format!("{number:064x}");
     NewJob {
         principal: principal(number),
@@ -117,14 +116,7 @@ fn request(number: u128) -> NewJob {
         work: Work::Unlearn(Box::new(UnlearnWork {
             base_model: "emoji-canvas".to_owned(),
             base_digest: String::new(),
-            spec: UnlearnSpec {
-                concepts: vec![Concept::new("cat", ConceptKind::Object)],
-                method,
-                scope,
-                preserve: Vec::new(),
-                vocabulary: Vocabulary::default(),
-                seed: 0,
-            },
+            spec: UnlearnSpec::new(Concept::new("cat", ConceptKind::Object), MethodName::Keystep),
             score_digest: None,
             formats: vec![OutputFormat::Unet],
             destination: "memory://".to_owned(),

@@ -11,7 +11,7 @@ use std::{error::Error, io::Write};
 use clap::Parser;
 use keystep::{
     artifacts::open_model,
-    engine::{CancelFlag, CandleEngine, RunContext, evaluate::PicturesInMemory},
+    engine::{CandleEngine, RunContext, evaluate::PicturesInMemory},
     outcome::{JudgeReport, Phase, Progress, Verdict},
     spec::{
         Concept, ConceptKind, JudgeSpec, KeySteps, LogSnrWindow, Method, MethodName, SamplerKind,
@@ -78,8 +78,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             eprintln!("{word}: judging with {}", sampler.name());
             let spec = JudgeSpec { sampler: Some(sampler), ..judging.clone() };
             let mut report = progress_report();
-            let mut context =
-                RunContext { report: &mut report, cancel: CancelFlag::default(), saving: None };
+            let mut context = RunContext::reporting(&mut report);
             let judged = engine.judge_keeping(&spec, model, &mut pictures, &mut context)?;
             write_rows(&mut out, word, &judged)?;
         }
@@ -131,8 +130,7 @@ fn erase(engine: &CandleEngine, word: &str, options: &Options) -> Result<Erased,
         seed: options.seed,
     };
     let mut report = progress_report();
-    let mut context =
-        RunContext { report: &mut report, cancel: CancelFlag::default(), saving: None };
+    let mut context = RunContext::reporting(&mut report);
     let erased = engine.unlearn(&spec, &mut context)?;
     let judged = match options.words {
         None => vocabulary,

@@ -108,14 +108,6 @@ fn draw(
     context: &mut RunContext<'_>,
 ) -> Result<Vec<Picture>, Box<dyn Error>> {
     let prompts = ["a cat in neon style", "a dog in neon style"];
-    let spec = GenerateSpec {
-        pictures: prompts.map(|prompt| (prompt.to_owned(), 7)).to_vec(),
-        negative_prompt: String::new(),
-        steps: 25,
-        guidance_scale: 5.0,
-        size: None,
-        sampler: None,
-        init_image: None,
-    };
+    let spec = GenerateSpec::new(prompts.map(|prompt| (prompt.to_owned(), 7)).to_vec(), 25, 5.0);
     Ok(model.generate(&spec, context)?)
 }

@@ -22,7 +22,7 @@ use candle_core::{Device, Tensor};
 use keystep::{
     artifacts::open_model,
     engine::{
-        CancelFlag, CandleEngine, EngineError, RunContext, WorkMemory,
+        CandleEngine, EngineError, RunContext, WorkMemory,
         checkpoint::{StoredTensors, read_component, read_text},
         family::{Denoiser, Unet, UnetConfig},
         nn::{MemoryPolicy, Scoped, Weights},
@@ -159,8 +159,7 @@ fn the_run_of_a_child() {
     let engine = CandleEngine::load(open_model(MODEL).unwrap().as_ref(), None).unwrap();
     let engine = engine.with_memory_limit(limit);
     let mut report = |_| {};
-    let mut context =
-        RunContext { report: &mut report, cancel: CancelFlag::default(), saving: None };
+    let mut context = RunContext::reporting(&mut report);
     let digest_of = |pictures: &[Picture]| {
         let mut hasher = Sha256::new();
         for picture in pictures {
@@ -281,18 +280,8 @@ fn what_cannot_fit_is_refused() {
     assert!(planned(&Scope::All, Some(need - 1)).is_err());
     let place = TempDir::new().unwrap();
     let line = [
-        "unlearn",
-        "--local",
-        "--model",
-        MODEL,
-        "--concept",
-        "cat",
-        "--kind",
-        "object",
-        "--out",
-        "out",
-        "--memory-limit",
-        "64MiB",
+        "unlearn", "--local", "--model", MODEL, "--concept", "cat", "--kind", "object", "--out",
+        "out", "--memory-limit", "64MiB",
     ];
     let refused = cargo_bin_cmd!("keystep").current_dir(place.path()).args(line).assert().failure();
     let said = String::from_utf8_lossy(&refused.get_output().stderr).into_owned();
@@ -301,13 +290,8 @@ fn what_cannot_fit_is_refused() {
 
 fn drawing(count: u64, size: Option<(usize, usize)>) -> GenerateSpec {
     GenerateSpec {
-        pictures: (0..count).map(|seed| ("a cat".to_owned(), seed)).collect(),
-        negative_prompt: String::new(),
-        steps: 1,
-        guidance_scale: 5.0,
         size,
-        sampler: None,
-        init_image: None,
+        ..GenerateSpec::new((0..count).map(|seed| ("a cat".to_owned(), seed)).collect(), 1, 5.0)
     }
 }
 

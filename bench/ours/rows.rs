@@ -6,15 +6,15 @@ use candle_core::{DType, Device, Tensor, safetensors};
 use keystep::{
     artifacts::open_model,
     engine::{
-        Batch, CancelFlag, CandleEngine, ErasedCheckpoint, LoneSteps, RunContext,
-        checkpoint::{read_component, read_large_component, read_text},
+        Batch, CandleEngine, ErasedCheckpoint, LoneSteps, RunContext,
+        checkpoint::{read_component, read_large, read_text},
         family::{Conditioning, Denoiser, Unet, UnetConfig, Vae, VaeConfig},
         nn::Weights,
         ops,
     },
     spec::{
-        Concept, ConceptKind, GenerateSpec, JudgeSpec, Method, MethodName, ModelFiles, SamplerKind,
-        Scope, UnlearnSpec,
+        Concept, ConceptKind, GenerateSpec, JudgeSpec, MethodName, ModelFiles, SamplerKind, Scope,
+        UnlearnSpec,
     },
 };
 
@@ -62,7 +62,7 @@ pub(crate) fn load(work: &str, model: &str, inputs: &Path) -> Result<Box<dyn Row
         _ => (),
     }
     let config = UnetConfig::parse(&read_text(files.as_ref(), "unet/config.json")?, "unet")?;
-    let stored = read_large_component(files.as_ref(), "unet", None, &Device::Cpu)?;
+    let stored = read_large(files.as_ref(), "unet", None, None, &Device::Cpu)?;
     let sample = inputs.take("sample")?;
     let context = Conditioning::from(inputs.take("context")?);
     let timesteps = inputs.take("timesteps")?.to_dtype(DType::F64)?.to_vec1::<f64>()?;
@@ -156,13 +156,8 @@ struct Image {
 impl Image {
     fn new(files: &dyn ModelFiles) -> Result<Self, Failure> {
         let spec = GenerateSpec {
-            pictures: vec![("a cat in neon style".to_owned(), 7)],
-            negative_prompt: String::new(),
-            steps: 25,
-            guidance_scale: 5.0,
-            size: None,
             sampler: Some(SamplerKind::Ddim),
-            init_image: None,
+            ..GenerateSpec::new(vec![("a cat in neon style".to_owned(), 7)], 25, 5.0)
         };
         Ok(Self { engine: CandleEngine::load(files, None)?, spec, pixels: Vec::new() })
     }
@@ -171,8 +166,7 @@ impl Image {
 impl Row for Image {
     fn run(&mut self) -> Result<(), Failure> {
         let mut ignore = |_| ();
-        let mut context =
-            RunContext { report: &mut ignore, cancel: CancelFlag::default(), saving: None };
+        let mut context = RunContext::reporting(&mut ignore);
         let pictures = self.engine.generate(&self.spec, &mut context)?;
         self.pixels = pictures.iter().flat_map(|p| &p.rgb).map(|byte| f64::from(*byte)).collect();
         Ok(())
@@ -193,14 +187,9 @@ struct Erasure {
 impl Erasure {
     fn new(files: &dyn ModelFiles) -> Result<Self, Failure> {
         let engine = CandleEngine::load(files, None)?;
-        let (method, scope) = Method::preset(MethodName::Keystep, ConceptKind::Object, false);
         let spec = UnlearnSpec {
-            concepts: vec![Concept::new("cat", ConceptKind::Object)],
-            method,
-            scope,
-            preserve: Vec::new(),
             vocabulary: engine.vocabulary().clone(),
-            seed: 0,
+            ..UnlearnSpec::new(Concept::new("cat", ConceptKind::Object), MethodName::Keystep)
         };
         Ok(Self { engine, spec, erased: None })
     }
@@ -209,8 +198,7 @@ impl Erasure {
 impl Row for Erasure {
     fn run(&mut self) -> Result<(), Failure> {
         let mut ignore = |_| ();
-        let mut context =
-            RunContext { report: &mut ignore, cancel: CancelFlag::default(), saving: None };
+        let mut context = RunContext::reporting(&mut ignore);
         self.erased = Some(self.engine.unlearn(&self.spec, &mut context)?);
         Ok(())
     }
@@ -223,8 +211,7 @@ impl Row for Erasure {
         let erased = self.erased.as_ref().ok_or("nothing was erased")?;
         let scored: u64 = erased.scores.iter().map(|scores| scores.unet_evaluations).sum();
         let mut ignore = |_| ();
-        let mut context =
-            RunContext { report: &mut ignore, cancel: CancelFlag::default(), saving: None };
+        let mut context = RunContext::reporting(&mut ignore);
         let judging = JudgeSpec::new(self.spec.concepts[0].clone(), self.spec.vocabulary.clone());
         let edited = self.engine.with_erased(erased)?;
         let report = self.engine.judge(&judging, &edited, &mut context)?;

@@ -3,7 +3,8 @@
 use tonic::Request;
 
 use super::{
-    ApiError, ApiParts, TraceContext, convert::Limits, digests::drawn_seed, names::operation_id,
+    ApiError, ApiParts, ApiResult, TraceContext, convert::Limits, digests::drawn_seed,
+    names::operation_id,
 };
 use crate::{
     auth::{Caller, Role},
@@ -13,7 +14,7 @@ use crate::{
 
 impl ApiParts {
     /// Who calls, if it may do this and the server takes calls.
-    pub(super) fn admit<T>(&self, request: &Request<T>, needed: Role) -> Result<Caller, ApiError> {
+    pub(super) fn admit<T>(&self, request: &Request<T>, needed: Role) -> ApiResult<Caller> {
         let caller = request.extensions().get::<Caller>().ok_or(ApiError::CallerUnknown)?;
         if !caller.may(needed) {
             return Err(ApiError::RoleMissing { needed });
@@ -36,11 +37,7 @@ impl ApiParts {
     }
 
     /// An operation by its name; another principal's is not there.
-    pub(super) async fn visible_job(
-        &self,
-        caller: &Caller,
-        name: &str,
-    ) -> Result<JobSummary, ApiError> {
+    pub(super) async fn visible_job(&self, caller: &Caller, name: &str) -> ApiResult<JobSummary> {
         let found = self.store.get(operation_id(name)?).await?;
         found
             .filter(|job| caller.sees().is_none_or(|principal| *principal == job.principal))
@@ -48,7 +45,7 @@ impl ApiParts {
     }
 
     /// Makes sure that a model is there for this caller: the device asks no more who wants it.
-    pub(super) async fn check_model(&self, caller: &Caller, name: &str) -> Result<(), ApiError> {
+    pub(super) async fn check_model(&self, caller: &Caller, name: &str) -> ApiResult<()> {
         let found = self.catalogue.get(name, caller.sees()).await?;
         found.map(|_| ()).ok_or_else(|| ApiError::ModelNotFound { name: name.to_owned() })
     }
@@ -58,7 +55,7 @@ impl ApiParts {
         &self,
         caller: &Caller,
         name: &str,
-    ) -> Result<(Option<Vocabulary>, String), ApiError> {
+    ) -> ApiResult<(Option<Vocabulary>, String)> {
         let entry = self.catalogue.ready(name, caller.sees()).await?;
         let digest = entry.digest.ok_or(ApiError::Internal("a ready model has no digest"))?;
         Ok((entry.vocabulary, digest))

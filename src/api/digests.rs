@@ -4,7 +4,7 @@ use prost::Message;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
-use super::ApiError;
+use super::{ApiError, ApiResult};
 use crate::{
     jobs::{EvaluateWork, Identifiers, UnlearnWork},
     proto::keystep::v1::{EvaluateErasureRequest, UnlearnConceptRequest},
@@ -41,7 +41,7 @@ struct Engine<W> {
     work: W,
 }
 
-fn work_digest(work: &impl Serialize) -> Result<String, ApiError> {
+fn work_digest(work: &impl Serialize) -> ApiResult<String> {
     let canonical = serde_json::to_vec(&Engine { engine: env!("CARGO_PKG_VERSION"), work })
         .map(|it| digest(&it));
     canonical.map_err(|_| ApiError::Internal("work has no form in JSON"))
@@ -49,10 +49,7 @@ fn work_digest(work: &impl Serialize) -> Result<String, ApiError> {
 
 /// Equal for equal erasures. A seed that the server picked is left out: a request that left it open takes
 /// any result.
-pub(super) fn unlearn_work_digest(
-    work: &UnlearnWork,
-    seed_is_given: bool,
-) -> Result<String, ApiError> {
+pub(super) fn unlearn_work_digest(work: &UnlearnWork, seed_is_given: bool) -> ApiResult<String> {
     let mut work = work.clone();
     if !seed_is_given {
         work.spec.seed = 0;
@@ -61,10 +58,7 @@ pub(super) fn unlearn_work_digest(
 }
 
 /// Equal for equal judgements.
-pub(super) fn evaluate_work_digest(
-    work: &EvaluateWork,
-    edited_digest: &str,
-) -> Result<String, ApiError> {
+pub(super) fn evaluate_work_digest(work: &EvaluateWork, edited_digest: &str) -> ApiResult<String> {
     work_digest(&("evaluate", edited_digest, work))
 }
 

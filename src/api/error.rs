@@ -10,6 +10,9 @@ use crate::{
     spec::{FieldPath, Violation},
 };
 
+/// What the steps of a call come to.
+pub(super) type ApiResult<T> = Result<T, ApiError>;
+
 /// What ends a call; turned into a status in `status.rs` alone.
 #[derive(Debug, thiserror::Error)]
 pub enum ApiError {

@@ -29,13 +29,18 @@ pub use unlearning::UnlearningApi;
 use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
+use tonic::{Response, Status};
 
+use self::error::ApiResult;
 use crate::{
     catalogue::Catalogue,
     device::{CallLimits, InteractiveCalls},
     jobs::{Clock, Identifiers, Store},
     worker::Publisher,
 };
+
+/// What a method of a service answers.
+pub(crate) type Answer<T> = Result<Response<T>, Status>;
 
 /// What the services work with.
 #[derive(Debug)]

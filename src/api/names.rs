@@ -2,7 +2,7 @@
 
 use uuid::Uuid;
 
-use super::ApiError;
+use super::{ApiError, ApiResult};
 use crate::{
     jobs::{JobId, RequestId},
     outcome::result_layout::CHECKPOINTS,
@@ -17,7 +17,7 @@ pub(super) fn operation_name(id: JobId) -> String {
 }
 
 /// The job that a name means.
-pub(super) fn operation_id(name: &str) -> Result<JobId, ApiError> {
+pub(super) fn operation_id(name: &str) -> ApiResult<JobId> {
     let id: Option<JobId> = name.strip_prefix(COLLECTION).and_then(|id| id.parse().ok());
     // A UUID has several spellings, a name has one.
     id.filter(|id| operation_name(*id) == name).ok_or_else(|| {

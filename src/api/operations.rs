@@ -2,10 +2,11 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tonic::{Request, Response, Status};
+use futures::future::OptionFuture;
+use tonic::{Request, Response};
 
 use super::{
-    ApiError, ApiParts,
+    Answer, ApiError, ApiParts, ApiResult,
     convert::operation,
     paging::{operations_token, page_size, read_operations_token},
     violations::Violations,
@@ -40,7 +41,7 @@ impl OperationsApi {
         &self,
         caller: &Caller,
         request: ListOperationsRequest,
-    ) -> Result<ListOperationsResponse, ApiError> {
+    ) -> ApiResult<ListOperationsResponse> {
         let ListOperationsRequest {
             name,
             filter,
@@ -88,19 +89,14 @@ impl OperationsApi {
         caller: &Caller,
         request: WaitOperationRequest,
         most: Option<Duration>,
-    ) -> Result<Operation, ApiError> {
+    ) -> ApiResult<Operation> {
         let WaitOperationRequest { name, timeout } = request;
         let timeout = timeout.map(read_timeout).transpose()?;
         let longest = match (timeout, most) {
             (Some(timeout), Some(most)) => Some(timeout.min(most)),
             (one, other) => one.or(other),
         };
-        let give_up = async {
-            match longest {
-                Some(longest) => tokio::time::sleep(longest).await,
-                None => std::future::pending().await,
-            }
-        };
+        let give_up = OptionFuture::from(longest.map(tokio::time::sleep));
         tokio::pin!(give_up);
         let mut wakes = Wakes::new(&self.parts);
         loop {
@@ -110,7 +106,7 @@ impl OperationsApi {
                 return self.parts.shown(&job).await;
             }
             tokio::select! {
-                () = &mut give_up => return self.parts.shown(&job).await,
+                Some(()) = &mut give_up => return self.parts.shown(&job).await,
                 woken = wakes.wait() => woken?,
             }
         }
@@ -122,25 +118,19 @@ impl Operations for OperationsApi {
     async fn list_operations(
         &self,
         request: Request<ListOperationsRequest>,
-    ) -> Result<Response<ListOperationsResponse>, Status> {
+    ) -> Answer<ListOperationsResponse> {
         let caller = self.parts.admit(&request, Role::Read)?;
         Ok(Response::new(self.list(&caller, request.into_inner()).await?))
     }
 
-    async fn get_operation(
-        &self,
-        request: Request<GetOperationRequest>,
-    ) -> Result<Response<Operation>, Status> {
+    async fn get_operation(&self, request: Request<GetOperationRequest>) -> Answer<Operation> {
         let caller = self.parts.admit(&request, Role::Read)?;
         let GetOperationRequest { name } = request.into_inner();
         let job = self.parts.visible_job(&caller, &name).await?;
         Ok(Response::new(self.parts.shown(&job).await?))
     }
 
-    async fn delete_operation(
-        &self,
-        request: Request<DeleteOperationRequest>,
-    ) -> Result<Response<()>, Status> {
+    async fn delete_operation(&self, request: Request<DeleteOperationRequest>) -> Answer<()> {
         let caller = self.parts.admit(&request, Role::Submit)?;
         let DeleteOperationRequest { name } = request.into_inner();
         let job = self.parts.visible_job(&caller, &name).await?;
@@ -149,10 +139,7 @@ impl Operations for OperationsApi {
         Ok(Response::new(()))
     }
 
-    async fn cancel_operation(
-        &self,
-        request: Request<CancelOperationRequest>,
-    ) -> Result<Response<()>, Status> {
+    async fn cancel_operation(&self, request: Request<CancelOperationRequest>) -> Answer<()> {
         let caller = self.parts.admit(&request, Role::Submit)?;
         let CancelOperationRequest { name } = request.into_inner();
         let job = self.parts.visible_job(&caller, &name).await?;
@@ -161,17 +148,14 @@ impl Operations for OperationsApi {
         Ok(Response::new(()))
     }
 
-    async fn wait_operation(
-        &self,
-        request: Request<WaitOperationRequest>,
-    ) -> Result<Response<Operation>, Status> {
+    async fn wait_operation(&self, request: Request<WaitOperationRequest>) -> Answer<Operation> {
         let caller = self.parts.admit(&request, Role::Read)?;
         let most = callers_timeout(&request);
         Ok(Response::new(self.wait(&caller, request.into_inner(), most).await?))
     }
 }
 
-fn read_timeout(timeout: prost_types::Duration) -> Result<Duration, ApiError> {
+fn read_timeout(timeout: prost_types::Duration) -> ApiResult<Duration> {
     /// The most that a `google.protobuf.Duration` may hold: 10,000 years.
     const MOST_SECONDS: i64 = 315_576_000_000;
     // Checked before the conversion, which would normalise what is out of range.

@@ -10,7 +10,7 @@ use futures::{
 use tonic::Status;
 
 use super::{
-    ApiError, ApiParts,
+    ApiError, ApiParts, ApiResult,
     convert::{
         DrawingDraft, ScoreDraft, finished, previewed, progress_of_call, step_score, summary,
     },
@@ -33,9 +33,8 @@ use crate::{
 pub(super) type Messages<T> = BoxStream<'static, Result<T, Status>>;
 
 /// Turns an update of the device into messages.
-type Reader<T> = Box<
-    dyn FnMut(InteractiveUpdate) -> BoxFuture<'static, Result<Vec<T>, ApiError>> + Send + 'static,
->;
+type Reader<T> =
+    Box<dyn FnMut(InteractiveUpdate) -> BoxFuture<'static, ApiResult<Vec<T>>> + Send + 'static>;
 
 /// A call under way.
 struct Call<T> {
@@ -68,7 +67,7 @@ impl<T> Call<T> {
     }
 
     /// Takes one update; says whether there was one.
-    async fn advance(&mut self) -> Result<bool, ApiError> {
+    async fn advance(&mut self) -> ApiResult<bool> {
         let update = tokio::select! {
             () = self.parts.draining.cancelled() => return Err(ApiError::Draining),
             update = self.stream.next() => update,
@@ -84,7 +83,7 @@ fn messages<T: Send + 'static>(
     caller: &Caller,
     call: InteractiveCall,
     read: Reader<T>,
-) -> Result<Messages<T>, ApiError> {
+) -> ApiResult<Messages<T>> {
     let stream = parts.interactive_calls.submit(&caller.principal, call)?;
     let parts = parts.clone();
     let call = Call { parts, stream, read, ready: VecDeque::new(), is_over: false };
@@ -97,7 +96,7 @@ pub(super) async fn generate(
     parts: &Arc<ApiParts>,
     caller: &Caller,
     request: GenerateRequest,
-) -> Result<Messages<GenerateResponse>, ApiError> {
+) -> ApiResult<Messages<GenerateResponse>> {
     let draft = read_drawing(parts, caller, request).await?;
     parts.check_model(caller, &draft.model).await?;
     let prompts = draft.spec.pictures.first().map(|(prompt, _)| prompt.as_str());
@@ -118,7 +117,7 @@ async fn read_drawing(
     parts: &Arc<ApiParts>,
     caller: &Caller,
     request: GenerateRequest,
-) -> Result<DrawingDraft, ApiError> {
+) -> ApiResult<DrawingDraft> {
     if request.init_image.is_empty() {
         return DrawingDraft::read(request, parts.limits(caller));
     }
@@ -131,7 +130,7 @@ async fn read_drawing(
 async fn drawn(
     draft: Arc<DrawingDraft>,
     update: InteractiveUpdate,
-) -> Result<Vec<GenerateResponse>, ApiError> {
+) -> ApiResult<Vec<GenerateResponse>> {
     use generate_response::Update;
     let of = |update| GenerateResponse { update: Some(update), ..GenerateResponse::default() };
     let small = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
@@ -154,7 +153,7 @@ async fn drawn(
 }
 
 /// Compressing takes long enough to hold up other calls.
-async fn encoded(picture: Picture, notes: PictureNotes) -> Result<Vec<u8>, ApiError> {
+async fn encoded(picture: Picture, notes: PictureNotes) -> ApiResult<Vec<u8>> {
     let encoded = tokio::task::spawn_blocking(move || encode_png(&picture, &notes)).await;
     Ok(encoded.map_err(|_| ApiError::Internal("a picture's encoding ended early"))??)
 }
@@ -164,7 +163,7 @@ pub(super) async fn score(
     parts: &Arc<ApiParts>,
     caller: &Caller,
     request: ScoreTimestepsRequest,
-) -> Result<Messages<ScoreTimestepsResponse>, ApiError> {
+) -> ApiResult<Messages<ScoreTimestepsResponse>> {
     let draft = ScoreDraft::read(request, parts.limits(caller))?;
     let (own_words, model_digest) = parts.words(caller, &draft.model).await?;
     let concept = logged([draft.concept()], parts.settings.log_prompts);
@@ -202,10 +201,7 @@ struct Measurement {
 }
 
 impl Measurement {
-    async fn read(
-        &self,
-        update: InteractiveUpdate,
-    ) -> Result<Vec<ScoreTimestepsResponse>, ApiError> {
+    async fn read(&self, update: InteractiveUpdate) -> ApiResult<Vec<ScoreTimestepsResponse>> {
         use score_timesteps_response::Update;
         let of = |update| ScoreTimestepsResponse { update: Some(update), ..Default::default() };
         Ok(match update {
@@ -228,7 +224,7 @@ impl Measurement {
     async fn keep(
         &self,
         scores: TimestepScores,
-    ) -> Result<crate::proto::keystep::v1::ScoreSummary, ApiError> {
+    ) -> ApiResult<crate::proto::keystep::v1::ScoreSummary> {
         let no_json = |_| ApiError::Internal("scores have no form in JSON");
         let scores_json = serde_json::to_string_pretty(&scores).map_err(no_json)?;
         let cited = StoredScores {

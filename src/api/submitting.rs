@@ -2,7 +2,7 @@
 //! equal work with the job that did it.
 
 use super::{
-    ApiError, ApiParts,
+    ApiError, ApiParts, ApiResult,
     convert::{EvaluateDraft, RequestTerms, UnlearnDraft, operation, plan, validated},
     digests::{
         evaluate_request_digest, evaluate_work_digest, logged, unlearn_request_digest,
@@ -57,7 +57,7 @@ impl ApiParts {
         caller: &Caller,
         trace_parent: Option<String>,
         request: JobRequest,
-    ) -> Result<Operation, ApiError> {
+    ) -> ApiResult<Operation> {
         let (request_id, validate_only, request_digest) = request.header();
         if !validate_only
             && let Some(job) = self.repeated(caller, request_id, &request_digest).await?
@@ -87,7 +87,7 @@ impl ApiParts {
         &self,
         caller: &Caller,
         request: UnlearnConceptRequest,
-    ) -> Result<Submission, ApiError> {
+    ) -> ApiResult<Submission> {
         let draft = UnlearnDraft::read(request, self.limits(caller))?;
         let base = self.base_model(caller, &draft.base_model).await?;
         let cited = match &draft.score_digest {
@@ -107,7 +107,7 @@ impl ApiParts {
         &self,
         caller: &Caller,
         request: EvaluateErasureRequest,
-    ) -> Result<Submission, ApiError> {
+    ) -> ApiResult<Submission> {
         let draft = EvaluateDraft::read(request, self.limits(caller))?;
         let base = self.base_model(caller, &draft.base_model).await?;
         let edited = self.catalogue.ready(&draft.edited_model, caller.sees()).await?;
@@ -121,7 +121,7 @@ impl ApiParts {
     }
 
     /// A base model that is ready.
-    async fn base_model(&self, caller: &Caller, name: &str) -> Result<ModelEntry, ApiError> {
+    async fn base_model(&self, caller: &Caller, name: &str) -> ApiResult<ModelEntry> {
         let base = self.catalogue.ready(name, caller.sees()).await?;
         if base.origin != ModelOrigin::Base {
             let message = "is an erased model; name the base model that it was made of";
@@ -137,7 +137,7 @@ impl ApiParts {
         caller: &Caller,
         id: &str,
         request_digest: &str,
-    ) -> Result<Option<Operation>, ApiError> {
+    ) -> ApiResult<Option<Operation>> {
         // A malformed id is reported with the other violations.
         let Ok(Some(request_id)) = request_id(id) else { return Ok(None) };
         let Some(job) = self.store.find_request(&caller.principal, request_id).await? else {
@@ -149,17 +149,13 @@ impl ApiParts {
         self.shown(&job).await.map(Some)
     }
 
-    async fn cited_scores(
-        &self,
-        caller: &Caller,
-        digest: &str,
-    ) -> Result<Option<StoredScores>, ApiError> {
+    async fn cited_scores(&self, caller: &Caller, digest: &str) -> ApiResult<Option<StoredScores>> {
         let kept = self.store.get_scores(&caller.principal, digest).await?;
         // Scores of another version that cannot be read are as good as none.
         Ok(kept.and_then(|json| serde_json::from_str(&json).ok()))
     }
 
-    async fn planned(&self, caller: &Caller, work: UnlearnWork) -> Result<Plan, ApiError> {
+    async fn planned(&self, caller: &Caller, work: UnlearnWork) -> ApiResult<Plan> {
         let call = InteractiveCall::Plan { base_model: work.base_model, spec: Box::new(work.spec) };
         let mut stream = self.interactive_calls.submit(&caller.principal, call)?;
         loop {
@@ -181,7 +177,7 @@ impl ApiParts {
         caller: &Caller,
         submission: Submission,
         request_digest: String,
-    ) -> Result<Operation, ApiError> {
+    ) -> ApiResult<Operation> {
         let Submission { terms, work_digest, work, concepts } = submission;
         let kind = work.kind();
         if !terms.force
@@ -214,7 +210,7 @@ impl ApiParts {
     }
 
     /// A job as its client sees it, with its place in the queue.
-    pub(super) async fn shown(&self, job: &JobSummary) -> Result<Operation, ApiError> {
+    pub(super) async fn shown(&self, job: &JobSummary) -> ApiResult<Operation> {
         let position = if job.state.name() == StateName::Queued {
             match self.store.queue_position(job.id).await {
                 // Forgotten in between; it was there when it was asked for.

@@ -3,10 +3,10 @@
 
 use std::sync::Arc;
 
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response};
 
 use super::{
-    ApiError, ApiParts,
+    Answer, ApiError, ApiParts, ApiResult,
     authorization::trace_parent,
     convert::model,
     paging::{models_token, page_size, read_models_token},
@@ -46,7 +46,7 @@ impl UnlearningApi {
         &self,
         caller: &Caller,
         request: ListModelsRequest,
-    ) -> Result<ListModelsResponse, ApiError> {
+    ) -> ApiResult<ListModelsResponse> {
         let ListModelsRequest { page_size: size, page_token } = request;
         let mut found = Violations::default();
         let most = page_size(size, &mut found) as usize;
@@ -63,7 +63,7 @@ impl UnlearningApi {
         &self,
         caller: &Caller,
         request: GetModelRequest,
-    ) -> Result<GetModelResponse, ApiError> {
+    ) -> ApiResult<GetModelResponse> {
         let GetModelRequest { name } = request;
         let entry = self.parts.catalogue.get(&name, caller.sees()).await?;
         let entry = entry.ok_or(ApiError::ModelNotFound { name })?;
@@ -77,10 +77,7 @@ impl UnlearningService for UnlearningApi {
     type GenerateStream = Messages<GenerateResponse>;
     type WatchOperationStream = Messages<WatchOperationResponse>;
 
-    async fn unlearn_concept(
-        &self,
-        request: Request<UnlearnConceptRequest>,
-    ) -> Result<Response<Operation>, Status> {
+    async fn unlearn_concept(&self, request: Request<UnlearnConceptRequest>) -> Answer<Operation> {
         let caller = self.parts.admit(&request, Role::Submit)?;
         let trace = trace_parent(&request);
         let request = JobRequest::Unlearn(Box::new(request.into_inner()));
@@ -91,7 +88,7 @@ impl UnlearningService for UnlearningApi {
     async fn evaluate_erasure(
         &self,
         request: Request<EvaluateErasureRequest>,
-    ) -> Result<Response<Operation>, Status> {
+    ) -> Answer<Operation> {
         let caller = self.parts.admit(&request, Role::Submit)?;
         let trace = trace_parent(&request);
         let request = JobRequest::Evaluate(Box::new(request.into_inner()));
@@ -102,16 +99,13 @@ impl UnlearningService for UnlearningApi {
     async fn score_timesteps(
         &self,
         request: Request<ScoreTimestepsRequest>,
-    ) -> Result<Response<Self::ScoreTimestepsStream>, Status> {
+    ) -> Answer<Self::ScoreTimestepsStream> {
         let caller = self.parts.admit(&request, Role::Generate)?;
         let messages = streaming::score(&self.parts, &caller, request.into_inner()).await?;
         Ok(Response::new(messages))
     }
 
-    async fn generate(
-        &self,
-        request: Request<GenerateRequest>,
-    ) -> Result<Response<Self::GenerateStream>, Status> {
+    async fn generate(&self, request: Request<GenerateRequest>) -> Answer<Self::GenerateStream> {
         let caller = self.parts.admit(&request, Role::Generate)?;
         let messages = streaming::generate(&self.parts, &caller, request.into_inner()).await?;
         Ok(Response::new(messages))
@@ -120,16 +114,13 @@ impl UnlearningService for UnlearningApi {
     async fn watch_operation(
         &self,
         request: Request<WatchOperationRequest>,
-    ) -> Result<Response<Self::WatchOperationStream>, Status> {
+    ) -> Answer<Self::WatchOperationStream> {
         let caller = self.parts.admit(&request, Role::Read)?;
         let messages = watching::watch(&self.parts, &caller, request.into_inner()).await?;
         Ok(Response::new(messages))
     }
 
-    async fn publish_result(
-        &self,
-        request: Request<PublishResultRequest>,
-    ) -> Result<Response<Operation>, Status> {
+    async fn publish_result(&self, request: Request<PublishResultRequest>) -> Answer<Operation> {
         let caller = self.parts.admit(&request, Role::Submit)?;
         let PublishResultRequest { name } = request.into_inner();
         let job = self.parts.visible_job(&caller, &name).await?;
@@ -138,18 +129,12 @@ impl UnlearningService for UnlearningApi {
         Ok(Response::new(self.parts.shown(&job).await?))
     }
 
-    async fn list_models(
-        &self,
-        request: Request<ListModelsRequest>,
-    ) -> Result<Response<ListModelsResponse>, Status> {
+    async fn list_models(&self, request: Request<ListModelsRequest>) -> Answer<ListModelsResponse> {
         let caller = self.parts.admit(&request, Role::Read)?;
         Ok(Response::new(self.models(&caller, request.into_inner()).await?))
     }
 
-    async fn get_model(
-        &self,
-        request: Request<GetModelRequest>,
-    ) -> Result<Response<GetModelResponse>, Status> {
+    async fn get_model(&self, request: Request<GetModelRequest>) -> Answer<GetModelResponse> {
         let caller = self.parts.admit(&request, Role::Read)?;
         Ok(Response::new(self.model(&caller, request.into_inner()).await?))
     }

@@ -2,7 +2,7 @@
 
 use std::fmt::Display;
 
-use super::ApiError;
+use super::{ApiError, ApiResult};
 use crate::spec::{Field, FieldPath, MAX_PROMPT_CHARS, SpecError, Violation};
 
 /// Far more than are ever shown.
@@ -89,7 +89,7 @@ impl Violations {
     }
 
     /// Refuses the request if anything was found.
-    pub(super) fn finish(self) -> Result<(), ApiError> {
+    pub(super) fn finish(self) -> ApiResult<()> {
         if self.0.is_empty() { Ok(()) } else { Err(ApiError::Invalid(self.0)) }
     }
 }

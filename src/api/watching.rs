@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use tonic::Status;
 
 use super::{
-    ApiError, ApiParts,
+    ApiError, ApiParts, ApiResult,
     convert::{event, operation},
     streaming::Messages,
 };
@@ -38,13 +38,13 @@ impl Wakes {
     }
 
     /// What changed so far is about to be read.
-    pub(super) fn note(&mut self) -> Result<(), ApiError> {
+    pub(super) fn note(&mut self) -> ApiResult<()> {
         self.changes.borrow_and_update();
         if self.parts.draining.is_cancelled() { Err(ApiError::Draining) } else { Ok(()) }
     }
 
     /// Waits for a change since the last note, and not for ever.
-    pub(super) async fn wait(&mut self) -> Result<(), ApiError> {
+    pub(super) async fn wait(&mut self) -> ApiResult<()> {
         tokio::select! {
             () = self.parts.draining.cancelled() => return Err(ApiError::Draining),
             changed = self.changes.changed() => {
@@ -76,7 +76,7 @@ pub(super) async fn watch(
     parts: &Arc<ApiParts>,
     caller: &Caller,
     request: WatchOperationRequest,
-) -> Result<Messages<WatchOperationResponse>, ApiError> {
+) -> ApiResult<Messages<WatchOperationResponse>> {
     let WatchOperationRequest { name, after_sequence } = request;
     let job = parts.visible_job(caller, &name).await?;
     let watch = Watch {
@@ -103,7 +103,7 @@ impl Watch {
         Some(update.map(response).map_err(Status::from))
     }
 
-    async fn update(&mut self) -> Result<Update, ApiError> {
+    async fn update(&mut self) -> ApiResult<Update> {
         loop {
             if let Some(next) = self.read.pop_front() {
                 self.after = next.sequence;

@@ -24,20 +24,10 @@ const JUDGES: [&str; 2] = ["clip", "judge"];
 const VOCABULARY: &str = "vocabulary.json";
 /// Configs and tokenizer files, as diffusers and transformers name them.
 const PART_FILES: [&str; 14] = [
-    "added_tokens.json",
-    "config.json",
-    "generation_config.json",
-    "merges.txt",
-    "preprocessor_config.json",
-    "scheduler_config.json",
-    "sentencepiece.bpe.model",
-    "special_tokens_map.json",
-    "spiece.model",
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-    "vocab.json",
-    "vocab.txt",
+    "added_tokens.json", "config.json", "generation_config.json", "merges.txt",
+    "preprocessor_config.json", "scheduler_config.json", "sentencepiece.bpe.model",
+    "special_tokens_map.json", "spiece.model", "tokenizer.json", "tokenizer.model",
+    "tokenizer_config.json", "vocab.json", "vocab.txt",
 ];
 /// What weights that are no shard begin with.
 const WEIGHT_STEMS: [&str; 2] = ["diffusion_pytorch_model", "model"];

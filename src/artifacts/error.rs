@@ -139,7 +139,7 @@ fn mebibytes(bytes: u64) -> String {
 
 impl ArtifactError {
     /// What a failed write means.
-    pub(super) fn from_write(path: impl Into<PathBuf>, source: io::Error) -> Self {
+    pub fn from_write(path: impl Into<PathBuf>, source: io::Error) -> Self {
         let path = path.into();
         match source.kind() {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {

@@ -18,4 +18,4 @@ pub use erased_weights::refuse_erased_weights;
 pub use error::ArtifactError;
 pub use folder::ModelFolder;
 pub use locate::open_model;
-pub use output::{StagedFile, StagedFolder, sync_folder};
+pub use output::{StagedFile, StagedFolder, remove_folder, sync_folder};

@@ -75,14 +75,8 @@ mod tests {
             assert!(is_model_file(name), "{name}");
         }
         for name in [
-            "v1-5-pruned.safetensors",
-            "unet/model.bin",
-            "model.ckpt",
-            ".git/config.json",
-            "unet/.cache.json",
-            "README.md",
-            "LICENSE",
-            "a\nb.json",
+            "v1-5-pruned.safetensors", "unet/model.bin", "model.ckpt", ".git/config.json",
+            "unet/.cache.json", "README.md", "LICENSE", "a\nb.json",
         ] {
             assert!(!is_model_file(name), "{name}");
         }

@@ -3,12 +3,15 @@
 use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
+use strum::VariantArray;
 
 use crate::jobs::{Principal, Timestamp};
 
 /// What a caller may do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
+#[derive(strum::IntoStaticStr, strum::VariantArray)]
+#[strum(serialize_all = "lowercase")]
 pub enum Role {
     /// Look at models and at one's own operations.
     Read,
@@ -35,16 +38,11 @@ pub struct Caller {
 
 impl Role {
     /// Every role.
-    pub const ALL: [Self; 4] = [Self::Read, Self::Generate, Self::Submit, Self::Admin];
+    pub const ALL: &'static [Self] = Self::VARIANTS;
 
     /// As it stands in the token file.
     pub fn name(self) -> &'static str {
-        match self {
-            Self::Read => "read",
-            Self::Generate => "generate",
-            Self::Submit => "submit",
-            Self::Admin => "admin",
-        }
+        self.into()
     }
 }
 
@@ -52,7 +50,7 @@ impl Caller {
     /// The one caller of a server without authentication: "local", with every role.
     pub fn local() -> Self {
         let principal = Principal("local".to_owned());
-        let roles = BTreeSet::from(Role::ALL);
+        let roles = Role::ALL.iter().copied().collect();
         Self { principal, roles, queued_jobs: None, highest_priority: None }
     }
 

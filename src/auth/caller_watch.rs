@@ -69,7 +69,7 @@ impl CallerWatch {
         let same = known.filter(|known| known.grant.caller.principal == self.caller.principal);
         let known = same.ok_or(Refusal::Revoked)?;
         let now = &known.grant.caller;
-        match Role::ALL.into_iter().find(|role| self.caller.may(*role) && !now.may(*role)) {
+        match Role::ALL.iter().copied().find(|role| self.caller.may(*role) && !now.may(*role)) {
             Some(role) => Err(Refusal::RoleLost { role }),
             None => Ok(known.expires),
         }

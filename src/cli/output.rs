@@ -5,13 +5,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use serde::Serialize;
-
 use super::{CliError, interrupt::Interrupt};
-use crate::{
-    artifacts::{StagedFile, StagedFolder},
-    report::ReportError,
-};
+use crate::artifacts::{StagedFile, StagedFolder};
 
 /// Refuses an output file that exists, could not be written, or would say by its name that it holds
 /// another format than `extension`, before any work is done. `flag` is what named it.
@@ -43,13 +38,6 @@ pub(super) fn write_whole(files: &[(&Path, &[u8])], interrupt: &Interrupt) -> Re
         file.commit()?;
     }
     Ok(())
-}
-
-/// Pretty JSON with a line end.
-pub(super) fn json_bytes(value: &impl Serialize) -> Result<Vec<u8>, CliError> {
-    let mut bytes = serde_json::to_vec_pretty(value).map_err(ReportError::Json)?;
-    bytes.push(b'\n');
-    Ok(bytes)
 }
 
 /// A concept as a part of a file name: lower-case letters and digits of any script, and hyphens.

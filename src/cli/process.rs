@@ -9,6 +9,8 @@
 
 use std::process::Command;
 
+use crate::telemetry::memory_line;
+
 /// Threads of candle's own pool.
 const CANDLE_NUM_THREADS: &str = "CANDLE_NUM_THREADS";
 /// Threads of rayon's, which our passes share with matrix products.
@@ -44,23 +46,5 @@ fn replace(_: &mut Command) {}
 
 /// Peak resident set in bytes; `None` where the system does not report it.
 pub(super) fn peak_rss_bytes() -> Option<u64> {
-    parse_peak(&std::fs::read_to_string("/proc/self/status").ok()?)
-}
-
-fn parse_peak(status: &str) -> Option<u64> {
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-    let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    kibibytes.checked_mul(1_024)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_peak_is_read_from_the_status_file() {
-        assert_eq!(parse_peak("Name:\tx\nVmHWM:\t  1234 kB\nVmRSS:\t 1 kB\n"), Some(1_263_616));
-        assert_eq!(parse_peak("Name:\tx\n"), None);
-        assert_eq!(parse_peak("VmHWM: many kB\n"), None);
-    }
+    memory_line(&std::fs::read_to_string("/proc/self/status").ok()?, "VmHWM")
 }

@@ -243,7 +243,7 @@ mod tests {
     use super::*;
     use crate::{
         outcome::TrainingLog,
-        spec::{Concept, ConceptKind, Method, MethodName, UnlearnSpec, Vocabulary},
+        spec::{Concept, ConceptKind, MethodName, UnlearnSpec},
     };
 
     fn failed() -> CliError {
@@ -258,15 +258,7 @@ mod tests {
     }
 
     fn record() -> ErasureRecord {
-        let (method, scope) = Method::preset(MethodName::Keystep, ConceptKind::Object, false);
-        let spec = UnlearnSpec {
-            concepts: vec![Concept::new("cat", ConceptKind::Object)],
-            method,
-            scope,
-            preserve: Vec::new(),
-            vocabulary: Vocabulary::default(),
-            seed: 0,
-        };
+        let spec = UnlearnSpec::new(Concept::new("cat", ConceptKind::Object), MethodName::Keystep);
         ErasureRecord { spec, log: TrainingLog::default(), scores: Vec::new() }
     }
 

@@ -240,8 +240,8 @@ section! {
         /// Updates between two saves of the training state, from which a lost job resumes; where
         /// they take long, it is saved more often.
         pub save_every_updates: usize = 25;
-        /// URL below which the training state is saved as well (file://, s3://, gs://, az://), so that
-        /// a worker with another disk can take a job up. Unset: on the local disk alone.
+        /// URL below which training state and finished results are kept as well (file://, s3://, gs://,
+        /// az://), so that a worker with another disk can take a job up. Unset: on the local disk alone.
         pub state_url: Option<String> = None, example "\"s3://erased/state\"";
         /// Start although the data folder holds work of jobs that the store does not know, as where
         /// the store was lost, and remove that work.

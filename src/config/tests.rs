@@ -97,11 +97,7 @@ fn every_violation_is_reported_at_once_with_its_origin() {
     let mut named = keys(&found);
     named.sort_unstable();
     let expected = [
-        "KEYSTEP__NO__SUCH",
-        "jobs.lease",
-        "jobs.max_attempts",
-        "log.level",
-        "server.listen",
+        "KEYSTEP__NO__SUCH", "jobs.lease", "jobs.max_attempts", "log.level", "server.listen",
         "storage.outputs[1]",
     ];
     assert_eq!(named, expected);

@@ -2,6 +2,8 @@
 
 use std::fs;
 
+use crate::telemetry::memory_line;
+
 /// The share that is left to other processes, the page cache and the daemon's own buffers.
 const RESERVED: u64 = 10;
 
@@ -11,24 +13,17 @@ const RESERVED: u64 = 10;
 pub fn available_memory() -> Option<u64> {
     let read = |path: &str| fs::read_to_string(path).ok();
     let status = read("/proc/self/status").unwrap_or_default();
-    let [resident, mapped] = ["VmRSS:", "VmSize:"].map(|name| kibibytes(&status, name));
+    let [resident, mapped] = ["VmRSS", "VmSize"].map(|name| memory_line(&status, name));
     let resident = resident.unwrap_or(0);
     // What is mapped and not resident takes address space, and no memory.
     let unused = mapped.unwrap_or(0).saturating_sub(resident);
     let limits = read("/proc/self/limits").unwrap_or_default();
     let address_space = address_space(&limits).map(|limit| limit.saturating_sub(unused));
-    let left = read("/proc/meminfo").and_then(|text| kibibytes(&text, "MemAvailable:"));
+    let left = read("/proc/meminfo").and_then(|text| memory_line(&text, "MemAvailable"));
     let machine = left.map(|left| left.saturating_add(resident));
     let of_groups = cgroup_limits(&read("/proc/self/cgroup").unwrap_or_default(), read);
     let least = of_groups.into_iter().chain(address_space).chain(machine).min()?;
     Some(least - least / RESERVED)
-}
-
-/// A line of `/proc`, in bytes.
-fn kibibytes(text: &str, name: &str) -> Option<u64> {
-    let value = text.lines().find_map(|line| line.strip_prefix(name))?;
-    let number: u64 = value.trim().strip_suffix(" kB")?.trim().parse().ok()?;
-    number.checked_mul(1024)
 }
 
 fn address_space(limits: &str) -> Option<u64> {
@@ -73,7 +68,6 @@ mod tests {
 
     #[test]
     fn the_system_s_files_are_read() {
-        assert_eq!(kibibytes("VmPeak:\t 10 kB\nVmRSS:\t  2048 kB\n", "VmRSS:"), Some(2 << 20));
         let limits = "Limit    Soft Limit   Hard Limit  Units\n\
                       Max address space         1572864000           unlimited            bytes\n";
         assert_eq!(address_space(limits), Some(1_572_864_000));

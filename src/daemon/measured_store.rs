@@ -12,7 +12,7 @@ use crate::{
     jobs::{
         Clock, Fence, Inserted, Job, JobEvent, JobId, JobState, JobStore, JobSummary, LeaseStatus,
         ListQuery, Milestone, NewEvent, NewJob, Page, Principal, QueueLimits, RequestId,
-        ScoresJson, Sequence, StateName, StoreError, Swept, WorkerId, WorkerLoss,
+        ScoresJson, Sequence, StateName, StoreError, StoreResult, Swept, WorkerId, WorkerLoss,
     },
     telemetry,
 };
@@ -102,7 +102,7 @@ impl<S: JobStore> MeasuredStore<S> {
 }
 
 /// Counts failures of the store itself.
-fn counted<T>(result: Result<T, StoreError>) -> Result<T, StoreError> {
+fn counted<T>(result: StoreResult<T>) -> StoreResult<T> {
     if let Err(error) = &result {
         telemetry::store_failed(match error {
             StoreError::Backend(_) => "backend",
@@ -121,7 +121,7 @@ fn counted<T>(result: Result<T, StoreError>) -> Result<T, StoreError> {
 
 macro_rules! pass_on {
     ($($name:ident($($argument:ident: $kind:ty),*) -> $output:ty;)*) => {
-        $(async fn $name(&self, $($argument: $kind),*) -> Result<$output, StoreError> {
+        $(async fn $name(&self, $($argument: $kind),*) -> StoreResult<$output> {
             counted(self.inner.$name($($argument),*).await)
         })*
     };
@@ -149,7 +149,7 @@ impl<S: JobStore> JobStore for MeasuredStore<S> {
         probe() -> ();
     }
 
-    async fn claim(&self, worker: &WorkerId, lease: Duration) -> Result<Option<Job>, StoreError> {
+    async fn claim(&self, worker: &WorkerId, lease: Duration) -> StoreResult<Option<Job>> {
         let claimed = counted(self.inner.claim(worker, lease).await)?;
         if let Some(job) = &claimed {
             self.claimed(job);
@@ -157,27 +157,17 @@ impl<S: JobStore> JobStore for MeasuredStore<S> {
         Ok(claimed)
     }
 
-    async fn extend(
-        &self,
-        id: JobId,
-        fence: Fence,
-        lease: Duration,
-    ) -> Result<LeaseStatus, StoreError> {
+    async fn extend(&self, id: JobId, fence: Fence, lease: Duration) -> StoreResult<LeaseStatus> {
         let extended = counted(self.inner.extend(id, fence, lease).await);
         extended.inspect_err(|error| self.refused(id, error))
     }
 
-    async fn record(
-        &self,
-        id: JobId,
-        fence: Fence,
-        event: NewEvent,
-    ) -> Result<JobSummary, StoreError> {
+    async fn record(&self, id: JobId, fence: Fence, event: NewEvent) -> StoreResult<JobSummary> {
         let recorded = counted(self.inner.record(id, fence, event).await);
         recorded.inspect(|job| self.recorded(job)).inspect_err(|error| self.refused(id, error))
     }
 
-    async fn sweep(&self, alive: Option<&WorkerId>) -> Result<Swept, StoreError> {
+    async fn sweep(&self, alive: Option<&WorkerId>) -> StoreResult<Swept> {
         let swept = counted(self.inner.sweep(alive).await)?;
         // An expired lease is counted once, whether the worker or the sweep notices it.
         let lost = swept.expired_leases.len() as u64;

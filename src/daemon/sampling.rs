@@ -29,16 +29,10 @@ pub(super) async fn sample(store: Arc<Store>, calls: InteractiveCalls, closing: 
             Err(_) => telemetry::store_failed("backend"),
         }
         let status = tokio::fs::read_to_string("/proc/self/status").await.unwrap_or_default();
-        for (kind, field) in [("resident", "VmRSS:"), ("peak", "VmHWM:")] {
-            if let Some(bytes) = bytes_of(&status, field) {
+        for (kind, field) in [("resident", "VmRSS"), ("peak", "VmHWM")] {
+            if let Some(bytes) = telemetry::memory_line(&status, field) {
                 telemetry::memory("cpu", kind, bytes);
             }
         }
     }
-}
-
-fn bytes_of(status: &str, field: &str) -> Option<u64> {
-    let line = status.lines().find_map(|line| line.strip_prefix(field))?;
-    let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    kibibytes.checked_mul(1_024)
 }

@@ -66,13 +66,8 @@ mod tests {
     fn the_product_is_bounded_and_not_its_factors_alone() {
         let limits = CallLimits::default();
         let drawing = |count: usize, steps, size| GenerateSpec {
-            pictures: vec![(String::new(), 0); count],
-            negative_prompt: String::new(),
-            steps,
-            guidance_scale: 1.0,
             size,
-            sampler: None,
-            init_image: None,
+            ..GenerateSpec::new(vec![(String::new(), 0); count], steps, 1.0)
         };
         let check = |spec: &GenerateSpec| limits.check_drawing(spec, (512, 512));
         check(&drawing(64, 50, None)).unwrap();

@@ -27,7 +27,7 @@ use crate::{
 /// ```no_run
 /// use keystep::{
 ///     artifacts::open_model,
-///     engine::{CancelFlag, CandleEngine, RunContext},
+///     engine::{CandleEngine, RunContext},
 ///     spec::{GenerateSpec, UnlearnSpec},
 /// };
 ///
@@ -35,8 +35,7 @@ use crate::{
 /// let files = open_model("builtin:emoji-canvas")?;
 /// let base = CandleEngine::load(files.as_ref(), None)?;
 /// let mut report = |progress| eprintln!("{progress:?}");
-/// let mut context =
-///     RunContext { report: &mut report, cancel: CancelFlag::default(), saving: None };
+/// let mut context = RunContext::reporting(&mut report);
 /// let erased = base.unlearn(spec, &mut context)?;
 /// let pictures = base.with_erased(&erased)?.generate(drawing, &mut context)?;
 /// # drop(pictures);

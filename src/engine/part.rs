@@ -12,7 +12,7 @@ use super::{
     EngineError,
     checkpoint::{
         StoredTensors, check_dtype, has_variant, measure_large_named, outline_component,
-        read_large_named, read_named,
+        read_large, read_named,
     },
     family::{ClipTextModel, Family, Vae},
     nn::Weights,
@@ -60,9 +60,9 @@ impl<'a> Part<'a> {
     }
 
     /// The same, but that a large network's matrices in half precision stay so in host memory
-    /// ([`super::checkpoint::read_large_component`]).
+    /// ([`super::checkpoint::read_large`]).
     pub(super) fn read_large(&self, device: &Device) -> Result<StoredTensors, EngineError> {
-        read_large_named(self.files, self.component, self.variant, &self.names, device)
+        read_large(self.files, self.component, self.variant, Some(&self.names), device)
     }
 
     /// Bytes that [`Part::read_large`] takes.

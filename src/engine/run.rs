@@ -116,7 +116,12 @@ impl fmt::Debug for RunContext<'_> {
     }
 }
 
-impl RunContext<'_> {
+impl<'a> RunContext<'a> {
+    /// Of a run that nobody cancels and nothing saves.
+    pub fn reporting(report: &'a mut dyn FnMut(Progress)) -> Self {
+        Self { report, cancel: CancelFlag::default(), saving: None }
+    }
+
     /// Reports a unit of work and stops a run that was cancelled or paused.
     pub fn advance(&mut self, phase: Phase, done: usize, total: usize) -> Result<(), EngineError> {
         (self.report)(Progress { phase, done, total, update: None });

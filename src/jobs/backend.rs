@@ -7,7 +7,7 @@ use tokio::sync::watch;
 use super::{
     Fence, Inserted, Job, JobEvent, JobId, JobStore, JobSummary, LeaseStatus, ListQuery,
     MemoryStore, Milestone, NewEvent, NewJob, Page, Principal, QueueLimits, RequestId, ScoresJson,
-    Sequence, SqliteStore, StateName, StoreError, Swept, WorkerId, WorkerLoss,
+    Sequence, SqliteStore, StateName, StoreResult, Swept, WorkerId, WorkerLoss,
 };
 
 /// Where this process keeps its jobs.
@@ -44,7 +44,7 @@ impl From<SqliteStore> for Store {
 macro_rules! delegate {
     ($($name:ident($($argument:ident: $kind:ty),*) -> $output:ty;)*) => {
         impl JobStore for Store {
-            $(async fn $name(&self, $($argument: $kind),*) -> Result<$output, StoreError> {
+            $(async fn $name(&self, $($argument: $kind),*) -> StoreResult<$output> {
                 match self {
                     Self::Memory(store) => store.$name($($argument),*).await,
                     Self::Sqlite(store) => store.$name($($argument),*).await,

@@ -11,7 +11,8 @@ use tokio::sync::watch;
 use super::{
     Fence, Inserted, Job, JobEvent, JobId, JobStore, JobSummary, LeaseStatus, ListQuery, Milestone,
     NewEvent, NewJob, Page, Principal, QueueLimits, RequestId, ScoresJson, Sequence, StateName,
-    StoreError, StoreSettings, Swept, Timestamp, Transition, Work, WorkerId, WorkerLoss,
+    StoreError, StoreResult, StoreSettings, Swept, Timestamp, Transition, Work, WorkerId,
+    WorkerLoss,
     clock::AgreedTime,
     step::{self, Cause, Claimant, Occupancy, PageInTheMaking, Step},
     turns::{Served, Waiting, in_turn},
@@ -59,7 +60,7 @@ struct StoredJobs {
 }
 
 impl StoredJobs {
-    fn job(&self, id: JobId) -> Result<&JobSummary, StoreError> {
+    fn job(&self, id: JobId) -> StoreResult<&JobSummary> {
         self.jobs.get(&id).ok_or(StoreError::NotFound(id))
     }
 
@@ -124,7 +125,7 @@ fn weight(job: &JobSummary, work: Option<&Work>) -> u64 {
 }
 
 impl JobStore for MemoryStore {
-    async fn insert(&self, new: NewJob, limits: QueueLimits) -> Result<Inserted, StoreError> {
+    async fn insert(&self, new: NewJob, limits: QueueLimits) -> StoreResult<Inserted> {
         let now = self.settings.clock.now();
         let mut kept = self.kept();
         let request = (new.principal.clone(), new.request_id);
@@ -146,11 +147,11 @@ impl JobStore for MemoryStore {
         Ok(Inserted::Created(Box::new(job)))
     }
 
-    async fn get(&self, id: JobId) -> Result<Option<JobSummary>, StoreError> {
+    async fn get(&self, id: JobId) -> StoreResult<Option<JobSummary>> {
         Ok(self.kept().jobs.get(&id).cloned())
     }
 
-    async fn get_whole(&self, id: JobId) -> Result<Option<Job>, StoreError> {
+    async fn get_whole(&self, id: JobId) -> StoreResult<Option<Job>> {
         let kept = self.kept();
         let (job, work) = (kept.jobs.get(&id), kept.works.get(&id));
         Ok(job.zip(work).map(|(job, work)| job.clone().with_work(work.clone())))
@@ -160,13 +161,13 @@ impl JobStore for MemoryStore {
         &self,
         principal: &Principal,
         request_id: RequestId,
-    ) -> Result<Option<JobSummary>, StoreError> {
+    ) -> StoreResult<Option<JobSummary>> {
         let kept = self.kept();
         let id = kept.requests.get(&(principal.clone(), request_id));
         Ok(id.and_then(|id| kept.jobs.get(id)).cloned())
     }
 
-    async fn list(&self, query: &ListQuery) -> Result<Page, StoreError> {
+    async fn list(&self, query: &ListQuery) -> StoreResult<Page> {
         let kept = self.kept();
         let mut page = PageInTheMaking::of(query);
         for (id, job) in kept.jobs.iter().rev() {
@@ -185,7 +186,7 @@ impl JobStore for MemoryStore {
         &self,
         principal: &Principal,
         work_digest: &str,
-    ) -> Result<Option<JobSummary>, StoreError> {
+    ) -> StoreResult<Option<JobSummary>> {
         let is_same = |job: &&JobSummary| {
             job.state.name() == StateName::Succeeded
                 && job.principal == *principal
@@ -194,7 +195,7 @@ impl JobStore for MemoryStore {
         Ok(self.kept().jobs.values().rev().find(is_same).cloned())
     }
 
-    async fn claim(&self, worker: &WorkerId, lease: Duration) -> Result<Option<Job>, StoreError> {
+    async fn claim(&self, worker: &WorkerId, lease: Duration) -> StoreResult<Option<Job>> {
         let at = self.settings.moment();
         let mut kept = self.kept();
         let mut claimed = None;
@@ -225,12 +226,7 @@ impl JobStore for MemoryStore {
         Ok(claimed)
     }
 
-    async fn extend(
-        &self,
-        id: JobId,
-        fence: Fence,
-        lease: Duration,
-    ) -> Result<LeaseStatus, StoreError> {
+    async fn extend(&self, id: JobId, fence: Fence, lease: Duration) -> StoreResult<LeaseStatus> {
         let until = self.settings.clock.now() + lease;
         let mut kept = self.kept();
         let job = kept.jobs.get_mut(&id).ok_or(StoreError::NotFound(id))?;
@@ -245,12 +241,7 @@ impl JobStore for MemoryStore {
         Ok(status)
     }
 
-    async fn record(
-        &self,
-        id: JobId,
-        fence: Fence,
-        event: NewEvent,
-    ) -> Result<JobSummary, StoreError> {
+    async fn record(&self, id: JobId, fence: Fence, event: NewEvent) -> StoreResult<JobSummary> {
         let at = self.settings.moment();
         let mut kept = self.kept();
         let step = kept.job(id)?.step_of_record(fence, event, at)?;
@@ -260,12 +251,7 @@ impl JobStore for MemoryStore {
         Ok(job)
     }
 
-    async fn note_saved(
-        &self,
-        id: JobId,
-        fence: Fence,
-        milestone: Milestone,
-    ) -> Result<(), StoreError> {
+    async fn note_saved(&self, id: JobId, fence: Fence, milestone: Milestone) -> StoreResult<()> {
         let mut kept = self.kept();
         if let Some(job) = kept.job(id)?.step_of_milestone(fence, milestone)? {
             kept.jobs.insert(id, job);
@@ -278,14 +264,14 @@ impl JobStore for MemoryStore {
         id: JobId,
         after: Sequence,
         limit: u32,
-    ) -> Result<Vec<JobEvent>, StoreError> {
+    ) -> StoreResult<Vec<JobEvent>> {
         let kept = self.kept();
         let events = kept.events.get(&id).ok_or(StoreError::NotFound(id))?;
         let from = events.partition_point(|event| event.sequence <= after);
         Ok(events[from..].iter().take(limit as usize).cloned().collect())
     }
 
-    async fn request_cancel(&self, id: JobId) -> Result<JobSummary, StoreError> {
+    async fn request_cancel(&self, id: JobId) -> StoreResult<JobSummary> {
         let at = self.settings.moment();
         let mut kept = self.kept();
         let job = kept.job(id)?;
@@ -308,7 +294,7 @@ impl JobStore for MemoryStore {
         Ok(job)
     }
 
-    async fn publish_again(&self, id: JobId) -> Result<JobSummary, StoreError> {
+    async fn publish_again(&self, id: JobId) -> StoreResult<JobSummary> {
         let at = self.settings.moment();
         let mut kept = self.kept();
         let job = kept.job(id)?;
@@ -319,7 +305,7 @@ impl JobStore for MemoryStore {
         Ok(job)
     }
 
-    async fn delete(&self, id: JobId) -> Result<(), StoreError> {
+    async fn delete(&self, id: JobId) -> StoreResult<()> {
         let mut kept = self.kept();
         kept.job(id)?.check_done()?;
         kept.forget(id);
@@ -328,7 +314,7 @@ impl JobStore for MemoryStore {
         Ok(())
     }
 
-    async fn sweep(&self, alive: Option<&WorkerId>) -> Result<Swept, StoreError> {
+    async fn sweep(&self, alive: Option<&WorkerId>) -> StoreResult<Swept> {
         let (at, agreed) = (self.settings.moment(), self.agreed.now());
         let mut swept = Swept::default();
         let mut kept = self.kept();
@@ -360,7 +346,7 @@ impl JobStore for MemoryStore {
         worker: &WorkerId,
         worked_on: &[JobId],
         loss: WorkerLoss,
-    ) -> Result<Vec<JobId>, StoreError> {
+    ) -> StoreResult<Vec<JobId>> {
         let at = self.settings.moment();
         let mut kept = self.kept();
         let lost = kept.jobs.values().filter(|job| !worked_on.contains(&job.id));
@@ -373,20 +359,20 @@ impl JobStore for MemoryStore {
         Ok(expired)
     }
 
-    async fn queue_position(&self, id: JobId) -> Result<u64, StoreError> {
+    async fn queue_position(&self, id: JobId) -> StoreResult<u64> {
         let kept = self.kept();
         kept.job(id)?;
         let ahead = kept.queue(|_| true).iter().position(|other| *other == id);
         Ok(ahead.unwrap_or(0) as u64)
     }
 
-    async fn queue_positions(&self, ids: &[JobId]) -> Result<BTreeMap<JobId, u64>, StoreError> {
+    async fn queue_positions(&self, ids: &[JobId]) -> StoreResult<BTreeMap<JobId, u64>> {
         let queue = self.kept().queue(|_| true);
         let places = (0_u64..).zip(queue).map(|(ahead, id)| (id, ahead));
         Ok(places.filter(|(id, _)| ids.contains(id)).collect())
     }
 
-    async fn counts(&self) -> Result<BTreeMap<StateName, u64>, StoreError> {
+    async fn counts(&self) -> StoreResult<BTreeMap<StateName, u64>> {
         let mut counts: BTreeMap<_, _> = StateName::ALL.iter().map(|name| (*name, 0)).collect();
         for job in self.kept().jobs.values() {
             *counts.entry(job.state.name()).or_default() += 1;
@@ -399,7 +385,7 @@ impl JobStore for MemoryStore {
         principal: &Principal,
         scores: ScoresJson<'_>,
         most_bytes: u64,
-    ) -> Result<(), StoreError> {
+    ) -> StoreResult<()> {
         let now = self.settings.clock.now();
         let key = (principal.clone(), scores.digest.to_owned());
         let mut kept = self.kept();
@@ -412,16 +398,12 @@ impl JobStore for MemoryStore {
         Ok(())
     }
 
-    async fn get_scores(
-        &self,
-        principal: &Principal,
-        digest: &str,
-    ) -> Result<Option<String>, StoreError> {
+    async fn get_scores(&self, principal: &Principal, digest: &str) -> StoreResult<Option<String>> {
         let key = (principal.clone(), digest.to_owned());
         Ok(self.kept().scores.get(&key).map(|(scores, _)| scores.clone()))
     }
 
-    async fn probe(&self) -> Result<(), StoreError> {
+    async fn probe(&self) -> StoreResult<()> {
         let written = {
             let mut kept = self.kept();
             kept.probe = kept.probe.wrapping_add(1);

@@ -34,7 +34,7 @@ pub use sqlite::SqliteStore;
 pub use step::StoreSettings;
 pub use store::{
     Inserted, JobStore, LeaseStatus, ListQuery, NewJob, Page, QueueLimits, ScoresJson, StoreError,
-    Swept, WorkerLoss,
+    StoreResult, Swept, WorkerLoss,
 };
 pub use work::{
     EvaluateSummary, EvaluateWork, Evaluated, Evaluation, Outcome, StoredScores, UnlearnSummary,

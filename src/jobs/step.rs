@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::{
     Clock, EventBody, FailureReason, Fence, Identifiers, JobEvent, JobId, JobState, JobSummary,
     ListQuery, Milestone, NewEvent, NewJob, Page, QueueLimits, Sequence, StateName, StoreError,
-    Timestamp, Transition, WorkSummary, WorkerId, WorkerLoss, job::Job,
+    StoreResult, Timestamp, Transition, WorkSummary, WorkerId, WorkerLoss, job::Job,
 };
 
 /// Most jobs of one page, whatever is asked.
@@ -131,7 +131,7 @@ pub(super) fn first_step(new: &NewJob, id: JobId, now: Timestamp) -> Step {
 }
 
 /// The job that an equal request made, or why the request is refused.
-pub(super) fn same_request(new: &NewJob, existing: JobSummary) -> Result<JobSummary, StoreError> {
+pub(super) fn same_request(new: &NewJob, existing: JobSummary) -> StoreResult<JobSummary> {
     if existing.request_digest == new.request_digest {
         return Ok(existing);
     }
@@ -150,11 +150,7 @@ pub(super) struct Occupancy {
 }
 
 /// Refuses a job where too many wait, or too much is stored.
-pub(super) fn admit(
-    limits: QueueLimits,
-    occupancy: Occupancy,
-    adds: u64,
-) -> Result<(), StoreError> {
+pub(super) fn admit(limits: QueueLimits, occupancy: Occupancy, adds: u64) -> StoreResult<()> {
     let Occupancy { queued, own_queued, own_bytes } = occupancy;
     for (queued, limit, of_principal) in
         [(own_queued, limits.of_principal, true), (queued, limits.total, false)]
@@ -167,7 +163,7 @@ pub(super) fn admit(
 }
 
 /// Refuses what the principal has no room for.
-pub(super) fn check_room(stored: u64, adds: u64, limit: u64) -> Result<(), StoreError> {
+pub(super) fn check_room(stored: u64, adds: u64, limit: u64) -> StoreResult<()> {
     if stored.saturating_add(adds) > limit {
         return Err(StoreError::PrincipalStorageFull { stored, adds, limit });
     }
@@ -190,13 +186,13 @@ impl Job<WorkSummary> {
         &self,
         fence: Fence,
         milestone: Milestone,
-    ) -> Result<Option<Self>, StoreError> {
+    ) -> StoreResult<Option<Self>> {
         self.check_hold(fence)?;
         Ok(self.advance(milestone))
     }
 
     /// Moves on, with the event that says so.
-    pub(super) fn step(&self, transition: &Transition, at: Moment) -> Result<Step, StoreError> {
+    pub(super) fn step(&self, transition: &Transition, at: Moment) -> StoreResult<Step> {
         let mut job =
             self.apply(transition, at.now).map_err(|refusal| StoreError::IllegalTransition {
                 id: self.id,
@@ -224,7 +220,7 @@ impl Job<WorkSummary> {
 
     /// What a job that waits becomes when a worker asks for work: claimed, or done where a claim would
     /// be in vain.
-    pub(super) fn step_of_claim(&self, by: Claimant<'_>, at: Moment) -> Result<Step, StoreError> {
+    pub(super) fn step_of_claim(&self, by: Claimant<'_>, at: Moment) -> StoreResult<Step> {
         let transition = if self.cancel_requested {
             Transition::CancelObserved
         } else if self.options.deadline.is_some_and(|deadline| deadline <= at.now) {
@@ -241,7 +237,7 @@ impl Job<WorkSummary> {
 
     /// What a wish to have the finished result published makes of the job; nothing where it is
     /// published already, or will be.
-    pub(super) fn step_of_publication(&self, at: Moment) -> Result<Option<Step>, StoreError> {
+    pub(super) fn step_of_publication(&self, at: Moment) -> StoreResult<Option<Step>> {
         match &self.state {
             JobState::Cancelled => Err(self.no_result_kept()),
             JobState::Failed(_) => self
@@ -262,7 +258,7 @@ impl Job<WorkSummary> {
         fence: Fence,
         event: NewEvent,
         at: Moment,
-    ) -> Result<Step, StoreError> {
+    ) -> StoreResult<Step> {
         self.check_hold(fence)?;
         let body = match event {
             NewEvent::Transition(transition) => return self.step(&transition, at),
@@ -317,7 +313,7 @@ impl Job<WorkSummary> {
 
     /// Refuses a caller that does not hold the job any more. A lease counts until it is swept: the
     /// fence alone decides who may write, so a holder that is a little late loses nothing.
-    pub(super) fn check_hold(&self, fence: Fence) -> Result<(), StoreError> {
+    pub(super) fn check_hold(&self, fence: Fence) -> StoreResult<()> {
         if self.fence == fence && self.lease.is_some() {
             return Ok(());
         }
@@ -325,7 +321,7 @@ impl Job<WorkSummary> {
     }
 
     /// Refuses to forget a job that is not done.
-    pub(super) fn check_done(&self) -> Result<(), StoreError> {
+    pub(super) fn check_done(&self) -> StoreResult<()> {
         let state = self.state.name();
         if state.is_terminal() {
             return Ok(());

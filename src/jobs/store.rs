@@ -25,32 +25,31 @@ pub trait JobStore: Send + Sync {
         &self,
         job: NewJob,
         limits: QueueLimits,
-    ) -> impl Future<Output = Result<Inserted, StoreError>> + Send;
+    ) -> impl Future<Output = StoreResult<Inserted>> + Send;
 
     /// One job.
-    fn get(&self, id: JobId)
-    -> impl Future<Output = Result<Option<JobSummary>, StoreError>> + Send;
+    fn get(&self, id: JobId) -> impl Future<Output = StoreResult<Option<JobSummary>>> + Send;
 
     /// One job with its whole request; `None` also where that is gone, since the job was done with
     /// before anybody claimed it.
-    fn get_whole(&self, id: JobId) -> impl Future<Output = Result<Option<Job>, StoreError>> + Send;
+    fn get_whole(&self, id: JobId) -> impl Future<Output = StoreResult<Option<Job>>> + Send;
 
     /// The job that a principal's request made before, if it did.
     fn find_request(
         &self,
         principal: &Principal,
         request_id: RequestId,
-    ) -> impl Future<Output = Result<Option<JobSummary>, StoreError>> + Send;
+    ) -> impl Future<Output = StoreResult<Option<JobSummary>>> + Send;
 
     /// Jobs, newest first. A page may hold fewer than were asked for, where they are long.
-    fn list(&self, query: &ListQuery) -> impl Future<Output = Result<Page, StoreError>> + Send;
+    fn list(&self, query: &ListQuery) -> impl Future<Output = StoreResult<Page>> + Send;
 
     /// The newest finished job of a principal that did the same work and succeeded.
     fn find_finished(
         &self,
         principal: &Principal,
         work_digest: &str,
-    ) -> impl Future<Output = Result<Option<JobSummary>, StoreError>> + Send;
+    ) -> impl Future<Output = StoreResult<Option<JobSummary>>> + Send;
 
     /// Takes a job whose finished result waits to be published again, else the queued job of the
     /// highest priority; among equals the principals take turns, and of one principal the oldest job
@@ -59,7 +58,7 @@ pub trait JobStore: Send + Sync {
         &self,
         worker: &WorkerId,
         lease: Duration,
-    ) -> impl Future<Output = Result<Option<Job>, StoreError>> + Send;
+    ) -> impl Future<Output = StoreResult<Option<Job>>> + Send;
 
     /// Prolongs a hold and tells what the holder must know.
     fn extend(
@@ -67,7 +66,7 @@ pub trait JobStore: Send + Sync {
         id: JobId,
         fence: Fence,
         lease: Duration,
-    ) -> impl Future<Output = Result<LeaseStatus, StoreError>> + Send;
+    ) -> impl Future<Output = StoreResult<LeaseStatus>> + Send;
 
     /// Appends to the log and moves the job on; refused with [`StoreError::FenceIsOld`] where
     /// another claim came after.
@@ -76,7 +75,7 @@ pub trait JobStore: Send + Sync {
         id: JobId,
         fence: Fence,
         event: NewEvent,
-    ) -> impl Future<Output = Result<JobSummary, StoreError>> + Send;
+    ) -> impl Future<Output = StoreResult<JobSummary>> + Send;
 
     /// Notes that the holder has saved its work as far as this; changes nothing where that is no
     /// further than before. Refused as [`JobStore::record`] is.
@@ -85,7 +84,7 @@ pub trait JobStore: Send + Sync {
         id: JobId,
         fence: Fence,
         milestone: Milestone,
-    ) -> impl Future<Output = Result<(), StoreError>> + Send;
+    ) -> impl Future<Output = StoreResult<()>> + Send;
 
     /// A piece of the log.
     fn events_after(
@@ -93,33 +92,24 @@ pub trait JobStore: Send + Sync {
         id: JobId,
         after: Sequence,
         limit: u32,
-    ) -> impl Future<Output = Result<Vec<JobEvent>, StoreError>> + Send;
+    ) -> impl Future<Output = StoreResult<Vec<JobEvent>>> + Send;
 
     /// Asks for a cancel: at once where nobody holds the job, else seen by the holder's next
     /// [`JobStore::extend`]. Of a job that is done, nothing changes.
-    fn request_cancel(
-        &self,
-        id: JobId,
-    ) -> impl Future<Output = Result<JobSummary, StoreError>> + Send;
+    fn request_cancel(&self, id: JobId) -> impl Future<Output = StoreResult<JobSummary>> + Send;
 
     /// Asks for the publication of a result that is finished and could not be published. Of a job
     /// that is under way or has succeeded, nothing changes; refused with
     /// [`StoreError::ResultNotKept`] where there is no such result.
-    fn publish_again(
-        &self,
-        id: JobId,
-    ) -> impl Future<Output = Result<JobSummary, StoreError>> + Send;
+    fn publish_again(&self, id: JobId) -> impl Future<Output = StoreResult<JobSummary>> + Send;
 
     /// Forgets a job that is done.
-    fn delete(&self, id: JobId) -> impl Future<Output = Result<(), StoreError>> + Send;
+    fn delete(&self, id: JobId) -> impl Future<Output = StoreResult<()>> + Send;
 
     /// What time alone brings about: expired leases, passed deadlines, ended retention. No lease of
     /// a worker that is known to be `alive` expires: it is the worker's to give back, by
     /// [`JobStore::expire_worker`].
-    fn sweep(
-        &self,
-        alive: Option<&WorkerId>,
-    ) -> impl Future<Output = Result<Swept, StoreError>> + Send;
+    fn sweep(&self, alive: Option<&WorkerId>) -> impl Future<Output = StoreResult<Swept>> + Send;
 
     /// Ends, without waiting for leases, every hold of a worker but those on jobs that are worked on
     /// under its name; gives the jobs. Of a worker whose process is known to be gone, that is all.
@@ -128,19 +118,19 @@ pub trait JobStore: Send + Sync {
         worker: &WorkerId,
         worked_on: &[JobId],
         loss: WorkerLoss,
-    ) -> impl Future<Output = Result<Vec<JobId>, StoreError>> + Send;
+    ) -> impl Future<Output = StoreResult<Vec<JobId>>> + Send;
 
     /// Jobs that will be claimed before this one.
-    fn queue_position(&self, id: JobId) -> impl Future<Output = Result<u64, StoreError>> + Send;
+    fn queue_position(&self, id: JobId) -> impl Future<Output = StoreResult<u64>> + Send;
 
     /// The same of several jobs at once, for a page of a list; those that do not wait are left out.
     fn queue_positions(
         &self,
         ids: &[JobId],
-    ) -> impl Future<Output = Result<BTreeMap<JobId, u64>, StoreError>> + Send;
+    ) -> impl Future<Output = StoreResult<BTreeMap<JobId, u64>>> + Send;
 
     /// Jobs by state.
-    fn counts(&self) -> impl Future<Output = Result<BTreeMap<StateName, u64>, StoreError>> + Send;
+    fn counts(&self) -> impl Future<Output = StoreResult<BTreeMap<StateName, u64>>> + Send;
 
     /// Keeps scores under their digest, so that a later request can cite them; refused where more
     /// than `most_bytes` would be stored for the principal.
@@ -149,17 +139,17 @@ pub trait JobStore: Send + Sync {
         principal: &Principal,
         scores: ScoresJson<'_>,
         most_bytes: u64,
-    ) -> impl Future<Output = Result<(), StoreError>> + Send;
+    ) -> impl Future<Output = StoreResult<()>> + Send;
 
     /// Scores that the principal measured.
     fn get_scores(
         &self,
         principal: &Principal,
         digest: &str,
-    ) -> impl Future<Output = Result<Option<String>, StoreError>> + Send;
+    ) -> impl Future<Output = StoreResult<Option<String>>> + Send;
 
     /// Writes, reads back and compares: whether the store works.
-    fn probe(&self) -> impl Future<Output = Result<(), StoreError>> + Send;
+    fn probe(&self) -> impl Future<Output = StoreResult<()>> + Send;
 
     /// Changes whenever anything was stored; only wakes, the store is the truth.
     fn subscribe(&self) -> watch::Receiver<u64>;
@@ -260,6 +250,9 @@ pub struct Swept {
     /// Jobs that were forgotten: what they left on disk can go.
     pub forgotten: Vec<JobId>,
 }
+
+/// What a store answers.
+pub type StoreResult<T> = Result<T, StoreError>;
 
 /// Why the store refused.
 #[derive(Debug, thiserror::Error)]

@@ -26,14 +26,12 @@ use crate::{
     jobs::{Failure, FailureReason, Job, Timestamp, Work},
     outcome::{FileDigest, Published, PublishedFile},
     storage::{
-        self, Content, LocalFile, StorageError, StorageErrorKind, StorageLocation, StorageSettings,
-        Storages, TransferOptions,
+        self, Content, JOURNAL, LocalFile, StorageError, StorageErrorKind, StorageLocation,
+        StorageSettings, Storages, TransferOptions,
     },
     worker::{Leavings, PublishRequest, Publisher, is_allowed},
 };
 
-/// The journal of parts that were sent, beside the result folder.
-const JOURNAL: &str = "uploads.json";
 /// Looks at a folder that is cleared, until one finds nothing.
 const MOST_LOOKS: usize = 5;
 /// The time between two of them.

@@ -1,6 +1,6 @@
 //! `Canvas`: a sheet of pixels to draw on.
 
-use image::{RgbImage, imageops};
+use image::{ImageBuffer, Rgb, RgbImage, imageops};
 use plotters::{
     backend::BitMapBackend,
     coord::Shift,
@@ -24,55 +24,43 @@ pub(super) const ACCENT: Colour = [200, 62, 45];
 
 /// Rows from the top; everything that falls outside is cut off.
 #[derive(Debug)]
-pub(super) struct Canvas {
-    width: usize,
-    height: usize,
-    rgb: Vec<u8>,
-}
+pub(super) struct Canvas(RgbImage);
 
 impl Canvas {
     pub(super) fn new(width: usize, height: usize, background: Colour) -> Self {
-        Self { width, height, rgb: background.repeat(width * height) }
+        Self(RgbImage::from_pixel(width as u32, height as u32, Rgb(background)))
     }
 
     pub(super) fn into_picture(self) -> Picture {
-        Picture { width: self.width, height: self.height, rgb: self.rgb }
+        let (width, height) = self.0.dimensions();
+        Picture { width: width as usize, height: height as usize, rgb: self.0.into_raw() }
     }
 
     /// Lets the plotting library draw lines and areas. Its letters are spaced badly; see
     /// [`super::lettering`].
     pub(super) fn area(&mut self) -> DrawingArea<BitMapBackend<'_>, Shift> {
-        BitMapBackend::with_buffer(&mut self.rgb, (self.width as u32, self.height as u32))
-            .into_drawing_area()
+        let size = self.0.dimensions();
+        BitMapBackend::with_buffer(&mut self.0, size).into_drawing_area()
     }
 
     /// The canvas at half the size: what was drawn on a double canvas comes out smooth.
     pub(super) fn halved(self) -> Self {
-        let (width, height) = (self.width / 2, self.height / 2);
-        let mut rgb = Vec::with_capacity(width * height * 3);
-        for row in 0..height {
-            for column in 0..width {
-                for channel in 0..3 {
-                    let at = |x: usize, y: usize| {
-                        u16::from(self.rgb[(y * self.width + x) * 3 + channel])
-                    };
-                    let (x, y) = (column * 2, row * 2);
-                    let sum = at(x, y) + at(x + 1, y) + at(x, y + 1) + at(x + 1, y + 1);
-                    rgb.push(((sum + 2) / 4) as u8);
-                }
-            }
-        }
-        Self { width, height, rgb }
+        let (width, height) = self.0.dimensions();
+        Self(RgbImage::from_fn(width / 2, height / 2, |x, y| {
+            let four = [(0, 0), (1, 0), (0, 1), (1, 1)]
+                .map(|(right, down)| self.0.get_pixel(2 * x + right, 2 * y + down).0);
+            Rgb([0, 1, 2].map(|channel| {
+                let sum: u16 = four.iter().map(|colour| u16::from(colour[channel])).sum();
+                ((sum + 2) / 4) as u8
+            }))
+        }))
     }
 
     /// Mixes a colour into one pixel; `share` 1 covers it.
     pub(super) fn blend(&mut self, x: i64, y: i64, colour: Colour, share: f32) {
-        let (Ok(x), Ok(y)) = (usize::try_from(x), usize::try_from(y)) else { return };
-        if x >= self.width || y >= self.height {
-            return;
-        }
-        let start = (y * self.width + x) * 3;
-        for (below, above) in self.rgb[start..start + 3].iter_mut().zip(colour) {
+        let (Ok(x), Ok(y)) = (u32::try_from(x), u32::try_from(y)) else { return };
+        let Some(pixel) = self.0.get_pixel_mut_checked(x, y) else { return };
+        for (below, above) in pixel.0.iter_mut().zip(colour) {
             let mixed = f32::from(*below) * (1.0 - share) + f32::from(above) * share;
             *below = mixed.round().clamp(0.0, 255.0) as u8;
         }
@@ -80,11 +68,11 @@ impl Canvas {
 
     /// Fills a rectangle.
     pub(super) fn fill(&mut self, left: usize, top: usize, size: (usize, usize), colour: Colour) {
-        let right = (left + size.0).min(self.width);
-        for y in top..(top + size.1).min(self.height) {
-            for x in left..right {
-                let start = (y * self.width + x) * 3;
-                self.rgb[start..start + 3].copy_from_slice(&colour);
+        let (width, height) = self.0.dimensions();
+        let (right, bottom) = (left + size.0, top + size.1);
+        for y in top as u32..height.min(bottom as u32) {
+            for x in left as u32..width.min(right as u32) {
+                self.0.put_pixel(x, y, Rgb(colour));
             }
         }
     }
@@ -109,11 +97,9 @@ impl Canvas {
 
     /// Copies a picture; its shape has been checked.
     pub(super) fn place(&mut self, picture: &Picture, left: usize, top: usize) {
-        let shown = picture.width.min(self.width.saturating_sub(left));
-        for row in 0..picture.height.min(self.height.saturating_sub(top)) {
-            let from = row * picture.width * 3;
-            let to = ((top + row) * self.width + left) * 3;
-            self.rgb[to..to + shown * 3].copy_from_slice(&picture.rgb[from..from + shown * 3]);
+        let (width, height) = (picture.width as u32, picture.height as u32);
+        if let Some(image) = ImageBuffer::<Rgb<u8>, _>::from_raw(width, height, &picture.rgb[..]) {
+            imageops::replace(&mut self.0, &image, (left as u32).into(), (top as u32).into());
         }
     }
 }

@@ -23,7 +23,7 @@ pub use page::ReportPage;
 pub use png::{PictureNotes, encode_png, picture_grid};
 pub use read_png::{PictureLimits, PngError, read_png};
 pub use run_report::{
-    Cost, EvaluationReport, Headline, PhaseCost, RunReport, Seeds, TrainingSummary,
+    Cost, EvaluationReport, Headline, PhaseCost, RunReport, Seeds, TrainingSummary, to_json,
 };
 pub use score_plot::score_plot;
 pub use training_plot::training_plot;

@@ -181,7 +181,7 @@ impl EvaluationReport {
 }
 
 /// JSON for people, with a line end.
-pub(super) fn to_json(value: &impl Serialize) -> Result<Vec<u8>, ReportError> {
+pub fn to_json(value: &impl Serialize) -> Result<Vec<u8>, ReportError> {
     let mut bytes = serde_json::to_vec_pretty(value)?;
     bytes.push(b'\n');
     Ok(bytes)

@@ -9,42 +9,41 @@ use std::{
 
 use tokio::runtime::Handle;
 
-use super::{StateFiles, saving::SavePace};
+use super::{
+    ResultFiles, ResultStore, StateFiles,
+    attempt_objects::{AttemptObjects, Outage},
+};
 use crate::{
     engine::{PartReader, PauseFlag, SavePoint, StateError, StatePart, StateStore},
     jobs::Clock,
     storage::{
-        LocalFile, StorageError, StorageLocation, TransferOptions, download, list_below, remove,
-        remove_below, send,
+        JOURNAL, LocalFile, StorageError, StorageLocation, TransferOptions, download, remove_below,
+        send,
     },
 };
 
-/// Remembers which parts of an upload were sent.
-const JOURNAL: &str = "uploads.json";
-
-/// Where runs share their state. Clones share it.
+/// Where runs share their state and their finished results. Clones share it.
 #[derive(Debug, Clone)]
 pub struct SharedState {
     root: StorageLocation,
     transfers: TransferOptions,
-    clock: Clock,
+    outage: Outage,
 }
 
 impl SharedState {
     /// Below a place.
     pub fn new(root: StorageLocation, transfers: TransferOptions) -> Self {
-        Self { root, transfers, clock: Clock::default() }
+        Self { root, transfers, outage: Outage::default() }
     }
 
     /// The same, with the time of another clock.
     #[must_use]
     pub fn with_clock(self, clock: Clock) -> Self {
-        Self { clock, ..self }
+        Self { outage: Outage::new(clock), ..self }
     }
 
     /// The store of one attempt at a run. Attempts of one run have growing numbers; each writes
-    /// under its own, so that one that was given up and goes on all the same overwrites nothing.
-    /// `pause` says that the run saves for the last time.
+    /// under its own. `pause` says that the run saves for the last time.
     ///
     /// The store blocks on the runtime: use it on a thread of its own.
     pub fn open(
@@ -59,22 +58,47 @@ impl SharedState {
             journal: Some(files.folder().join(JOURNAL)),
             ..self.transfers.clone()
         };
-        Ok(SharedStateStore {
-            files,
-            place: self.root.child(run)?,
-            attempt,
-            transfers,
-            runtime,
-            pause,
-            alone: BTreeSet::new(),
-            clock: self.clock.clone(),
-            outage: None,
-        })
+        let objects = self.objects(run, attempt, transfers)?;
+        Ok(SharedStateStore { files, objects, runtime, pause, alone: BTreeSet::new() })
     }
 
-    /// Removes the state of a run, of all its attempts.
+    /// The store of an attempt's finished result. Uploads that do not come to their end are noted
+    /// beside the result's folder, in the journal of those that publish it.
+    pub fn results(
+        &self,
+        run: &str,
+        attempt: u64,
+        files: ResultFiles,
+    ) -> Result<ResultStore, StorageError> {
+        let transfers = TransferOptions {
+            journal: Some(files.folder().with_file_name(JOURNAL)),
+            ..self.transfers.clone()
+        };
+        Ok(ResultStore::shared(files, self.objects(run, attempt, transfers)?))
+    }
+
+    fn objects(
+        &self,
+        run: &str,
+        attempt: u64,
+        transfers: TransferOptions,
+    ) -> Result<AttemptObjects, StorageError> {
+        let place = self.root.child(run)?;
+        Ok(AttemptObjects { place, attempt, transfers, outage: self.outage.clone() })
+    }
+
+    /// Removes all that the attempts at a run share.
     pub async fn remove(&self, run: &str) -> Result<(), StorageError> {
         remove_below(&self.root.child(run)?, self.transfers.patience).await.map(|_| ())
+    }
+
+    /// Removes the state of a run and leaves its finished result.
+    pub async fn remove_all_but_result(&self, run: &str) -> Result<(), StorageError> {
+        let place = self.root.child(run)?;
+        for part in StatePart::ALL {
+            remove_below(&place.child(part.file_name())?, self.transfers.patience).await?;
+        }
+        Ok(())
     }
 }
 
@@ -82,21 +106,16 @@ impl SharedState {
 /// `PART/ATTEMPT`.
 ///
 /// Where the storage is away, a part is saved in the folder alone and the log says so: a run of
-/// hours does not end for an outage. It takes minutes to find that a storage does not answer, so that
-/// it is asked again only after a multiple of that time, or for the last save before a pause.
+/// hours does not end for an outage. The storage is left alone for a while then, except by the last
+/// save before a pause.
 #[derive(Debug, Clone)]
 pub struct SharedStateStore {
     files: StateFiles,
-    place: StorageLocation,
-    attempt: u64,
-    transfers: TransferOptions,
+    objects: AttemptObjects,
     runtime: Handle,
     /// Parts of which no earlier attempt's object is left.
     alone: BTreeSet<StatePart>,
     pause: PauseFlag,
-    clock: Clock,
-    /// When to ask a storage again that was away.
-    outage: Option<SavePace>,
 }
 
 impl StateStore for SharedStateStore {
@@ -114,23 +133,22 @@ impl StateStore for SharedStateStore {
         write: &mut dyn FnMut(&mut dyn Write) -> io::Result<()>,
     ) -> Result<(), StateError> {
         let part = point.part;
-        let began = self.clock.monotonic();
+        let began = self.objects.outage.now();
         self.files.save(point, write)?;
-        let noted = self.files.note_attempt(part, self.attempt);
+        let noted = self.files.note_attempt(part, self.objects.attempt);
         noted.map_err(|source| StateError::Unwritable { file: part.file_name().into(), source })?;
-        let is_away = self.outage.as_ref().is_some_and(|outage| !outage.is_due());
-        if is_away && !self.pause.is_paused() {
+        if self.objects.outage.lasts() && !self.pause.is_paused() {
             return Ok(());
         }
         match self.runtime.block_on(self.share(part)) {
             Ok(()) => {
                 self.alone.insert(part);
-                self.outage = None;
+                self.objects.outage.is_over();
             }
             Err(error) => {
                 let file = part.file_name();
                 tracing::warn!(file, %error, "state is saved on this disk alone");
-                self.outage = Some(SavePace::after(self.clock.clone(), began));
+                self.objects.outage.was_found(began);
             }
         }
         Ok(())
@@ -140,42 +158,27 @@ impl StateStore for SharedStateStore {
 impl SharedStateStore {
     /// Brings a part of the newest attempt into the folder, unless what lies there is as new.
     async fn fetch(&self, part: StatePart) -> Result<(), StorageError> {
-        let attempts = self.attempts(part).await?;
-        let Some(newest) = attempts.into_iter().filter(|attempt| *attempt <= self.attempt).max()
-        else {
-            return Ok(());
-        };
+        let Some(newest) = self.objects.newest(part.file_name(), "").await? else { return Ok(()) };
         if self.files.attempt(part) >= newest {
             return Ok(());
         }
         let on_disk = |source| StorageError::of_disk(part.file_name(), source);
         fs::create_dir_all(self.files.folder()).map_err(on_disk)?;
         let unfinished = self.files.unfinished(part);
-        let object = self.object(part, newest)?;
-        download(&object, &unfinished, self.transfers.patience, &|_| {}).await?;
+        let object = self.objects.object(part.file_name(), newest)?;
+        download(&object, &unfinished, self.objects.transfers.patience, &|_| {}).await?;
         self.files.adopt(part, &unfinished, newest).map_err(on_disk)
     }
 
     /// Sends a part as it lies in the folder.
     async fn share(&self, part: StatePart) -> Result<(), StorageError> {
+        let AttemptObjects { attempt, transfers, .. } = &self.objects;
         let file = LocalFile::open(self.files.path(part)).await?;
-        send(&self.object(part, self.attempt)?, &file, &self.transfers, &|_| {}).await?;
+        let object = self.objects.object(part.file_name(), *attempt)?;
+        send(&object, &file, transfers, &|_| {}).await?;
         if !self.alone.contains(&part) {
-            for earlier in self.attempts(part).await?.into_iter().filter(|it| *it < self.attempt) {
-                remove(&self.object(part, earlier)?, self.transfers.patience).await?;
-            }
+            self.objects.remove_earlier(part.file_name()).await?;
         }
         Ok(())
-    }
-
-    /// Attempts that saved a part.
-    async fn attempts(&self, part: StatePart) -> Result<Vec<u64>, StorageError> {
-        let names =
-            list_below(&self.place.child(part.file_name())?, self.transfers.patience).await?;
-        Ok(names.iter().filter_map(|name| name.parse().ok()).collect())
-    }
-
-    fn object(&self, part: StatePart, attempt: u64) -> Result<StorageLocation, StorageError> {
-        self.place.child(&format!("{}/{attempt}", part.file_name()))
     }
 }

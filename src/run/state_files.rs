@@ -8,6 +8,7 @@ use std::{
 
 use sha2::{Digest, Sha256};
 
+use super::attempt_note::{note_attempt, noted_attempt};
 use crate::{
     artifacts::sync_folder,
     engine::{PartReader, SavePoint, StateError, StatePart, StateStore},
@@ -72,23 +73,18 @@ impl StateFiles {
         if !self.path(part).exists() {
             return 0;
         }
-        let noted = fs::read_to_string(self.attempt_path(part)).ok();
-        noted.and_then(|text| text.parse().ok()).unwrap_or(0)
+        noted_attempt(&self.path(part))
     }
 
     /// Notes the attempt that saved a part.
     pub(super) fn note_attempt(&self, part: StatePart, attempt: u64) -> io::Result<()> {
-        fs::write(self.attempt_path(part), attempt.to_string())
+        note_attempt(&self.path(part), attempt)
     }
 
     /// Puts a part that was fetched whole in place of the one here.
     pub(super) fn adopt(&self, part: StatePart, fetched: &Path, attempt: u64) -> io::Result<()> {
         fs::rename(fetched, self.path(part))?;
         self.note_attempt(part, attempt)
-    }
-
-    fn attempt_path(&self, part: StatePart) -> PathBuf {
-        self.folder.join(format!("{}.attempt", part.file_name()))
     }
 
     fn write(

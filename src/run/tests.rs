@@ -1,5 +1,7 @@
 //! One suite for every store of a run's state, and what sharing it adds.
 
+mod results;
+
 use std::{io, path::Path, time::Duration};
 
 use tokio::runtime::Runtime;

@@ -37,6 +37,19 @@ impl GenerateSpec {
     /// Most pictures of one call.
     pub const MAX_PICTURES: usize = 4_096;
 
+    /// Pictures of the model's own size by its own sampler, from noise alone.
+    pub fn new(pictures: Vec<(String, u64)>, steps: usize, guidance_scale: f64) -> Self {
+        Self {
+            pictures,
+            negative_prompt: String::new(),
+            steps,
+            guidance_scale,
+            size: None,
+            sampler: None,
+            init_image: None,
+        }
+    }
+
     /// Checks every field.
     pub fn validate(&self) -> Result<(), SpecError> {
         let mut found = Violations::default();

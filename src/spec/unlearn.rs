@@ -10,17 +10,12 @@ use super::{
 /// A request to erase one or several concepts from a model.
 ///
 /// ```
-/// use keystep::spec::{Concept, ConceptKind, Method, MethodName, UnlearnSpec, Vocabulary};
+/// use keystep::spec::{Concept, ConceptKind, MethodName, UnlearnSpec};
 ///
-/// let kind = ConceptKind::Object;
-/// let (method, scope) = Method::preset(MethodName::Keystep, kind, false);
+/// let cat = Concept::new("cat", ConceptKind::Object);
 /// let spec = UnlearnSpec {
-///     concepts: vec![Concept::new("cat", kind)],
-///     method,
-///     scope,
 ///     preserve: vec!["a dog".to_owned()],
-///     vocabulary: Vocabulary::default(),
-///     seed: 0,
+///     ..UnlearnSpec::new(cat, MethodName::Keystep)
 /// };
 /// spec.validate()?;
 /// # Ok::<(), keystep::spec::SpecError>(())
@@ -47,6 +42,13 @@ pub struct UnlearnSpec {
 impl UnlearnSpec {
     /// Most concepts of one run.
     pub const MAX_CONCEPTS: usize = 32;
+
+    /// One concept by the preset of a method for its kind, with no word known and the seed 0.
+    pub fn new(concept: Concept, method: MethodName) -> Self {
+        let (method, scope) = Method::preset(method, concept.kind, false);
+        let (preserve, vocabulary) = (Vec::new(), Vocabulary::default());
+        Self { concepts: vec![concept], method, scope, preserve, vocabulary, seed: 0 }
+    }
 
     /// The same request in canonical words: requests that ask for the same are equal in this form,
     /// digests and results with them.
@@ -121,15 +123,7 @@ mod tests {
     use crate::spec::ConceptKind;
 
     fn spec(name: MethodName) -> UnlearnSpec {
-        let (method, scope) = Method::preset(name, ConceptKind::Object, false);
-        UnlearnSpec {
-            concepts: vec![Concept::new("cat", ConceptKind::Object)],
-            method,
-            scope,
-            preserve: Vec::new(),
-            vocabulary: Vocabulary::default(),
-            seed: 0,
-        }
+        UnlearnSpec::new(Concept::new("cat", ConceptKind::Object), name)
     }
 
     #[test]

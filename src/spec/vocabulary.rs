@@ -40,16 +40,8 @@ impl Default for Vocabulary {
                 "bottle", "clock", "book",
             ]),
             styles: words(&[
-                "watercolor",
-                "oil painting",
-                "pencil sketch",
-                "comic",
-                "photographic",
-                "pixel art",
-                "woodcut",
-                "pop art",
-                "impressionist",
-                "3d render",
+                "watercolor", "oil painting", "pencil sketch", "comic", "photographic",
+                "pixel art", "woodcut", "pop art", "impressionist", "3d render",
             ]),
         }
     }

@@ -17,6 +17,9 @@ use super::{
     content::{name_of, on_disk},
 };
 
+/// What a journal is called, in the folder of the work whose uploads it records.
+pub const JOURNAL: &str = "uploads.json";
+
 /// Uploads that are under way, by the object's URL.
 #[derive(Debug, Default)]
 pub(super) struct Journal {

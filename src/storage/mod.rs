@@ -28,6 +28,7 @@ mod whole;
 pub use content::{Content, LocalFile};
 pub use download::{digest, download, read_back};
 pub use error::{StorageError, StorageErrorKind};
+pub use journal::JOURNAL;
 pub use listing::{list_below, list_sizes_below};
 pub use location::StorageLocation;
 pub use open::{StorageSettings, Storages};

@@ -5,9 +5,7 @@ use std::{fs, io, path::Path, time::SystemTime};
 use futures::StreamExt;
 use object_store::{ObjectStore, ObjectStoreExt};
 
-use super::{
-    Patience, StorageError, StorageErrorKind, StorageLocation, transfer_options::retrying,
-};
+use super::{Patience, StorageError, StorageLocation, transfer_options::retrying, whole::if_there};
 
 /// Removes every object below a place, and returns whether there was any. A local folder goes too,
 /// with the files in it that were never finished.
@@ -33,12 +31,8 @@ pub async fn remove_below(
     while let Some(listed) = listing.next().await {
         let path = &listed.map_err(of)?.location;
         found = true;
-        let removed =
-            retrying(patience, || async move { folder.store.delete(path).await.map_err(of) }).await;
-        match removed {
-            Err(error) if error.kind() != StorageErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
+        let delete = || async move { folder.store.delete(path).await.map_err(of) };
+        if_there(retrying(patience, delete).await)?;
     }
     Ok(found)
 }

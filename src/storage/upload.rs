@@ -9,7 +9,7 @@ use super::{
     journal::Journal,
     parts::{PartsUpload, part_bytes},
     transfer_options::retrying,
-    whole::overwrite,
+    whole::{head, overwrite},
 };
 
 /// Uploads a file, unless its bytes are there already, and reads it back; where it differs it is sent
@@ -70,15 +70,8 @@ async fn holds(
     content: &Content,
     patience: Patience,
 ) -> Result<bool, StorageError> {
-    let head = retrying(patience, || async move {
-        place.store.head(&place.path).await.map_err(|error| StorageError::of(&place.url, error))
-    })
-    .await;
-    match head {
-        Ok(meta) if meta.size != content.size => return Ok(false),
-        Ok(_) => {}
-        Err(error) if error.kind() == StorageErrorKind::NotFound => return Ok(false),
-        Err(error) => return Err(error),
+    if head(place, patience).await?.is_none_or(|meta| meta.size != content.size) {
+        return Ok(false);
     }
     match read_back(place, content, patience).await {
         Ok(()) => Ok(true),

@@ -1,7 +1,7 @@
 //! Reads, writes and removes objects that fit into memory.
 
 use bytes::Bytes;
-use object_store::{GetOptions, ObjectStore, ObjectStoreExt, PutMode, PutOptions};
+use object_store::{GetOptions, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutOptions};
 
 use super::{
     Patience, StorageError, StorageErrorKind, StorageLocation, transfer_options::retrying,
@@ -41,25 +41,24 @@ pub(super) async fn overwrite(
 pub async fn remove(place: &StorageLocation, patience: Patience) -> Result<(), StorageError> {
     let removed = retrying(patience, || async move {
         place.store.delete(&place.path).await.map_err(|error| StorageError::of(&place.url, error))
-    })
-    .await;
-    match removed {
-        Err(error) if error.kind() == StorageErrorKind::NotFound => Ok(()),
-        result => result,
-    }
+    });
+    if_there(removed.await).map(drop)
 }
 
 /// Whether an object is there.
 pub async fn exists(place: &StorageLocation, patience: Patience) -> Result<bool, StorageError> {
+    Ok(head(place, patience).await?.is_some())
+}
+
+/// What the store says of an object, `None` where there is none.
+pub(super) async fn head(
+    place: &StorageLocation,
+    patience: Patience,
+) -> Result<Option<ObjectMeta>, StorageError> {
     let found = retrying(patience, || async move {
         place.store.head(&place.path).await.map_err(|error| StorageError::of(&place.url, error))
-    })
-    .await;
-    match found {
-        Ok(_) => Ok(true),
-        Err(error) if error.kind() == StorageErrorKind::NotFound => Ok(false),
-        Err(error) => Err(error),
-    }
+    });
+    if_there(found.await)
 }
 
 /// An object's bytes, `None` where there is none; one of more than `most` bytes is refused as
@@ -80,11 +79,14 @@ pub async fn read(
             });
         }
         got.bytes().await.map_err(of)
-    })
-    .await;
-    match read {
-        Ok(bytes) => Ok(Some(bytes)),
+    });
+    if_there(read.await)
+}
+
+/// `None` where the answer is that there is no such object.
+pub(super) fn if_there<T>(answer: Result<T, StorageError>) -> Result<Option<T>, StorageError> {
+    match answer {
         Err(error) if error.kind() == StorageErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error),
+        answer => answer.map(Some),
     }
 }

@@ -62,7 +62,7 @@ pub fn export_metrics(
 
 pub(super) fn builder() -> Result<PrometheusBuilder, BuildError> {
     let mut builder = PrometheusBuilder::new();
-    for metric in Metric::ALL {
+    for &metric in Metric::ALL {
         if let MetricKind::Histogram(bounds) = metric.kind() {
             builder =
                 builder.set_buckets_for_metric(Matcher::Full(metric.name().to_owned()), bounds)?;

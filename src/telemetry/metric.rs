@@ -2,11 +2,7 @@
 
 use std::fmt::Write;
 
-use Metric::{
-    ArtifactBytes, BuildInfo, DeviceMemory, DirectCallsWaiting, IterationDuration, Iterations,
-    JobDuration, Jobs, LeaseLost, Loss, OutputWorks, QueueWait, Ready, RpcDuration, RpcRequests,
-    StoreErrors,
-};
+use strum::{EnumMessage, VariantArray};
 
 /// Durations of calls, in seconds.
 const CALLS: &[f64] = &[0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 300.0];
@@ -27,137 +23,107 @@ pub enum MetricKind {
     Histogram(&'static [f64]),
 }
 
-/// A metric. Nothing else is measured.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// A metric. Nothing else is measured. What documents one here describes it to Prometheus.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, strum::EnumMessage, strum::IntoStaticStr, strum::VariantArray,
+)]
 pub enum Metric {
-    /// Calls that ended.
+    /// Calls that ended, by method and status code.
+    #[strum(serialize = "keystep_rpc_requests_total")]
     RpcRequests,
-    /// How long calls took.
+    /// Seconds from a call's headers to its last message.
+    #[strum(serialize = "keystep_rpc_duration_seconds")]
     RpcDuration,
-    /// Jobs by state.
+    /// Jobs in the store, by state.
+    #[strum(serialize = "keystep_jobs")]
     Jobs,
-    /// How long phases of jobs took.
+    /// Seconds that a phase of a job took, by phase and what came after it.
+    #[strum(serialize = "keystep_job_duration_seconds")]
     JobDuration,
-    /// How long jobs waited.
+    /// Seconds from the acceptance of a job to its first claim.
+    #[strum(serialize = "keystep_queue_wait_seconds")]
     QueueWait,
-    /// Updates made.
+    /// Updates that erasures made.
+    #[strum(serialize = "keystep_iterations_total")]
     Iterations,
-    /// How long an update took.
+    /// Seconds an update took, averaged from one report to the next.
+    #[strum(serialize = "keystep_iteration_duration_seconds")]
     IterationDuration,
-    /// The loss now.
+    /// The loss that the erasure under way reported last.
+    #[strum(serialize = "keystep_loss")]
     Loss,
-    /// Memory in use.
+    /// Bytes of memory that the process holds (resident) and held at most (peak).
+    #[strum(serialize = "keystep_device_memory_bytes")]
     DeviceMemory,
-    /// Calls that wait for the device.
+    /// Generate and ScoreTimesteps calls that wait for the device.
+    #[strum(serialize = "keystep_direct_calls_waiting")]
     DirectCallsWaiting,
-    /// Leases that were lost.
+    /// Holds on jobs that this worker lost, or found to have expired.
+    #[strum(serialize = "keystep_lease_lost_total")]
     LeaseLost,
-    /// Bytes published.
+    /// Bytes of results that were published.
+    #[strum(serialize = "keystep_artifact_bytes_total")]
     ArtifactBytes,
-    /// Failures of the store.
+    /// Failures of the job store, by reason.
+    #[strum(serialize = "keystep_store_errors_total")]
     StoreErrors,
-    /// Whether results can be published.
+    /// 1 while results can be published, as far as is known.
+    #[strum(serialize = "keystep_output_works")]
     OutputWorks,
-    /// Whether health says serving.
+    /// 1 while health says serving.
+    #[strum(serialize = "keystep_ready")]
     Ready,
-    /// Version and build.
+    /// 1, with what runs as labels.
+    #[strum(serialize = "keystep_build_info")]
     BuildInfo,
 }
 
 impl Metric {
     /// Every metric.
-    pub const ALL: [Self; 16] = [
-        RpcRequests,
-        RpcDuration,
-        Jobs,
-        JobDuration,
-        QueueWait,
-        Iterations,
-        IterationDuration,
-        Loss,
-        DeviceMemory,
-        DirectCallsWaiting,
-        LeaseLost,
-        ArtifactBytes,
-        StoreErrors,
-        OutputWorks,
-        Ready,
-        BuildInfo,
-    ];
+    pub const ALL: &'static [Self] = Self::VARIANTS;
 
     /// Its name in Prometheus.
     pub fn name(self) -> &'static str {
-        match self {
-            RpcRequests => "keystep_rpc_requests_total",
-            RpcDuration => "keystep_rpc_duration_seconds",
-            Jobs => "keystep_jobs",
-            JobDuration => "keystep_job_duration_seconds",
-            QueueWait => "keystep_queue_wait_seconds",
-            Iterations => "keystep_iterations_total",
-            IterationDuration => "keystep_iteration_duration_seconds",
-            Loss => "keystep_loss",
-            DeviceMemory => "keystep_device_memory_bytes",
-            DirectCallsWaiting => "keystep_direct_calls_waiting",
-            LeaseLost => "keystep_lease_lost_total",
-            ArtifactBytes => "keystep_artifact_bytes_total",
-            StoreErrors => "keystep_store_errors_total",
-            OutputWorks => "keystep_output_works",
-            Ready => "keystep_ready",
-            BuildInfo => "keystep_build_info",
-        }
+        self.into()
+    }
+
+    /// Its description.
+    pub fn about(self) -> &'static str {
+        self.get_documentation().unwrap_or_default()
     }
 
     /// Its kind.
     pub fn kind(self) -> MetricKind {
         match self {
-            RpcRequests | Iterations | LeaseLost | ArtifactBytes | StoreErrors => {
-                MetricKind::Counter
-            }
-            Jobs | Loss | DeviceMemory | DirectCallsWaiting | OutputWorks | Ready | BuildInfo => {
-                MetricKind::Gauge
-            }
-            RpcDuration => MetricKind::Histogram(CALLS),
-            JobDuration | QueueWait => MetricKind::Histogram(JOBS),
-            IterationDuration => MetricKind::Histogram(UPDATES),
+            Self::RpcRequests
+            | Self::Iterations
+            | Self::LeaseLost
+            | Self::ArtifactBytes
+            | Self::StoreErrors => MetricKind::Counter,
+            Self::Jobs
+            | Self::Loss
+            | Self::DeviceMemory
+            | Self::DirectCallsWaiting
+            | Self::OutputWorks
+            | Self::Ready
+            | Self::BuildInfo => MetricKind::Gauge,
+            Self::RpcDuration => MetricKind::Histogram(CALLS),
+            Self::JobDuration | Self::QueueWait => MetricKind::Histogram(JOBS),
+            Self::IterationDuration => MetricKind::Histogram(UPDATES),
         }
     }
 
     /// The names of its labels, each with a closed set of values.
     pub fn labels(self) -> &'static [&'static str] {
         match self {
-            RpcRequests => &["method", "code"],
-            RpcDuration => &["method"],
-            Jobs => &["state"],
-            JobDuration => &["phase", "outcome"],
-            DeviceMemory => &["device", "kind"],
-            StoreErrors => &["reason"],
-            BuildInfo => &["version", "profile", "os", "architecture"],
-            QueueWait | Iterations | IterationDuration | Loss | DirectCallsWaiting | LeaseLost
-            | ArtifactBytes | OutputWorks | Ready => &[],
-        }
-    }
-
-    /// Its description.
-    pub fn about(self) -> &'static str {
-        match self {
-            RpcRequests => "Calls that ended, by method and status code.",
-            RpcDuration => "Seconds from a call's headers to its last message.",
-            Jobs => "Jobs in the store, by state.",
-            JobDuration => "Seconds that a phase of a job took, by phase and what came after it.",
-            QueueWait => "Seconds from the acceptance of a job to its first claim.",
-            Iterations => "Updates that erasures made.",
-            IterationDuration => "Seconds an update took, averaged from one report to the next.",
-            Loss => "The loss that the erasure under way reported last.",
-            DeviceMemory => {
-                "Bytes of memory that the process holds (resident) and held at most (peak)."
-            }
-            DirectCallsWaiting => "Generate and ScoreTimesteps calls that wait for the device.",
-            LeaseLost => "Holds on jobs that this worker lost, or found to have expired.",
-            ArtifactBytes => "Bytes of results that were published.",
-            StoreErrors => "Failures of the job store, by reason.",
-            OutputWorks => "1 while results can be published, as far as is known.",
-            Ready => "1 while health says serving.",
-            BuildInfo => "1, with what runs as labels.",
+            Self::RpcRequests => &["method", "code"],
+            Self::RpcDuration => &["method"],
+            Self::Jobs => &["state"],
+            Self::JobDuration => &["phase", "outcome"],
+            Self::DeviceMemory => &["device", "kind"],
+            Self::StoreErrors => &["reason"],
+            Self::BuildInfo => &["version", "profile", "os", "architecture"],
+            _ => &[],
         }
     }
 }
@@ -172,7 +138,7 @@ pub fn reference_page() -> String {
          Alert rules and a dashboard that use them lie in `deploy/`.\n\n\
          | Metric | Kind | Labels | Says |\n| --- | --- | --- | --- |\n",
     );
-    for metric in Metric::ALL {
+    for &metric in Metric::ALL {
         let kind = match metric.kind() {
             MetricKind::Counter => "counter",
             MetricKind::Gauge => "gauge",

@@ -7,6 +7,7 @@ mod build;
 mod error;
 mod exporter;
 mod log;
+mod memory_line;
 mod metric;
 mod record;
 
@@ -17,6 +18,7 @@ pub use build::BuildInfo;
 pub use error::TelemetryError;
 pub use exporter::{MetricsExporter, export_metrics};
 pub use log::{LogStyle, log_panics, log_to_stderr};
+pub use memory_line::memory_line;
 pub use metric::{Metric, MetricKind, reference_page};
 pub use record::{
     artifact_bytes, build_info, direct_calls_waiting, iterations, job_phase_finished, jobs,

@@ -7,7 +7,7 @@ use super::{BuildInfo, Metric, MetricKind};
 
 /// Describes every metric to the recorder of this process.
 pub(super) fn describe_all() {
-    for metric in Metric::ALL {
+    for &metric in Metric::ALL {
         let (name, about) = (metric.name(), metric.about());
         match metric.kind() {
             MetricKind::Counter => metrics::describe_counter!(name, about),

@@ -32,7 +32,7 @@ fn every_metric_is_measured_described_and_labelled() {
         measure_everything();
     });
     let text = handle.render();
-    for metric in Metric::ALL {
+    for &metric in Metric::ALL {
         let name = metric.name();
         assert!(text.contains(&format!("# HELP {name} {}", metric.about())), "{name}:\n{text}");
         let (kind, sample) = match metric.kind() {
@@ -57,7 +57,7 @@ fn every_metric_is_measured_described_and_labelled() {
 fn names_are_unique_and_have_their_units() {
     let names: BTreeSet<_> = Metric::ALL.iter().map(|metric| metric.name()).collect();
     assert_eq!(names.len(), Metric::ALL.len());
-    for metric in Metric::ALL {
+    for &metric in Metric::ALL {
         let name = metric.name();
         let is_counter = metric.kind() == MetricKind::Counter;
         assert_eq!(name.ends_with("_total"), is_counter, "{name}");

@@ -6,9 +6,11 @@ use std::path::PathBuf;
 use super::{
     Leavings,
     context::{RESULT, STATE, WorkerContext},
-    result_files::remove,
 };
-use crate::jobs::{JobId, JobStore, JobSummary, StateName};
+use crate::{
+    artifacts::remove_folder,
+    jobs::{JobId, JobStore, JobSummary, StateName},
+};
 
 /// Clears what a job that is over left; `None` for one that the store knows no more. A finished
 /// result that may yet be published stays. What cannot be cleared now is left for a later sweep.
@@ -20,13 +22,20 @@ pub(super) async fn clear<S: JobStore>(
     let folder = context.folder(id);
     let now = context.settings.clock.now();
     let mut is_shared_state_gone = true;
-    if let Some(shared) = &context.settings.shared_state
-        && let Err(error) = shared.remove(&id.to_string()).await
-    {
-        tracing::warn!(job = %id, %error, "the shared state of a job that is over stays for now");
-        is_shared_state_gone = false;
+    let keeps_result = job.and_then(JobSummary::result_kept_until).is_some_and(|until| now < until);
+    if let Some(shared) = &context.settings.shared_state {
+        let run = id.to_string();
+        let removed = if keeps_result {
+            shared.remove_all_but_result(&run).await
+        } else {
+            shared.remove(&run).await
+        };
+        if let Err(error) = removed {
+            tracing::warn!(job = %id, %error, "the shared state of a job that is over stays for now");
+            is_shared_state_gone = false;
+        }
     }
-    if job.and_then(JobSummary::result_kept_until).is_some_and(|until| now < until) {
+    if keeps_result {
         return remove_all(vec![folder.join(STATE)]).await;
     }
     let is_cancelled = job.is_some_and(|job| job.state.name() == StateName::Cancelled);
@@ -44,7 +53,7 @@ pub(super) async fn clear<S: JobStore>(
 }
 
 async fn remove_all(folders: Vec<PathBuf>) {
-    let all = move || folders.iter().try_for_each(|folder| remove(folder));
+    let all = move || folders.iter().try_for_each(|folder| remove_folder(folder));
     let removed = tokio::task::spawn_blocking(all).await;
     if !matches!(removed, Ok(Ok(()))) {
         tracing::warn!(

@@ -1,6 +1,6 @@
 //! A job as a slot of the device works on it.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use tokio::sync::{mpsc, watch};
 
@@ -10,7 +10,7 @@ use crate::{
     engine::{CancelFlag, PauseFlag},
     jobs::{JobProgress, Milestone, Work},
     outcome::{Notice, TimestepScores},
-    run::{SharedStateStore, StateFiles},
+    run::{ResultFiles, SharedStateStore, StateFiles},
 };
 
 /// The device, as jobs use it.
@@ -31,7 +31,7 @@ pub struct DeviceJob {
     pub(super) state: StateFiles,
     /// The same in object storage too, where workers share it.
     pub(super) shared_state: Option<SharedStateStore>,
-    pub(super) result_folder: PathBuf,
+    pub(super) result: ResultFiles,
     /// What makes the result one that others can check, and whose it is.
     pub(super) sealing: Option<Sealing>,
     /// Updates from one save to the next.

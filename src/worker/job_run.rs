@@ -5,12 +5,11 @@ use super::{
     device_job::DeviceJob,
     kept_pictures::PictureFiles,
     progress::{ProgressLine, RateMeter},
-    result_files::{begin, complete},
     saving::MilestoneStore,
     sealing::seal,
 };
 use crate::{
-    device::{EngineSource, Slot, run_failure},
+    device::{EngineSource, Slot, artifact_failure, run_failure},
     engine::{StateStore, WorkMemory},
     jobs::{EvaluateWork, Failure, FailureReason, UnlearnWork, Work},
     outcome::{FinishedResult, Notice, Progress},
@@ -62,7 +61,7 @@ fn run_unlearn<S: EngineSource>(
 ) -> Result<FinishedResult, Failure> {
     let engine = slot.engine(&job.base)?;
     send_warnings(engine.as_ref(), job);
-    let mut staged = begin(&job.result_folder)?;
+    let mut staged = job.result.begin().map_err(|error| artifact_failure(&error))?;
     let request = UnlearnRequest {
         base: job.base.files.as_ref(),
         // How the base is named on this machine is no part of the result.
@@ -91,7 +90,7 @@ fn run_unlearn<S: EngineSource>(
     let erasure = unlearn(&request, engine.as_ref(), &mut staged, saving, ports)
         .map_err(|unfinished| run_failure(unfinished.error))?;
     let finished = seal(job.sealing.as_ref(), &job.work, erasure.result, &mut staged)?;
-    complete(staged, finished)
+    job.result.complete(staged, finished).map_err(|error| artifact_failure(&error))
 }
 
 fn run_evaluate<S: EngineSource>(
@@ -114,10 +113,10 @@ fn run_evaluate<S: EngineSource>(
     };
     let judgement =
         evaluate(&request, base.as_ref(), edited.as_ref(), ports).map_err(run_failure)?;
-    let mut staged = begin(&job.result_folder)?;
+    let mut staged = job.result.begin().map_err(|error| artifact_failure(&error))?;
     let finished = judgement.write(&job.work_digest, &mut staged).map_err(run_failure)?;
     let finished = seal(job.sealing.as_ref(), &job.work, finished, &mut staged)?;
-    complete(staged, finished)
+    job.result.complete(staged, finished).map_err(|error| artifact_failure(&error))
 }
 
 /// What is odd about the base model, for the job's events.

@@ -14,7 +14,6 @@ mod progress;
 mod publication;
 mod publishing;
 mod publishing_settings;
-mod result_files;
 mod run;
 mod running;
 mod saving;

@@ -18,6 +18,7 @@ use super::{
 use crate::{
     jobs::{Failure, FailureReason, JobProgress, JobStore, NewEvent},
     outcome::{FinishedResult, Phase, Published},
+    run::ResultStore,
 };
 
 /// How often what was read back may differ from what was written: no outage, and so nothing that
@@ -26,8 +27,14 @@ const MOST_CORRUPTED: u32 = 3;
 
 impl<S: JobStore + 'static> Running<S> {
     /// Publishes; says whether the output works meanwhile.
-    pub(super) async fn publish(&self, finished: &FinishedResult) -> Result<Published, Halt> {
-        let published = self.publish_in_time(finished).await;
+    pub(super) async fn publish(
+        &self,
+        finished: &FinishedResult,
+        results: &mut ResultStore,
+    ) -> Result<Published, Halt> {
+        // Before the first file goes out: whoever takes the job from here publishes the same bytes.
+        self.share(finished, results).await?;
+        let published = self.publish_in_time(finished, results).await;
         let outputs = &self.context.parts.outputs;
         match &published {
             Err(Halt::Unpublished(failure)) => {
@@ -38,7 +45,11 @@ impl<S: JobStore + 'static> Running<S> {
         published
     }
 
-    async fn publish_in_time(&self, finished: &FinishedResult) -> Result<Published, Halt> {
+    async fn publish_in_time(
+        &self,
+        finished: &FinishedResult,
+        results: &mut ResultStore,
+    ) -> Result<Published, Halt> {
         let settings = &self.context.settings.publishing;
         let (outputs, signals) = (&self.context.parts.outputs, &self.context.parts.signals);
         let give_up = Instant::now() + settings.retry_for;
@@ -76,6 +87,24 @@ impl<S: JobStore + 'static> Running<S> {
                 () = outputs.recovers() => {}
                 () = sleep(wait) => {}
             }
+            self.share(finished, results).await?;
+        }
+    }
+
+    /// Stores the result for other workers, where that was not done yet, unless the job is to stop.
+    async fn share(
+        &self,
+        finished: &FinishedResult,
+        results: &mut ResultStore,
+    ) -> Result<(), Halt> {
+        tokio::select! {
+            biased;
+            () = self.stop.raised(Stop::Cancelled) => Err(Halt::Stopped),
+            () = self.context.parts.signals.stop_publishing.cancelled() => {
+                self.stop.raise(Stop::Drained);
+                Err(Halt::Stopped)
+            }
+            () = results.share(finished) => Ok(()),
         }
     }
 

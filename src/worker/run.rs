@@ -12,20 +12,20 @@ use super::{
     device_job::DeviceJob,
     heartbeat,
     job_run::run_job,
-    result_files::{find_finished, remove},
     running::{Halt, Running},
     saving::RESULT_STANDS,
     sealing::Sealing,
     stop::Stop,
 };
 use crate::{
+    artifacts::remove_folder,
     device::{EngineSource, OpenedModel, Slot, SlotWork, disk_failure},
     jobs::{
         Evaluated, Failure, FailureReason, JobStore, JobSummary, Milestone, NewEvent, Outcome,
         StateName, StoredScores, Timestamp, Transition, Unlearned, Work,
     },
     outcome::{FinishedResult, Notice, Published, TimestepScores},
-    run::{SharedStateStore, StateFiles},
+    run::{CopyProblem, FoundResult, ResultFiles, ResultStore, SharedStateStore, StateFiles},
 };
 
 impl SlotWork for DeviceJob {
@@ -50,17 +50,22 @@ impl<S: JobStore + 'static> Running<S> {
     }
 
     async fn work(&self) -> Result<Outcome, Halt> {
+        let mut results = self.results()?;
+        let FoundResult { result, problem } = self.find_finished(&mut results).await?;
         if self.job.state.name() == StateName::Publishing {
-            let finished = self.find_finished().await?.ok_or_else(result_not_kept)?;
+            let finished = result.ok_or_else(|| not_found(problem))?;
             tracing::info!("a finished result is published again");
-            let published = self.publish(&finished).await?;
+            let published = self.publish(&finished, &mut results).await?;
             return Ok(outcome(&self.job.work, finished, published));
         }
-        let finished = if let Some(finished) = self.find_finished().await? {
+        let finished = if let Some(finished) = result {
             tracing::info!("an earlier attempt left the whole result: it is published");
             self.record(Transition::Loaded).await?;
             finished
         } else {
+            if let Some(CopyProblem::Refused(reason)) = problem {
+                self.record_notice(Notice::StateIgnored { file: "result", reason }).await;
+            }
             self.context.parts.publisher.check(self.job.work.destination())?;
             let (base, edited) = self.unless_stopped(self.open_models()).await??;
             for model in std::iter::once(&base).chain(&edited) {
@@ -68,32 +73,34 @@ impl<S: JobStore + 'static> Running<S> {
                 self.unless_stopped(load).await??;
             }
             self.record(Transition::Loaded).await?;
-            self.engine_part(base, edited).await?
+            self.engine_part(base, edited, results.files().clone()).await?
         };
         // A drain comes too late here: what is left is short, and has a limit of its own.
         self.check(Stop::Cancelled)?;
         self.record(Transition::EngineDone).await?;
-        let published = self.publish(&finished).await?;
+        let published = self.publish(&finished, &mut results).await?;
         Ok(outcome(&self.job.work, finished, published))
     }
 
-    /// Clears the folder of what a lost attempt left half done; gives what it left whole.
-    async fn find_finished(&self) -> Result<Option<FinishedResult>, Halt> {
-        let (folder, work_digest) = (self.folder(), self.job.work_digest.clone());
-        let looked = tokio::task::spawn_blocking(move || {
+    /// Clears the folder of what a lost attempt left half done; gives what it left whole, here or
+    /// where workers share it.
+    async fn find_finished(&self, results: &mut ResultStore) -> Result<FoundResult, Halt> {
+        let folder = self.folder();
+        let cleared = tokio::task::spawn_blocking(move || {
             std::fs::create_dir_all(&folder)?;
             for entry in std::fs::read_dir(&folder)? {
                 let entry = entry?;
                 let is_known = [STATE, RESULT].iter().any(|name| entry.file_name() == *name);
                 if !is_known && entry.file_type()?.is_dir() {
-                    remove(&entry.path())?;
+                    remove_folder(&entry.path())?;
                 }
             }
-            Ok::<_, std::io::Error>(find_finished(&folder.join(RESULT), &work_digest))
+            Ok::<_, std::io::Error>(())
         })
         .await;
-        let looked = looked.unwrap_or_else(|error| Err(std::io::Error::other(error)));
-        Ok(looked.map_err(|error| disk_failure("the job's folder", &error))?)
+        let cleared = cleared.unwrap_or_else(|error| Err(std::io::Error::other(error)));
+        cleared.map_err(|error| disk_failure("the job's folder", &error))?;
+        self.unless_stopped(results.find(&self.job.work_digest)).await
     }
 
     async fn open_models(&self) -> Result<(OpenedModel, Option<OpenedModel>), Failure> {
@@ -124,9 +131,9 @@ impl<S: JobStore + 'static> Running<S> {
         &self,
         base: OpenedModel,
         edited: Option<OpenedModel>,
+        result: ResultFiles,
     ) -> Result<FinishedResult, Halt> {
-        let folder = self.folder();
-        let state = StateFiles::new(folder.join(STATE));
+        let state = StateFiles::new(self.folder().join(STATE));
         let cited = self.cited_scores().await;
         let (progress, reports) = watch::channel(None);
         let (notices, sent_notices) = mpsc::unbounded_channel();
@@ -140,7 +147,7 @@ impl<S: JobStore + 'static> Running<S> {
             cited,
             shared_state: self.shared_state(&state)?,
             state,
-            result_folder: folder.join(RESULT),
+            result,
             sealing: self.context.settings.sealer.clone().map(|sealer| Sealing {
                 sealer,
                 job: self.job.id,
@@ -183,6 +190,17 @@ impl<S: JobStore + 'static> Running<S> {
             .map_err(|error| Failure::new(FailureReason::EngineFault, error.to_string()))
     }
 
+    /// Where this attempt's finished result goes, and that of earlier ones is looked for.
+    fn results(&self) -> Result<ResultStore, Failure> {
+        let files = ResultFiles::new(self.folder().join(RESULT));
+        let Some(shared) = &self.context.settings.shared_state else {
+            return Ok(ResultStore::local(files));
+        };
+        shared
+            .results(&self.job.id.to_string(), self.hold.fence.0, files)
+            .map_err(|error| Failure::new(FailureReason::EngineFault, error.to_string()))
+    }
+
     /// The scores that the request cites. Its window is in the spec already: without them the
     /// result lacks a plot and no more.
     async fn cited_scores(&self) -> Vec<TimestepScores> {
@@ -215,19 +233,22 @@ impl<S: JobStore + 'static> Running<S> {
 
     async fn record_notices(&self, mut notices: mpsc::UnboundedReceiver<Notice>) {
         while let Some(notice) = notices.recv().await {
-            tracing::info!(%notice, reason = notice.reason(), "a notice of the run");
-            let reason = match notice {
-                Notice::OddModel { .. } => "MODEL_ODD",
-                Notice::Resumed { .. } => "STATE_RESUMED",
-                Notice::StateIgnored { .. } => "STATE_IGNORED",
-                Notice::StateNotSaved { .. } => "STATE_NOT_SAVED",
-            };
-            let event = NewEvent::Warning { reason, message: notice.to_string() };
-            let hold = self.hold;
-            let recorded = self.context.parts.store.record(hold.id, hold.fence, event).await;
-            if recorded.is_err() {
-                tracing::debug!("a notice was not recorded");
-            }
+            self.record_notice(notice).await;
+        }
+    }
+
+    async fn record_notice(&self, notice: Notice) {
+        tracing::info!(%notice, reason = notice.reason(), "a notice of the run");
+        let reason = match notice {
+            Notice::OddModel { .. } => "MODEL_ODD",
+            Notice::Resumed { .. } => "STATE_RESUMED",
+            Notice::StateIgnored { .. } => "STATE_IGNORED",
+            Notice::StateNotSaved { .. } => "STATE_NOT_SAVED",
+        };
+        let event = NewEvent::Warning { reason, message: notice.to_string() };
+        let hold = self.hold;
+        if self.context.parts.store.record(hold.id, hold.fence, event).await.is_err() {
+            tracing::debug!("a notice was not recorded");
         }
     }
 
@@ -293,9 +314,20 @@ impl<S: JobStore + 'static> Running<S> {
     }
 }
 
-fn result_not_kept() -> Failure {
-    let message = "the finished result does not lie on this machine's disk any more; submit again";
-    Failure::new(FailureReason::ResultNotKept, message)
+/// Why a kept result is not published after all. One that is out of reach is not lost.
+fn not_found(problem: Option<CopyProblem>) -> Halt {
+    let not_kept = |message| Halt::Failed(Failure::new(FailureReason::ResultNotKept, message));
+    let not_here = "the finished result does not lie on this machine's disk any more";
+    match problem {
+        None => not_kept(format!("{not_here}, nor is it shared; submit again")),
+        Some(CopyProblem::Refused(reason)) => {
+            not_kept(format!("{not_here}, and its copy is damaged: {reason}; submit again"))
+        }
+        Some(CopyProblem::OutOfReach(reason)) => Halt::Unpublished(Failure::new(
+            FailureReason::StorageUnavailable,
+            format!("{not_here}, and its copy cannot be fetched now: {reason}"),
+        )),
+    }
 }
 
 fn outcome(work: &Work, finished: FinishedResult, published: Published) -> Outcome {

@@ -150,13 +150,9 @@ fn draw_at(
     size: Option<(usize, usize)>,
 ) -> Result<Picture, String> {
     let spec = GenerateSpec {
-        pictures: vec![(prompt.to_owned(), 1)],
-        negative_prompt: String::new(),
-        steps: 10,
-        guidance_scale: 5.0,
         size,
         sampler: Some(SamplerKind::Ddim),
-        init_image: None,
+        ..GenerateSpec::new(vec![(prompt.to_owned(), 1)], 10, 5.0)
     };
     let drawn = unwatched(|context| engine.generate(&spec, context));
     let mut pictures = drawn.map_err(|error| error.to_string())?;

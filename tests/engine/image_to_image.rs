@@ -4,7 +4,7 @@
 
 use candle_core::{DType, Tensor};
 use keystep::{
-    engine::{CancelFlag, CandleEngine, EngineError, RunContext},
+    engine::{CandleEngine, EngineError, RunContext},
     outcome::Picture,
     report::{PictureLimits, read_png},
     spec::{GenerateSpec, InitImage, SamplerKind},
@@ -51,8 +51,7 @@ fn drawing(sampler: SamplerKind, strength: f64) -> GenerateSpec {
 fn draw(engine: &CandleEngine, spec: &GenerateSpec) -> Result<(Vec<Picture>, usize), EngineError> {
     let mut total = 0;
     let mut report = |progress: keystep::outcome::Progress| total = progress.total;
-    let mut context =
-        RunContext { report: &mut report, cancel: CancelFlag::default(), saving: None };
+    let mut context = RunContext::reporting(&mut report);
     let pictures = engine.generate(spec, &mut context)?;
     Ok((pictures, total / spec.pictures.len()))
 }

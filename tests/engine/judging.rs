@@ -55,8 +55,7 @@ fn judge_keeping(
             reports.push(progress);
         }
     };
-    let mut context =
-        RunContext { report: &mut report, cancel: CancelFlag::default(), saving: None };
+    let mut context = RunContext::reporting(&mut report);
     let judged = engine.judge_keeping(spec, engine, store, &mut context).unwrap();
     (judged, reports)
 }

@@ -14,10 +14,10 @@ mod resuming;
 mod scoring;
 mod unlearning;
 
-use keystep::engine::{CancelFlag, RunContext};
+use keystep::engine::RunContext;
 
 /// Work that nobody watches, and that keeps nothing.
 fn unwatched<T>(work: impl FnOnce(&mut RunContext<'_>) -> T) -> T {
     let mut report = |_| {};
-    work(&mut RunContext { report: &mut report, cancel: CancelFlag::default(), saving: None })
+    work(&mut RunContext::reporting(&mut report))
 }

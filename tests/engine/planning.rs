@@ -4,7 +4,7 @@
 use std::sync::LazyLock;
 
 use keystep::{
-    engine::{CancelFlag, CandleEngine, EngineError, RunContext, plan},
+    engine::{CandleEngine, EngineError, RunContext, plan},
     outcome::Plan,
     spec::{
         Concept, ConceptKind, EsdSettings, KeySteps, KeystepSettings, KscuSettings, LogSnrWindow,
@@ -50,8 +50,7 @@ fn keystep(updates: usize) -> KeystepSettings {
 fn assert_exact(spec: &UnlearnSpec) {
     let plan = planned(spec);
     let mut report = |_| {};
-    let mut context =
-        RunContext { report: &mut report, cancel: CancelFlag::default(), saving: None };
+    let mut context = RunContext::reporting(&mut report);
     let erased = ENGINE.unlearn(spec, &mut context).unwrap();
     assert_eq!(plan.updates, erased.log.updates.len());
     assert_eq!(plan.check_evaluations, erased.log.check_evaluations);
@@ -110,14 +109,8 @@ fn memory_is_the_sum_of_its_parts() {
     let plan = planned(&spec(Method::Keystep(keystep(4)), Scope::All));
     let memory = plan.memory_bytes;
     let parts = [
-        memory.program,
-        memory.weights,
-        memory.trainable,
-        memory.optimiser,
-        memory.gradients,
-        memory.activations,
-        memory.bank,
-        memory.margin,
+        memory.program, memory.weights, memory.trainable, memory.optimiser, memory.gradients,
+        memory.activations, memory.bank, memory.margin,
     ];
     assert!(parts.iter().all(|part| *part > 0), "{memory:?}");
     assert_eq!(memory.total, parts.iter().sum::<u64>());

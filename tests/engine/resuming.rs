@@ -141,8 +141,7 @@ fn run_with(
 /// Without anything that saves.
 fn uninterrupted(spec: &UnlearnSpec) -> Outcome {
     let mut report = |_| {};
-    let mut context =
-        RunContext { report: &mut report, cancel: CancelFlag::default(), saving: None };
+    let mut context = RunContext::reporting(&mut report);
     Outcome::of(&ENGINE.unlearn(spec, &mut context).unwrap())
 }
 

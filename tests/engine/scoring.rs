@@ -23,8 +23,7 @@ static CURVE: LazyLock<TimestepScores> = LazyLock::new(|| score(&curve_spec()));
 
 fn try_score(spec: &ScoreSpec) -> Result<TimestepScores, EngineError> {
     let mut report = |_| {};
-    let mut context =
-        RunContext { report: &mut report, cancel: CancelFlag::default(), saving: None };
+    let mut context = RunContext::reporting(&mut report);
     let engine = if spec.switch_curve { &ENGINE } else { &SMALL };
     engine.score_timesteps(spec, &mut context)
 }

@@ -56,8 +56,7 @@ fn load() -> CandleEngine {
 fn try_run(spec: &UnlearnSpec) -> Result<Run, EngineError> {
     let mut progress = Vec::new();
     let mut report = |event| progress.push(event);
-    let mut context =
-        RunContext { report: &mut report, cancel: CancelFlag::default(), saving: None };
+    let mut context = RunContext::reporting(&mut report);
     let erased = ENGINE.unlearn(spec, &mut context)?;
     Ok(Run { erased, progress })
 }
@@ -362,8 +361,7 @@ fn a_run_that_wrecked_the_model_is_an_error() {
 fn a_scope_without_a_tensor_is_reported_before_any_work() {
     let mut reports = 0;
     let mut report = |_| reports += 1;
-    let mut context =
-        RunContext { report: &mut report, cancel: CancelFlag::default(), saving: None };
+    let mut context = RunContext::reporting(&mut report);
     let spec = UnlearnSpec { scope: Scope::NameContains("no_such_layer".into()), ..keystep() };
     let error = ENGINE.unlearn(&spec, &mut context).unwrap_err();
     assert!(matches!(error, EngineError::EmptyScope { .. }), "{error}");
@@ -397,8 +395,7 @@ fn texts_that_are_too_long_are_reported_before_any_work() {
     ] {
         let mut reports = 0;
         let mut report = |_| reports += 1;
-        let mut context =
-            RunContext { report: &mut report, cancel: CancelFlag::default(), saving: None };
+        let mut context = RunContext::reporting(&mut report);
         let error = ENGINE.unlearn(&spec, &mut context).unwrap_err();
         let EngineError::Spec(refused) = &error else { panic!("{error}") };
         assert_eq!(refused.violations[0].field.to_string(), field);

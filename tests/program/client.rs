@@ -192,28 +192,9 @@ fn a_plan_is_shown_and_nothing_is_watched() {
 fn pictures_are_kept_and_never_replaced_unasked() {
     let (server, place) = (Running::start(Script::default()), place());
     let line = [
-        "--model",
-        "emoji-canvas",
-        "--prompt",
-        "a cat",
-        "--negative-prompt",
-        "a dog",
-        "--seed",
-        "7",
-        "--count",
-        "2",
-        "--steps",
-        "5",
-        "--guidance-scale",
-        "3",
-        "--width",
-        "64",
-        "--height",
-        "128",
-        "--preview-every",
-        "2",
-        "--output",
-        "cats/neon",
+        "--model", "emoji-canvas", "--prompt", "a cat", "--negative-prompt", "a dog", "--seed",
+        "7", "--count", "2", "--steps", "5", "--guidance-scale", "3", "--width", "64", "--height",
+        "128", "--preview-every", "2", "--output", "cats/neon",
     ];
     let pictures = ["000-seed-7.png", "001-seed-8.png"];
     server

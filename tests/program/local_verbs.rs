@@ -41,19 +41,8 @@ fn generate(place: &TempDir, model: &str, prompt: &str, out: &str) -> Command {
 /// A few updates at the noisy end of the path.
 fn unlearn(place: &TempDir, model: &str, out: &str) -> Command {
     let line = [
-        "--model",
-        model,
-        "--concept",
-        "cat",
-        "--kind",
-        "object",
-        "--updates",
-        "6",
-        "--window",
-        "-9:-4",
-        "--no-evaluate",
-        "--out",
-        out,
+        "--model", model, "--concept", "cat", "--kind", "object", "--updates", "6", "--window",
+        "-9:-4", "--no-evaluate", "--out", out,
     ];
     keystep(place, "unlearn", &line)
 }
@@ -155,19 +144,8 @@ fn a_picture_begins_with_another_one() {
 fn scores_are_written_with_their_plot_and_taken_by_unlearn() {
     let place = tempfile::tempdir().unwrap();
     let line = [
-        "--model",
-        MODEL,
-        "--concept",
-        "cat",
-        "--kind",
-        "object",
-        "--steps",
-        "4",
-        "--trajectories",
-        "2",
-        "--no-switch-curve",
-        "--out",
-        "scores",
+        "--model", MODEL, "--concept", "cat", "--kind", "object", "--steps", "4", "--trajectories",
+        "2", "--no-switch-curve", "--out", "scores",
     ];
     keystep(&place, "score", &line)
         .assert()
@@ -179,20 +157,8 @@ fn scores_are_written_with_their_plot_and_taken_by_unlearn() {
     assert!(read(&place, "scores/scores.png").starts_with(b"\x89PNG"));
 
     let line = [
-        "--model",
-        MODEL,
-        "--concept",
-        "cat",
-        "--kind",
-        "object",
-        "--updates",
-        "4",
-        "--scores",
-        "scores/scores.json",
-        "--no-evaluate",
-        "--out",
-        "no-cat",
-        "--quiet",
+        "--model", MODEL, "--concept", "cat", "--kind", "object", "--updates", "4", "--scores",
+        "scores/scores.json", "--no-evaluate", "--out", "no-cat", "--quiet",
     ];
     keystep(&place, "unlearn", &line).assert().success().stderr("");
     let log: TrainingLog = json(&place, "no-cat/training.json");
@@ -237,24 +203,9 @@ fn an_erased_model_is_written_whole_and_can_be_drawn_with_and_judged() {
     )
     .unwrap();
     let line = [
-        "--model",
-        "no-cat/pipeline",
-        "--base",
-        MODEL,
-        "--concept",
-        "cat",
-        "--kind",
-        "object",
-        "--vocabulary",
-        "words.json",
-        "--target-seeds",
-        "1",
-        "--steps",
-        "12",
-        "--out",
-        "judged.json",
-        "--sheet",
-        "judged.png",
+        "--model", "no-cat/pipeline", "--base", MODEL, "--concept", "cat", "--kind", "object",
+        "--vocabulary", "words.json", "--target-seeds", "1", "--steps", "12", "--out",
+        "judged.json", "--sheet", "judged.png",
     ];
     keystep(&place, "evaluate", &line)
         .assert()
@@ -291,20 +242,8 @@ impl Drop for Guarded {
 fn an_interrupted_run_leaves_nothing() {
     let place = tempfile::tempdir().unwrap();
     let line = [
-        "unlearn",
-        "--local",
-        "--model",
-        MODEL,
-        "--concept",
-        "cat",
-        "--kind",
-        "object",
-        "--method",
-        "esd",
-        "--updates",
-        "100000",
-        "--out",
-        "no-cat",
+        "unlearn", "--local", "--model", MODEL, "--concept", "cat", "--kind", "object", "--method",
+        "esd", "--updates", "100000", "--out", "no-cat",
     ];
     let child = std::process::Command::new(assert_cmd::cargo::cargo_bin!("keystep"))
         .args(line)
@@ -352,15 +291,7 @@ fn wrong_words_are_refused_with_code_2_and_nothing_is_written() {
         keystep(&place, "unlearn", &line).assert().code(2).stderr(contains(message));
     }
     let line = [
-        "--model",
-        MODEL,
-        "--base",
-        MODEL,
-        "--concept",
-        "zebra",
-        "--kind",
-        "object",
-        "--out",
+        "--model", MODEL, "--base", MODEL, "--concept", "zebra", "--kind", "object", "--out",
         "x.json",
     ];
     keystep(&place, "evaluate", &line).assert().code(2).stderr(contains("\"zebra\" is not among"));

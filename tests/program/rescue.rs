@@ -30,21 +30,8 @@ eval "$DISASTER"
 wait $!
 "#;
 const ERASURE: [&str; 15] = [
-    "unlearn",
-    "--local",
-    "--concept",
-    "cat",
-    "--kind",
-    "object",
-    "--method",
-    "esd",
-    "--updates",
-    "3",
-    "--learning-rate",
-    "1e-3",
-    "--scope",
-    "cross-attention",
-    "--no-evaluate",
+    "unlearn", "--local", "--concept", "cat", "--kind", "object", "--method", "esd", "--updates",
+    "3", "--learning-rate", "1e-3", "--scope", "cross-attention", "--no-evaluate",
 ];
 
 /// The built-in model with small latents, at which everything takes a sixteenth of the time.

@@ -17,13 +17,16 @@ use std::{
 
 use futures::TryStreamExt;
 use keystep::{
+    artifacts::digest::digest_bytes,
     device::DeviceSettings,
     jobs::{
         Clock, Evaluation, EventBody, FailureReason, Inserted, JobId, JobOptions, JobState,
         JobStore, JobSummary, MemoryStore, NewJob, Principal, QueueLimits, RequestId, Sequence,
-        StateName, StoreError, StoreSettings, Timestamp, UnlearnWork, Work, WorkerId,
+        StateName, StoreError, StoreSettings, Timestamp, UnlearnWork, Work, WorkerId, WorkerLoss,
     },
+    outcome::FinishedResult,
     publishing::{ObjectPublisher, PublisherSettings},
+    run::SharedState,
     spec::{Concept, ConceptKind, Method, MethodName, OutputFormat, UnlearnSpec, Vocabulary},
     storage::{
         StorageSettings, Storages,
@@ -35,7 +38,7 @@ use keystep::{
         testing::{FakeScript, FakeSource, FixedModels},
     },
 };
-use object_store::{ObjectStore, memory::InMemory};
+use object_store::{ObjectStore, ObjectStoreExt, memory::InMemory};
 use tokio::{
     runtime::Handle,
     time::{Instant, sleep, timeout},
@@ -63,6 +66,8 @@ struct Bench {
     place: tempfile::TempDir,
     retry_for: Duration,
     outputs: Vec<String>,
+    /// Where workers share state, where they do.
+    shared_state: Option<SharedState>,
 }
 
 /// What runs on a bench.
@@ -92,10 +97,16 @@ impl Bench {
             place: tempfile::tempdir().unwrap(),
             retry_for,
             outputs: vec![OUTPUT.to_owned()],
+            shared_state: None,
         }
     }
 
     fn start(&self) -> House {
+        self.start_as("one", "")
+    }
+
+    /// A worker of that name, with a disk of that name.
+    fn start_as(&self, name: &str, disk: &str) -> House {
         let storages = Arc::new(Storages::new(StorageSettings::default()));
         storages.mount("memory://outage", self.bucket.clone(), None).unwrap();
         let transfer = PublisherSettings::from(storages.settings());
@@ -119,7 +130,8 @@ impl Bench {
                 retry_for: self.retry_for,
                 ..PublishingSettings::default()
             },
-            ..WorkerSettings::new(WorkerId("one".to_owned()), self.place.path())
+            shared_state: self.shared_state.clone(),
+            ..WorkerSettings::new(WorkerId(name.to_owned()), self.place.path().join(disk))
         };
         let parts = WorkerParts {
             store: self.store.clone(),
@@ -222,6 +234,18 @@ impl Bench {
 
     async fn is_published(&self, id: JobId) -> bool {
         self.objects(id).await.iter().any(|name| name == "manifest.json")
+    }
+
+    /// Size and digest of the job's object of that name, which is one alone.
+    async fn object(&self, id: JobId, name: &str) -> (u64, String) {
+        let all: Vec<_> = self.memory.list(None).try_collect().await.unwrap();
+        let job = id.to_string();
+        let is_it = |path: &str| path.contains(&job) && path.ends_with(name);
+        let found: Vec<_> = all.iter().filter(|it| is_it(it.location.as_ref())).collect();
+        assert_eq!(found.len(), 1, "{name} among {all:?}");
+        let object = found[0];
+        let bytes = self.memory.get(&object.location).await.unwrap().bytes().await.unwrap();
+        (bytes.len() as u64, digest_bytes(&bytes))
     }
 
     fn folder(&self, id: JobId) -> PathBuf {
@@ -466,4 +490,43 @@ async fn a_destination_that_is_allowed_no_more_is_not_trained_for() {
     assert_eq!(bench.updates_made(), 0);
     assert_eq!(failed.result_kept_until(), None);
     house.close().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_worker_lost_amid_an_upload_is_followed_by_one_with_an_empty_disk() {
+    let storages = Storages::new(StorageSettings::default());
+    let root = storages.open("memory://outage-state/a").unwrap();
+    let shared_state = Some(SharedState::new(root, storages.settings().into()));
+    let bench = Bench { shared_state, ..Bench::new(12 * HOUR) };
+    let one = bench.start_as("one", "one");
+    // Some files arrive, and then no answer comes.
+    bench.bucket.fail_from(8, Fault::Hang);
+    let id = bench.insert(1).await;
+    bench.bucket.hangs().await;
+    assert!(!bench.objects(id).await.is_empty(), "nothing had arrived");
+    let folder = bench.place.path().join("one/jobs").join(id.to_string());
+    let marker = std::fs::read(folder.join("result/complete.json")).unwrap();
+    let finished: FinishedResult = serde_json::from_slice(&marker).unwrap();
+    one.signals.stop_claiming.cancel();
+    let worker = WorkerId("one".to_owned());
+    bench.store.expire_worker(&worker, &[], WorkerLoss::Unexplained).await.unwrap();
+    one.close().await;
+    std::fs::remove_dir_all(bench.place.path().join("one")).unwrap();
+
+    bench.bucket.heal();
+    let loads = bench.script.loads.load(Ordering::SeqCst);
+    let two = bench.start_as("two", "two");
+    bench.wait(id, StateName::Succeeded).await;
+    assert!(bench.is_published(id).await);
+    for file in &finished.files {
+        let found = bench.object(id, &format!("/{}", file.name)).await;
+        assert_eq!(found, (file.size, file.sha256.clone()), "{}", file.name);
+    }
+    assert_eq!(bench.updates_made(), UPDATES);
+    assert_eq!(
+        bench.script.loads.load(Ordering::SeqCst),
+        loads,
+        "no engine was asked for anything"
+    );
+    two.close().await;
 }

@@ -35,15 +35,11 @@ const MODEL: &str = "canvas";
 fn drawing(pictures: u64, steps: usize) -> InteractiveCall {
     InteractiveCall::Generate {
         model: MODEL.to_owned(),
-        spec: GenerateSpec {
-            pictures: (0..pictures).map(|seed| (String::new(), seed)).collect(),
-            negative_prompt: String::new(),
+        spec: GenerateSpec::new(
+            (0..pictures).map(|seed| (String::new(), seed)).collect(),
             steps,
-            guidance_scale: 1.0,
-            size: None,
-            sampler: None,
-            init_image: None,
-        },
+            1.0,
+        ),
         preview_every: None,
     }
 }

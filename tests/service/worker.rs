@@ -8,6 +8,7 @@
 
 mod bench;
 mod losses;
+mod results;
 mod sealing;
 
 use std::{
@@ -33,7 +34,7 @@ use keystep::{
     run::SharedState,
     spec::{
         Concept, ConceptKind, GenerateSpec, Method, MethodName, OutputFormat, SamplerKind,
-        UnlearnSpec, Vocabulary,
+        UnlearnSpec,
     },
     storage::{
         self, Patience, StorageSettings, Storages, TransferOptions, list_below, testing::Flaky,
@@ -71,17 +72,12 @@ fn read_all(folder: &Path) -> BTreeMap<String, Vec<u8>> {
 }
 
 fn unlearn_work(seed: u64) -> UnlearnWork {
-    let (method, scope) = Method::preset(MethodName::Keystep, ConceptKind::Object, false);
     UnlearnWork {
         base_model: MODEL.to_owned(),
         base_digest: DIGEST.to_owned(),
         spec: UnlearnSpec {
-            concepts: vec![Concept::new("cat", ConceptKind::Object)],
-            method,
-            scope,
-            preserve: Vec::new(),
-            vocabulary: Vocabulary::default(),
             seed,
+            ..UnlearnSpec::new(Concept::new("cat", ConceptKind::Object), MethodName::Keystep)
         },
         score_digest: None,
         formats: vec![OutputFormat::Delta, OutputFormat::Unet],
@@ -91,18 +87,33 @@ fn unlearn_work(seed: u64) -> UnlearnWork {
     }
 }
 
+fn new_job(work: UnlearnWork) -> NewJob {
+    NewJob {
+        principal: tester(),
+        request_id: RequestId(Uuid::new_v4()),
+        request_digest: "request".to_owned(),
+        work_digest: format!("work {}", work.spec.seed),
+        work: Work::Unlearn(Box::new(work)),
+        options: JobOptions::default(),
+        max_attempts: 2,
+    }
+}
+
+async fn insert(store: &MemoryStore, new: NewJob) -> JobId {
+    let limits = QueueLimits { total: 10, of_principal: 10, stored_bytes: u64::MAX };
+    match store.insert(new, limits).await.unwrap() {
+        Inserted::Created(job) | Inserted::Existing(job) => job.id,
+    }
+}
+
 pub(crate) fn generate(count: u64) -> InteractiveCall {
     InteractiveCall::Generate {
         model: MODEL.to_owned(),
-        spec: GenerateSpec {
-            pictures: (0..count).map(|seed| ("a cat".to_owned(), seed)).collect(),
-            negative_prompt: String::new(),
-            steps: 3,
-            guidance_scale: 5.0,
-            size: None,
-            sampler: None,
-            init_image: None,
-        },
+        spec: GenerateSpec::new(
+            (0..count).map(|seed| ("a cat".to_owned(), seed)).collect(),
+            3,
+            5.0,
+        ),
         preview_every: NonZeroUsize::new(2),
     }
 }
@@ -198,15 +209,7 @@ async fn a_full_queue_says_so_and_forgets_callers_that_left() {
     let calls = bench.device.interactive_calls();
     let long = InteractiveCall::Generate {
         model: MODEL.to_owned(),
-        spec: GenerateSpec {
-            pictures: vec![(String::new(), 0)],
-            negative_prompt: String::new(),
-            steps: 1_000,
-            guidance_scale: 1.0,
-            size: None,
-            sampler: None,
-            init_image: None,
-        },
+        spec: GenerateSpec::new(vec![(String::new(), 0)], 1_000, 1.0),
         preview_every: None,
     };
     let mut served = calls.submit(&tester(), long).unwrap();

@@ -5,7 +5,7 @@ use super::{
     fields::{WireTerms, check_name, read_destination, read_kind, read_sampler, read_vocabulary},
 };
 use crate::{
-    api::{ApiError, violations::Violations},
+    api::{ApiError, ApiResult, violations::Violations},
     catalogue::{ModelEntry, ModelOrigin},
     jobs::EvaluateWork,
     proto::keystep::v1::EvaluateErasureRequest,
@@ -41,7 +41,7 @@ impl EvaluateDraft {
     pub(in crate::api) fn read(
         request: EvaluateErasureRequest,
         limits: Limits<'_>,
-    ) -> Result<Self, ApiError> {
+    ) -> ApiResult<Self> {
         let EvaluateErasureRequest {
             request_id,
             base_model,
@@ -109,7 +109,7 @@ impl EvaluateDraft {
         &self,
         base: &ModelEntry,
         edited: &ModelEntry,
-    ) -> Result<EvaluateWork, ApiError> {
+    ) -> ApiResult<EvaluateWork> {
         let base_digest =
             base.digest.clone().ok_or(ApiError::Internal("a model that is ready has no digest"))?;
         let own = || base.vocabulary.clone().unwrap_or_default().canonical();

@@ -8,7 +8,7 @@ use super::{
     small,
 };
 use crate::{
-    api::{ApiError, violations::Violations},
+    api::{ApiResult, violations::Violations},
     proto::keystep::v1::{GenerateRequest, GenerateResponse, generate_response::Update},
     report::{PictureLimits, PictureNotes, read_png},
     spec::{Field, GenerateSpec, InitImage},
@@ -28,10 +28,7 @@ pub(in crate::api) struct DrawingDraft {
 
 impl DrawingDraft {
     /// Checks every field and gives every violation at once.
-    pub(in crate::api) fn read(
-        request: GenerateRequest,
-        limits: Limits<'_>,
-    ) -> Result<Self, ApiError> {
+    pub(in crate::api) fn read(request: GenerateRequest, limits: Limits<'_>) -> ApiResult<Self> {
         let GenerateRequest {
             model,
             prompt,

@@ -6,7 +6,7 @@ use super::{
     small,
 };
 use crate::{
-    api::{ApiError, violations::Violations},
+    api::{ApiResult, violations::Violations},
     outcome::{Estimate, StepScore, TimestepScores},
     proto::keystep::v1::{
         Estimate as WireEstimate, LogSnrWindow as WireWindow, ScoreMeasure, ScoreSummary,
@@ -28,7 +28,7 @@ impl ScoreDraft {
     pub(in crate::api) fn read(
         request: ScoreTimestepsRequest,
         limits: Limits<'_>,
-    ) -> Result<Self, ApiError> {
+    ) -> ApiResult<Self> {
         let ScoreTimestepsRequest {
             model,
             concept,

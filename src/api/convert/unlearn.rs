@@ -10,7 +10,7 @@ use super::{
     },
 };
 use crate::{
-    api::{ApiError, violations::Violations},
+    api::{ApiError, ApiResult, violations::Violations},
     catalogue::ModelEntry,
     jobs::{Evaluation, StoredScores, UnlearnWork},
     proto::keystep::v1::{
@@ -50,7 +50,7 @@ impl UnlearnDraft {
     pub(in crate::api) fn read(
         request: UnlearnConceptRequest,
         limits: Limits<'_>,
-    ) -> Result<Self, ApiError> {
+    ) -> ApiResult<Self> {
         let UnlearnConceptRequest {
             request_id,
             base_model,
@@ -146,7 +146,7 @@ impl UnlearnDraft {
         &self,
         base: &ModelEntry,
         cited: Option<&StoredScores>,
-    ) -> Result<UnlearnWork, ApiError> {
+    ) -> ApiResult<UnlearnWork> {
         let base_digest =
             base.digest.clone().ok_or(ApiError::Internal("a model that is ready has no digest"))?;
         let mut found = Violations::default();

@@ -162,14 +162,7 @@ async fn every_violation_of_a_call_is_told() {
     assert_eq!(
         fields(&status),
         [
-            "model",
-            "prompt",
-            "sampler",
-            "count",
-            "seeds",
-            "width",
-            "steps",
-            "guidance_scale",
+            "model", "prompt", "sampler", "count", "seeds", "width", "steps", "guidance_scale",
             "height"
         ]
     );
@@ -187,11 +180,7 @@ async fn every_violation_of_a_call_is_told() {
     assert_eq!(
         fields(&status),
         [
-            "concept_kind",
-            "measures[0]",
-            "measures[1]",
-            "concept",
-            "scope_name_contains",
+            "concept_kind", "measures[0]", "measures[1]", "concept", "scope_name_contains",
             "trajectories"
         ]
     );

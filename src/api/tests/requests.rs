@@ -11,7 +11,7 @@ use prost_reflect::DescriptorPool;
 use super::world::{NOW, erase_cat, settings};
 use crate::{
     api::{
-        ApiError, ApiSettings,
+        ApiError, ApiResult, ApiSettings,
         convert::{DrawingDraft, EvaluateDraft, Limits, ScoreDraft, UnlearnDraft},
         digests::unlearn_work_digest,
     },
@@ -54,7 +54,7 @@ fn words() -> Vocabulary {
     }
 }
 
-fn violations<T: std::fmt::Debug>(read: Result<T, ApiError>) -> Vec<String> {
+fn violations<T: std::fmt::Debug>(read: ApiResult<T>) -> Vec<String> {
     match read {
         Ok(_) => Vec::new(),
         Err(ApiError::Invalid(violations)) => {
@@ -85,14 +85,10 @@ fn the_defaults_are_those_of_the_command_line() {
             };
             let draft = UnlearnDraft::read(request, limits(&settings)).unwrap();
             let work = draft.complete(&entry(), None).unwrap();
-            let (method, scope) = Method::preset(name, kind, false);
             let expected = UnlearnSpec {
-                concepts: vec![Concept::new("cat", kind)],
-                method,
-                scope,
-                preserve: Vec::new(),
                 vocabulary: words(),
                 seed: 11,
+                ..UnlearnSpec::new(Concept::new("cat", kind), name)
             };
             assert_eq!(work.spec, expected);
             assert_eq!(work.formats, [OutputFormat::Delta, OutputFormat::Unet]);
@@ -238,13 +234,8 @@ fn writings_of_one_concept_are_told_as_duplicates() {
     };
     let found = violations(UnlearnDraft::read(request, limits(&settings)));
     let expected = [
-        "replacements[\"cow\"]",
-        "replacements[\"dog\"]",
-        "replacements[\"DOG\"]",
-        "concepts[2]",
-        "preserve[0]",
-        "vocabulary.objects[1]",
-        "vocabulary.objects[2]",
+        "replacements[\"cow\"]", "replacements[\"dog\"]", "replacements[\"DOG\"]", "concepts[2]",
+        "preserve[0]", "vocabulary.objects[1]", "vocabulary.objects[2]",
     ];
     assert_eq!(found.iter().map(String::as_str).collect::<BTreeSet<_>>(), expected.into());
 }
@@ -282,26 +273,10 @@ fn every_violation_is_told_under_the_wires_path() {
     let found: BTreeSet<_> =
         violations(UnlearnDraft::read(request, limits(&settings))).into_iter().collect();
     let expected = [
-        "base_model",
-        "concept_kind",
-        "concepts[1]",
-        "concepts[2]",
-        "deadline",
-        "destination",
-        "key_steps",
-        "labels[\"\"]",
-        "learning_rate",
-        "output_formats[0]",
-        "output_formats[1]",
-        "preserve[0]",
-        "priority",
-        "replacements[\"cat\"]",
-        "replacements[\"cow\"]",
-        "request_id",
-        "scope_name_contains",
-        "key_steps.iterations",
-        "vocabulary.objects[1]",
-        "window",
+        "base_model", "concept_kind", "concepts[1]", "concepts[2]", "deadline", "destination",
+        "key_steps", "labels[\"\"]", "learning_rate", "output_formats[0]", "output_formats[1]",
+        "preserve[0]", "priority", "replacements[\"cat\"]", "replacements[\"cow\"]", "request_id",
+        "scope_name_contains", "key_steps.iterations", "vocabulary.objects[1]", "window",
     ];
     assert_eq!(found, expected.map(str::to_owned).into());
 }
@@ -371,7 +346,7 @@ fn field_names(message: &str) -> BTreeSet<String> {
     message.fields().map(|field| field.name().to_owned()).collect()
 }
 
-fn check<T: std::fmt::Debug>(read: Result<T, ApiError>, message: &str) -> Option<T> {
+fn check<T: std::fmt::Debug>(read: ApiResult<T>, message: &str) -> Option<T> {
     match read {
         Ok(read) => Some(read),
         Err(ApiError::Invalid(violations)) => {

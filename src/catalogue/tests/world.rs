@@ -16,10 +16,7 @@ use crate::{
         StoreSettings, Transition, UnlearnWork, Unlearned, Work, WorkerId,
     },
     outcome::{ConceptVerdict, EvaluationResults, Figures, Published, PublishedFile, Verdict},
-    spec::{
-        Concept, ConceptKind, Method, MethodName, ModelFiles, OutputFormat, SamplerKind,
-        UnlearnSpec, Vocabulary,
-    },
+    spec::{Concept, ConceptKind, MethodName, ModelFiles, OutputFormat, SamplerKind, UnlearnSpec},
     storage::{StorageSettings, Storages},
 };
 
@@ -167,17 +164,12 @@ impl World {
 
     /// Leaves a job undone.
     pub(super) async fn queue(&self, erasure: &Erasure<'_>) -> JobSummary {
-        let (method, scope) = Method::preset(MethodName::Keystep, ConceptKind::Object, false);
         let work = UnlearnWork {
             base_model: erasure.base.to_owned(),
             base_digest: erasure.base_digest.to_owned(),
             spec: UnlearnSpec {
-                concepts: vec![Concept::new("cat", ConceptKind::Object)],
-                method,
-                scope,
-                preserve: Vec::new(),
-                vocabulary: Vocabulary::default(),
                 seed: 1,
+                ..UnlearnSpec::new(Concept::new("cat", ConceptKind::Object), MethodName::Keystep)
             },
             score_digest: None,
             formats: vec![OutputFormat::Delta],

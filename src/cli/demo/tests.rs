@@ -50,14 +50,8 @@ fn json(path: PathBuf) -> serde_json::Value {
 }
 
 const FILES: [&str; 8] = [
-    "before-after.png",
-    "delta.safetensors",
-    "pipeline",
-    "report.html",
-    "report.json",
-    "scores.json",
-    "scores.png",
-    "training.json",
+    "before-after.png", "delta.safetensors", "pipeline", "report.html", "report.json",
+    "scores.json", "scores.png", "training.json",
 ];
 
 #[test]

@@ -5,11 +5,11 @@ use crate::{
     cli::{
         CliError,
         arguments::needed,
-        output::{Staging, json_bytes},
+        output::Staging,
         score::ScoreArguments,
         session::{Session, print_result},
     },
-    report::score_plot,
+    report::{score_plot, to_json},
     spec::{Concept, ScoreSpec, Vocabulary},
 };
 
@@ -42,7 +42,7 @@ pub(in crate::cli) fn run<E: LocalEngine>(
     spec.validate()?;
     let spec = spec.canonical();
     let (scores, _) = session.work(|context| engine.score_timesteps(&spec, context))?;
-    staging.write("scores.json", &json_bytes(&scores)?)?;
+    staging.write("scores.json", &to_json(&scores)?)?;
     staging.write("scores.png", &score_plot(&scores)?)?;
     staging.commit()?;
     print_result(&format!(

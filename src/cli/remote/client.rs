@@ -42,7 +42,7 @@ impl Client {
         let request = GetModelRequest { name: model.to_owned() };
         let answer = self
             .connection
-            .repeatable(&request, |channel, request| async move {
+            .repeatable(&request, async |channel, request| {
                 UnlearningServiceClient::new(channel).get_model(request).await
             })
             .await?;
@@ -76,7 +76,7 @@ impl Client {
     }
 
     async fn submit(&self, request: &UnlearnConceptRequest) -> Result<Operation, RemoteError> {
-        let submitted = self.connection.repeatable(request, |channel, request| async move {
+        let submitted = self.connection.repeatable(request, async |channel, request| {
             UnlearningServiceClient::new(channel).unlearn_concept(request).await
         });
         submitted.await

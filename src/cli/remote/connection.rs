@@ -1,7 +1,6 @@
 //! The connection to a server: address, TLS, token, and retries of calls that may be repeated.
 
 use std::{
-    future::Future,
     net::IpAddr,
     path::{Path, PathBuf},
     time::Duration,
@@ -168,14 +167,11 @@ impl Connection {
     }
 
     /// Makes a call that may be repeated, and tries again while the server is away.
-    pub(super) async fn repeatable<R: Clone, T, F>(
+    pub(super) async fn repeatable<R: Clone, T>(
         &self,
         request: &R,
-        mut call: impl FnMut(AuthorizedChannel, R) -> F,
-    ) -> Result<T, RemoteError>
-    where
-        F: Future<Output = Result<Response<T>, Status>>,
-    {
+        mut call: impl AsyncFnMut(AuthorizedChannel, R) -> Result<Response<T>, Status>,
+    ) -> Result<T, RemoteError> {
         let mut tries = 1;
         loop {
             match call(self.channel(), request.clone()).await {

@@ -24,7 +24,7 @@ pub(in crate::cli) fn run(arguments: &EvaluateArguments) -> Result<(), CliError>
         request_id: &request.request_id,
         quiet: arguments.quiet.quiet,
     };
-    submission.run(&request, |channel, request| async move {
+    submission.run(&request, async |channel, request| {
         UnlearningServiceClient::new(channel).evaluate_erasure(request).await
     })?;
     Ok(())

@@ -118,10 +118,11 @@ impl Drawing<'_> {
         let connection = Connection::open(server)?;
         let wanted = request.count.unwrap_or(1) as usize;
         let mut stream = connection
-            .repeatable(&request, |channel, request| {
-                let mut client = UnlearningServiceClient::new(channel)
-                    .max_decoding_message_size(MOST_MESSAGE_BYTES);
-                async move { client.generate(request).await }
+            .repeatable(&request, async |channel, request| {
+                UnlearningServiceClient::new(channel)
+                    .max_decoding_message_size(MOST_MESSAGE_BYTES)
+                    .generate(request)
+                    .await
             })
             .await?;
         while let Some(message) =

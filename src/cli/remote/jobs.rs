@@ -2,10 +2,11 @@
 
 use clap::{Args, Subcommand};
 use serde_json::Value;
+use tonic::{Response, Status};
 
 use super::{
     RemoteError, block_on,
-    connection::{Connection, ServerArguments},
+    connection::{AuthorizedChannel, Connection, ServerArguments},
     json, print,
     submit::verdict,
     watch::watch,
@@ -46,6 +47,16 @@ struct OneJob {
     name: String,
     #[command(flatten)]
     server: ServerArguments,
+}
+
+impl OneJob {
+    /// Makes a call about the job, which may be made several times.
+    async fn ask<T>(
+        &self,
+        call: impl AsyncFnMut(AuthorizedChannel, String) -> Result<Response<T>, Status>,
+    ) -> Result<T, RemoteError> {
+        Connection::open(&self.server)?.repeatable(&self.name, call).await
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -103,7 +114,7 @@ async fn list(filter: &str, server: &ServerArguments) -> Result<(), RemoteError>
     };
     loop {
         let page = connection
-            .repeatable(&request, |channel, request| async move {
+            .repeatable(&request, async |channel, request| {
                 OperationsClient::new(channel).list_operations(request).await
             })
             .await?;
@@ -126,47 +137,33 @@ async fn list(filter: &str, server: &ServerArguments) -> Result<(), RemoteError>
 }
 
 async fn get(job: &OneJob) -> Result<(), RemoteError> {
-    let connection = Connection::open(&job.server)?;
-    let request = GetOperationRequest { name: job.name.clone() };
-    let operation = connection
-        .repeatable(&request, |channel, request| async move {
-            OperationsClient::new(channel).get_operation(request).await
-        })
-        .await?;
-    show(&operation, job.server.json)
+    let found = job.ask(async |channel, name| {
+        OperationsClient::new(channel).get_operation(GetOperationRequest { name }).await
+    });
+    show(&found.await?, job.server.json)
 }
 
 async fn cancel(job: &OneJob) -> Result<(), RemoteError> {
-    let connection = Connection::open(&job.server)?;
-    let request = CancelOperationRequest { name: job.name.clone() };
-    connection
-        .repeatable(&request, |channel, request| async move {
-            OperationsClient::new(channel).cancel_operation(request).await
-        })
-        .await?;
+    let asked = job.ask(async |channel, name| {
+        OperationsClient::new(channel).cancel_operation(CancelOperationRequest { name }).await
+    });
+    asked.await?;
     done(job, "cancel_requested", "was asked to stop");
     Ok(())
 }
 
 async fn publish(job: &OneJob) -> Result<(), RemoteError> {
-    let connection = Connection::open(&job.server)?;
-    let request = PublishResultRequest { name: job.name.clone() };
-    let operation = connection
-        .repeatable(&request, |channel, request| async move {
-            UnlearningServiceClient::new(channel).publish_result(request).await
-        })
-        .await?;
-    show(&operation, job.server.json)
+    let asked = job.ask(async |channel, name| {
+        UnlearningServiceClient::new(channel).publish_result(PublishResultRequest { name }).await
+    });
+    show(&asked.await?, job.server.json)
 }
 
 async fn delete(job: &OneJob) -> Result<(), RemoteError> {
-    let connection = Connection::open(&job.server)?;
-    let request = DeleteOperationRequest { name: job.name.clone() };
-    connection
-        .repeatable(&request, |channel, request| async move {
-            OperationsClient::new(channel).delete_operation(request).await
-        })
-        .await?;
+    let asked = job.ask(async |channel, name| {
+        OperationsClient::new(channel).delete_operation(DeleteOperationRequest { name }).await
+    });
+    asked.await?;
     done(job, "deleted", "is forgotten");
     Ok(())
 }

@@ -54,7 +54,7 @@ async fn list(server: &ServerArguments) -> Result<(), RemoteError> {
     let mut request = ListModelsRequest::default();
     loop {
         let page = connection
-            .repeatable(&request, |channel, request| async move {
+            .repeatable(&request, async |channel, request| {
                 UnlearningServiceClient::new(channel).list_models(request).await
             })
             .await?;
@@ -78,7 +78,7 @@ async fn get(name: &str, server: &ServerArguments) -> Result<(), RemoteError> {
     let connection = Connection::open(server)?;
     let request = GetModelRequest { name: name.to_owned() };
     let response = connection
-        .repeatable(&request, |channel, request| async move {
+        .repeatable(&request, async |channel, request| {
             UnlearningServiceClient::new(channel).get_model(request).await
         })
         .await?;

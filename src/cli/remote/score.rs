@@ -76,7 +76,7 @@ pub(super) async fn ask(
     display: &mut ProgressDisplay,
 ) -> Result<(Vec<ScoreTimestepsResponse>, ScoreSummary), RemoteError> {
     let mut stream = connection
-        .repeatable(&request, |channel, request| async move {
+        .repeatable(&request, async |channel, request| {
             UnlearningServiceClient::new(channel).score_timesteps(request).await
         })
         .await?;

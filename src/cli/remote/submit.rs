@@ -1,6 +1,6 @@
 //! Submits a job and follows it, for `unlearn` and `evaluate`.
 
-use std::{collections::BTreeMap, future::Future, io::Write, time::Duration};
+use std::{collections::BTreeMap, io::Write, time::Duration};
 
 use clap::Args;
 use prost_types::Timestamp;
@@ -116,14 +116,11 @@ pub(super) struct JobSubmission<'a> {
 
 impl JobSubmission<'_> {
     /// Submits, follows to the end and prints the result. `call` may be made several times.
-    pub(super) fn run<R: Clone, F>(
+    pub(super) fn run<R: Clone>(
         self,
         request: &R,
-        call: impl FnMut(AuthorizedChannel, R) -> F,
-    ) -> Result<(), RemoteError>
-    where
-        F: Future<Output = Result<Response<Operation>, Status>>,
-    {
+        call: impl AsyncFnMut(AuthorizedChannel, R) -> Result<Response<Operation>, Status>,
+    ) -> Result<(), RemoteError> {
         let mut interrupt = Interrupt::install()?;
         block_on(async {
             let connection = Connection::open(self.server)?;
@@ -177,7 +174,7 @@ impl JobSubmission<'_> {
     async fn cancel(self, connection: &Connection, name: &str) -> Result<(), RemoteError> {
         let request = CancelOperationRequest { name: name.to_owned() };
         connection
-            .repeatable(&request, |channel, request| async move {
+            .repeatable(&request, async |channel, request| {
                 OperationsClient::new(channel).cancel_operation(request).await
             })
             .await?;

@@ -23,7 +23,7 @@ pub(in crate::cli) fn run(arguments: &UnlearnArguments) -> Result<(), CliError> 
         request_id: &request.request_id,
         quiet: arguments.quiet.quiet,
     };
-    submission.run(&request, |channel, request| async move {
+    submission.run(&request, async |channel, request| {
         UnlearningServiceClient::new(channel).unlearn_concept(request).await
     })?;
     Ok(())

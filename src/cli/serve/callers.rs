@@ -73,7 +73,7 @@ mod tests {
         };
         let everybody = Allowance {
             who: Who::Everybody,
-            roles: BTreeSet::from(Role::ALL),
+            roles: Role::ALL.iter().copied().collect(),
             queued_jobs: None,
             requests_per_second: None,
             expires: None,

@@ -52,7 +52,7 @@ pub(in crate::engine) fn outline_single(
     Ok(outline)
 }
 
-/// Whether [`super::read_large_component`] keeps a component's matrices in half precision; of its
+/// Whether [`super::read_large`] keeps a component's matrices in half precision; of its
 /// tensors only those of these names count, where they are given.
 pub(super) fn keeps_halves(
     files: &dyn ModelFiles,
@@ -63,7 +63,7 @@ pub(super) fn keeps_halves(
     Ok(is_large(&infos(files, component, variant, names)?))
 }
 
-/// Bytes that [`super::read_large_named`] takes in host memory.
+/// Bytes that [`super::read_large`] takes in host memory.
 pub(in crate::engine) fn measure_large_named(
     files: &dyn ModelFiles,
     component: &str,

@@ -14,8 +14,8 @@ mod write;
 
 pub(in crate::engine) use locate::has_variant;
 pub(in crate::engine) use measure::{measure_large_named, outline_component, outline_single};
-pub(in crate::engine) use read::{check_dtype, read_large_named, read_named, read_single_named};
-pub use read::{read_component, read_edited, read_large_component, read_metadata, read_single};
+pub(in crate::engine) use read::{check_dtype, read_named, read_single_named};
+pub use read::{read_component, read_edited, read_large, read_metadata, read_single};
 pub(in crate::engine) use saved::SavedFile;
 pub use text::read_text;
 pub use write::{CheckpointWriteError, write_safetensors};
@@ -31,7 +31,7 @@ const HASHED_AT_ONCE: usize = 1 << 18;
 /// A tensor, with what is needed to name it in an error and to write it back as it was.
 #[derive(Debug, Clone)]
 pub struct StoredTensor {
-    /// f32 in host memory, but for some of [`read_large_component`]'s, or what
+    /// f32 in host memory, but for some of [`read_large`]'s, or what
     /// `StoredTensors::placed` made of it.
     pub tensor: Tensor,
     /// The file that held it, as `folder/unet/file.safetensors`.

@@ -52,28 +52,9 @@ pub(in crate::engine) fn read_named(
 
 /// [`read_component`] of a network whose layers widen their own weights: in host memory, a component
 /// that would take more than 1 GiB as f32 keeps matrices and kernels in the half precision
-/// in which a file stores them. Every number is the same either way.
-pub fn read_large_component(
-    files: &dyn ModelFiles,
-    component: &str,
-    variant: Option<&str>,
-    device: &Device,
-) -> Result<StoredTensors, EngineError> {
-    read_large(files, component, variant, None, device)
-}
-
-/// The same of the weights of these names alone.
-pub(in crate::engine) fn read_large_named(
-    files: &dyn ModelFiles,
-    component: &str,
-    variant: Option<&str>,
-    names: &BTreeSet<String>,
-    device: &Device,
-) -> Result<StoredTensors, EngineError> {
-    read_large(files, component, variant, Some(names), device)
-}
-
-fn read_large(
+/// in which a file stores them. Every number is the same either way. Where names are given, the
+/// weights of these names alone are read.
+pub fn read_large(
     files: &dyn ModelFiles,
     component: &str,
     variant: Option<&str>,

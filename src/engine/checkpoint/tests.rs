@@ -156,7 +156,7 @@ fn halves_are_kept_in_matrices_alone_and_hold_the_same_numbers() {
     assert!(widened.tensors.values().all(|stored| stored.tensor.dtype() == DType::F32));
     assert_eq!(kept.digest().unwrap(), widened.digest().unwrap());
     // A small component is widened whatever reads it.
-    let small = read_large_component(&files, "unet", None, &Device::Cpu).unwrap();
+    let small = read_large(&files, "unet", None, None, &Device::Cpu).unwrap();
     assert!(small.tensors.values().all(|stored| stored.tensor.dtype() == DType::F32));
 }
 

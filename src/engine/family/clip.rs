@@ -3,7 +3,7 @@
 use candle_core::{D, Device, IndexOp, Tensor};
 
 use super::{
-    config::{ClipActivation, ClipConfig, ClipTextConfig, ClipVisionConfig},
+    config::{ClipActivation, ClipConfig, ClipTextConfig, ClipTowerConfig, ClipVisionConfig},
     key_map,
 };
 use crate::engine::{
@@ -12,17 +12,6 @@ use crate::engine::{
     ops,
     tape::TapeTensor,
 };
-
-/// A tower's size; text and image towers are the same transformer.
-#[derive(Debug, Clone, Copy)]
-struct TowerSize {
-    hidden: usize,
-    intermediate: usize,
-    layers: usize,
-    heads: usize,
-    eps: f64,
-    activation: ClipActivation,
-}
 
 /// transformers `CLIPEncoderLayer`.
 #[derive(Debug)]
@@ -40,8 +29,8 @@ struct EncoderLayer {
 }
 
 impl EncoderLayer {
-    fn new(w: &Weights, size: TowerSize) -> Result<Self, EngineError> {
-        let TowerSize { hidden, intermediate, heads, eps, activation, .. } = size;
+    fn new(w: &Weights, config: &ClipTowerConfig) -> Result<Self, EngineError> {
+        let ClipTowerConfig { hidden_size: hidden, layer_norm_eps: eps, .. } = *config;
         let projection = |name: &str| Linear::new(&w.at("self_attn").at(name), hidden, hidden);
         Ok(Self {
             layer_norm1: LayerNorm::new(&w.at("layer_norm1"), hidden, eps)?,
@@ -50,10 +39,10 @@ impl EncoderLayer {
             v_proj: projection("v_proj")?,
             out_proj: projection("out_proj")?,
             layer_norm2: LayerNorm::new(&w.at("layer_norm2"), hidden, eps)?,
-            fc1: Linear::new(&w.at("mlp.fc1"), hidden, intermediate)?,
-            fc2: Linear::new(&w.at("mlp.fc2"), intermediate, hidden)?,
-            heads,
-            activation,
+            fc1: Linear::new(&w.at("mlp.fc1"), hidden, config.intermediate_size)?,
+            fc2: Linear::new(&w.at("mlp.fc2"), config.intermediate_size, hidden)?,
+            heads: config.num_attention_heads,
+            activation: config.activation,
         })
     }
 
@@ -75,9 +64,9 @@ impl EncoderLayer {
     }
 }
 
-fn encoder_layers(w: &Weights, size: TowerSize) -> Result<Vec<EncoderLayer>, EngineError> {
-    (0..size.layers)
-        .map(|layer| EncoderLayer::new(&w.at("encoder.layers").at(layer), size))
+fn encoder_layers(w: &Weights, config: &ClipTowerConfig) -> Result<Vec<EncoderLayer>, EngineError> {
+    (0..config.num_hidden_layers)
+        .map(|layer| EncoderLayer::new(&w.at("encoder.layers").at(layer), config))
         .collect()
 }
 
@@ -102,25 +91,16 @@ impl ClipTextModel {
     }
 
     fn tower(w: &Weights, config: &ClipTextConfig) -> Result<Self, EngineError> {
-        let size = TowerSize {
-            hidden: config.hidden_size,
-            intermediate: config.intermediate_size,
-            layers: config.num_hidden_layers,
-            heads: config.num_attention_heads,
-            eps: config.layer_norm_eps,
-            activation: config.activation,
-        };
+        let ClipTowerConfig { hidden_size: hidden, layer_norm_eps: eps, .. } = config.tower;
         let embeddings = w.at("embeddings");
         Ok(Self {
             location: w.location().to_owned(),
             token_embedding: embeddings
-                .take("token_embedding.weight", &[config.vocab_size, size.hidden])?,
-            position_embedding: embeddings.take(
-                "position_embedding.weight",
-                &[config.max_position_embeddings, size.hidden],
-            )?,
-            layers: encoder_layers(w, size)?,
-            final_layer_norm: LayerNorm::new(&w.at("final_layer_norm"), size.hidden, size.eps)?,
+                .take("token_embedding.weight", &[config.vocab_size, hidden])?,
+            position_embedding: embeddings
+                .take("position_embedding.weight", &[config.max_position_embeddings, hidden])?,
+            layers: encoder_layers(w, &config.tower)?,
+            final_layer_norm: LayerNorm::new(&w.at("final_layer_norm"), hidden, eps)?,
             config: config.clone(),
         })
     }
@@ -149,7 +129,7 @@ impl ClipTextModel {
         let tokens = ids.first().map_or(0, Vec::len);
         let index = Tensor::from_vec(ids.concat(), ids.len() * tokens, self.device())?;
         let rows = self.token_embedding.index_select(&index, 0)?;
-        Ok(rows.reshape((ids.len(), tokens, self.config.hidden_size))?)
+        Ok(rows.reshape((ids.len(), tokens, self.config.tower.hidden_size))?)
     }
 
     /// `last_hidden_state` of token embeddings that may be followed, or that have a shape and no
@@ -195,32 +175,25 @@ struct ClipVisionModel {
 
 impl ClipVisionModel {
     fn new(w: &Weights, config: &ClipVisionConfig) -> Result<Self, EngineError> {
-        let size = TowerSize {
-            hidden: config.hidden_size,
-            intermediate: config.intermediate_size,
-            layers: config.num_hidden_layers,
-            heads: config.num_attention_heads,
-            eps: config.layer_norm_eps,
-            activation: config.activation,
-        };
+        let ClipTowerConfig { hidden_size: hidden, layer_norm_eps: eps, .. } = config.tower;
         let patches = (config.image_size / config.patch_size).pow(2);
         let patch = Conv2dSize {
             inputs: config.num_channels,
-            outputs: size.hidden,
+            outputs: hidden,
             kernel: config.patch_size,
             stride: config.patch_size,
             padding: 0,
         };
         let embeddings = w.at("embeddings");
         Ok(Self {
-            class_embedding: embeddings.take("class_embedding", &[size.hidden])?,
+            class_embedding: embeddings.take("class_embedding", &[hidden])?,
             patch_embedding: Conv2d::without_bias(&embeddings.at("patch_embedding"), patch)?,
             position_embedding: embeddings
-                .take("position_embedding.weight", &[patches + 1, size.hidden])?,
+                .take("position_embedding.weight", &[patches + 1, hidden])?,
             // The spelling is the checkpoint's.
-            pre_layer_norm: LayerNorm::new(&w.at("pre_layrnorm"), size.hidden, size.eps)?,
-            layers: encoder_layers(w, size)?,
-            post_layer_norm: LayerNorm::new(&w.at("post_layernorm"), size.hidden, size.eps)?,
+            pre_layer_norm: LayerNorm::new(&w.at("pre_layrnorm"), hidden, eps)?,
+            layers: encoder_layers(w, &config.tower)?,
+            post_layer_norm: LayerNorm::new(&w.at("post_layernorm"), hidden, eps)?,
             config: config.clone(),
         })
     }
@@ -228,7 +201,7 @@ impl ClipVisionModel {
     /// The pooled class token, `[batch, hidden]`.
     fn forward(&self, pixels: &Tensor) -> Result<Tensor, EngineError> {
         let batch = pixels.dim(0)?;
-        let hidden = self.config.hidden_size;
+        let hidden = self.config.tower.hidden_size;
         let patches = self
             .patch_embedding
             .forward(&TapeTensor::no_grad(pixels))?
@@ -268,12 +241,12 @@ impl ClipModel {
             vision: ClipVisionModel::new(&w.at("vision_model"), &config.vision)?,
             text_projection: Linear::without_bias(
                 &w.at("text_projection"),
-                config.text.hidden_size,
+                config.text.tower.hidden_size,
                 projected,
             )?,
             visual_projection: Linear::without_bias(
                 &w.at("visual_projection"),
-                config.vision.hidden_size,
+                config.vision.tower.hidden_size,
                 projected,
             )?,
             logit_scale: f64::from(logit_scale).exp(),
@@ -295,9 +268,10 @@ impl ClipModel {
     /// Numbers that a picture's way through the image tower holds at most.
     pub fn working_numbers_a_picture(&self) -> u64 {
         let config = &self.vision.config;
+        let tower = config.tower;
         let patches = (config.image_size / config.patch_size.max(1)).pow(2) + 1;
         let pixels = 2 * config.num_channels * config.image_size * config.image_size;
-        (pixels + patches * (6 * config.hidden_size + 2 * config.intermediate_size)) as u64
+        (pixels + patches * (6 * tower.hidden_size + 2 * tower.intermediate_size)) as u64
     }
 
     /// The learned temperature, already exponentiated: cosines times this are logits.

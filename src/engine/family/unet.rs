@@ -6,7 +6,7 @@ use candle_core::DType;
 
 use super::{
     conditioning::Prompts,
-    config::{DownBlockKind, UnetConfig, UpBlockKind},
+    config::{BlockKind, UnetConfig},
     denoiser::Denoiser,
 };
 use crate::engine::{
@@ -70,7 +70,7 @@ impl Unet {
             let sizes: Vec<_> = (0..config.layers_per_block)
                 .map(|layer| resnet(if layer == 0 { inputs } else { outputs }, outputs))
                 .collect();
-            let attention = (*kind == DownBlockKind::CrossAttention).then(|| transformer(level));
+            let attention = (*kind == BlockKind::CrossAttention).then(|| transformer(level));
             let downsample = level + 1 < levels;
             let at = w.at("down_blocks").at(level);
             down_blocks.push(DownBlock::new(&at, &sizes, attention, downsample)?);
@@ -99,7 +99,7 @@ impl Unet {
                     resnet(skip + if layer == 0 { inputs } else { outputs }, outputs)
                 })
                 .collect();
-            let attention = (*kind == UpBlockKind::CrossAttention).then(|| transformer(level));
+            let attention = (*kind == BlockKind::CrossAttention).then(|| transformer(level));
             let at = w.at("up_blocks").at(index);
             up_blocks.push(UpBlock::new(&at, &sizes, attention, level > 0)?);
             inputs = outputs;
@@ -126,16 +126,16 @@ impl Unet {
 
     /// In the order in which they run.
     fn segments(&mut self) -> impl Iterator<Item = &mut Segment> {
-        let down = self.down_blocks.iter_mut().flat_map(DownBlock::segments);
+        let down = self.down_blocks.iter_mut().flat_map(|block| &mut block.residuals);
         let up = self.up_blocks.iter_mut().flat_map(UpBlock::segments);
-        down.chain(self.mid_block.segments()).chain(up)
+        down.chain(&mut self.mid_block.residuals).chain(up)
     }
 
     /// In the order in which they run.
     fn transformers(&self) -> impl Iterator<Item = &Transformer> {
-        let down = self.down_blocks.iter().flat_map(DownBlock::transformers);
-        let up = self.up_blocks.iter().flat_map(UpBlock::transformers);
-        down.chain(self.mid_block.transformers()).chain(up)
+        let down = self.down_blocks.iter().flat_map(|block| &block.residuals);
+        let up = self.up_blocks.iter().flat_map(|block| &block.residuals);
+        down.chain(&self.mid_block.residuals).chain(up).filter_map(Segment::transformer)
     }
 
     /// The architecture.

@@ -11,7 +11,7 @@ use crate::engine::{EngineError, tape::TapeTensor};
 /// diffusers `CrossAttnDownBlock2D` and `DownBlock2D`.
 #[derive(Debug, Clone)]
 pub(in crate::engine) struct DownBlock {
-    residuals: Vec<Segment>,
+    pub(in crate::engine) residuals: Vec<Segment>,
     downsampler: Option<Downsample>,
 }
 
@@ -49,20 +49,12 @@ impl DownBlock {
         }
         Ok(x)
     }
-
-    pub(in crate::engine) fn segments(&mut self) -> impl Iterator<Item = &mut Segment> {
-        self.residuals.iter_mut()
-    }
-
-    pub(in crate::engine) fn transformers(&self) -> impl Iterator<Item = &Transformer> {
-        self.residuals.iter().filter_map(Segment::transformer)
-    }
 }
 
 /// diffusers `UNetMidBlock2DCrossAttn`.
 #[derive(Debug, Clone)]
 pub(in crate::engine) struct MidBlock {
-    residuals: Vec<Segment>,
+    pub(in crate::engine) residuals: Vec<Segment>,
 }
 
 impl MidBlock {
@@ -81,20 +73,12 @@ impl MidBlock {
     ) -> candle_core::Result<TapeTensor> {
         self.residuals.iter().try_fold(x, |x, residual| residual.forward(&x, None, inputs))
     }
-
-    pub(in crate::engine) fn segments(&mut self) -> impl Iterator<Item = &mut Segment> {
-        self.residuals.iter_mut()
-    }
-
-    pub(in crate::engine) fn transformers(&self) -> impl Iterator<Item = &Transformer> {
-        self.residuals.iter().filter_map(Segment::transformer)
-    }
 }
 
 /// diffusers `CrossAttnUpBlock2D` and `UpBlock2D`.
 #[derive(Debug, Clone)]
 pub(in crate::engine) struct UpBlock {
-    residuals: Vec<Segment>,
+    pub(in crate::engine) residuals: Vec<Segment>,
     upsampler: Option<Segment>,
 }
 
@@ -140,10 +124,6 @@ impl UpBlock {
 
     pub(in crate::engine) fn segments(&mut self) -> impl Iterator<Item = &mut Segment> {
         self.residuals.iter_mut().chain(&mut self.upsampler)
-    }
-
-    pub(in crate::engine) fn transformers(&self) -> impl Iterator<Item = &Transformer> {
-        self.residuals.iter().filter_map(Segment::transformer)
     }
 }
 

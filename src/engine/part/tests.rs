@@ -121,7 +121,7 @@ fn tensors_without_a_place_are_named_and_never_read() {
 fn the_first_layers_count_where_there_are_more() {
     let files = MemoryModel::new([(TEXT, builtin(TEXT))]);
     let mut warnings = Vec::new();
-    let layers = text_config(&json!({})).num_hidden_layers - 1;
+    let layers = text_config(&json!({})).tower.num_hidden_layers - 1;
     let fewer = text_config(&json!({ "num_hidden_layers": layers }));
     let part = find_text(&files, &fewer, &mut warnings).unwrap();
     let stored = part.read(&Device::Cpu).unwrap();

@@ -119,7 +119,7 @@ pub(super) fn encode_text(
 ) -> Result<Forward, EngineError> {
     let meter = Meter::default();
     let config = text_encoder.config();
-    let shape = (prompts, config.max_position_embeddings, config.hidden_size);
+    let shape = (prompts, config.max_position_embeddings, config.tower.hidden_size);
     drop(text_encoder.trace(&TapeTensor::sized_no_grad(&meter, shape)?)?);
     Ok(Forward::of(&meter))
 }
@@ -156,10 +156,7 @@ mod tests {
     use super::*;
     use crate::engine::{
         checkpoint::{StoredTensor, StoredTensors},
-        family::{
-            Unet, UnetConfig,
-            config::{DownBlockKind, UpBlockKind},
-        },
+        family::{Unet, UnetConfig, config::BlockKind},
         nn::Weights,
     };
 
@@ -171,9 +168,8 @@ mod tests {
             sample_size: Some([64; 2]),
             mended_sample_size: None,
             block_out_channels: vec![320, 640, 1280, 1280],
-            down_blocks: [vec![DownBlockKind::CrossAttention; 3], vec![DownBlockKind::Plain]]
-                .concat(),
-            up_blocks: [vec![UpBlockKind::Plain], vec![UpBlockKind::CrossAttention; 3]].concat(),
+            down_blocks: [vec![BlockKind::CrossAttention; 3], vec![BlockKind::Plain]].concat(),
+            up_blocks: [vec![BlockKind::Plain], vec![BlockKind::CrossAttention; 3]].concat(),
             layers_per_block: 2,
             cross_attention_dim: 768,
             heads: vec![8; 4],

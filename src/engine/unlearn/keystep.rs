@@ -216,9 +216,7 @@ impl Bank {
         for _ in 0..settings.erase_batch {
             if let Some(entry) = self.erase.draw(noise) {
                 let target = erase_target(
-                    &entry.prediction,
-                    &entry.counterpart,
-                    settings.negative_guidance,
+                    &entry.prediction, &entry.counterpart, settings.negative_guidance,
                 )?;
                 push(&entry, &entry.prompt, target, 1.0 / settings.erase_batch as f64, noise)?;
             }

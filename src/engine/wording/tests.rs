@@ -136,10 +136,7 @@ fn words_with_the_same_tokens_are_one_word() {
     asked.preserve = list(&["a cat3 d", "a cat"]);
     asked.vocabulary.objects = list(&["dog 1 2", "dog", "dog 12"]);
     let expected = [
-        "concepts[1].text",
-        "concepts[2].replacement",
-        "concepts[3].text",
-        "vocabulary.objects[2]",
+        "concepts[1].text", "concepts[2].replacement", "concepts[3].text", "vocabulary.objects[2]",
         "preserve[0]",
     ];
     assert_eq!(fields(&asked), expected);

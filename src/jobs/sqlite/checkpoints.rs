@@ -8,7 +8,7 @@ use std::{
 
 use sqlx::SqlitePool;
 
-use crate::jobs::{Clock, Monotonic, StoreError};
+use crate::jobs::{Clock, Monotonic, StoreResult};
 
 /// From one checkpoint to the next, where anything was stored.
 const EVERY: Duration = Duration::from_mins(1);
@@ -38,7 +38,7 @@ impl Checkpoints {
     }
 
     /// From time to time takes as much of the log as no reader needs, and waits for none.
-    pub(super) async fn make_if_due(&self, writer: &SqlitePool) -> Result<(), StoreError> {
+    pub(super) async fn make_if_due(&self, writer: &SqlitePool) -> StoreResult<()> {
         if self.is_due() {
             sqlx::query("PRAGMA wal_checkpoint(PASSIVE)").execute(writer).await?;
         }
@@ -47,7 +47,7 @@ impl Checkpoints {
 }
 
 /// Takes the whole log into the file.
-pub(super) async fn checkpoint(writer: &SqlitePool) -> Result<(), StoreError> {
+pub(super) async fn checkpoint(writer: &SqlitePool) -> StoreResult<()> {
     sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)").execute(writer).await?;
     Ok(())
 }

@@ -6,7 +6,7 @@ use futures::TryStreamExt;
 use sqlx::{QueryBuilder, Sqlite, SqliteConnection};
 
 use super::rows;
-use crate::jobs::{ListQuery, Page, StateName, StoreError, step::PageInTheMaking};
+use crate::jobs::{ListQuery, Page, StateName, StoreResult, step::PageInTheMaking};
 
 /// What SQLite answers where the statement was stopped by its progress handler.
 const INTERRUPTED: &str = "9";
@@ -20,7 +20,7 @@ pub(super) fn is_interrupted(error: &sqlx::Error) -> bool {
 pub(super) async fn page(
     connection: &mut SqliteConnection,
     query: &ListQuery,
-) -> Result<Result<Page, StoreError>, sqlx::Error> {
+) -> Result<StoreResult<Page>, sqlx::Error> {
     let mut page = PageInTheMaking::of(query);
     let mut statement = statement(query);
     let mut found = statement.build().fetch(connection);

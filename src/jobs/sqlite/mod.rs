@@ -18,7 +18,7 @@ use self::{
 use super::{
     Fence, Inserted, Job, JobEvent, JobId, JobStore, JobSummary, LeaseStatus, ListQuery, Milestone,
     NewEvent, NewJob, Page, Principal, QueueLimits, RequestId, ScoresJson, Sequence, StateName,
-    StoreError, StoreSettings, Swept, Timestamp, Transition, WorkerId, WorkerLoss,
+    StoreError, StoreResult, StoreSettings, Swept, Timestamp, Transition, WorkerId, WorkerLoss,
     clock::AgreedTime,
     step::{self, Cause, Claimant, Moment, Occupancy},
 };
@@ -59,11 +59,11 @@ impl SqliteStore {
 
     /// A transaction that writes. Takes the write lock at once: one that began by reading could
     /// fail when it comes to write.
-    async fn begin(&self) -> Result<Transaction<'static, Sqlite>, StoreError> {
+    async fn begin(&self) -> StoreResult<Transaction<'static, Sqlite>> {
         Ok(self.writer.begin_with("BEGIN IMMEDIATE").await?)
     }
 
-    async fn commit(&self, transaction: Transaction<'static, Sqlite>) -> Result<(), StoreError> {
+    async fn commit(&self, transaction: Transaction<'static, Sqlite>) -> StoreResult<()> {
         transaction.commit().await?;
         self.wake.send_modify(|count| *count = count.wrapping_add(1));
         Ok(())
@@ -75,7 +75,7 @@ impl SqliteStore {
         candidates: &'static str,
         (at, alive): (Moment, Option<&WorkerId>),
         swept: &mut Swept,
-    ) -> Result<(), StoreError> {
+    ) -> StoreResult<()> {
         loop {
             let mut transaction = self.begin().await?;
             let rows = sqlx::query(candidates)
@@ -102,7 +102,7 @@ impl SqliteStore {
     }
 
     /// Jobs and scores whose retention ended.
-    async fn forget_old(&self, now: Timestamp, swept: &mut Swept) -> Result<(), StoreError> {
+    async fn forget_old(&self, now: Timestamp, swept: &mut Swept) -> StoreResult<()> {
         loop {
             let mut transaction = self.begin().await?;
             let rows = sqlx::query(
@@ -133,7 +133,7 @@ impl SqliteStore {
 async fn occupancy(
     connection: &mut SqliteConnection,
     principal: &Principal,
-) -> Result<Occupancy, StoreError> {
+) -> StoreResult<Occupancy> {
     let row = sqlx::query(
         "SELECT COALESCE(SUM(jobs), 0) AS total, \
          COALESCE(SUM(CASE WHEN principal = ?1 THEN jobs END), 0) AS own, \
@@ -151,7 +151,7 @@ async fn occupancy(
 }
 
 impl JobStore for SqliteStore {
-    async fn insert(&self, new: NewJob, limits: QueueLimits) -> Result<Inserted, StoreError> {
+    async fn insert(&self, new: NewJob, limits: QueueLimits) -> StoreResult<Inserted> {
         let mut transaction = self.begin().await?;
         let existing = sqlx::query(select!("WHERE principal = ? AND request_id = ?"))
             .bind(&new.principal.0)
@@ -178,7 +178,7 @@ impl JobStore for SqliteStore {
         Ok(Inserted::Created(Box::new(first.job)))
     }
 
-    async fn get(&self, id: JobId) -> Result<Option<JobSummary>, StoreError> {
+    async fn get(&self, id: JobId) -> StoreResult<Option<JobSummary>> {
         let mut reader = self.readers.acquire().await?;
         match load(&mut reader, id).await {
             Ok(job) => Ok(Some(job)),
@@ -187,7 +187,7 @@ impl JobStore for SqliteStore {
         }
     }
 
-    async fn get_whole(&self, id: JobId) -> Result<Option<Job>, StoreError> {
+    async fn get_whole(&self, id: JobId) -> StoreResult<Option<Job>> {
         let Some(job) = self.get(id).await? else { return Ok(None) };
         let mut reader = self.readers.acquire().await?;
         rows::with_work(&mut reader, job).await
@@ -197,7 +197,7 @@ impl JobStore for SqliteStore {
         &self,
         principal: &Principal,
         request_id: RequestId,
-    ) -> Result<Option<JobSummary>, StoreError> {
+    ) -> StoreResult<Option<JobSummary>> {
         let row = sqlx::query(select!("WHERE principal = ? AND request_id = ?"))
             .bind(&principal.0)
             .bind(request_id.0.hyphenated().to_string())
@@ -206,7 +206,7 @@ impl JobStore for SqliteStore {
         row.as_ref().map(rows::job).transpose()
     }
 
-    async fn list(&self, query: &ListQuery) -> Result<Page, StoreError> {
+    async fn list(&self, query: &ListQuery) -> StoreResult<Page> {
         let mut lister = self.listers.acquire().await?;
         match list::page(&mut lister, query).await {
             Ok(page) => page,
@@ -223,7 +223,7 @@ impl JobStore for SqliteStore {
         &self,
         principal: &Principal,
         work_digest: &str,
-    ) -> Result<Option<JobSummary>, StoreError> {
+    ) -> StoreResult<Option<JobSummary>> {
         let row = sqlx::query(select!(
             "WHERE state = 'succeeded' AND principal = ? AND work_digest = ? ORDER BY id DESC LIMIT 1"
         ))
@@ -234,7 +234,7 @@ impl JobStore for SqliteStore {
         row.as_ref().map(rows::job).transpose()
     }
 
-    async fn claim(&self, worker: &WorkerId, lease: Duration) -> Result<Option<Job>, StoreError> {
+    async fn claim(&self, worker: &WorkerId, lease: Duration) -> StoreResult<Option<Job>> {
         loop {
             let at = self.settings.moment();
             let mut transaction = self.begin().await?;
@@ -275,12 +275,7 @@ impl JobStore for SqliteStore {
         }
     }
 
-    async fn extend(
-        &self,
-        id: JobId,
-        fence: Fence,
-        lease: Duration,
-    ) -> Result<LeaseStatus, StoreError> {
+    async fn extend(&self, id: JobId, fence: Fence, lease: Duration) -> StoreResult<LeaseStatus> {
         let mut transaction = self.begin().await?;
         let mut job = load(&mut transaction, id).await?;
         job.check_hold(fence)?;
@@ -292,12 +287,7 @@ impl JobStore for SqliteStore {
         Ok(LeaseStatus { cancel_requested: job.cancel_requested, deadline: job.options.deadline })
     }
 
-    async fn record(
-        &self,
-        id: JobId,
-        fence: Fence,
-        event: NewEvent,
-    ) -> Result<JobSummary, StoreError> {
+    async fn record(&self, id: JobId, fence: Fence, event: NewEvent) -> StoreResult<JobSummary> {
         let mut transaction = self.begin().await?;
         let at = self.settings.moment();
         let step = load(&mut transaction, id).await?.step_of_record(fence, event, at)?;
@@ -306,12 +296,7 @@ impl JobStore for SqliteStore {
         Ok(job)
     }
 
-    async fn note_saved(
-        &self,
-        id: JobId,
-        fence: Fence,
-        milestone: Milestone,
-    ) -> Result<(), StoreError> {
+    async fn note_saved(&self, id: JobId, fence: Fence, milestone: Milestone) -> StoreResult<()> {
         let mut transaction = self.begin().await?;
         let next = load(&mut transaction, id).await?.step_of_milestone(fence, milestone)?;
         if let Some(job) = next {
@@ -327,7 +312,7 @@ impl JobStore for SqliteStore {
         id: JobId,
         after: Sequence,
         limit: u32,
-    ) -> Result<Vec<JobEvent>, StoreError> {
+    ) -> StoreResult<Vec<JobEvent>> {
         let mut reader = self.readers.acquire().await?;
         let found = sqlx::query(
             "SELECT sequence, recorded_at, body FROM events \
@@ -344,7 +329,7 @@ impl JobStore for SqliteStore {
         found.iter().map(rows::event).collect()
     }
 
-    async fn request_cancel(&self, id: JobId) -> Result<JobSummary, StoreError> {
+    async fn request_cancel(&self, id: JobId) -> StoreResult<JobSummary> {
         let mut transaction = self.begin().await?;
         let mut job = load(&mut transaction, id).await?;
         let at = self.settings.moment();
@@ -364,7 +349,7 @@ impl JobStore for SqliteStore {
         Ok(job)
     }
 
-    async fn publish_again(&self, id: JobId) -> Result<JobSummary, StoreError> {
+    async fn publish_again(&self, id: JobId) -> StoreResult<JobSummary> {
         let mut transaction = self.begin().await?;
         let job = load(&mut transaction, id).await?;
         let Some(step) = job.step_of_publication(self.settings.moment())? else { return Ok(job) };
@@ -374,7 +359,7 @@ impl JobStore for SqliteStore {
         Ok(job)
     }
 
-    async fn delete(&self, id: JobId) -> Result<(), StoreError> {
+    async fn delete(&self, id: JobId) -> StoreResult<()> {
         let mut transaction = self.begin().await?;
         load(&mut transaction, id).await?.check_done()?;
         sqlx::query("DELETE FROM jobs WHERE id = ?")
@@ -384,7 +369,7 @@ impl JobStore for SqliteStore {
         self.commit(transaction).await
     }
 
-    async fn sweep(&self, alive: Option<&WorkerId>) -> Result<Swept, StoreError> {
+    async fn sweep(&self, alive: Option<&WorkerId>) -> StoreResult<Swept> {
         let by = (self.settings.moment(), alive);
         let mut swept = Swept::default();
         self.sweep_due(rows::PAST_DEADLINE, by, &mut swept).await?;
@@ -399,7 +384,7 @@ impl JobStore for SqliteStore {
         worker: &WorkerId,
         worked_on: &[JobId],
         loss: WorkerLoss,
-    ) -> Result<Vec<JobId>, StoreError> {
+    ) -> StoreResult<Vec<JobId>> {
         let at = self.settings.moment();
         // Those that are worked on come with every look.
         let most = i64::try_from(worked_on.len()).unwrap_or(i64::MAX);
@@ -429,7 +414,7 @@ impl JobStore for SqliteStore {
         }
     }
 
-    async fn queue_position(&self, id: JobId) -> Result<u64, StoreError> {
+    async fn queue_position(&self, id: JobId) -> StoreResult<u64> {
         let mut reader = self.readers.acquire().await?;
         let row = sqlx::query(rows::AHEAD_IN_TURN)
             .bind(id.to_string())
@@ -439,7 +424,7 @@ impl JobStore for SqliteStore {
         rows::count(&row, "ahead")
     }
 
-    async fn queue_positions(&self, ids: &[JobId]) -> Result<BTreeMap<JobId, u64>, StoreError> {
+    async fn queue_positions(&self, ids: &[JobId]) -> StoreResult<BTreeMap<JobId, u64>> {
         if ids.is_empty() {
             return Ok(BTreeMap::new());
         }
@@ -451,7 +436,7 @@ impl JobStore for SqliteStore {
         found.iter().map(|row| Ok((rows::id(row)?, rows::count(row, "ahead")?))).collect()
     }
 
-    async fn counts(&self) -> Result<BTreeMap<StateName, u64>, StoreError> {
+    async fn counts(&self) -> StoreResult<BTreeMap<StateName, u64>> {
         let mut counts: BTreeMap<_, _> = StateName::ALL.iter().map(|name| (*name, 0)).collect();
         let found = sqlx::query("SELECT state, SUM(jobs) AS jobs FROM tallies GROUP BY state")
             .fetch_all(&self.readers)
@@ -467,7 +452,7 @@ impl JobStore for SqliteStore {
         principal: &Principal,
         scores: ScoresJson<'_>,
         most_bytes: u64,
-    ) -> Result<(), StoreError> {
+    ) -> StoreResult<()> {
         let mut transaction = self.begin().await?;
         let before = sqlx::query(
             "SELECT COALESCE(SUM(length(CAST(scores AS BLOB))), 0) AS bytes FROM scores \
@@ -494,11 +479,7 @@ impl JobStore for SqliteStore {
         self.commit(transaction).await
     }
 
-    async fn get_scores(
-        &self,
-        principal: &Principal,
-        digest: &str,
-    ) -> Result<Option<String>, StoreError> {
+    async fn get_scores(&self, principal: &Principal, digest: &str) -> StoreResult<Option<String>> {
         let row = sqlx::query("SELECT scores FROM scores WHERE principal = ? AND digest = ?")
             .bind(&principal.0)
             .bind(digest)
@@ -507,7 +488,7 @@ impl JobStore for SqliteStore {
         Ok(row.map(|row| row.try_get("scores")).transpose()?)
     }
 
-    async fn probe(&self) -> Result<(), StoreError> {
+    async fn probe(&self) -> StoreResult<()> {
         let written = sqlx::query("UPDATE probe SET value = value + 1 RETURNING value")
             .fetch_one(&self.prober)
             .await?;

@@ -13,7 +13,7 @@ use super::{
     checkpoints::{Checkpoints, checkpoint},
     rows,
 };
-use crate::jobs::{Clock, StoreError, StoreSettings, Work, clock::AgreedTime, step};
+use crate::jobs::{Clock, StoreError, StoreResult, StoreSettings, Work, clock::AgreedTime, step};
 
 /// What leads from each version of the schema to the next; each sets `user_version` itself.
 const MIGRATIONS: [&str; 2] = [include_str!("../schema.sql"), include_str!("../schema_2.sql")];
@@ -38,7 +38,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 impl SqliteStore {
     /// Opens the store in a file, which is made where it is missing; its folder must exist.
-    pub async fn open(path: &Path, settings: StoreSettings) -> Result<Self, StoreError> {
+    pub async fn open(path: &Path, settings: StoreSettings) -> StoreResult<Self> {
         let options = SqliteConnectOptions::new()
             .filename(path)
             .busy_timeout(PATIENCE)
@@ -122,7 +122,7 @@ fn unopened(path: &Path, error: &StoreError) -> StoreError {
 }
 
 /// Brings the schema up to date; says whether there was none.
-async fn migrate(writer: &SqlitePool) -> Result<bool, StoreError> {
+async fn migrate(writer: &SqlitePool) -> StoreResult<bool> {
     let mut transaction = writer.begin_with("BEGIN IMMEDIATE").await?;
     let found: i64 = sqlx::query_scalar("PRAGMA user_version").fetch_one(&mut *transaction).await?;
     let newest = MIGRATIONS.len();
@@ -152,7 +152,7 @@ async fn migrate(writer: &SqlitePool) -> Result<bool, StoreError> {
 }
 
 /// Fills in what the works of an older version say, one after the other: each may be long.
-async fn summarize(transaction: &mut Transaction<'static, Sqlite>) -> Result<(), StoreError> {
+async fn summarize(transaction: &mut Transaction<'static, Sqlite>) -> StoreResult<()> {
     let ids = sqlx::query("SELECT job_id AS id FROM works ORDER BY job_id")
         .fetch_all(&mut **transaction)
         .await?;

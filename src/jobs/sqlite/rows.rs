@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use crate::jobs::{
     Failure, Fence, Job, JobEvent, JobId, JobState, JobSummary, Lease, Milestone, Outcome,
-    Principal, RequestId, Sequence, StateName, StoreError, Timestamp, Work, WorkerId,
+    Principal, RequestId, Sequence, StateName, StoreError, StoreResult, Timestamp, Work, WorkerId,
     step::{self, Step},
 };
 
@@ -85,10 +85,7 @@ impl From<sqlx::Error> for StoreError {
     }
 }
 
-pub(super) async fn load(
-    connection: &mut SqliteConnection,
-    id: JobId,
-) -> Result<JobSummary, StoreError> {
+pub(super) async fn load(connection: &mut SqliteConnection, id: JobId) -> StoreResult<JobSummary> {
     let row = sqlx::query(select!("WHERE jobs.id = ?"))
         .bind(id.to_string())
         .fetch_optional(connection)
@@ -101,7 +98,7 @@ pub(super) async fn load(
 pub(super) async fn with_work(
     connection: &mut SqliteConnection,
     job: JobSummary,
-) -> Result<Option<Job>, StoreError> {
+) -> StoreResult<Option<Job>> {
     let row = sqlx::query("SELECT work FROM works WHERE job_id = ?")
         .bind(job.id.to_string())
         .fetch_optional(connection)
@@ -110,10 +107,7 @@ pub(super) async fn with_work(
     Ok(work.map(|work| job.with_work(work)))
 }
 
-pub(super) async fn check_exists(
-    connection: &mut SqliteConnection,
-    id: JobId,
-) -> Result<(), StoreError> {
+pub(super) async fn check_exists(connection: &mut SqliteConnection, id: JobId) -> StoreResult<()> {
     sqlx::query("SELECT id FROM jobs WHERE id = ?")
         .bind(id.to_string())
         .fetch_optional(connection)
@@ -123,10 +117,7 @@ pub(super) async fn check_exists(
 }
 
 /// Stores a step whole.
-pub(super) async fn keep(
-    connection: &mut SqliteConnection,
-    step: Step,
-) -> Result<JobSummary, StoreError> {
+pub(super) async fn keep(connection: &mut SqliteConnection, step: Step) -> StoreResult<JobSummary> {
     update(connection, &step.job).await?;
     append(connection, step.job.id, &step.event).await?;
     if step.job.never_runs() {
@@ -135,7 +126,7 @@ pub(super) async fn keep(
     Ok(step.job)
 }
 
-async fn drop_work(connection: &mut SqliteConnection, job: &JobSummary) -> Result<(), StoreError> {
+async fn drop_work(connection: &mut SqliteConnection, job: &JobSummary) -> StoreResult<()> {
     let id = job.id.to_string();
     let bytes = step::stored_bytes(&lasting("options", &job.options)?, None);
     sqlx::query("DELETE FROM works WHERE job_id = ?").bind(&id).execute(&mut *connection).await?;
@@ -154,7 +145,7 @@ pub(super) struct Texts {
 }
 
 impl Texts {
-    pub(super) fn of(job: &JobSummary, work: &Work) -> Result<Self, StoreError> {
+    pub(super) fn of(job: &JobSummary, work: &Work) -> StoreResult<Self> {
         Ok(Self { work: lasting("work", work)?, options: lasting("options", &job.options)? })
     }
 
@@ -168,7 +159,7 @@ pub(super) async fn insert(
     connection: &mut SqliteConnection,
     job: &JobSummary,
     texts: &Texts,
-) -> Result<(), StoreError> {
+) -> StoreResult<()> {
     let id = job.id.to_string();
     sqlx::query(
         "INSERT INTO jobs (id, principal, request_id, request_digest, work_digest, kind, \
@@ -220,10 +211,7 @@ pub(super) async fn insert(
 }
 
 /// Stores what may change of a job.
-pub(super) async fn update(
-    connection: &mut SqliteConnection,
-    job: &JobSummary,
-) -> Result<(), StoreError> {
+pub(super) async fn update(connection: &mut SqliteConnection, job: &JobSummary) -> StoreResult<()> {
     let result = match &job.state {
         JobState::Succeeded(outcome) => Some(lasting("result", outcome)?),
         JobState::Failed(failure) => Some(lasting("result", failure)?),
@@ -263,7 +251,7 @@ pub(super) async fn update(
 pub(super) async fn update_options(
     connection: &mut SqliteConnection,
     job: &JobSummary,
-) -> Result<(), StoreError> {
+) -> StoreResult<()> {
     let id = job.id.to_string();
     sqlx::query("UPDATE summaries SET options = ? WHERE job_id = ?")
         .bind(lasting("options", &job.options)?)
@@ -282,7 +270,7 @@ pub(super) async fn append(
     connection: &mut SqliteConnection,
     id: JobId,
     event: &JobEvent,
-) -> Result<(), StoreError> {
+) -> StoreResult<()> {
     sqlx::query("INSERT INTO events (job_id, sequence, recorded_at, body) VALUES (?, ?, ?, ?)")
         .bind(id.to_string())
         .bind(number(event.sequence.0)?)
@@ -293,7 +281,7 @@ pub(super) async fn append(
     Ok(())
 }
 
-pub(super) fn job(row: &SqliteRow) -> Result<JobSummary, StoreError> {
+pub(super) fn job(row: &SqliteRow) -> StoreResult<JobSummary> {
     let lease = match (field::<Option<String>>(row, "worker")?, time(row, "lease_until")?) {
         (Some(worker), Some(until)) => Some(Lease { worker: WorkerId(worker), until }),
         _ => None,
@@ -325,7 +313,7 @@ pub(super) fn job(row: &SqliteRow) -> Result<JobSummary, StoreError> {
     })
 }
 
-pub(super) fn event(row: &SqliteRow) -> Result<JobEvent, StoreError> {
+pub(super) fn event(row: &SqliteRow) -> StoreResult<JobEvent> {
     Ok(JobEvent {
         sequence: Sequence(count(row, "sequence")?),
         recorded_at: Timestamp(field(row, "recorded_at")?),
@@ -333,21 +321,21 @@ pub(super) fn event(row: &SqliteRow) -> Result<JobEvent, StoreError> {
     })
 }
 
-pub(super) fn id(row: &SqliteRow) -> Result<JobId, StoreError> {
+pub(super) fn id(row: &SqliteRow) -> StoreResult<JobId> {
     Ok(JobId(uuid(row, "id")?))
 }
 
-pub(super) fn count(row: &SqliteRow, column: &str) -> Result<u64, StoreError> {
+pub(super) fn count(row: &SqliteRow, column: &str) -> StoreResult<u64> {
     let found: i64 = field(row, column)?;
     u64::try_from(found).map_err(|_| damaged(column, format_args!("{found} is below zero")))
 }
 
-pub(super) fn state_name(row: &SqliteRow) -> Result<StateName, StoreError> {
+pub(super) fn state_name(row: &SqliteRow) -> StoreResult<StateName> {
     let found: String = field(row, "state")?;
     found.parse().map_err(|_| damaged("state", format_args!("\"{found}\" is no state")))
 }
 
-fn state(row: &SqliteRow) -> Result<JobState, StoreError> {
+fn state(row: &SqliteRow) -> StoreResult<JobState> {
     let result = || {
         field::<Option<String>>(row, "result")?
             .ok_or_else(|| damaged("result", "a job that is done has none"))
@@ -366,25 +354,25 @@ fn state(row: &SqliteRow) -> Result<JobState, StoreError> {
 pub(super) fn field<'row, T: Decode<'row, Sqlite> + Type<Sqlite>>(
     row: &'row SqliteRow,
     column: &str,
-) -> Result<T, StoreError> {
+) -> StoreResult<T> {
     Ok(row.try_get(column)?)
 }
 
-fn time(row: &SqliteRow, column: &str) -> Result<Option<Timestamp>, StoreError> {
+fn time(row: &SqliteRow, column: &str) -> StoreResult<Option<Timestamp>> {
     Ok(field::<Option<i64>>(row, column)?.map(Timestamp))
 }
 
-fn small(row: &SqliteRow, column: &str) -> Result<u32, StoreError> {
+fn small(row: &SqliteRow, column: &str) -> StoreResult<u32> {
     let found: i64 = field(row, column)?;
     u32::try_from(found).map_err(|_| damaged(column, format_args!("{found} is out of range")))
 }
 
-fn uuid(row: &SqliteRow, column: &str) -> Result<Uuid, StoreError> {
+fn uuid(row: &SqliteRow, column: &str) -> StoreResult<Uuid> {
     let found: String = field(row, column)?;
     Uuid::try_parse(&found).map_err(|error| damaged(column, error))
 }
 
-fn json<T: DeserializeOwned>(what: &str, text: &str) -> Result<T, StoreError> {
+fn json<T: DeserializeOwned>(what: &str, text: &str) -> StoreResult<T> {
     serde_json::from_str(text).map_err(|error| damaged(what, error))
 }
 
@@ -393,7 +381,7 @@ fn json<T: DeserializeOwned>(what: &str, text: &str) -> Result<T, StoreError> {
 pub(super) fn lasting<T: Serialize + DeserializeOwned>(
     what: &str,
     value: &T,
-) -> Result<String, StoreError> {
+) -> StoreResult<String> {
     let text = serde_json::to_string(value)
         .map_err(|error| StoreError::Backend(format!("{what} cannot be stored: {error}")))?;
     serde_json::from_str::<T>(&text)
@@ -401,7 +389,7 @@ pub(super) fn lasting<T: Serialize + DeserializeOwned>(
     Ok(text)
 }
 
-pub(super) fn number(value: u64) -> Result<i64, StoreError> {
+pub(super) fn number(value: u64) -> StoreResult<i64> {
     i64::try_from(value).map_err(|_| damaged("counter", format_args!("{value} is too large")))
 }
 

@@ -8,10 +8,11 @@ use sqlx::{Row, SqlitePool};
 
 use super::{SqliteStore, list, rows};
 use crate::jobs::{
-    JobId, JobStore, ListQuery, Principal, ScoresJson, StateName, StoreError, StoreSettings,
+    JobId, JobStore, ListQuery, Principal, ScoresJson, StateName, StoreError, StoreResult,
+    StoreSettings,
 };
 
-async fn open(path: &Path) -> Result<SqliteStore, StoreError> {
+async fn open(path: &Path) -> StoreResult<SqliteStore> {
     SqliteStore::open(path, StoreSettings::default()).await
 }
 

@@ -9,10 +9,16 @@ use std::{
 };
 
 use bytes::Bytes;
-use futures::{FutureExt, future::BoxFuture};
+use futures::{
+    FutureExt,
+    future::{BoxFuture, OptionFuture},
+};
 use http::HeaderMap;
 use http_body::{Body as _, Frame, SizeHint};
-use tokio::{task::AbortHandle, time::Instant};
+use tokio::{
+    task::AbortHandle,
+    time::{Instant, sleep_until},
+};
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status, body::Body};
 use tracing::Instrument;
@@ -41,34 +47,22 @@ pub(super) struct EarlyEnds {
 impl EarlyEnds {
     /// The first of them; `None` where nothing can end the call early.
     pub(super) fn first(self) -> Option<EarlyEnd> {
-        let Self { deadline, draining, watch } = self;
+        let Self { deadline, draining, mut watch } = self;
         if deadline.is_none() && draining.is_none() && watch.is_none() {
             return None;
         }
-        let late = async move {
-            match deadline {
-                Some(deadline) => tokio::time::sleep_until(deadline).await,
-                None => std::future::pending().await,
-            }
-        };
-        let drained = async move {
-            match draining {
-                Some(draining) => draining.cancelled_owned().await,
-                None => std::future::pending().await,
-            }
-        };
-        let revoked = async move {
-            match watch {
-                Some(mut watch) => watch.revoked().await,
-                None => std::future::pending().await,
-            }
-        };
         let first = async move {
+            // A branch without a future is none.
             tokio::select! {
                 biased;
-                () = late => status::late(),
-                refusal = revoked => status::refused(&refusal),
-                () = drained => status::draining(),
+                Some(()) = OptionFuture::from(deadline.map(sleep_until)) => status::late(),
+                Some(refusal) = OptionFuture::from(watch.as_mut().map(CallerWatch::revoked)) => {
+                    status::refused(&refusal)
+                }
+                Some(()) = OptionFuture::from(draining.map(CancellationToken::cancelled_owned)) => {
+                    status::draining()
+                }
+                else => std::future::pending().await,
             }
         };
         Some(first.boxed())

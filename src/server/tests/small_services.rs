@@ -5,7 +5,7 @@ use tonic::{Response, codegen::BoxStream};
 
 use super::*;
 use crate::{
-    api::TraceContext,
+    api::{Answer, TraceContext},
     auth::Caller,
     proto::{
         google::longrunning::{
@@ -20,8 +20,6 @@ use crate::{
         },
     },
 };
-
-type Answer<T> = Result<Response<T>, Status>;
 
 fn none<T>() -> Answer<T> {
     Err(Status::unimplemented("not in this test"))

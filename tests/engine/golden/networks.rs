@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, fs::File, path::PathBuf};
 use candle_core::{DType, Device, Tensor};
 use keystep::{
     engine::{
-        CancelFlag, CandleEngine, Compute, RunContext,
+        CandleEngine, Compute, RunContext,
         checkpoint::{StoredTensors, read_component},
         family::{
             ClipConfig, ClipModel, ClipTextConfig, ClipTextModel, Conditioning, Denoiser, Unet,
@@ -406,8 +406,7 @@ fn guided_latents_are_diffusers(compute: &Compute) {
 fn the_emoji_canvas_draws_what_diffusers_draws(compute: &Compute) {
     let canvas = Canvas::load(compute);
     let mut ignore = |_| {};
-    let mut context =
-        RunContext { report: &mut ignore, cancel: CancelFlag::default(), saving: None };
+    let mut context = RunContext::reporting(&mut ignore);
     let drawn = canvas.engine.generate(&canvas.drawing(), &mut context).unwrap();
     let pictures = canvas.pictures();
     assert_eq!(drawn.len(), pictures.len());

@@ -17,18 +17,9 @@ const BEAT: Duration = Duration::from_millis(50);
 const BEATS: usize = 1_200;
 /// What would send a connection on this machine elsewhere, or lend it somebody's keys.
 const FOREIGN: [&str; 12] = [
-    "HTTP_PROXY",
-    "HTTPS_PROXY",
-    "ALL_PROXY",
-    "http_proxy",
-    "https_proxy",
-    "all_proxy",
-    "AWS_ACCESS_KEY_ID",
-    "AWS_SECRET_ACCESS_KEY",
-    "AWS_SESSION_TOKEN",
-    "AWS_ENDPOINT_URL",
-    "AWS_PROFILE",
-    "GRPC_PROXY",
+    "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy",
+    "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL",
+    "AWS_PROFILE", "GRPC_PROXY",
 ];
 
 /// A command that stays on this machine.

@@ -15,9 +15,7 @@ use keystep::{
         Transition, UnlearnWork, Work, WorkerId,
     },
     outcome::{EvaluationResults, Phase, Published},
-    spec::{
-        Concept, ConceptKind, JudgeSpec, Method, MethodName, OutputFormat, UnlearnSpec, Vocabulary,
-    },
+    spec::{Concept, ConceptKind, JudgeSpec, MethodName, OutputFormat, UnlearnSpec, Vocabulary},
 };
 use tempfile::TempDir;
 use uuid::Uuid;
@@ -189,17 +187,13 @@ pub fn with_deadline(number: u128, deadline: Timestamp) -> NewJob {
 }
 
 fn erasure() -> Work {
-    let (method, scope) = Method::preset(MethodName::Keystep, ConceptKind::Object, false);
     Work::Unlearn(Box::new(UnlearnWork {
         base_model: "emoji-canvas".to_owned(),
         base_digest: "base".to_owned(),
         spec: UnlearnSpec {
-            concepts: vec![Concept::new("cat", ConceptKind::Object)],
-            method,
-            scope,
             preserve: vec!["a dog, \"quoted\" – ü".to_owned()],
-            vocabulary: Vocabulary::default(),
             seed: u64::MAX,
+            ..UnlearnSpec::new(Concept::new("cat", ConceptKind::Object), MethodName::Keystep)
         },
         score_digest: None,
         formats: vec![OutputFormat::Delta],

@@ -97,10 +97,22 @@ impl Bench {
         at: (Arc<tempfile::TempDir>, Arc<MemoryStore>),
         state: &SharedState,
     ) -> Self {
+        let publishing = settings(at.0.path()).publishing;
+        Self::start_sharing_for(name, script, at, (state, publishing))
+    }
+
+    /// The same, where publishing is retried so long.
+    pub(crate) fn start_sharing_for(
+        name: &str,
+        script: &Arc<FakeScript>,
+        at: (Arc<tempfile::TempDir>, Arc<MemoryStore>),
+        (state, publishing): (&SharedState, PublishingSettings),
+    ) -> Self {
         let settings = WorkerSettings {
             worker_id: WorkerId(name.to_owned()),
             data_dir: at.0.path().join(name),
             shared_state: Some(state.clone()),
+            publishing,
             ..settings(at.0.path())
         };
         let sources = vec![FakeSource(script.clone())];
@@ -148,19 +160,7 @@ impl Bench {
     }
 
     pub(crate) async fn insert_work(&self, work: UnlearnWork, max_attempts: u32) -> JobId {
-        let new = NewJob {
-            principal: Principal("tester".to_owned()),
-            request_id: RequestId(Uuid::new_v4()),
-            request_digest: "request".to_owned(),
-            work_digest: format!("work {}", work.spec.seed),
-            work: Work::Unlearn(Box::new(work)),
-            options: JobOptions::default(),
-            max_attempts,
-        };
-        let limits = QueueLimits { total: 10, of_principal: 10, stored_bytes: u64::MAX };
-        match self.store.insert(new, limits).await.unwrap() {
-            Inserted::Created(job) | Inserted::Existing(job) => job.id,
-        }
+        insert(&self.store, NewJob { max_attempts, ..new_job(work) }).await
     }
 
     pub(crate) async fn job(&self, id: JobId) -> JobSummary {

@@ -17,11 +17,9 @@ impl ClipActivation {
         [("quick_gelu", Self::QuickGelu), ("gelu", Self::Gelu)];
 }
 
-/// The shape of a text encoder.
-#[derive(Debug, Clone, PartialEq)]
-pub struct ClipTextConfig {
-    /// Tokens of the vocabulary.
-    pub vocab_size: usize,
+/// What both encoders have: transformer layers, and a projection into the common space.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct ClipTowerConfig {
     /// Width of the states.
     pub hidden_size: usize,
     /// Width inside the feed-forward layers.
@@ -30,17 +28,72 @@ pub struct ClipTextConfig {
     pub num_hidden_layers: usize,
     /// Attention heads.
     pub num_attention_heads: usize,
-    /// Tokens of a prompt, with begin and end.
-    pub max_position_embeddings: usize,
     /// Epsilon of every layer norm.
     pub layer_norm_eps: f64,
     /// Inside the feed-forward layers.
     pub activation: ClipActivation,
+    /// Width of the common space of texts and pictures.
+    pub projection_dim: usize,
+}
+
+impl ClipTowerConfig {
+    /// The defaults of `CLIPTextConfig`.
+    const TEXT: Self = Self {
+        hidden_size: 512,
+        intermediate_size: 2_048,
+        num_hidden_layers: 12,
+        num_attention_heads: 8,
+        layer_norm_eps: 1e-5,
+        activation: ClipActivation::QuickGelu,
+        projection_dim: 512,
+    };
+    /// The defaults of `CLIPVisionConfig`.
+    const VISION: Self =
+        Self { hidden_size: 768, intermediate_size: 3_072, num_attention_heads: 12, ..Self::TEXT };
+
+    fn read(fields: &Fields<'_>, default: Self) -> Result<Self, EngineError> {
+        let projected = fields.optional_size("projection_dim")?;
+        Ok(Self {
+            hidden_size: fields.size("hidden_size", default.hidden_size)?,
+            intermediate_size: fields.size("intermediate_size", default.intermediate_size)?,
+            num_hidden_layers: fields.size("num_hidden_layers", default.num_hidden_layers)?,
+            num_attention_heads: fields.size("num_attention_heads", default.num_attention_heads)?,
+            layer_norm_eps: fields.number("layer_norm_eps", default.layer_norm_eps)?,
+            activation: fields.choice("hidden_act", default.activation, &ClipActivation::NAMES)?,
+            projection_dim: projected.unwrap_or(default.projection_dim),
+        })
+    }
+
+    /// `embeddings` is how many vectors of the hidden size it has beside its layers.
+    fn validate(&self, file: &str, embeddings: usize) -> Result<(), EngineError> {
+        within(file, "hidden_size", self.hidden_size, 1..=MAX_CHANNELS)?;
+        within(file, "intermediate_size", self.intermediate_size, 1..=4 * MAX_CHANNELS)?;
+        within(file, "num_hidden_layers", self.num_hidden_layers, 1..=MAX_LAYERS)?;
+        within(file, "num_attention_heads", self.num_attention_heads, 1..=self.hidden_size)?;
+        within(file, "layer_norm_eps", self.layer_norm_eps, 1e-12..=1.0)?;
+        within(file, "projection_dim", self.projection_dim, 1..=MAX_CHANNELS)?;
+        divisible(
+            file, "hidden_size", self.hidden_size, "num_attention_heads", self.num_attention_heads,
+        )?;
+        let hidden = self.hidden_size as f64;
+        let layer = 4.0 * hidden * hidden + 2.0 * hidden * self.intermediate_size as f64;
+        let ends = hidden * (embeddings + self.projection_dim) as f64;
+        affordable(file, self.num_hidden_layers as f64 * layer + ends)
+    }
+}
+
+/// The shape of a text encoder.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ClipTextConfig {
+    /// The transformer.
+    pub tower: ClipTowerConfig,
+    /// Tokens of the vocabulary.
+    pub vocab_size: usize,
+    /// Tokens of a prompt, with begin and end.
+    pub max_position_embeddings: usize,
     /// The token that ends a prompt, whose state is the pooled one; 2 in configs older than
     /// transformers 4.31, which then pool at the largest token instead.
     pub eos_token_id: u32,
-    /// Width of the common space with pictures.
-    pub projection_dim: usize,
 }
 
 impl ClipTextConfig {
@@ -66,21 +119,11 @@ impl ClipTextConfig {
     fn read(fields: &Fields<'_>, file: &str) -> Result<Self, EngineError> {
         let end = fields.uniform_size("eos_token_id", 49_407)?;
         Ok(Self {
+            tower: ClipTowerConfig::read(fields, ClipTowerConfig::TEXT)?,
             vocab_size: fields.size("vocab_size", 49_408)?,
-            hidden_size: fields.size("hidden_size", 512)?,
-            intermediate_size: fields.size("intermediate_size", 2_048)?,
-            num_hidden_layers: fields.size("num_hidden_layers", 12)?,
-            num_attention_heads: fields.size("num_attention_heads", 8)?,
             max_position_embeddings: fields.size("max_position_embeddings", 77)?,
-            layer_norm_eps: fields.number("layer_norm_eps", 1e-5)?,
-            activation: fields.choice(
-                "hidden_act",
-                ClipActivation::QuickGelu,
-                &ClipActivation::NAMES,
-            )?,
             eos_token_id: u32::try_from(end)
                 .map_err(|_| refuse(file, format!("eos_token_id is {end}, which is no token")))?,
-            projection_dim: fields.optional_size("projection_dim")?.unwrap_or(512),
         })
     }
 
@@ -89,61 +132,30 @@ impl ClipTextConfig {
     pub fn validate(&self, file: &str) -> Result<(), EngineError> {
         within(file, "vocab_size", self.vocab_size, 1..=10_000_000)?;
         within(file, "max_position_embeddings", self.max_position_embeddings, 2..=MAX_CHANNELS)?;
-        Tower {
-            hidden_size: self.hidden_size,
-            intermediate_size: self.intermediate_size,
-            num_hidden_layers: self.num_hidden_layers,
-            num_attention_heads: self.num_attention_heads,
-            layer_norm_eps: self.layer_norm_eps,
-            projection_dim: self.projection_dim,
-            embeddings: self.vocab_size + self.max_position_embeddings,
-        }
-        .validate(file)
+        self.tower.validate(file, self.vocab_size + self.max_position_embeddings)
     }
 }
 
 /// The shape of a picture encoder.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ClipVisionConfig {
-    /// Width of the states.
-    pub hidden_size: usize,
-    /// Width inside the feed-forward layers.
-    pub intermediate_size: usize,
-    /// Layers.
-    pub num_hidden_layers: usize,
-    /// Attention heads.
-    pub num_attention_heads: usize,
+    /// The transformer.
+    pub tower: ClipTowerConfig,
     /// Width and height of the pictures.
     pub image_size: usize,
     /// Width and height of a patch.
     pub patch_size: usize,
     /// Channels of the pictures.
     pub num_channels: usize,
-    /// Epsilon of every layer norm.
-    pub layer_norm_eps: f64,
-    /// Inside the feed-forward layers.
-    pub activation: ClipActivation,
-    /// Width of the common space with texts.
-    pub projection_dim: usize,
 }
 
 impl ClipVisionConfig {
     fn read(fields: &Fields<'_>) -> Result<Self, EngineError> {
         Ok(Self {
-            hidden_size: fields.size("hidden_size", 768)?,
-            intermediate_size: fields.size("intermediate_size", 3_072)?,
-            num_hidden_layers: fields.size("num_hidden_layers", 12)?,
-            num_attention_heads: fields.size("num_attention_heads", 12)?,
+            tower: ClipTowerConfig::read(fields, ClipTowerConfig::VISION)?,
             image_size: fields.uniform_size("image_size", 224)?,
             patch_size: fields.uniform_size("patch_size", 32)?,
             num_channels: fields.size("num_channels", 3)?,
-            layer_norm_eps: fields.number("layer_norm_eps", 1e-5)?,
-            activation: fields.choice(
-                "hidden_act",
-                ClipActivation::QuickGelu,
-                &ClipActivation::NAMES,
-            )?,
-            projection_dim: fields.optional_size("projection_dim")?.unwrap_or(512),
         })
     }
 
@@ -158,16 +170,8 @@ impl ClipVisionConfig {
         let side = self.image_size / self.patch_size;
         let positions = side * side + 1;
         within(file, "the number of patches", positions, 2..=MAX_CHANNELS)?;
-        Tower {
-            hidden_size: self.hidden_size,
-            intermediate_size: self.intermediate_size,
-            num_hidden_layers: self.num_hidden_layers,
-            num_attention_heads: self.num_attention_heads,
-            layer_norm_eps: self.layer_norm_eps,
-            projection_dim: self.projection_dim,
-            embeddings: positions + self.num_channels * self.patch_size * self.patch_size,
-        }
-        .validate(file)
+        let patch = self.num_channels * self.patch_size * self.patch_size;
+        self.tower.validate(file, positions + patch)
     }
 }
 
@@ -218,37 +222,4 @@ fn nested<'a>(fields: &Fields<'a>, name: &str, file: &'a str) -> Result<Fields<'
         return Ok(old);
     }
     Ok(fields.nested(name)?.unwrap_or_else(|| Fields::empty(file)))
-}
-
-/// What both encoders have in common.
-struct Tower {
-    hidden_size: usize,
-    intermediate_size: usize,
-    num_hidden_layers: usize,
-    num_attention_heads: usize,
-    layer_norm_eps: f64,
-    projection_dim: usize,
-    embeddings: usize,
-}
-
-impl Tower {
-    fn validate(&self, file: &str) -> Result<(), EngineError> {
-        within(file, "hidden_size", self.hidden_size, 1..=MAX_CHANNELS)?;
-        within(file, "intermediate_size", self.intermediate_size, 1..=4 * MAX_CHANNELS)?;
-        within(file, "num_hidden_layers", self.num_hidden_layers, 1..=MAX_LAYERS)?;
-        within(file, "num_attention_heads", self.num_attention_heads, 1..=self.hidden_size)?;
-        within(file, "layer_norm_eps", self.layer_norm_eps, 1e-12..=1.0)?;
-        within(file, "projection_dim", self.projection_dim, 1..=MAX_CHANNELS)?;
-        divisible(
-            file,
-            "hidden_size",
-            self.hidden_size,
-            "num_attention_heads",
-            self.num_attention_heads,
-        )?;
-        let hidden = self.hidden_size as f64;
-        let layer = 4.0 * hidden * hidden + 2.0 * hidden * self.intermediate_size as f64;
-        let ends = hidden * (self.embeddings + self.projection_dim) as f64;
-        affordable(file, self.num_hidden_layers as f64 * layer + ends)
-    }
 }

@@ -9,6 +9,6 @@ mod tests;
 mod unet;
 mod vae;
 
-pub use clip::{ClipActivation, ClipConfig, ClipTextConfig, ClipVisionConfig};
-pub use unet::{DownBlockKind, UnetConfig, UpBlockKind};
+pub use clip::{ClipActivation, ClipConfig, ClipTextConfig, ClipTowerConfig, ClipVisionConfig};
+pub use unet::{BlockKind, UnetConfig};
 pub use vae::VaeConfig;

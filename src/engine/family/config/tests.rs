@@ -36,8 +36,8 @@ fn stable_diffusion_1_is_read() {
     assert_eq!(config.heads, [8; 4]);
     assert_eq!(config.transformer_layers, [1; 4]);
     assert_eq!(config.cross_attention_dim, 768);
-    assert_eq!(config.down_blocks[3], DownBlockKind::Plain);
-    assert_eq!(config.up_blocks[0], UpBlockKind::Plain);
+    assert_eq!(config.down_blocks[3], BlockKind::Plain);
+    assert_eq!(config.up_blocks[0], BlockKind::Plain);
     assert!(!config.use_linear_projection && config.flip_sin_to_cos);
 }
 
@@ -88,7 +88,7 @@ fn absent_fields_have_the_defaults_of_diffusers() {
     let vae = VaeConfig::parse("{}", "f").unwrap();
     assert!((vae.scaling_factor - 0.18215).abs() < 1e-12 && vae.use_quant_conv);
     let clip = ClipConfig::parse("{}", "f").unwrap();
-    assert_eq!((clip.text.vocab_size, clip.vision.hidden_size), (49_408, 768));
+    assert_eq!((clip.text.vocab_size, clip.vision.tower.hidden_size), (49_408, 768));
 }
 
 #[test]
@@ -99,7 +99,7 @@ fn old_clip_files_are_read_by_their_dictionaries() {
         "f",
     )
     .unwrap();
-    assert_eq!((clip.text.hidden_size, clip.text.num_attention_heads), (768, 12));
+    assert_eq!((clip.text.tower.hidden_size, clip.text.tower.num_attention_heads), (768, 12));
     // As a text encoder, transformers reads the same file by `text_config`.
     let text = ClipTextConfig::parse(
         r#"{"model_type": "clip", "text_config": {"hidden_size": 512},
@@ -107,7 +107,7 @@ fn old_clip_files_are_read_by_their_dictionaries() {
         "f",
     )
     .unwrap();
-    assert_eq!((text.hidden_size, text.num_attention_heads), (512, 8));
+    assert_eq!((text.tower.hidden_size, text.tower.num_attention_heads), (512, 8));
 }
 
 #[test]

@@ -7,31 +7,19 @@ use super::fields::{
 };
 use crate::engine::EngineError;
 
-/// A level on the way down.
+/// A level, on the way down or up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum DownBlockKind {
-    /// `CrossAttnDownBlock2D`: a transformer after each residual block.
+pub enum BlockKind {
+    /// `CrossAttnDownBlock2D` or `CrossAttnUpBlock2D`: a transformer after each residual block.
     CrossAttention,
-    /// `DownBlock2D`: residual blocks only.
+    /// `DownBlock2D` or `UpBlock2D`: residual blocks only.
     Plain,
 }
 
-impl DownBlockKind {
-    const NAMES: [(&'static str, Self); 2] =
+impl BlockKind {
+    const DOWN: [(&'static str, Self); 2] =
         [("CrossAttnDownBlock2D", Self::CrossAttention), ("DownBlock2D", Self::Plain)];
-}
-
-/// A level on the way up.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum UpBlockKind {
-    /// `CrossAttnUpBlock2D`: a transformer after each residual block.
-    CrossAttention,
-    /// `UpBlock2D`: residual blocks only.
-    Plain,
-}
-
-impl UpBlockKind {
-    const NAMES: [(&'static str, Self); 2] =
+    const UP: [(&'static str, Self); 2] =
         [("CrossAttnUpBlock2D", Self::CrossAttention), ("UpBlock2D", Self::Plain)];
 }
 
@@ -49,9 +37,9 @@ pub struct UnetConfig {
     /// Channels of each level, from the full resolution down.
     pub block_out_channels: Vec<usize>,
     /// The levels on the way down.
-    pub down_blocks: Vec<DownBlockKind>,
+    pub down_blocks: Vec<BlockKind>,
     /// The levels on the way up, so the lowest resolution first.
-    pub up_blocks: Vec<UpBlockKind>,
+    pub up_blocks: Vec<BlockKind>,
     /// Residual blocks a level on the way down; one more on the way up.
     pub layers_per_block: usize,
     /// Width of the text encoder's states.
@@ -75,6 +63,8 @@ pub struct UnetConfig {
 impl UnetConfig {
     /// Reads and checks a `config.json`; `file` names it in errors.
     pub fn parse(json: &str, file: &str) -> Result<Self, EngineError> {
+        use BlockKind::{CrossAttention, Plain};
+
         let fields = Fields::parse(json, file)?;
         fields.expect_class("_class_name", "UNet2DConditionModel")?;
         refuse_other_pipelines(&fields, file)?;
@@ -131,23 +121,13 @@ impl UnetConfig {
             mended_sample_size,
             down_blocks: fields.choices(
                 "down_block_types",
-                &[
-                    DownBlockKind::CrossAttention,
-                    DownBlockKind::CrossAttention,
-                    DownBlockKind::CrossAttention,
-                    DownBlockKind::Plain,
-                ],
-                &DownBlockKind::NAMES,
+                &[CrossAttention, CrossAttention, CrossAttention, Plain],
+                &BlockKind::DOWN,
             )?,
             up_blocks: fields.choices(
                 "up_block_types",
-                &[
-                    UpBlockKind::Plain,
-                    UpBlockKind::CrossAttention,
-                    UpBlockKind::CrossAttention,
-                    UpBlockKind::CrossAttention,
-                ],
-                &UpBlockKind::NAMES,
+                &[Plain, CrossAttention, CrossAttention, CrossAttention],
+                &BlockKind::UP,
             )?,
             layers_per_block: fields.uniform_size("layers_per_block", 2)?,
             cross_attention_dim: fields.uniform_size("cross_attention_dim", 1280)?,
@@ -248,8 +228,8 @@ impl UnetConfig {
     fn has_attention(&self, level: usize) -> bool {
         let last = self.block_out_channels.len() - 1;
         level == last
-            || self.down_blocks[level] == DownBlockKind::CrossAttention
-            || self.up_blocks[last - level] == UpBlockKind::CrossAttention
+            || self.down_blocks[level] == BlockKind::CrossAttention
+            || self.up_blocks[last - level] == BlockKind::CrossAttention
     }
 
     /// About how many weights the network has. Floating point, since hostile sizes overflow.
@@ -274,10 +254,10 @@ impl UnetConfig {
             sum += (layers + 1.0) * residual(2.0 * channels, channels);
             // Down- and upsampling.
             sum += 18.0 * channels * channels;
-            if self.down_blocks[level] == DownBlockKind::CrossAttention {
+            if self.down_blocks[level] == BlockKind::CrossAttention {
                 sum += layers * transformer;
             }
-            if self.up_blocks[last - level] == UpBlockKind::CrossAttention {
+            if self.up_blocks[last - level] == BlockKind::CrossAttention {
                 sum += (layers + 1.0) * transformer;
             }
             if level == last {

@@ -98,13 +98,13 @@ impl Family for StableDiffusion {
 
     fn check(&self) -> Result<(), EngineError> {
         let TextTowerConfig { encoder, file, .. } = self.text();
-        if encoder.hidden_size != self.unet.cross_attention_dim {
+        if encoder.tower.hidden_size != self.unet.cross_attention_dim {
             return Err(EngineError::Config {
                 file: file.clone(),
                 message: format!(
                     "hidden_size is {}, the U-Net's cross_attention_dim is {}; the parts do not \
                      belong together",
-                    encoder.hidden_size, self.unet.cross_attention_dim
+                    encoder.tower.hidden_size, self.unet.cross_attention_dim
                 ),
             });
         }

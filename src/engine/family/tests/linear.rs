@@ -12,7 +12,8 @@ use crate::{
         checkpoint::{StoredTensor, StoredTensors, testing::MemoryModel},
         family::{
             ClipTextConfig, ClipTextModel, ClipTokenizer, Conditioning, Denoiser, Family, Prompts,
-            TextTower, TextTowerConfig, Vae, VaeConfig, config::ClipActivation,
+            TextTower, TextTowerConfig, Vae, VaeConfig,
+            config::{ClipActivation, ClipTowerConfig},
         },
         judge::JudgeParts,
         nn::{Conv2d, Conv2dSize, Linear, MemoryPolicy, Text, Weights},
@@ -128,16 +129,18 @@ impl LinearFamily {
             mid_block_add_attention: false,
         };
         let encoder = ClipTextConfig {
+            tower: ClipTowerConfig {
+                hidden_size: 2,
+                intermediate_size: 2,
+                num_hidden_layers: 1,
+                num_attention_heads: 1,
+                layer_norm_eps: 1e-5,
+                activation: ClipActivation::Gelu,
+                projection_dim: 2,
+            },
             vocab_size: 900,
-            hidden_size: 2,
-            intermediate_size: 2,
-            num_hidden_layers: 1,
-            num_attention_heads: 1,
             max_position_embeddings: 32,
-            layer_norm_eps: 1e-5,
-            activation: ClipActivation::Gelu,
             eos_token_id: 2,
-            projection_dim: 2,
         };
         let tower = TextTowerConfig {
             component: "text_encoder",

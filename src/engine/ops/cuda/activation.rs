@@ -2,11 +2,7 @@
 
 use candle_core::{D, Result, Shape, Tensor, bail};
 
-use super::{
-    super::parameters::Activation,
-    Argument::{Count, Read},
-    Launch, count,
-};
+use super::{super::parameters::Activation, Argument::Read, Launch, count};
 use crate::engine::tape::TapeTensor;
 
 /// A kernel that reads tensors and counts, a thread each of `values`.
@@ -21,15 +17,11 @@ fn by_value(
         bail!("{kernel}: nothing to read");
     };
     let mut arguments: Vec<_> = inputs.iter().map(|input| Read(input)).collect();
-    arguments.push(Count(count(values)?));
+    arguments.push(count(values)?);
     for number in counts {
-        arguments.push(Count(count(*number)?));
+        arguments.push(count(*number)?);
     }
-    Launch::over_values(kernel, first.dtype(), values, arguments)?.write(
-        shape,
-        first.dtype(),
-        first.device(),
-    )
+    Launch::over_values(kernel, first, values, arguments)?.write(shape)
 }
 
 /// See [`crate::engine::ops::silu`] and its like.

@@ -3,7 +3,7 @@
 use candle_core::{Result, Tensor};
 
 use super::{
-    Argument::{Change, Count, Number, Read},
+    Argument::{Change, Number, Read},
     Launch, count,
 };
 
@@ -31,7 +31,7 @@ pub(in super::super) fn adam(
         Read(gradient),
         Change(mean),
         Change(square),
-        Count(count(values)?),
+        count(values)?,
         Number((1.0 - step.mean_decay) as f32),
         Number(step.square_decay as f32),
         Number((1.0 - step.square_decay) as f32),
@@ -39,5 +39,5 @@ pub(in super::super) fn adam(
         Number(step.root as f32),
         Number(step.eps as f32),
     ];
-    Launch::over_values("adam", variable.dtype(), values, arguments)?.change(variable)
+    Launch::over_values("adam", variable, values, arguments)?.change(variable)
 }

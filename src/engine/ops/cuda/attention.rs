@@ -147,13 +147,13 @@ impl Attention {
         let (heads, queries, keys) = scores.dims3()?;
         let arguments = vec![
             self.mask.as_ref().map_or(Nothing, Read),
-            Count(count(keys)?),
+            count(keys)?,
             Number(self.scale()?),
             Count(u32::from(self.mask.is_some())),
-            Count(count(part.queries.0)?),
-            Count(count(queries)?),
+            count(part.queries.0)?,
+            count(queries)?,
         ];
-        Launch::over_rows("softmax", scores.dtype(), (heads * queries, keys), arguments)?
+        Launch::over_rows("softmax", &scores, (heads * queries, keys), arguments)?
             .change(&scores)?;
         Ok(scores)
     }
@@ -182,9 +182,9 @@ impl Attention {
             let value = Self::of_keys(&self.value, part)?;
             let scores = gradient.matmul(&value.transpose(1, 2)?)?;
             let (heads, queries, keys) = scores.dims3()?;
-            let arguments = vec![Read(&weights), Count(count(keys)?), Number(self.scale()?)];
+            let arguments = vec![Read(&weights), count(keys)?, Number(self.scale()?)];
             let rows = (heads * queries, keys);
-            Launch::over_rows("softmax_input", scores.dtype(), rows, arguments)?.change(&scores)?;
+            Launch::over_rows("softmax_input", &scores, rows, arguments)?.change(&scores)?;
             drop(weights);
             if followed[0] {
                 of_query.add(part, scores.matmul(&Self::of_keys(&self.key, part)?)?)?;

@@ -7,7 +7,7 @@ use candle_core::{DType, Result, Shape, Tensor, bail};
 
 use super::{
     super::parameters::Convolution,
-    Argument::{self, Count, Read},
+    Argument::{self, Read},
     Launch, cast, count,
     linear::{over_batch, repeated},
     sums::{add_vector, column_sums, plane_sums},
@@ -113,7 +113,7 @@ impl Sizes {
         let [height, width] = self.image;
         let [out_height, out_width] = self.result;
         let counts = [height, width, out_height, out_width, self.kernel, stride, padding];
-        counts.into_iter().map(|number| Ok(Count(count(number)?))).collect()
+        counts.into_iter().map(count).collect()
     }
 
     /// `[images, rows, pixels]` of some images.
@@ -123,13 +123,10 @@ impl Sizes {
             return x.reshape((images, self.inputs, self.pixels()));
         }
         let values = images * self.rows() * self.pixels();
-        let mut arguments = vec![Read(x), Count(count(values)?)];
+        let mut arguments = vec![Read(x), count(values)?];
         arguments.extend(self.counts()?);
-        Launch::over_values("columns", x.dtype(), values, arguments)?.write(
-            (images, self.rows(), self.pixels()),
-            x.dtype(),
-            x.device(),
-        )
+        let shape = (images, self.rows(), self.pixels());
+        Launch::over_values("columns", x, values, arguments)?.write(shape)
     }
 
     fn forward(self, x: &Tensor, weight: &Tensor) -> Result<Tensor> {
@@ -153,13 +150,10 @@ impl Sizes {
                 return columns.reshape((images, self.inputs, height, width));
             }
             let values = images * self.inputs * height * width;
-            let mut arguments = vec![Read(&columns), Count(count(values)?)];
+            let mut arguments = vec![Read(&columns), count(values)?];
             arguments.extend(self.counts()?);
-            Launch::over_values("columns_input", columns.dtype(), values, arguments)?.write(
-                (images, self.inputs, height, width),
-                columns.dtype(),
-                columns.device(),
-            )
+            let shape = (images, self.inputs, height, width);
+            Launch::over_values("columns_input", &columns, values, arguments)?.write(shape)
         });
         joined(&parts.collect::<Result<Vec<_>>>()?)
     }

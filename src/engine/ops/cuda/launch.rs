@@ -5,7 +5,7 @@
     reason = "a kernel takes bare addresses, and results are not cleared before they are written"
 )]
 
-use candle_core::{CpuStorage, DType, Device, InplaceOp1, Layout, Result, Shape, Tensor, bail};
+use candle_core::{CpuStorage, DType, InplaceOp1, Layout, Result, Shape, Tensor, bail};
 #[cfg(feature = "cuda")]
 use candle_core::{
     CudaStorage, Storage,
@@ -27,7 +27,7 @@ const ROW_THREADS: [u32; 2] = [32, 1024];
 const VALUES_A_THREAD: u32 = 4;
 
 /// What a kernel is given after the tensor that it writes.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 #[cfg_attr(not(any(feature = "cuda", test)), expect(dead_code, reason = "nothing launches"))]
 pub(super) enum Argument<'a> {
     /// A contiguous tensor that is read.
@@ -48,15 +48,20 @@ pub(super) enum Argument<'a> {
 pub(super) struct Launch<'a> {
     /// The name in `kernels.cu` without its type.
     kernel: &'static str,
-    /// The type that the kernel is compiled for.
-    dtype: DType,
+    /// The kernel is compiled for its type, and runs on its device.
+    like: &'a Tensor,
     blocks: u32,
     threads: u32,
     arguments: Vec<Argument<'a>>,
 }
 
+/// A number of things as an argument.
+pub(super) fn count(number: usize) -> Result<Argument<'static>> {
+    whole(number).map(Argument::Count)
+}
+
 /// A number of things as kernels count them.
-pub(super) fn count(number: usize) -> Result<u32> {
+fn whole(number: usize) -> Result<u32> {
     match i32::try_from(number) {
         // Positions of the last block's idle threads must not wrap around.
         Ok(number) => Ok(number.unsigned_abs()),
@@ -72,34 +77,40 @@ impl<'a> Launch<'a> {
     /// A thread for each of `values`.
     pub(super) fn over_values(
         kernel: &'static str,
-        dtype: DType,
+        like: &'a Tensor,
         values: usize,
         arguments: Vec<Argument<'a>>,
     ) -> Result<Self> {
-        let blocks = count(values)?.div_ceil(THREADS);
-        Ok(Self { kernel, dtype, blocks, threads: THREADS, arguments })
+        let blocks = whole(values)?.div_ceil(THREADS);
+        Ok(Self { kernel, like, blocks, threads: THREADS, arguments })
     }
 
     /// A block for each of `rows` of `length` values.
     pub(super) fn over_rows(
         kernel: &'static str,
-        dtype: DType,
+        like: &'a Tensor,
         (rows, length): (usize, usize),
         arguments: Vec<Argument<'a>>,
     ) -> Result<Self> {
         let [fewest, most] = ROW_THREADS;
-        let threads = count(length)?.div_ceil(VALUES_A_THREAD).next_power_of_two();
-        let (blocks, threads) = (count(rows)?, threads.clamp(fewest, most));
-        Ok(Self { kernel, dtype, blocks, threads, arguments })
+        let threads = whole(length)?.div_ceil(VALUES_A_THREAD).next_power_of_two();
+        let (blocks, threads) = (whole(rows)?, threads.clamp(fewest, most));
+        Ok(Self { kernel, like, blocks, threads, arguments })
     }
 
     /// Runs the kernel into a new tensor, all of which it must write.
-    pub(super) fn write(
-        self,
-        shape: impl Into<Shape>,
-        dtype: DType,
-        device: &Device,
-    ) -> Result<Tensor> {
+    pub(super) fn write(self, shape: impl Into<Shape>) -> Result<Tensor> {
+        let dtype = self.like.dtype();
+        self.write_as(dtype, shape)
+    }
+
+    /// The same for a kernel whose results are f32, whatever it reads.
+    pub(super) fn write_f32(self, shape: impl Into<Shape>) -> Result<Tensor> {
+        self.write_as(DType::F32, shape)
+    }
+
+    fn write_as(self, dtype: DType, shape: impl Into<Shape>) -> Result<Tensor> {
+        let device = self.like.device();
         let y = if device.is_cuda() {
             // SAFETY: any bytes are a value of the three types, and the kernel writes all of them
             // before anything reads one, for both are queued on the device's one stream.
@@ -122,9 +133,9 @@ impl<'a> Launch<'a> {
     /// The kernel's name with its type.
     #[cfg(any(feature = "cuda", test))]
     pub(super) fn function(&self) -> Result<String> {
-        match self.dtype {
-            DType::F32 | DType::F16 | DType::BF16 => {
-                Ok(format!("{}_{}", self.kernel, self.dtype.as_str()))
+        match self.like.dtype() {
+            dtype @ (DType::F32 | DType::F16 | DType::BF16) => {
+                Ok(format!("{}_{}", self.kernel, dtype.as_str()))
             }
             other => bail!("{}: no kernel computes in {other:?}", self.kernel),
         }

@@ -5,7 +5,7 @@ use candle_core::{D, DType, Result, Tensor, bail};
 
 use super::{
     super::parameters::GroupNorm,
-    Argument::{Count, Number, Read},
+    Argument::{self, Count, Number, Read},
     Launch, cast, count,
     sums::over_chunks,
 };
@@ -14,12 +14,8 @@ use crate::engine::tape::TapeTensor;
 /// Mean and reciprocal deviation of each of `rows`, `[rows, 2]`.
 fn moments(x: &Tensor, rows: usize, eps: f64) -> Result<Tensor> {
     let length = x.elem_count() / rows.max(1);
-    let arguments = vec![Read(x), Count(count(length)?), Number(eps as f32)];
-    Launch::over_rows("moments", x.dtype(), (rows, length), arguments)?.write(
-        (rows, 2),
-        DType::F32,
-        x.device(),
-    )
+    let arguments = vec![Read(x), count(length)?, Number(eps as f32)];
+    Launch::over_rows("moments", x, (rows, length), arguments)?.write_f32((rows, 2))
 }
 
 /// See [`crate::engine::ops::group_norm`].
@@ -67,25 +63,19 @@ impl GroupNormOperation {
         Ok(Self { x, weight, bias, statistics, extents, silu })
     }
 
-    fn forward(&self) -> Result<Tensor> {
-        let Self { x, weight, bias, statistics, silu, .. } = self;
+    /// What each kernel takes after its tensors.
+    fn counts(&self) -> Result<[Argument<'static>; 4]> {
         let [_, channels, members, plane] = self.extents;
-        let arguments = vec![
-            Read(x),
-            Read(statistics),
-            Read(weight),
-            Read(bias),
-            Count(count(x.elem_count())?),
-            Count(count(channels)?),
-            Count(count(members)?),
-            Count(count(plane)?),
-            Count(u32::from(*silu)),
-        ];
-        Launch::over_values("group_norm", x.dtype(), x.elem_count(), arguments)?.write(
-            x.shape(),
-            x.dtype(),
-            x.device(),
-        )
+        Ok([count(channels)?, count(members)?, count(plane)?, Count(u32::from(self.silu))])
+    }
+
+    fn forward(&self) -> Result<Tensor> {
+        let Self { x, weight, bias, statistics, .. } = self;
+        let values = x.elem_count();
+        let mut arguments = [x, statistics, weight, bias].map(Read).to_vec();
+        arguments.push(count(values)?);
+        arguments.extend(self.counts()?);
+        Launch::over_values("group_norm", x, values, arguments)?.write(x.shape())
     }
 
     fn backward(self, gradient: &Tensor, followed: [bool; 3]) -> Result<Vec<Option<Tensor>>> {
@@ -103,48 +93,21 @@ impl GroupNormOperation {
     }
 
     fn sums(&self, gradient: &Tensor) -> Result<Tensor> {
-        let Self { x, weight, bias, statistics, silu, .. } = self;
-        let [batch, channels, members, plane] = self.extents;
-        let arguments = vec![
-            Read(x),
-            Read(gradient),
-            Read(statistics),
-            Read(weight),
-            Read(bias),
-            Count(count(channels)?),
-            Count(count(members)?),
-            Count(count(plane)?),
-            Count(u32::from(*silu)),
-        ];
+        let Self { x, weight, bias, statistics, .. } = self;
+        let [batch, channels, _, plane] = self.extents;
+        let mut arguments = [x, gradient, statistics, weight, bias].map(Read).to_vec();
+        arguments.extend(self.counts()?);
         let planes = batch * channels;
-        Launch::over_rows("group_norm_sums", x.dtype(), (planes, plane), arguments)?.write(
-            (planes, 2),
-            DType::F32,
-            x.device(),
-        )
+        Launch::over_rows("group_norm_sums", x, (planes, plane), arguments)?.write_f32((planes, 2))
     }
 
     fn input_gradient(&self, gradient: &Tensor, sums: &Tensor) -> Result<Tensor> {
-        let Self { x, weight, bias, statistics, silu, .. } = self;
-        let [batch, channels, members, plane] = self.extents;
-        let arguments = vec![
-            Read(x),
-            Read(gradient),
-            Read(statistics),
-            Read(weight),
-            Read(bias),
-            Read(sums),
-            Count(count(channels)?),
-            Count(count(members)?),
-            Count(count(plane)?),
-            Count(u32::from(*silu)),
-        ];
+        let Self { x, weight, bias, statistics, .. } = self;
+        let [batch, channels, _, plane] = self.extents;
+        let mut arguments = [x, gradient, statistics, weight, bias, sums].map(Read).to_vec();
+        arguments.extend(self.counts()?);
         let rows = (batch * channels, plane);
-        Launch::over_rows("group_norm_input", x.dtype(), rows, arguments)?.write(
-            x.shape(),
-            x.dtype(),
-            x.device(),
-        )
+        Launch::over_rows("group_norm_input", x, rows, arguments)?.write(x.shape())
     }
 }
 
@@ -165,19 +128,9 @@ pub(in super::super) fn layer_norm(
     let statistics = moments(&x, x.elem_count() / channels, eps)?;
     let bias = bias.tensor().contiguous()?;
     let values = x.elem_count();
-    let inputs = vec![
-        Read(&x),
-        Read(&statistics),
-        Read(&weight),
-        Read(&bias),
-        Count(count(values)?),
-        Count(count(channels)?),
-    ];
-    let y = Launch::over_values("layer_norm", x.dtype(), values, inputs)?.write(
-        x.shape(),
-        x.dtype(),
-        x.device(),
-    )?;
+    let mut inputs = [&x, &statistics, &weight, &bias].map(Read).to_vec();
+    inputs.extend([count(values)?, count(channels)?]);
+    let y = Launch::over_values("layer_norm", &x, values, inputs)?.write(x.shape())?;
     let followed = arguments.map(TapeTensor::is_followed);
     let operation = LayerNormOperation { x, weight, statistics };
     Ok(TapeTensor::result(y, &arguments, move |gradient| operation.backward(gradient, followed)))
@@ -208,12 +161,8 @@ impl LayerNormOperation {
         let Self { x, weight, statistics } = self;
         let channels = weight.elem_count();
         let inputs =
-            vec![Read(x), Read(gradient), Read(statistics), Read(weight), Count(count(channels)?)];
+            vec![Read(x), Read(gradient), Read(statistics), Read(weight), count(channels)?];
         let rows = (x.elem_count() / channels, channels);
-        Launch::over_rows("layer_norm_input", x.dtype(), rows, inputs)?.write(
-            x.shape(),
-            x.dtype(),
-            x.device(),
-        )
+        Launch::over_rows("layer_norm_input", x, rows, inputs)?.write(x.shape())
     }
 }

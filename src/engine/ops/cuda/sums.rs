@@ -23,19 +23,14 @@ pub(super) fn over_chunks(
 ) -> Result<Tensor> {
     let rows = gradient.elem_count() / columns.max(1);
     let chunks = rows.div_ceil(CHUNK);
-    let sizes = [rows, columns, CHUNK].map(count);
-    let [rows, wide, chunk] = sizes;
-    let sizes = [Count(rows?), Count(wide?), Count(chunk?)];
+    let sizes = [count(rows)?, count(columns)?, count(CHUNK)?];
     let inputs = match norm {
         Some((x, statistics)) => vec![Read(x), Read(gradient), Read(statistics)],
         None => vec![Read(gradient)],
     };
     let arguments = inputs.into_iter().chain(sizes).collect();
-    let parts = Launch::over_values(kernel, gradient.dtype(), chunks * columns, arguments)?.write(
-        (chunks, columns),
-        DType::F32,
-        gradient.device(),
-    )?;
+    let parts = Launch::over_values(kernel, gradient, chunks * columns, arguments)?
+        .write_f32((chunks, columns))?;
     if chunks == 1 { parts.reshape(columns) } else { parts.sum(0) }
 }
 
@@ -47,17 +42,9 @@ pub(super) fn column_sums(x: &Tensor, columns: usize) -> Result<Tensor> {
 /// The sum of each row of `length` values, or of their squares, in f32.
 fn row_sums(x: &Tensor, length: usize, squared: bool) -> Result<Tensor> {
     let rows = x.elem_count().div_ceil(length.max(1));
-    let arguments = vec![
-        Read(x),
-        Count(count(x.elem_count())?),
-        Count(count(length)?),
-        Count(u32::from(squared)),
-    ];
-    Launch::over_rows("row_sums", x.dtype(), (rows, length), arguments)?.write(
-        rows,
-        DType::F32,
-        x.device(),
-    )
+    let arguments =
+        vec![Read(x), count(x.elem_count())?, count(length)?, Count(u32::from(squared))];
+    Launch::over_rows("row_sums", x, (rows, length), arguments)?.write_f32(rows)
 }
 
 /// The sum of each of `[planes, …]`, in f32.
@@ -78,13 +65,9 @@ pub(in super::super) fn squares(tensors: &[&Tensor]) -> Result<Vec<f64>> {
 /// Adds `shift[index / inner % period]` to each value of a tensor that nothing else uses.
 pub(super) fn add_vector(y: &Tensor, shift: &Tensor, inner: usize) -> Result<()> {
     let shift = shift.contiguous()?;
-    let arguments = vec![
-        Read(&shift),
-        Count(count(y.elem_count())?),
-        Count(count(inner)?),
-        Count(count(shift.elem_count())?),
-    ];
-    Launch::over_values("add_vector", y.dtype(), y.elem_count(), arguments)?.change(y)
+    let arguments =
+        vec![Read(&shift), count(y.elem_count())?, count(inner)?, count(shift.elem_count())?];
+    Launch::over_values("add_vector", y, y.elem_count(), arguments)?.change(y)
 }
 
 /// See [`crate::engine::ops::add_to_channels`].

@@ -310,7 +310,7 @@ fn scores_soften_in_16_bits(place: &Place) {
             Argument::Count(0),
             Argument::Count(1),
         ];
-        Launch::over_rows("softmax", dtype, (6, 77), inputs).unwrap().change(&weights).unwrap();
+        Launch::over_rows("softmax", &weights, (6, 77), inputs).unwrap().change(&weights).unwrap();
         let exponentials = (scores * 0.5).unwrap().exp().unwrap();
         let sums = exponentials.sum_keepdim(2).unwrap();
         let expected = exponentials.broadcast_div(&sums).unwrap();
@@ -319,7 +319,7 @@ fn scores_soften_in_16_bits(place: &Place) {
         let gradient = place.values(&[2, 3, 77], 2).to_dtype(dtype).unwrap();
         let wide = (to_f32(&gradient), to_f32(&weights));
         let inputs = vec![Argument::Read(&weights), Argument::Count(77), Argument::Number(0.5)];
-        let launch = Launch::over_rows("softmax_input", dtype, (6, 77), inputs).unwrap();
+        let launch = Launch::over_rows("softmax_input", &gradient, (6, 77), inputs).unwrap();
         launch.change(&gradient).unwrap();
         let level = (&wide.0 * &wide.1).unwrap().sum_keepdim(2).unwrap();
         let centred = wide.0.broadcast_sub(&level).unwrap();
@@ -395,8 +395,8 @@ fn a_launch_that_does_not_fit_its_kernel_is_seen() {
     let Some(place) = Place::emulated() else { return };
     let x = place.values(&[4], 1);
     let launch = |kernel, inputs| {
-        let launch = Launch::over_values(kernel, DType::F32, 4, inputs).unwrap();
-        launch.write(4, DType::F32, x.device()).unwrap_err().to_string()
+        let launch = Launch::over_values(kernel, &x, 4, inputs).unwrap();
+        launch.write(4).unwrap_err().to_string()
     };
     let read = || Argument::Read(&x);
     assert!(launch("nothing", vec![]).contains("no kernel of this name"));
@@ -404,6 +404,7 @@ fn a_launch_that_does_not_fit_its_kernel_is_seen() {
     // More values than there are.
     let beyond = vec![read(), Argument::Count(5), Argument::Count(0)];
     assert!(launch("activation", beyond).contains("beyond a buffer"));
-    assert!(Launch::over_values("activation", DType::F64, 4, vec![]).unwrap().function().is_err());
+    let double = x.to_dtype(DType::F64).unwrap();
+    assert!(Launch::over_values("activation", &double, 4, vec![]).unwrap().function().is_err());
     assert!(count(1 << 31).is_err());
 }

@@ -18,7 +18,7 @@ use crate::{
         NewJob, Principal, QueueLimits, RequestId, StateName, StoreError, StoreSettings,
         UnlearnWork, Work, WorkSummary,
     },
-    spec::{Concept, ConceptKind, Method, MethodName, OutputFormat, UnlearnSpec, Vocabulary},
+    spec::{Concept, ConceptKind, MethodName, OutputFormat, UnlearnSpec},
 };
 
 const NO_LIMITS: QueueLimits =
@@ -26,17 +26,13 @@ const NO_LIMITS: QueueLimits =
 const MEBIBYTE: usize = 1 << 20;
 
 fn work(bytes: usize) -> Work {
-    let (method, scope) = Method::preset(MethodName::Keystep, ConceptKind::Object, false);
     Work::Unlearn(Box::new(UnlearnWork {
         base_model: "canvas".to_owned(),
         base_digest: "base".to_owned(),
         spec: UnlearnSpec {
-            concepts: vec![Concept::new("cat", ConceptKind::Object)],
-            method,
-            scope,
             preserve: vec!["a".repeat(bytes)],
-            vocabulary: Vocabulary::default(),
             seed: u64::MAX,
+            ..UnlearnSpec::new(Concept::new("cat", ConceptKind::Object), MethodName::Keystep)
         },
         score_digest: None,
         formats: vec![OutputFormat::Delta],
