@@ -14,13 +14,13 @@ use url::Url;
 use super::{
     CliError,
     arguments::QuietArguments,
-    output::json_bytes,
     progress::{PhaseProgress, ProgressDisplay, Unit},
     session::print_result,
 };
 use crate::{
     provenance::{LONGEST_KEY_FILE, PolicyVerdict, PublicKey},
     publishing::{MANIFEST, ResultPlace, Verification, verify_result},
+    report::{ReportError, to_json},
     storage::{StorageSettings, Storages},
 };
 
@@ -143,7 +143,7 @@ fn fingerprint(key: &PublicKey) -> Value {
 }
 
 fn print_json(value: &Value) -> Result<(), CliError> {
-    print_result(&String::from_utf8_lossy(&json_bytes(value)?));
+    print_result(&String::from_utf8_lossy(&to_json(value)?));
     Ok(())
 }
 
@@ -153,7 +153,7 @@ fn as_json(
     verification: &Verification,
 ) -> Result<Value, CliError> {
     let found = serde_json::to_value(verification);
-    let mut found = found.map_err(crate::report::ReportError::Json)?;
+    let mut found = found.map_err(ReportError::Json)?;
     found["verified"] = true.into();
     found["place"] = place.to_string().into();
     found["public_key"] = fingerprint(key);
