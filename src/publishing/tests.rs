@@ -233,7 +233,7 @@ async fn a_result_is_published_whole() {
     assert_eq!(manifest.scores.keys().collect::<Vec<_>>(), ["scores.json"]);
     assert_eq!(manifest.created_at, "1970-01-01T00:00:01Z");
     let spec: UnlearnSpec = serde_json::from_value(manifest.spec.clone()).unwrap();
-    assert_eq!(spec, super::testing::spec("cat"));
+    assert_eq!(spec, testing::spec("cat"));
     let training = manifest.training.unwrap();
     assert!(training.last_loss.is_none() && training.damage_measure.is_nan());
     let ConceptVerdict { concept, verdict } = &manifest.verdicts[0];

@@ -125,7 +125,7 @@ fn a_key_that_does_not_sign_is_refused_before_any_work() {
         command
             .env("KEYSTEP__SIGNING__KEY_FILE", key)
             .env("KEYSTEP__SIGNING__BUILDER_ID", "https://a.example")
-            .timeout(std::time::Duration::from_secs(60));
+            .timeout(std::time::Duration::from_mins(1));
         command
     };
     let absent = "signing.key_file";

@@ -1,4 +1,4 @@
-//! Signed results and the verifiers of others: model_signing, securesystemslib, `OpenSSL`, `CycloneDX`.
+//! Signed results and the verifiers of others: `model_signing`, securesystemslib, `OpenSSL`, `CycloneDX`.
 
 use std::{
     fs,
