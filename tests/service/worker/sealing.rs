@@ -43,7 +43,8 @@ async fn a_result_is_sealed_once_however_often_it_is_published() {
     let next = Bench::start_sealing(&quick, Duration::ZERO, (place, store), sealer.clone());
     let published = &unlearned(&next.finish(id).await).published.clone();
     assert!(published.files.iter().any(|file| file.name.ends_with(SEAL)), "{published:?}");
-    assert_eq!(next.published(id)[SEAL], format!("{id} 0").into_bytes());
+    let bytes = &next.published(id)[format!("files/{SEAL}").as_str()];
+    assert_eq!(*bytes, format!("{id} 0").into_bytes());
     assert_eq!(sealer.0.load(Ordering::SeqCst), 1);
     next.drain().await;
 }
