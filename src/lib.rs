@@ -8,14 +8,15 @@
 //! | [`spec`] | what a job asks for: validated, immutable, serializable; pure | – |
 //! | [`outcome`] | what a job yields: scores, figures, pictures, files; plain data | `spec` |
 //! | [`gate`] | an erased model held against a policy: rules decided by intervals, and the verdict in the forms that pipelines read; pure | `spec`, `outcome` |
+//! | [`provenance`] | signed statements of how results were made, and whether files are those that were signed; over digests, no file | `spec`, `outcome` |
 //! | [`engine`] | everything with tensors: models, sampling, scoring, unlearning, judging | `spec`, `outcome` |
 //! | [`artifacts`] | model folders in, result folders out; bytes and digests only | `spec`, `outcome` |
 //! | [`jobs`] | jobs that are never lost: the machine, the log, leases, stores | `spec`, `outcome` |
 //! | [`run`] | the use cases, each from a request to the files of its result: for `--local` and the worker alike | `spec`, `outcome`, `engine`, `artifacts`, `jobs`, `report`, `storage` |
 //! | [`device`] | slots, each with a thread for jobs and one for calls that take turns: loaded models, memory, health | `spec`, `outcome`, `engine`, `artifacts`, `jobs`, `report`, `run` |
-//! | [`worker`] | claim, run, publish | `spec`, `outcome`, `engine`, `artifacts`, `jobs`, `report`, `run`, `device` |
+//! | [`worker`] | claim, run, publish | `spec`, `outcome`, `engine`, `artifacts`, `jobs`, `report`, `run`, `device`, `provenance` |
 //! | [`storage`] | object storage by URL: uploads and downloads, in parts, compared | – |
-//! | [`publishing`] | results into object storage: files, model card, and last the manifest | `spec`, `outcome`, `artifacts`, `jobs`, `device`, `worker`, `report`, `storage` |
+//! | [`publishing`] | results into object storage: files, model card, and last the manifest | `spec`, `outcome`, `artifacts`, `jobs`, `device`, `worker`, `report`, `storage`, `provenance` |
 //! | [`catalogue`] | models by name: base models by URL through a local cache, and what jobs published | `spec`, `outcome`, `artifacts`, `jobs`, `device`, `storage` |
 //! | [`auth`] | who calls and what they may: tokens, roles, limits | `jobs` |
 //! | [`proto`] | the generated wire types | – |
@@ -24,7 +25,7 @@
 //! | [`config`] | typed settings: defaults, file, environment, flags | – |
 //! | [`telemetry`] | logs, metrics | – |
 //! | [`shutdown`] | the phases of a shutdown | – |
-//! | [`daemon`] | the daemon in one piece: starts the parts, watches them, shuts down in order | `jobs`, `run`, `device`, `worker`, `storage`, `publishing`, `catalogue`, `auth`, `api`, `server`, `config`, `telemetry`, `shutdown` |
+//! | [`daemon`] | the daemon in one piece: starts the parts, watches them, shuts down in order | `jobs`, `run`, `device`, `worker`, `storage`, `provenance`, `publishing`, `catalogue`, `auth`, `api`, `server`, `config`, `telemetry`, `shutdown` |
 //! | [`report`] | what people look at: contact sheets, plots, the report page | `spec`, `outcome` |
 //! | [`cli`] | a file for each verb; wires the others, holds no algorithm | all |
 //!
@@ -68,6 +69,8 @@ pub mod jobs;
 pub mod outcome;
 #[cfg(feature = "client")]
 pub mod proto;
+#[cfg(feature = "server")]
+pub mod provenance;
 #[cfg(feature = "server")]
 pub mod publishing;
 #[cfg(feature = "server")]

@@ -109,7 +109,13 @@ impl Base {
             self.learn(&digest, &files).await?;
             (digest, files)
         };
-        Ok(OpenedModel { name: self.name.clone(), digest, files, edited: None })
+        Ok(OpenedModel {
+            name: self.name.clone(),
+            digest,
+            files,
+            edited: None,
+            ancestors: Vec::new(),
+        })
     }
 
     async fn reach(

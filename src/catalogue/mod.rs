@@ -43,6 +43,7 @@ use self::{
 use crate::{
     device::{EditedTensors, ModelProvider, OpenedModel, PictureCache},
     jobs::{Failure, JobId, JobStore, JobSummary, Principal, Store},
+    outcome::Ancestor,
     storage::Storages,
 };
 
@@ -199,11 +200,19 @@ impl Catalogue {
         let tensors = tensors.ok_or_else(|| checkpoint.has_no_tensors(what))?;
         let CachedTensors { path, entry } =
             self.tensors.open(&self.means(), &checkpoint, tensors).await?;
+        let root = Ancestor {
+            model: opened.name.clone(),
+            digest: opened.digest.clone(),
+            concepts: Vec::new(),
+        };
+        let erased = lineage.iter().filter_map(Checkpoint::of).map(|erased| erased.ancestor());
+        let ancestors = erased.chain(std::iter::once(root)).collect();
         Ok(OpenedModel {
             name: checkpoint.name(),
             digest: checkpoint.tensors().map(|file| checkpoint.digest(file)).unwrap_or_default(),
             files: Arc::new(EditedModel { base: opened.files, _edited: entry.in_use }),
             edited: Some(EditedTensors { base: opened.name, base_digest: opened.digest, path }),
+            ancestors,
         })
     }
 }

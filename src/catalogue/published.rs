@@ -22,7 +22,7 @@ use crate::{
         WorkSummary,
     },
     outcome::{
-        PublishedFile,
+        Ancestor, PublishedFile,
         result_layout::{CHECKPOINTS, DELTA},
     },
     storage::{StorageError, StorageErrorKind, StorageLocation},
@@ -92,6 +92,15 @@ impl<'a> Checkpoint<'a> {
     /// The digest of its weights: those of its base, and the published file of edited tensors.
     pub(super) fn digest(&self, tensors: &PublishedFile) -> String {
         digest_bytes(format!("{} {}\n", self.work.base_digest, tensors.sha256).as_bytes())
+    }
+
+    /// As those name it that are erased from it.
+    pub(super) fn ancestor(&self) -> Ancestor {
+        Ancestor {
+            model: self.name(),
+            digest: self.tensors().map(|file| self.digest(file)).unwrap_or_default(),
+            concepts: self.work.concepts.clone(),
+        }
     }
 
     /// The smallest published file with every edited tensor.

@@ -7,7 +7,12 @@ use std::{error::Error, io::Write, path::PathBuf};
 use super::remote::{RemoteError, flag_and_path};
 #[cfg(feature = "server")]
 use crate::{
-    artifacts::ArtifactError, daemon::StartError, engine::EngineError, report::ReportError,
+    artifacts::ArtifactError,
+    daemon::StartError,
+    engine::EngineError,
+    provenance::{KeyError, SealError},
+    publishing::VerifyError,
+    report::ReportError,
     run::RunError,
 };
 use crate::{
@@ -136,6 +141,32 @@ pub(super) enum CliError {
     #[error(transparent)]
     Run(RunError),
     #[cfg(feature = "server")]
+    /// A key that does not fit.
+    #[error("{} {source}", .path.display())]
+    Key {
+        /// Path of the file.
+        path: PathBuf,
+        /// What it is instead, and what helps.
+        source: KeyError,
+    },
+    #[cfg(feature = "server")]
+    /// The result cannot be signed.
+    #[error("the result cannot be signed")]
+    Unsigned(#[from] SealError),
+    #[cfg(feature = "server")]
+    /// A result is not what was signed, or could not be looked at.
+    #[error("{place} {}", if source.is_untrue() { "is not what was signed" } else { "cannot be verified" })]
+    Verify {
+        /// Where it lies.
+        place: String,
+        /// What is wrong with which file.
+        source: VerifyError,
+    },
+    #[cfg(feature = "server")]
+    /// Tasks cannot be run.
+    #[error("cannot start the runtime")]
+    Runtime(#[source] std::io::Error),
+    #[cfg(feature = "server")]
     /// The signal handler could not be set.
     #[error("cannot listen for Ctrl-C")]
     Signals(#[source] ctrlc::Error),
@@ -195,8 +226,8 @@ impl From<RunError> for CliError {
 }
 
 impl CliError {
-    /// 1 the work failed, 2 wrong use, 3 rejected and 4 undecided by a policy, 130 interrupted (128
-    /// and SIGINT's number).
+    /// 1 the work failed, 2 wrong use, 3 rejected or not so as it was signed, 4 undecided by a policy, 130
+    /// interrupted (128 and SIGINT's number).
     pub(super) fn exit_code(&self) -> u8 {
         match self {
             Self::Remote(error) => error.exit_code(),
@@ -214,6 +245,10 @@ impl CliError {
                 | ArtifactError::UnsupportedScheme { .. }
                 | ArtifactError::BadUrl { .. },
             ) => 2,
+            #[cfg(feature = "server")]
+            Self::Key { .. } => 2,
+            #[cfg(feature = "server")]
+            Self::Verify { source, .. } if source.is_untrue() => 3,
             #[cfg(feature = "server")]
             Self::Interrupted => 130,
             _ => 1,

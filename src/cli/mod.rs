@@ -43,6 +43,8 @@ mod token;
 mod unlearn;
 #[cfg(feature = "server")]
 mod verdict_table;
+#[cfg(feature = "server")]
+mod verify;
 
 use std::process::ExitCode;
 
@@ -64,9 +66,9 @@ use session::Session;
     version,
     arg_required_else_help = true,
     max_term_width = 100,
-    after_help = "Exit codes: 0 fine, 1 the work failed, 2 wrong use, 3 rejected and 4 undecided by \
-                  `gate`, 64 wrong configuration, 69 the server is away, 77 not permitted, 130 \
-                  interrupted.\n\
+    after_help = "Exit codes: 0 fine, 1 the work failed, 2 wrong use, 3 rejected by `gate` or refuted by \
+                  `verify`, 4 undecided by `gate`, 64 wrong configuration, 69 the server is away, 77 \
+                  not permitted, 130 interrupted.\n\
                   Progress and errors go to stderr, results to stdout."
 )]
 #[cfg_attr(
@@ -93,6 +95,8 @@ enum Verb {
     Generate(generate::GenerateArguments),
     Evaluate(Box<evaluate::EvaluateArguments>),
     Gate(Box<gate::GateArguments>),
+    #[cfg(feature = "server")]
+    Verify(verify::VerifyArguments),
     Jobs(remote::jobs::JobsArguments),
     Models(remote::models::ModelsArguments),
 }
@@ -102,6 +106,7 @@ impl Verb {
     fn run(&self) -> Result<(), CliError> {
         match self {
             Self::Token(arguments) => token::run(arguments),
+            Self::Verify(arguments) => verify::run(arguments),
             Self::Demo(arguments) => {
                 let source = CandleSource::new(arguments.compute.settings());
                 demo::run(arguments, source, &mut session(arguments.quiet)?)
@@ -134,7 +139,7 @@ impl Verb {
     fn ask(&self) -> Result<(), CliError> {
         match self {
             #[cfg(feature = "server")]
-            Self::Serve(_) | Self::Token(_) | Self::Demo(_) => Ok(()),
+            Self::Serve(_) | Self::Token(_) | Self::Demo(_) | Self::Verify(_) => Ok(()),
             Self::Unlearn(arguments) => remote::unlearn::run(arguments),
             Self::Score(arguments) => remote::score::run(arguments),
             Self::Generate(arguments) => remote::generate::run(arguments),

@@ -61,7 +61,9 @@ impl ServeError {
             Self::Config(_)
             | Self::Telemetry(TelemetryError::Level(_))
             | Self::Device(_)
-            | Self::Start(StartError::Callers(TokenFileError::Invalid { .. }))
+            | Self::Start(
+                StartError::Callers(TokenFileError::Invalid { .. }) | StartError::Signing { .. },
+            )
             | Self::Engine(
                 EngineError::NoDevice { .. } | EngineError::UnsupportedComputeType { .. },
             ) => BAD_CONFIGURATION,

@@ -45,6 +45,8 @@ Examples:
   keystep unlearn --local --model sd14 --concept neon --kind style \\
       --scores neon-scores/scores.json --out no-neon
   keystep unlearn --local --resume no-neon-delta-x3Kq9a.safetensors --out elsewhere/no-neon
+  keystep unlearn --local --model sd14 --concept cat --kind object --out no-cat \\
+      --signing-key signer.key --builder-id https://models.example/workstation
   keystep unlearn --server http://127.0.0.1:50051 --base-model emoji-canvas --concept cat \\
       --kind object --label ticket=4711")
 )]
@@ -126,6 +128,15 @@ pub(super) struct UnlearnArguments {
         "updates", "scope", "window", "scores", "seed", "memory_limit", "state_folder", "server",
     ])]
     pub(super) resume: Option<PathBuf>,
+    /// Sign the result with this key, a PEM file without a passphrase (ECDSA P-256 or Ed25519), for
+    /// `keystep verify`; needs --builder-id. --local alone: a server signs with its own key.
+    #[cfg(feature = "server")]
+    #[arg(long, value_name = "FILE", requires_all = ["local", "builder_id"], conflicts_with = "server")]
+    pub(super) signing_key: Option<PathBuf>,
+    /// URI that stands for you, or for this machine, in what is signed.
+    #[cfg(feature = "server")]
+    #[arg(long, value_name = "URI", requires = "signing_key")]
+    pub(super) builder_id: Option<String>,
     /// What the server publishes: delta, unet or pipeline. Give it again for several [default:
     /// unet and delta].
     #[arg(long, value_name = "FORMAT", value_parser = parse_format)]

@@ -27,6 +27,7 @@ pub fn open_files(loaded: &Loaded) -> Result<Settings, ConfigError> {
         ("tls.key", &settings.tls.key),
         ("tls.client_ca", &settings.tls.client_ca),
         ("authentication.token_file", &settings.authentication.token_file),
+        ("signing.key_file", &settings.signing.key_file),
     ];
     for (key, path) in only_opened {
         let Some(path) = path else { continue };

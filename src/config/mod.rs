@@ -24,5 +24,5 @@ pub use secret::Secret;
 pub use settings::{
     AuthenticationSettings, CacheSettings, CertificateRole, DeviceSettings, JobSettings,
     LimitSettings, LogFormat, LogSettings, MetricsSettings, ModelSettings, ServerSettings,
-    Settings, ShutdownSettings, StorageSettings, TlsSettings,
+    Settings, ShutdownSettings, SigningSettings, StorageSettings, TlsSettings,
 };

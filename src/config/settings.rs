@@ -32,6 +32,8 @@ pub struct Settings {
     pub jobs: JobSettings,
     /// How long finished results wait for an output that fails.
     pub publishing: PublishingSettings,
+    /// Who signs results.
+    pub signing: SigningSettings,
     /// Where results are published.
     pub storage: StorageSettings,
     /// Local copies of base models.
@@ -77,13 +79,14 @@ impl Settings {
     pub(super) const ABOVE_SECTIONS: [Key; 2] = [Self::MODELS, Self::JUDGES];
 
     /// The sections in the order of the reference.
-    pub(super) const SECTIONS: [Section; 12] = [
+    pub(super) const SECTIONS: [Section; 13] = [
         ServerSettings::SECTION,
         TlsSettings::SECTION,
         AuthenticationSettings::SECTION,
         LimitSettings::SECTION,
         JobSettings::SECTION,
         PublishingSettings::SECTION,
+        SigningSettings::SECTION,
         StorageSettings::SECTION,
         CacheSettings::SECTION,
         DeviceSettings::SECTION,
@@ -282,6 +285,18 @@ section! {
         /// the job itself (`jobs.retention`).
         #[serde(with = "humantime_serde")]
         pub keep_unpublished: Duration = Duration::from_hours(7 * 24);
+    }
+}
+
+section! {
+    /// Who signs results, so that others can check them with `keystep verify`: docs/provenance.md says
+    /// how keys are made. Unset: results are published unsigned.
+    pub struct SigningSettings at "signing" {
+        /// PEM file with the private key and no passphrase: ECDSA P-256 (PKCS#8 or SEC1), or Ed25519
+        /// (PKCS#8), which signs statements and no model folder. Read at the start.
+        pub key_file: Option<PathBuf> = None, example "\"/run/secrets/signing-key.pem\"";
+        /// URI that stands for this deployment in what it signs, and needs to lead nowhere.
+        pub builder_id: Option<String> = None, example "\"https://models.example/keystep\"";
     }
 }
 

@@ -203,6 +203,20 @@ fn more_than_one_slot_needs_a_device_that_is_named() {
 }
 
 #[test]
+fn a_key_signs_for_a_builder_that_is_named() {
+    for (text, key) in [
+        ("key_file = \"key.pem\"", "signing.key_file"),
+        ("builder_id = \"https://models.example\"", "signing.builder_id"),
+        ("key_file = \"key.pem\"\nbuilder_id = \"models\"", "signing.builder_id"),
+    ] {
+        let found = violations(from_file(&format!("[signing]\n{text}\n")));
+        assert_eq!(keys(&found), [key], "{text}");
+    }
+    let both = "[signing]\nkey_file = \"key.pem\"\nbuilder_id = \"https://models.example\"\n";
+    from_file(both).unwrap();
+}
+
+#[test]
 fn files_that_are_named_must_be_there() {
     let folder = tempfile::tempdir().unwrap();
     let key = folder.path().join("s3-key");

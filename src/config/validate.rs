@@ -13,7 +13,10 @@ use std::{
 use tracing_subscriber::EnvFilter;
 use url::Url;
 
-use super::{ConfigViolation, DeviceSettings, ModelSettings, Origin, Settings, secret::masked};
+use super::{
+    ConfigViolation, DeviceSettings, ModelSettings, Origin, Settings, SigningSettings,
+    secret::masked,
+};
 
 /// The schemes of URLs of models and results.
 const SCHEMES: [&str; 4] = ["file", "s3", "gs", "az"];
@@ -29,6 +32,7 @@ pub(super) fn validate(settings: &Settings) -> Vec<ConfigViolation> {
     numbers(settings, &mut violations);
     durations(settings, &mut violations);
     storage(settings, &mut violations);
+    signing(&settings.signing, &mut violations);
     models(&settings.models, &mut violations);
     judges(&settings.judges, &mut violations);
     device(&settings.device, &mut violations);
@@ -299,6 +303,25 @@ fn storage(settings: &Settings, violations: &mut Violations) {
             problem,
             "give one of the two",
         );
+    }
+}
+
+/// A key signs for somebody, and nobody signs without one.
+fn signing(settings: &SigningSettings, violations: &mut Violations) {
+    match (&settings.key_file, &settings.builder_id) {
+        (Some(path), None) => {
+            let remedy = "set signing.builder_id to a URI that stands for this deployment";
+            violations.add("signing.key_file", shown(path), "signs for nobody", remedy);
+        }
+        (None, Some(id)) => {
+            let remedy = "set signing.key_file, or unset it";
+            violations.add("signing.builder_id", quoted(id), "has no key", remedy);
+        }
+        (Some(_), Some(id)) if Url::parse(id).is_err() => {
+            let remedy = "give one such as https://models.example/keystep";
+            violations.add("signing.builder_id", quoted(id), "is no URI", remedy);
+        }
+        _ => {}
     }
 }
 

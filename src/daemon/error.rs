@@ -63,6 +63,14 @@ pub enum StartError {
     /// An output cannot be opened.
     #[error(transparent)]
     Storage(#[from] StorageError),
+    /// The key that signs results cannot be read, or does not sign.
+    #[error("signing.key_file, {}: {problem}", .path.display())]
+    Signing {
+        /// Path of the key.
+        path: PathBuf,
+        /// What is wrong, and what helps.
+        problem: String,
+    },
     /// The device's thread cannot be started.
     #[error("cannot start the device's thread")]
     Device(#[source] io::Error),

@@ -92,6 +92,8 @@ impl Daemon {
         parts: DaemonParts<S>,
     ) -> Result<Self, StartError> {
         let DaemonParts { sources, clock, identifiers } = parts;
+        // Before anything else: a key that does not sign would spoil every result.
+        let sealer = wiring::sealer(settings)?;
         let folders = folders(settings, identifiers.clone()).await?;
         let identity = folders.data.identity().to_owned();
 
@@ -103,9 +105,7 @@ impl Daemon {
         let store = open_store(&folders.data, settings, clocked).await?;
         let storages = open_storages(settings, &folders.outputs)?;
         let shared_state = shared_state(settings, &storages, clock.clone())?;
-        let cache = CacheSettings { folder: folders.cache, max_bytes: settings.cache.max_bytes };
-        let catalogue =
-            Arc::new(Catalogue::new(base_models(settings), cache, storages.clone(), store.clone()));
+        let catalogue = catalogue(settings, folders.cache, storages.clone(), store.clone());
 
         let steps = Steps::default();
         let tracker = TaskTracker::new();
@@ -143,6 +143,7 @@ impl Daemon {
         let id = WorkerId(identity.clone());
         let working = WorkerSettings {
             shared_state,
+            sealer,
             lost_while_serving,
             ..worker_settings(settings, id, &folders.data, clock.clone())
         };
@@ -197,6 +198,17 @@ impl Daemon {
             },
         })
     }
+}
+
+/// Models by name, with a folder to keep them in.
+fn catalogue(
+    settings: &Settings,
+    folder: PathBuf,
+    storages: Arc<Storages>,
+    store: Arc<Store>,
+) -> Arc<Catalogue> {
+    let cache = CacheSettings { folder, max_bytes: settings.cache.max_bytes };
+    Arc::new(Catalogue::new(base_models(settings), cache, storages, store))
 }
 
 /// Storage, after every output was opened.

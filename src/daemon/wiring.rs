@@ -1,6 +1,6 @@
 //! Makes the server, its callers, the publisher and the list of base models from the settings.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, fs::File, io::Read, net::SocketAddr, sync::Arc, time::Duration};
 
 use futures::{FutureExt, future::BoxFuture};
 use tokio::sync::watch;
@@ -10,14 +10,15 @@ use crate::{
     api::ApiParts,
     auth::{Authenticator, Role, TokenFileError},
     catalogue::{BUILTIN, Catalogue},
-    config::{CertificateRole, Settings},
+    config::{CertificateRole, Settings, SigningSettings},
     jobs::Clock,
-    publishing::{ObjectPublisher, PublisherSettings},
+    provenance::{KeyAlgorithm, LONGEST_KEY_FILE, Signer, read_signing_key},
+    publishing::{ObjectPublisher, ObjectSealer, PublisherSettings},
     server::{self, CallObserver, Reloader, Server, ServerParts, ServerSettings, TlsSettings},
     shutdown::Steps,
     storage::Storages,
     telemetry,
-    worker::Publisher,
+    worker::{Publisher, ResultSealer},
 };
 
 /// The parts of the server.
@@ -150,12 +151,42 @@ fn code_name(code: tonic::Code) -> &'static str {
 /// As Hugging Face names it; `assets/emoji-canvas/README.md` has the artwork's own licences beside.
 const BUILTIN_LICENSE: &str = "apache-2.0";
 
+fn licenses() -> BTreeMap<String, String> {
+    BTreeMap::from([(BUILTIN.to_owned(), BUILTIN_LICENSE.to_owned())])
+}
+
 /// Makes the publisher of results.
 pub(super) fn publisher(storages: Arc<Storages>, outputs: Vec<String>) -> Arc<dyn Publisher> {
     let transfer = PublisherSettings::from(storages.settings());
-    let mut settings = PublisherSettings { outputs, ..transfer };
-    settings.licenses.insert(BUILTIN.to_owned(), BUILTIN_LICENSE.to_owned());
+    let settings = PublisherSettings { outputs, licenses: licenses(), ..transfer };
     Arc::new(ObjectPublisher::new(storages, settings))
+}
+
+/// Reads the key that signs results, where there is one, and tries it. Blocking, and short.
+pub(super) fn sealer(settings: &Settings) -> Result<Option<Arc<dyn ResultSealer>>, StartError> {
+    let SigningSettings { key_file, builder_id } = &settings.signing;
+    let (Some(path), Some(builder_id)) = (key_file, builder_id) else { return Ok(None) };
+    let failed = |problem: String| StartError::Signing { path: path.clone(), problem };
+    let mut file = Vec::new();
+    File::open(path)
+        .and_then(|opened| opened.take(LONGEST_KEY_FILE).read_to_end(&mut file))
+        .map_err(|error| failed(format!("cannot be read: {error}")))?;
+    let key = read_signing_key(file).map_err(|error| failed(error.to_string()))?;
+    let public_key = key.public_key();
+    let signer = Signer::new(key, builder_id).map_err(|error| failed(error.to_string()))?;
+    tracing::info!(
+        builder_id,
+        algorithm = %public_key.algorithm(),
+        fingerprint = public_key.fingerprint(),
+        "results are signed"
+    );
+    if public_key.algorithm() == KeyAlgorithm::Ed25519 {
+        tracing::warn!(
+            "an Ed25519 key signs statements alone: for model.sig, which other programs verify, \
+             make an ECDSA P-256 key"
+        );
+    }
+    Ok(Some(Arc::new(ObjectSealer::new(signer, licenses()))))
 }
 
 /// Opens the base models before a request waits for them.

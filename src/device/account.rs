@@ -366,6 +366,7 @@ mod tests {
             digest: name.to_owned(),
             files: Arc::new(BuiltinModel::open("emoji-canvas").unwrap()),
             edited: None,
+            ancestors: Vec::new(),
         }
     }
 

@@ -4,7 +4,7 @@ use std::{path::PathBuf, sync::Arc};
 
 use futures::future::BoxFuture;
 
-use crate::{jobs::Failure, spec::ModelFiles};
+use crate::{jobs::Failure, outcome::Ancestor, spec::ModelFiles};
 
 /// Finds models by name.
 pub trait ModelProvider: std::fmt::Debug + Send + Sync {
@@ -40,6 +40,8 @@ pub struct OpenedModel {
     pub files: Arc<dyn ModelFiles>,
     /// For an erased model: what is different from its base.
     pub edited: Option<EditedTensors>,
+    /// For an erased model: itself, and the models that it was erased from down to the base.
+    pub ancestors: Vec<Ancestor>,
 }
 
 /// What an erasure changed.

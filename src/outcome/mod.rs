@@ -23,7 +23,7 @@ pub use measures::{
 };
 pub use plan::{MemoryPlan, MemorySavings, Plan};
 pub use progress::{Notice, Phase, Progress};
-pub use result::{DeviceKind, FileDigest, FinishedResult, Published, PublishedFile};
+pub use result::{Ancestor, DeviceKind, FileDigest, FinishedResult, Published, PublishedFile};
 pub use scores::{Estimate, StepScore, TimestepScores};
 pub use share::{Confidence, Interval, PairedDrop, Share};
 pub use suite::{AttackName, AttackResult, CurvePoint, EvaluationResults, SuiteResult};

@@ -51,6 +51,22 @@ pub struct FinishedResult {
     /// What judging found beyond the verdicts.
     #[serde(default, skip_serializing_if = "EvaluationResults::is_empty")]
     pub evaluation: EvaluationResults,
+    /// The models that the base model was erased from, itself first; none where it was not erased.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ancestors: Vec<Ancestor>,
+}
+
+/// A model that an erased one descends from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Ancestor {
+    /// Its name in the catalogue.
+    pub model: String,
+    /// Names its weights: equal for equal ones.
+    pub digest: String,
+    /// What was erased to make it; none for the base model at the root.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub concepts: Vec<String>,
 }
 
 /// A file of a model or a result, by what it holds.

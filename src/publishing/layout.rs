@@ -7,7 +7,7 @@ use crate::{
     jobs::{Job, Work},
     outcome::{
         FileDigest,
-        result_layout::{CHECKPOINTS, EVALUATIONS},
+        result_layout::{CHECKPOINTS, EVALUATIONS, is_seal},
     },
     publishing::MANIFEST,
     storage::{StorageError, StorageLocation, Storages},
@@ -42,10 +42,11 @@ impl Layout {
     }
 }
 
-/// The folder that files of this content share, from whichever attempt they come.
+/// The folder that files of this content share, from whichever attempt they come. What seals them is no
+/// part of it: equal results stay equal, signed or not.
 pub(super) fn content_folder(files: &[FileDigest]) -> String {
     let mut list = String::new();
-    for file in files {
+    for file in files.iter().filter(|file| !is_seal(&file.name)) {
         // Writing to a string cannot fail. A name may hold anything but ends with its line.
         let _ = writeln!(list, "{}  {:?}", file.sha256, file.name);
     }

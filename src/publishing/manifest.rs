@@ -8,8 +8,8 @@ use serde_json::Value;
 use crate::{
     jobs::{Job, JobId, Timestamp, Work},
     outcome::{
-        ConceptVerdict, DeviceKind, EvaluationResults, FinishedResult, PublishedFile,
-        TrainingFigures, Verdict, number,
+        Ancestor, ConceptVerdict, DeviceKind, EvaluationResults, FinishedResult, PublishedFile,
+        TrainingFigures, Verdict, number, result_layout::is_scores,
     },
     spec::{Concept, LogSnrWindow, OutputFormat, StepIndex},
     storage::StorageLocation,
@@ -35,6 +35,9 @@ pub struct Manifest {
     pub work_digest: String,
     /// What was edited, or judged against.
     pub base_model: ManifestModel,
+    /// The models that the base model was erased from, itself first; none where it was not erased.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ancestors: Vec<Ancestor>,
     /// What was judged; absent for an erasure.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub edited_model: Option<String>,
@@ -208,6 +211,7 @@ impl Manifest {
                 name: job.work.base_model().to_owned(),
                 digest: base_digest.clone(),
             },
+            ancestors: result.ancestors.clone(),
             edited_model,
             concepts,
             spec,
@@ -280,14 +284,8 @@ impl Manifest {
     }
 }
 
-/// Whether a file holds timestep scores: `scores.json`, `scores-2.json`.
-fn is_scores(name: &str) -> bool {
-    let stem = name.strip_prefix("scores").and_then(|rest| rest.strip_suffix(".json"));
-    stem.is_some_and(|rest| !rest.contains('/'))
-}
-
 /// A time for people and machines, such as `2026-03-01T12:00:00.000001Z`.
-fn rfc3339(Timestamp(micros): Timestamp) -> String {
+pub fn rfc3339(Timestamp(micros): Timestamp) -> String {
     const MICROS: i64 = 1_000_000;
     let nanos = i32::try_from(micros.rem_euclid(MICROS) * 1_000).unwrap_or_default();
     prost_types::Timestamp { seconds: micros.div_euclid(MICROS), nanos }.to_string()
@@ -314,12 +312,6 @@ mod tests {
         assert!(matches!(error, ManifestError::LaterVersion { found: 2, known: 1 }), "{error}");
         assert!(Manifest::from_json(b"{}").is_err());
         assert!(Manifest::from_json(b"[").is_err());
-    }
-
-    #[test]
-    fn scores_are_told_from_plots() {
-        assert!(is_scores("scores.json") && is_scores("scores-2.json"));
-        assert!(!is_scores("scores.png") && !is_scores("scores/a.json"));
     }
 
     /// As every version has written it, `NaN` and infinity as null.

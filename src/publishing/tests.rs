@@ -7,19 +7,19 @@ use object_store::{ObjectStore, ObjectStoreExt, local::LocalFileSystem};
 use url::Url;
 use uuid::Uuid;
 
-use super::*;
+use super::{
+    testing::{job, unlearn},
+    *,
+};
 use crate::{
-    jobs::{
-        EvaluateWork, Evaluation, Failure, FailureReason, Fence, Job, JobId, JobOptions, JobState,
-        Milestone, Principal, RequestId, Sequence, Timestamp, UnlearnWork, Work,
-    },
+    jobs::{EvaluateWork, Failure, FailureReason, JobId, Timestamp, Work},
     outcome::{
         ConceptVerdict, DeviceKind, EvaluationResults, Figures, FileDigest, FinishedResult,
         Published, TrainingFigures, Verdict,
     },
     spec::{
-        Concept, ConceptKind, JudgeSpec, LogSnrWindow, Method, MethodName, OutputFormat,
-        SamplerKind, StepIndex, UnlearnSpec, Vocabulary,
+        Concept, ConceptKind, JudgeSpec, LogSnrWindow, SamplerKind, StepIndex, UnlearnSpec,
+        Vocabulary,
     },
     storage::{
         Content, Patience, StorageLocation, StorageSettings, Storages, TransferOptions,
@@ -32,61 +32,8 @@ const BUCKET: &str = "memory://published/models";
 /// So small that the weights go in parts.
 const PART_BYTES: u64 = 5_000;
 
-fn spec(concept: &str) -> UnlearnSpec {
-    let (method, scope) = Method::preset(MethodName::Keystep, ConceptKind::Object, false);
-    UnlearnSpec {
-        concepts: vec![Concept::new(concept, ConceptKind::Object)],
-        method,
-        scope,
-        preserve: Vec::new(),
-        held_out: Vec::new(),
-        vocabulary: Vocabulary::default(),
-        seed: 7,
-    }
-}
-
-fn unlearn(concept: &str, destination: &str) -> Work {
-    Work::Unlearn(Box::new(UnlearnWork {
-        base_model: "emoji-canvas".to_owned(),
-        base_digest: "b".repeat(64),
-        spec: spec(concept),
-        score_digest: None,
-        formats: vec![OutputFormat::Delta, OutputFormat::Unet],
-        destination: destination.to_owned(),
-        evaluation: Evaluation::WherePossible,
-        evaluation_sampler: None,
-    }))
-}
-
-fn job(number: u128, work: Work) -> Job {
-    Job {
-        id: JobId(Uuid::from_u128(number)),
-        principal: Principal("tester".to_owned()),
-        request_id: RequestId(Uuid::from_u128(number)),
-        request_digest: "request".to_owned(),
-        work_digest: "work".to_owned(),
-        work,
-        options: JobOptions::default(),
-        state: JobState::Publishing,
-        attempt: 1,
-        max_attempts: 3,
-        losses: 0,
-        milestone: Milestone(0),
-        advanced: false,
-        fence: Fence(1),
-        lease: None,
-        not_before: None,
-        cancel_requested: false,
-        progress: None,
-        last_sequence: Sequence(4),
-        created_at: Timestamp(0),
-        updated_at: Timestamp(0),
-        expires_at: None,
-    }
-}
-
 /// The folder of a result as a worker writes it.
-fn result(folder: &Path, concept: &str) -> FinishedResult {
+pub(super) fn result(folder: &Path, concept: &str) -> FinishedResult {
     let mut files = Vec::new();
     for (name, length) in [
         ("before-after.png", 90),
@@ -134,6 +81,7 @@ fn result(folder: &Path, concept: &str) -> FinishedResult {
         device: DeviceKind::Cuda,
         left_out: vec!["v1-5.CKPT".to_owned()],
         evaluation: EvaluationResults::default(),
+        ancestors: Vec::new(),
     }
 }
 
@@ -285,7 +233,7 @@ async fn a_result_is_published_whole() {
     assert_eq!(manifest.scores.keys().collect::<Vec<_>>(), ["scores.json"]);
     assert_eq!(manifest.created_at, "1970-01-01T00:00:01Z");
     let spec: UnlearnSpec = serde_json::from_value(manifest.spec.clone()).unwrap();
-    assert_eq!(spec, self::spec("cat"));
+    assert_eq!(spec, testing::spec("cat"));
     let training = manifest.training.unwrap();
     assert!(training.last_loss.is_none() && training.damage_measure.is_nan());
     let ConceptVerdict { concept, verdict } = &manifest.verdicts[0];

@@ -98,6 +98,7 @@ impl Judgement {
             device: self.device,
             left_out: Vec::new(),
             evaluation: judged.evaluation.clone(),
+            ancestors: Vec::new(),
         })
     }
 }

@@ -16,7 +16,8 @@ use crate::{
     engine::{CheckpointPolicy, RunContext},
     jobs::Evaluation,
     outcome::{
-        EvaluationResults, FileDigest, FinishedResult, JudgeReport, TimestepScores, TrainingLog,
+        Ancestor, EvaluationResults, FileDigest, FinishedResult, JudgeReport, TimestepScores,
+        TrainingLog,
     },
     report::{Cost, Evidence, RunReport},
     spec::{JudgeSpec, ModelFiles, OutputFormat, SamplerKind, UnlearnSpec, find_word, same_words},
@@ -31,6 +32,8 @@ pub struct UnlearnRequest<'a> {
     pub base_model: &'a str,
     /// Digest of the base model's files.
     pub base_digest: &'a str,
+    /// For a base model that was erased itself: it, and the models that it was erased from.
+    pub ancestors: &'a [Ancestor],
     /// What to erase and how.
     pub spec: &'a UnlearnSpec,
     /// Names the work that the result is of; empty where nobody looks for it again.
@@ -314,6 +317,7 @@ fn write<E: DeviceEngine>(
         device: engine.device_kind(),
         left_out,
         evaluation: EvaluationResults::of(&judged.reports),
+        ancestors: request.ancestors.to_vec(),
     };
     Ok((result, report))
 }

@@ -8,7 +8,7 @@ use std::{
 
 use bytes::Bytes;
 use futures::StreamExt;
-use object_store::{GetOptions, ObjectStore};
+use object_store::{GetOptions, GetResult, ObjectStore};
 
 use super::{
     Content, Patience, StorageError, StorageErrorKind, StorageLocation,
@@ -99,6 +99,37 @@ impl Writing {
     }
 }
 
+/// What an object holds: reads it to its end and keeps nothing. `progress` receives the number of bytes
+/// so far.
+pub async fn digest(
+    place: &StorageLocation,
+    patience: Patience,
+    progress: &(dyn Fn(u64) + Send + Sync),
+) -> Result<Content, StorageError> {
+    retrying(patience, || async move {
+        let of = |error| StorageError::of(&place.url, error);
+        let got = place.store.get_opts(&place.path, GetOptions::default()).await.map_err(of)?;
+        counted(place, got, progress).await
+    })
+    .await
+}
+
+async fn counted(
+    place: &StorageLocation,
+    got: GetResult,
+    progress: &(dyn Fn(u64) + Send + Sync),
+) -> Result<Content, StorageError> {
+    let (mut counted, mut total) = (Counted::default(), 0);
+    let mut stream = got.into_stream();
+    while let Some(chunk) = stream.next().await {
+        let chunk = chunk.map_err(|error| StorageError::of(&place.url, error))?;
+        counted.add(&chunk);
+        total += chunk.len() as u64;
+        progress(total);
+    }
+    Ok(counted.content())
+}
+
 /// Reads an object and compares it with what it should hold.
 pub async fn read_back(
     place: &StorageLocation,
@@ -116,12 +147,7 @@ pub async fn read_back(
         if got.meta.size != expected.size {
             return Err(corrupted(format!("{} bytes", got.meta.size)));
         }
-        let mut counted = Counted::default();
-        let mut stream = got.into_stream();
-        while let Some(chunk) = stream.next().await {
-            counted.add(&chunk.map_err(of)?);
-        }
-        Ok(counted.content())
+        counted(place, got, &|_| {}).await
     })
     .await;
     match read {

@@ -10,6 +10,15 @@ pub async fn list_below(
     folder: &StorageLocation,
     patience: Patience,
 ) -> Result<Vec<String>, StorageError> {
+    let listed = list_sizes_below(folder, patience).await?;
+    Ok(listed.into_iter().map(|(name, _)| name).collect())
+}
+
+/// The same, each with the bytes that it has.
+pub async fn list_sizes_below(
+    folder: &StorageLocation,
+    patience: Patience,
+) -> Result<Vec<(String, u64)>, StorageError> {
     let of = |error| StorageError::of(&folder.url, error);
     let listed: Vec<_> = retrying(patience, || async move {
         folder.store.list(Some(&folder.path)).try_collect().await.map_err(of)
@@ -17,7 +26,8 @@ pub async fn list_below(
     .await?;
     let names = listed.iter().filter_map(|object| {
         let parts = object.location.prefix_match(&folder.path)?;
-        Some(parts.map(|part| part.as_ref().to_owned()).collect::<Vec<_>>().join("/"))
+        let name = parts.map(|part| part.as_ref().to_owned()).collect::<Vec<_>>().join("/");
+        Some((name, object.size))
     });
     Ok(names.collect())
 }

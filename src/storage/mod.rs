@@ -26,10 +26,10 @@ mod upload;
 mod whole;
 
 pub use content::{Content, LocalFile};
-pub use download::{download, read_back};
+pub use download::{digest, download, read_back};
 pub use error::{StorageError, StorageErrorKind};
 pub use journal::JOURNAL;
-pub use listing::list_below;
+pub use listing::{list_below, list_sizes_below};
 pub use location::StorageLocation;
 pub use open::{StorageSettings, Storages};
 pub use parts::abandon;

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{Device, OutputHealth, Publisher, PublishingSettings};
+use super::{Device, OutputHealth, Publisher, PublishingSettings, ResultSealer};
 use crate::{
     device::ModelProvider,
     jobs::{Clock, Fence, JobId, JobStore, JobSummary, NewEvent, StoreError, WorkerId},
@@ -35,6 +35,8 @@ pub struct WorkerSettings {
     pub shared_state: Option<SharedState>,
     /// Folders of judges by the names that work calls them by.
     pub judges: BTreeMap<String, PathBuf>,
+    /// Makes results ones that others can check; without one they are published unsigned.
+    pub sealer: Option<Arc<dyn ResultSealer>>,
     /// Wait before a failed job is tried again; doubles with each further failure.
     pub first_backoff: Duration,
     /// Longest such wait.
@@ -66,6 +68,7 @@ impl WorkerSettings {
             save_after: Duration::from_secs(2),
             shared_state: None,
             judges: BTreeMap::new(),
+            sealer: None,
             first_backoff: Duration::from_secs(5),
             max_backoff: Duration::from_mins(5),
             publishing: PublishingSettings::default(),

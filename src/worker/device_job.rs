@@ -4,6 +4,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use tokio::sync::{mpsc, watch};
 
+use super::sealing::Sealing;
 use crate::{
     device::{self, OpenedModel, PictureCache},
     engine::{CancelFlag, PauseFlag},
@@ -33,6 +34,8 @@ pub struct DeviceJob {
     /// The same in object storage too, where workers share it.
     pub(super) shared_state: Option<SharedStateStore>,
     pub(super) result: ResultFiles,
+    /// What makes the result one that others can check, and whose it is.
+    pub(super) sealing: Option<Sealing>,
     /// Updates from one save to the next.
     pub(super) save_every: usize,
     /// Least time from one save to the next, where no updates are counted.

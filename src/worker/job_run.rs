@@ -8,6 +8,7 @@ use super::{
     kept_pictures::PictureFiles,
     progress::{ProgressLine, RateMeter},
     saving::MilestoneStore,
+    sealing::seal,
 };
 use crate::{
     artifacts::ModelFolder,
@@ -69,6 +70,7 @@ fn run_unlearn<S: EngineSource>(
         // How the base is named on this machine is no part of the result.
         base_model: &work.base_model,
         base_digest: &work.base_digest,
+        ancestors: &job.base.ancestors,
         spec: &work.spec,
         work_digest: &job.work_digest,
         cited: &job.cited,
@@ -92,7 +94,8 @@ fn run_unlearn<S: EngineSource>(
     };
     let erasure = unlearn(&request, engine.as_ref(), &mut staged, saving, ports)
         .map_err(|unfinished| run_failure(unfinished.error))?;
-    job.result.complete(staged, erasure.result).map_err(|error| artifact_failure(&error))
+    let finished = seal(job.sealing.as_ref(), &job.work, erasure.result, &mut staged)?;
+    job.result.complete(staged, finished).map_err(|error| artifact_failure(&error))
 }
 
 fn run_evaluate<S: EngineSource>(
@@ -122,6 +125,7 @@ fn run_evaluate<S: EngineSource>(
     let judgement = evaluate(&request, base, edited.as_ref(), ports).map_err(run_failure)?;
     let mut staged = job.result.begin().map_err(|error| artifact_failure(&error))?;
     let finished = judgement.write(&job.work_digest, &mut staged).map_err(run_failure)?;
+    let finished = seal(job.sealing.as_ref(), &job.work, finished, &mut staged)?;
     job.result.complete(staged, finished).map_err(|error| artifact_failure(&error))
 }
 

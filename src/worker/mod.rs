@@ -17,6 +17,7 @@ mod publishing_settings;
 mod run;
 mod running;
 mod saving;
+mod sealing;
 mod stop;
 #[cfg(feature = "testing")]
 pub mod testing;
@@ -30,4 +31,5 @@ pub use output_health::OutputHealth;
 pub use publishing::{CommitGate, Leavings, PublishRequest, Publisher, RunTimes};
 pub use publishing_settings::PublishingSettings;
 pub use running::WorkerState;
+pub use sealing::{ResultSealer, SealRequest};
 pub use words::check_words;

@@ -16,6 +16,7 @@ use super::{
     job_run::run_job,
     running::{Halt, Running},
     saving::RESULT_STANDS,
+    sealing::Sealing,
     stop::Stop,
 };
 use crate::{
@@ -150,6 +151,11 @@ impl<S: JobStore + 'static> Running<S> {
             shared_state: self.shared_state(&state)?,
             state,
             result,
+            sealing: self.context.settings.sealer.clone().map(|sealer| Sealing {
+                sealer,
+                job: self.job.id,
+                accepted_at: self.job.created_at,
+            }),
             save_every: self.context.settings.save_every,
             save_after: self.context.settings.save_after,
             saved,

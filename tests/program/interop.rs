@@ -14,6 +14,7 @@
 mod gate;
 mod outage;
 mod processes;
+mod signing;
 mod tools;
 
 use std::{

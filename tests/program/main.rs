@@ -8,4 +8,5 @@ mod interop;
 mod local_verbs;
 mod rescue;
 mod shutdown;
+mod signing;
 mod token;

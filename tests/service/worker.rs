@@ -9,6 +9,7 @@
 mod bench;
 mod losses;
 mod results;
+mod sealing;
 
 use std::{
     collections::BTreeMap,
@@ -39,8 +40,8 @@ use keystep::{
         self, Patience, StorageSettings, Storages, TransferOptions, list_below, testing::Flaky,
     },
     worker::{
-        Device, OutputHealth, PublishingSettings, Worker, WorkerParts, WorkerSettings,
-        WorkerSignals,
+        Device, OutputHealth, PublishingSettings, ResultSealer, Worker, WorkerParts,
+        WorkerSettings, WorkerSignals,
         testing::{FakeScript, FakeSource, Fault, FaultKind, FixedModels, FolderPublisher},
     },
 };

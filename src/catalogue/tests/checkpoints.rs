@@ -134,8 +134,21 @@ async fn a_checkpoint_of_a_checkpoint_needs_the_whole_unet() {
 
     let opened = catalogue.open(&format!("checkpoints/{good}")).await.unwrap();
     let edited = opened.edited.unwrap();
-    assert_eq!((edited.base, edited.base_digest), ("sd".to_owned(), base));
+    assert_eq!((edited.base, edited.base_digest), ("sd".to_owned(), base.clone()));
     assert_eq!(std::fs::read(edited.path).unwrap(), WHOLE);
+    // Itself first, down to the base model, which nothing was erased from.
+    let lineage: Vec<_> = (opened.ancestors.iter())
+        .map(|ancestor| {
+            (ancestor.model.as_str(), ancestor.digest.as_str(), ancestor.concepts.len())
+        })
+        .collect();
+    let expected = [
+        (opened.name.as_str(), opened.digest.as_str(), 1),
+        (first.name.as_str(), first.digest.as_str(), 1),
+        ("sd", base.as_str(), 0),
+    ];
+    assert_eq!(lineage, expected);
+    assert!(catalogue.open("sd").await.unwrap().ancestors.is_empty());
     assert!(catalogue.ready(&opened.name, None).await.unwrap().vocabulary.is_some());
     for (id, reason) in [(partial, Reason::ModelNotFound), (other, Reason::ModelChanged)] {
         let failure = catalogue.open(&format!("checkpoints/{id}")).await.unwrap_err();

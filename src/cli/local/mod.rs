@@ -7,6 +7,7 @@ pub(super) mod generate;
 mod resume;
 mod saved_state;
 pub(super) mod score;
+mod sealing;
 mod unlearn;
 
 pub(super) use engine::{LocalEngine, LocalModel};

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use super::{
     LocalEngine, LocalModel,
+    sealing::LocalSeal,
     unlearn::{EXPECTED, FORMATS, print_erased},
 };
 use crate::{
@@ -24,6 +25,7 @@ pub(super) fn run<E: LocalEngine>(
     session: &mut Session,
 ) -> Result<(), CliError> {
     let out = needed(arguments.out.as_deref(), "--out", "--local")?;
+    let seal = LocalSeal::of(arguments)?;
     let kept = KeptFile::open(file)?;
     let erasure = &kept.erasure;
     let name = match &arguments.model.model {
@@ -57,6 +59,7 @@ pub(super) fn run<E: LocalEngine>(
         // As the run named it, wherever it lies now.
         base_model: kept.base()?,
         base_digest: kept.base_digest()?,
+        ancestors: &[],
         spec: &erasure.record.spec,
         work_digest: "",
         cited: erasure.given.as_slice(),
@@ -74,6 +77,9 @@ pub(super) fn run<E: LocalEngine>(
             write_trained(&request, &base.engine, trained, folder, ports)
         })
         .map_err(|unfinished| unfinished.error)?;
+    if let Some(seal) = &seal {
+        seal.seal(&request, &written.result, &mut staging)?;
+    }
     staging.commit()?;
     print_erased(&written.report, evaluation, out);
     session.note(&format!("{} is needed no longer", file.display()));

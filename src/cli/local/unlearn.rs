@@ -2,7 +2,7 @@
 
 use std::{path::Path, time::Duration};
 
-use super::{LocalEngine, LocalModel, saved_state::SavedState};
+use super::{LocalEngine, LocalModel, saved_state::SavedState, sealing::LocalSeal};
 use crate::{
     artifacts::{
         ErasedWeights as _, delta_metadata,
@@ -65,6 +65,7 @@ pub(super) fn run<E: LocalEngine>(
     };
     // Once before the model is opened, so that a mistake is reported at once.
     spec.validate()?;
+    let seal = LocalSeal::of(arguments)?;
     let staging = Staging::create(out, &EXPECTED, &session.interrupt)?;
     let compute = arguments.model.compute.settings().open()?;
     let variant = arguments.model.variant.as_deref();
@@ -88,6 +89,7 @@ pub(super) fn run<E: LocalEngine>(
         base: files,
         base_model: files.location(),
         base_digest: &base_digest,
+        ancestors: &[],
         spec: &spec,
         work_digest: "",
         cited: given.as_slice(),
@@ -98,21 +100,29 @@ pub(super) fn run<E: LocalEngine>(
         distances: arguments.distances,
     };
     let mut state = SavedState::of(arguments.state_folder.as_deref(), out, &session.interrupt);
-    let erased = erase(arguments, &request, &base.engine, (staging, &mut state), session);
+    let asked = Asked { arguments, request: &request, seal: seal.as_ref() };
+    let erased = erase(&asked, &base.engine, (staging, &mut state), session);
     state.settle(erased.as_ref().err(), session);
     let report = erased?;
     print_erased(&report, request.evaluation, out);
     Ok(())
 }
 
+/// What is erased, and how its result is written.
+struct Asked<'a> {
+    arguments: &'a UnlearnArguments,
+    request: &'a UnlearnRequest<'a>,
+    seal: Option<&'a LocalSeal>,
+}
+
 /// Erases and writes the result. What is trained and cannot be written is kept for `--resume`.
 fn erase<E: LocalEngine>(
-    arguments: &UnlearnArguments,
-    request: &UnlearnRequest<'_>,
+    asked: &Asked<'_>,
     engine: &E,
     (mut staging, state): (Staging, &mut SavedState),
     session: &mut Session,
 ) -> Result<RunReport, CliError> {
+    let Asked { arguments, request, seal } = *asked;
     let out = staging.target().to_owned();
     let measurements = session.measurements(0.0);
     let saving =
@@ -122,10 +132,15 @@ fn erase<E: LocalEngine>(
         run::unlearn(request, engine, folder, saving, ports)
     });
     let (failed, trained) = match erased {
-        Ok(erasure) => match staging.commit() {
-            Ok(()) => return Ok(erasure.report),
-            Err(error) => (error, Some(erasure.trained)),
-        },
+        Ok(erasure) => {
+            let sealed = seal
+                .map_or(Ok(()), |seal| seal.seal(request, &erasure.result, &mut staging))
+                .and_then(|()| staging.commit());
+            match sealed {
+                Ok(()) => return Ok(erasure.report),
+                Err(error) => (error, Some(erasure.trained)),
+            }
+        }
         Err(unfinished) => {
             // There is room then for what is kept.
             drop(staging);

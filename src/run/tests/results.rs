@@ -43,6 +43,7 @@ fn finish(store: &ResultStore, text: &str) -> FinishedResult {
         device: DeviceKind::Cpu,
         left_out: Vec::new(),
         evaluation: EvaluationResults::default(),
+        ancestors: Vec::new(),
     };
     store.files().complete(staged, finished).unwrap()
 }

@@ -68,7 +68,13 @@ impl ModelProvider for FixedModels {
                 }
             };
             let name = name.to_owned();
-            Ok(OpenedModel { name, digest: known.digest, files: Arc::new(files), edited })
+            Ok(OpenedModel {
+                name,
+                digest: known.digest,
+                files: Arc::new(files),
+                edited,
+                ancestors: Vec::new(),
+            })
         })
     }
 }

@@ -17,17 +17,27 @@ pub(crate) const SCRIPTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/int
 /// The Python that has the packages of `requirements.txt`; a skip line where it cannot be had.
 pub(crate) fn python() -> Option<&'static Path> {
     static FOUND: OnceLock<Result<PathBuf, String>> = OnceLock::new();
-    or_skip(FOUND.get_or_init(|| {
-        let pins = Path::new(SCRIPTS).join("requirements.txt");
-        let folder = installed("python", &pins, |folder| {
-            run(Command::new("python3").args(["-m", "venv"]).arg(folder))?;
-            run(Command::new(folder.join("bin/python"))
-                .args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"])
-                .args(["--retries", "1", "--timeout", "20", "-r"])
-                .arg(&pins))
-        })?;
-        Ok(folder.join("bin/python"))
-    }))
+    or_skip(FOUND.get_or_init(|| Ok(environment("python", "requirements.txt")?.join("python"))))
+}
+
+/// The programs of a Python environment with the packages of a pinned list.
+fn environment(name: &str, list: &str) -> Result<PathBuf, String> {
+    let pins = Path::new(SCRIPTS).join(list);
+    let folder = installed(name, &pins, |folder| {
+        run(Command::new("python3").args(["-m", "venv"]).arg(folder))?;
+        run(Command::new(folder.join("bin/python"))
+            .args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"])
+            .args(["--retries", "1", "--timeout", "20", "-r"])
+            .arg(&pins))
+    })?;
+    Ok(folder.join("bin"))
+}
+
+/// The folder of programs of the environment that has the packages of `signing-requirements.txt`; a skip
+/// line where it cannot be had.
+pub(crate) fn signing_tools() -> Option<&'static Path> {
+    static FOUND: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+    or_skip(FOUND.get_or_init(|| environment("signing", "signing-requirements.txt")))
 }
 
 /// Azurite's program for blobs; a skip line where it cannot be had.

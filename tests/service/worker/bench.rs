@@ -119,6 +119,18 @@ impl Bench {
         Self::start_device(sources, (settings, device_settings()), Duration::ZERO, at)
     }
 
+    /// With results that are sealed, and a publisher that takes so long a file.
+    pub(crate) fn start_sealing(
+        script: &Arc<FakeScript>,
+        delay: Duration,
+        at: (Arc<tempfile::TempDir>, Arc<MemoryStore>),
+        sealer: Arc<dyn ResultSealer>,
+    ) -> Self {
+        let settings = WorkerSettings { sealer: Some(sealer), ..settings(at.0.path()) };
+        let sources = vec![FakeSource(script.clone())];
+        Self::start_device(sources, (settings, device_settings()), delay, at)
+    }
+
     fn start_device<E: EngineSource>(
         sources: Vec<E>,
         (settings, device_settings): (WorkerSettings, DeviceSettings),
