@@ -59,6 +59,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         method,
         scope,
         preserve: Vec::new(),
+        held_out: Vec::new(),
         vocabulary: vocabulary.clone(),
         seed: 0,
     };

@@ -146,13 +146,26 @@ fn main() -> Result<(), Box<dyn Error>> {
         }
     }
     writeln!(out)?;
-    for (judge, measures) in &counted {
-        let parts: [(&str, fn(&Measures) -> Compared); 3] =
+    write_means(&mut out, &counted, options.seed)?;
+    Ok(())
+}
+
+/// One of a judgement's three accuracies.
+type Part = fn(&Measures) -> Compared;
+
+/// Means over the concepts, by each judge.
+fn write_means(
+    out: &mut impl Write,
+    counted: &BTreeMap<String, Vec<Measures>>,
+    seed: u64,
+) -> std::io::Result<()> {
+    for (judge, measures) in counted {
+        let parts: [(&str, Part); 3] =
             [("UA", |it| it.ua), ("IRA", |it| it.ira), ("CRA", |it| it.cra)];
         for (name, part) in parts {
             let concepts: Vec<_> =
                 measures.iter().map(|it| ConceptSeeds::of_pictures(part(it).edited)).collect();
-            let mut noise = NoiseSource::new(options.seed);
+            let mut noise = NoiseSource::new(seed);
             if let Some(pooled) = bootstrap(&concepts, Confidence::DEFAULT, &mut noise) {
                 writeln!(
                     out,

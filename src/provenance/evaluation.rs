@@ -155,7 +155,10 @@ impl<'a> Evaluated<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::outcome::{AttackName, Figures, Measures, Verdict};
+    use crate::{
+        outcome::{AttackName, Figures, Measures, Verdict},
+        spec::Expectation,
+    };
 
     #[test]
     fn rates_stand_beside_their_counts() {
@@ -164,6 +167,7 @@ mod tests {
             named.add(true, at < 4);
         }
         let suites = vec![SuiteResult {
+            expects: Expectation::Gone,
             suite: "paraphrases".to_owned(),
             concept: "cat".to_owned(),
             judge: "cnn".to_owned(),

@@ -315,6 +315,7 @@ fn judgements_are_signed_without_a_bill() {
     let place = tempfile::tempdir().unwrap();
     let concept = Concept::new("cat", ConceptKind::Object);
     let work = Work::Evaluate(Box::new(EvaluateWork {
+        judges: Vec::new(),
         base_model: "emoji-canvas".to_owned(),
         base_digest: "b".repeat(64),
         edited_model: "checkpoints/1".to_owned(),

@@ -7,19 +7,12 @@ use crate::{
         Evaluation, Fence, Job, JobId, JobOptions, JobState, Milestone, Principal, RequestId,
         Sequence, Timestamp, UnlearnWork, Work,
     },
-    spec::{Concept, ConceptKind, Method, MethodName, OutputFormat, UnlearnSpec, Vocabulary},
+    spec::{Concept, ConceptKind, MethodName, OutputFormat, UnlearnSpec},
 };
 
 pub(super) fn spec(concept: &str) -> UnlearnSpec {
-    let (method, scope) = Method::preset(MethodName::Keystep, ConceptKind::Object, false);
-    UnlearnSpec {
-        concepts: vec![Concept::new(concept, ConceptKind::Object)],
-        method,
-        scope,
-        preserve: Vec::new(),
-        vocabulary: Vocabulary::default(),
-        seed: 7,
-    }
+    let concept = Concept::new(concept, ConceptKind::Object);
+    UnlearnSpec { seed: 7, ..UnlearnSpec::new(concept, MethodName::Keystep) }
 }
 
 pub(super) fn unlearn(concept: &str, destination: &str) -> Work {

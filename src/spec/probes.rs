@@ -160,7 +160,8 @@ mod tests {
             spec.validate("cat")
         };
         assert_eq!(of(&|_| ()), Ok(()));
-        let broken: [(&str, &dyn Fn(&mut ProbesSpec)); 8] = [
+        type Break<'a> = &'a dyn Fn(&mut ProbesSpec);
+        let broken: [(&str, Break<'_>); 8] = [
             ("probes.synonyms[0]", &|it| it.synonyms = vec![" ".to_owned()]),
             ("probes.synonyms[1]", &|it| it.synonyms = vec!["kitty".into(), "Kitty ".into()]),
             ("probes.translations[0]", &|it| it.translations = vec!["Cat".to_owned()]),

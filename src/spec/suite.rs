@@ -199,7 +199,8 @@ mod tests {
     fn every_rule_is_checked() {
         let check = |suite: &Suite| suite.validate_at(&Field::Suites.at(2));
         assert_eq!(check(&suite(|_| ())), Ok(()));
-        let broken: [(&str, &dyn Fn(&mut Suite)); 12] = [
+        type Break<'a> = &'a dyn Fn(&mut Suite);
+        let broken: [(&str, Break<'_>); 12] = [
             ("empty name", &|it| it.name = " ".to_owned()),
             ("65 characters", &|it| it.name = "x".repeat(65)),
             ("control character", &|it| it.name = "a\nb".to_owned()),

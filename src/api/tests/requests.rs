@@ -132,7 +132,7 @@ fn words_that_are_held_out_are_the_models() {
     };
     let known = words().objects.iter().find(|word| *word != "cat").cloned().unwrap();
     let work = complete(&[&known.to_uppercase()], &[]).unwrap();
-    assert_eq!(work.spec.held_out, [known.clone()]);
+    assert_eq!(work.spec.held_out, std::slice::from_ref(&known));
     for (held_out, preserve) in [("no such word", "a tree"), ("cat", "a tree"), (&known, &known)] {
         let found = violations(complete(&[held_out], &[preserve]));
         assert_eq!(found, ["held_out[0]"], "{held_out}");
@@ -513,6 +513,7 @@ prop_compose! {
             target_seeds: a, retain_seeds: b, steps: c, guidance_scale: scale, seed, labels,
             deadline, priority, force: false, validate_only: false, destination: model.clone(),
             sampler, show: strength, distances: d.is_some(), suites, probes,
+            judges: Vec::new(),
             attacks: vec![Attack { name: kind, guided: true, budget: seed, seed, pictures: a }],
         };
         let score = ScoreTimestepsRequest {

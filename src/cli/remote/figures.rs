@@ -151,7 +151,7 @@ mod tests {
         let word = WireRow {
             word: "neon".to_owned(),
             domain: Domain::Styles.into(),
-            named: Some(said.clone()),
+            named: Some(said),
             ..WireRow::default()
         };
         let read =

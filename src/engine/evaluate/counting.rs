@@ -275,7 +275,7 @@ mod tests {
             objects: Sight::Words(vec![0, 1, 2, 0, 1, 2]),
             styles: Sight::Words(vec![0, 0, 0, 1, 1, 1]),
         };
-        let gone = Names { styles: vec![1; 6], ..right.clone() };
+        let gone = Names { styles: Sight::Words(vec![1; 6]), ..right.clone() };
         let found = Counting::new(&spec).count(&cells, &right, &gone);
         assert_eq!((found.ua.base, found.ua.edited), (share(0, 3), share(3, 3)));
         assert_eq!((found.ira.edited, found.cra.edited), (share(3, 3), share(3, 3)));

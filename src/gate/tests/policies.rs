@@ -22,7 +22,8 @@ fn the_example_is_read() {
 
 fn sha256_of_release() -> String {
     use sha2::Digest;
-    sha2::Sha256::digest(RELEASE).iter().map(|byte| format!("{byte:02x}")).collect()
+    let bytes = sha2::Sha256::digest(RELEASE);
+    bytes.iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
 }
 
 /// The violations as `(line, text)`.

@@ -265,7 +265,8 @@ proptest! {
     ) {
         let mut file = "prompt,seed\n".to_owned();
         for (prompt, seed) in &prompts {
-            file += &format!("\"{}\",{seed}\r\n", prompt.replace('"', "\"\""));
+            let line = format!("\"{}\",{seed}\r\n", prompt.replace('"', "\"\""));
+            file += &line;
         }
         let suite = csv(&file).unwrap();
         let read: Vec<_> = suite.prompts.into_iter().map(|it| (it.prompt, it.seed)).collect();
