@@ -152,6 +152,9 @@ impl ProbesSpec {
 mod tests {
     use super::*;
 
+    /// Breaks one rule.
+    type Break<'a> = &'a dyn Fn(&mut ProbesSpec);
+
     #[test]
     fn every_rule_is_checked() {
         let of = |change: &dyn Fn(&mut ProbesSpec)| {
@@ -160,7 +163,6 @@ mod tests {
             spec.validate("cat")
         };
         assert_eq!(of(&|_| ()), Ok(()));
-        type Break<'a> = &'a dyn Fn(&mut ProbesSpec);
         let broken: [(&str, Break<'_>); 8] = [
             ("probes.synonyms[0]", &|it| it.synonyms = vec![" ".to_owned()]),
             ("probes.synonyms[1]", &|it| it.synonyms = vec!["kitty".into(), "Kitty ".into()]),

@@ -187,6 +187,9 @@ mod tests {
     use super::*;
     use crate::spec::Field;
 
+    /// Breaks one rule.
+    type Break<'a> = &'a dyn Fn(&mut Suite);
+
     fn suite(change: impl Fn(&mut Suite)) -> Suite {
         let prompt = SuitePrompt { prompt: "a cat".to_owned(), ..SuitePrompt::default() };
         let mut suite =
@@ -199,7 +202,6 @@ mod tests {
     fn every_rule_is_checked() {
         let check = |suite: &Suite| suite.validate_at(&Field::Suites.at(2));
         assert_eq!(check(&suite(|_| ())), Ok(()));
-        type Break<'a> = &'a dyn Fn(&mut Suite);
         let broken: [(&str, Break<'_>); 12] = [
             ("empty name", &|it| it.name = " ".to_owned()),
             ("65 characters", &|it| it.name = "x".repeat(65)),
