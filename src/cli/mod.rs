@@ -2,7 +2,6 @@
 //! and shows what comes out; holds no algorithm.
 
 mod arguments;
-#[cfg(feature = "server")]
 mod attack_table;
 #[cfg(feature = "server")]
 mod demo;
@@ -33,7 +32,6 @@ mod score;
 mod serve;
 #[cfg(feature = "server")]
 mod session;
-#[cfg(feature = "server")]
 mod suite_table;
 mod suites;
 mod text_table;

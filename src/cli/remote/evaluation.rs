@@ -1,18 +1,31 @@
 //! Reads what judging counted and measured from the API's messages; rates and intervals follow from
 //! the counts.
 
+use super::RemoteError;
 use crate::{
     outcome::{
-        Compared, Distances, Measures, Named, PairedDrop, PictureDistance, ScorePair, Share,
-        Spread, WordRow,
+        AttackResult, Compared, CurvePoint, Distances, EvaluationResults, Measures, Named,
+        PairedDrop, PictureDistance, ScorePair, Share, Spread, SuiteResult, WordRow,
     },
     proto::keystep::v1::{
-        Compared as WireCompared, Distances as WireDistances, Domain, Measures as WireMeasures,
+        AttackResult as WireAttack, Compared as WireCompared, CurvePoint as WirePoint,
+        Distances as WireDistances, Domain, EvaluateErasureResponse, Measures as WireMeasures,
         Named as WireNamed, ScorePair as WireScores, Share as WireShare, Spread as WireSpread,
-        WordRow as WireRow,
+        SuiteExpectation, SuiteResult as WireSuite, WordRow as WireRow,
     },
-    spec::ConceptKind,
+    spec::{ConceptKind, Expectation},
 };
+
+/// Suites, attacks and distances of an answer; an attack that this version does not know is an error.
+pub(super) fn results(
+    response: &EvaluateErasureResponse,
+) -> Result<EvaluationResults, RemoteError> {
+    Ok(EvaluationResults {
+        distances: response.distances.iter().map(distances).collect(),
+        suites: response.suites.iter().map(suite).collect(),
+        attacks: response.attacks.iter().map(attack).collect::<Result<_, _>>()?,
+    })
+}
 
 /// What a judge counted.
 pub(super) fn measures(measures: &WireMeasures) -> Measures {
@@ -42,14 +55,15 @@ fn word(row: &WireRow) -> WordRow {
     }
 }
 
+fn share(WireShare { count, of, .. }: WireShare) -> Share {
+    Share { count, of }
+}
+
 /// Counts that are not of the same pictures, which no server sends, are nothing.
 fn compared(compared: Option<&WireCompared>) -> Compared {
-    let share = |share: Option<WireShare>| {
-        share.map_or_else(Share::default, |WireShare { count, of, .. }| Share { count, of })
-    };
     let read = |compared: &WireCompared| Compared {
-        base: share(compared.base),
-        edited: share(compared.edited),
+        base: compared.base.map(share).unwrap_or_default(),
+        edited: compared.edited.map(share).unwrap_or_default(),
         drop: compared.drop.map_or_else(PairedDrop::default, |drop| PairedDrop {
             lost: drop.lost,
             gained: drop.gained,
@@ -81,9 +95,68 @@ pub(super) fn distances(distances: &WireDistances) -> Distances {
     }
 }
 
+fn suite(result: &WireSuite) -> SuiteResult {
+    SuiteResult {
+        suite: result.suite.clone(),
+        concept: result.concept.clone(),
+        judge: result.judge.clone(),
+        sha256: result.sha256.clone(),
+        columns: result.columns.clone(),
+        expects: match result.expects() {
+            SuiteExpectation::Kept => Expectation::Kept,
+            SuiteExpectation::Gone | SuiteExpectation::Unspecified => Expectation::Gone,
+        },
+        named: compared(result.named.as_ref()),
+        applicable: result.applicable,
+    }
+}
+
+fn attack(result: &WireAttack) -> Result<AttackResult, RemoteError> {
+    let point = |point: &WirePoint| CurvePoint {
+        step: point.step,
+        attacked: point.attacked.map(share).unwrap_or_default(),
+        control: point.control.map(share),
+    };
+    let attack = result.attack.parse().map_err(|_| {
+        RemoteError::Answer(format!(
+            "it reports an attack \"{}\", which this version does not know; take a later one",
+            result.attack
+        ))
+    })?;
+    Ok(AttackResult {
+        attack,
+        variant: result.variant.clone(),
+        concept: result.concept.clone(),
+        judge: result.judge.clone(),
+        budget: result.budget,
+        forward_evaluations: result.forward_evaluations,
+        backward_evaluations: result.backward_evaluations,
+        seed: result.seed,
+        plain: result.plain.map(share).unwrap_or_default(),
+        attacked: result.attacked.map(share).unwrap_or_default(),
+        false_alarms: result.false_alarms.map(share),
+        ceiling: result.ceiling.map(share),
+        finished: result.finished,
+        first_success: result.first_success,
+        control_first_success: result.control_first_success,
+        curve: result.curve.iter().map(point).collect(),
+        found: result.found.clone(),
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_attack_of_a_later_server_is_no_attack_that_was_withstood() {
+        let said = |attack: &str| EvaluateErasureResponse {
+            attacks: vec![WireAttack { attack: attack.to_owned(), ..WireAttack::default() }],
+            ..EvaluateErasureResponse::default()
+        };
+        assert_eq!(results(&said("completion")).unwrap().attacks.len(), 1);
+        assert!(results(&said("hypnosis")).unwrap_err().to_string().contains("hypnosis"));
+    }
 
     #[test]
     fn counts_are_read_where_they_can_be_of_the_same_pictures() {

@@ -4,7 +4,7 @@
 use super::{
     RemoteError, block_on,
     connection::Connection,
-    figures,
+    evaluation,
     interrupt::Interrupt,
     json,
     submit::{JobSubmission, verdict},
@@ -137,8 +137,10 @@ impl Asked<'_> {
             model: self.edited.to_owned(),
             base: self.base.to_owned(),
             concept: self.concept.text.clone(),
-            judges: judges.map(|it| (it.judge, it.measures.map(figures::measures))).collect(),
-            evaluation: figures::results(response)?,
+            judges: judges
+                .map(|it| (it.judge, it.measures.as_ref().map(evaluation::measures)))
+                .collect(),
+            evaluation: evaluation::results(&response)?,
         })
     }
 

@@ -6,7 +6,6 @@ mod connection;
 pub(super) mod evaluate;
 mod evaluation;
 mod fields;
-mod figures;
 pub(super) mod gate;
 pub(super) mod generate;
 mod interrupt;

@@ -5,7 +5,9 @@ use std::fmt::Write;
 use super::{RemoteError, evaluation, json, wire};
 use crate::{
     cli::{
+        attack_table::attack_table,
         measures_table::{distances_table, measures_table},
+        suite_table::suite_table,
         text_table::columns,
     },
     proto::{
@@ -49,14 +51,16 @@ pub(super) fn result(operation: &Operation) -> Result<Option<String>, RemoteErro
         return Ok(Some(erasure(operation, &response)));
     }
     let response = json::response::<EvaluateErasureResponse>(operation)?;
-    Ok(response.map(|response| {
-        let mut rows = vec![("operation", operation.name.clone())];
-        if !response.manifest_uri.is_empty() {
-            rows.push(("manifest", response.manifest_uri.clone()));
-        }
-        rows.push(("U-Net evaluations", response.unet_evaluations.to_string()));
-        with_verdicts(pairs(&rows), &response.verdicts, &response.distances)
-    }))
+    let Some(response) = response else { return Ok(None) };
+    let mut rows = vec![("operation", operation.name.clone())];
+    if !response.manifest_uri.is_empty() {
+        rows.push(("manifest", response.manifest_uri.clone()));
+    }
+    rows.push(("U-Net evaluations", response.unet_evaluations.to_string()));
+    let verdicts = with_verdicts(pairs(&rows), &response.verdicts, &response.distances);
+    let found = evaluation::results(&response)?;
+    let more = [suite_table(&found.suites), attack_table(&found.attacks)].concat();
+    Ok(Some(if more.is_empty() { verdicts } else { verdicts + "\n" + more.trim_end() }))
 }
 
 fn erasure(operation: &Operation, response: &UnlearnConceptResponse) -> String {
