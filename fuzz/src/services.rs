@@ -75,12 +75,13 @@ impl Services {
                 pixels_per_image: 64 * 64,
                 calls: CallLimits::default(),
                 log_prompts: false,
+                judges: Vec::new(),
             },
             draining: CancellationToken::new(),
         });
         let caller = Caller {
             principal: Principal("fuzzer".to_owned()),
-            roles: Role::ALL.into(),
+            roles: Role::ALL.iter().copied().collect(),
             queued_jobs: None,
             highest_priority: None,
         };
