@@ -60,7 +60,9 @@ impl Workers {
     }
 
     async fn until_shared(&self, wanted: impl Fn(&[String]) -> bool) {
-        for _ in 0..4_000 {
+        // An outage is waited out for twenty times as long as it took to be found, which a busy machine
+        // draws out.
+        for _ in 0..60_000 {
             if wanted(&self.shared().await) {
                 return;
             }
