@@ -1,5 +1,8 @@
 //! Pillow's resizing of 8-bit pictures, to the bit: what diffusers fits a picture to an autoencoder
 //! with, and what judges' networks were trained behind.
+//!
+//! As Pillow does up to version 12, whose order of rows and columns is always the same. Pillow 13 takes
+//! columns first where a picture shrinks much more in height than in width; bytes then differ by one.
 
 use std::f64::consts::PI;
 

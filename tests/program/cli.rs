@@ -23,7 +23,8 @@ const VERBS: [(&str, &str); 6] = [
          --seed --out --server --token-file --ca-file --client-certificate --client-key --json \
          --label --deadline --priority --destination --force --validate-only --request-id \
          --no-wait --cancel-on-interrupt --base-model --score-digest --output-format --evaluate \
-         --no-evaluate --sampler --resume --state-folder --memory-limit --quiet",
+         --no-evaluate --sampler --resume --state-folder --memory-limit --hold-out --signing-key \
+         --builder-id --judge --show --distances --quiet",
     ),
     (
         "score",
@@ -44,7 +45,8 @@ const VERBS: [(&str, &str); 6] = [
          --seed --target-seeds --retain-seeds --steps --sampler --out --sheet --server \
          --token-file --ca-file --client-certificate --client-key --json --label --deadline \
          --priority --destination --force --validate-only --request-id --no-wait \
-         --cancel-on-interrupt --guidance-scale --quiet",
+         --cancel-on-interrupt --guidance-scale --judge --show --distances --suite \
+         --probes --synonym --translation --description --probe-seeds --attack --quiet",
     ),
     (
         "gate",
@@ -53,8 +55,9 @@ const VERBS: [(&str, &str); 6] = [
          --vocabulary --seed --target-seeds --retain-seeds --steps --guidance-scale --sampler \
          --junit --sarif --code-quality --summary --json --overwrite --label --deadline \
          --priority --destination --force --validate-only --request-id --no-wait \
-         --cancel-on-interrupt --quiet",
+         --cancel-on-interrupt --judge --quiet",
     ),
+    ("verify", "--public-key --endpoint --region --json --quiet"),
 ];
 
 #[test]

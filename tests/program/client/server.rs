@@ -433,9 +433,9 @@ impl UnlearningService for FakeServer {
         self.called("get_model", &request)?;
         let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect();
         let vocabulary = Some(Vocabulary {
+            anything: "picture".to_owned(),
             objects: words(&["cat", "dog"]),
             styles: words(&["neon"]),
-            ..Vocabulary::default()
         });
         let model = Model { vocabulary, ..model(true) };
         Ok(Response::new(GetModelResponse { model: Some(model) }))
