@@ -10,7 +10,7 @@ fn keystep(line: &[&str]) -> Command {
 }
 
 /// Every flag of every verb; a flag that help does not name cannot be found.
-const VERBS: [(&str, &str); 6] = [
+const VERBS: [(&str, &str); 7] = [
     (
         "demo",
         "--concept --kind --replace-with --method --learning-rate --updates --seed --out --device \
