@@ -210,7 +210,15 @@ fn a_training_is_held_to_what_it_may_cost_and_counts_its_updates() {
     let base = AlteredModel::builtin().load();
     let attacks = [AttackName::RelearningBenign, AttackName::RelearningFewShot];
     let attacks = attacks.map(|name| AttackSpec { budget: 250, ..attack(name) });
-    let asked = JudgeSpec { vocabulary: base.vocabulary().clone(), ..spec(attacks.to_vec()) };
+    let words = base.vocabulary();
+    let first = |words: &[String], most: usize| words.iter().take(most).cloned().collect();
+    let mut objects: Vec<String> = first(&words.objects, 5);
+    if !objects.iter().any(|word| word == "cat") {
+        objects.push("cat".to_owned());
+    }
+    let styles = first(&words.styles, 3);
+    let vocabulary = Vocabulary { objects, styles, ..words.clone() };
+    let asked = JudgeSpec { vocabulary, ..spec(attacks.to_vec()) };
     let results = attacked(&base, &base, &asked);
     assert_eq!(results.len(), 4);
     for result in &results {
@@ -222,7 +230,6 @@ fn a_training_is_held_to_what_it_may_cost_and_counts_its_updates() {
         let counts = result.attack == AttackName::RelearningFewShot;
         assert!(counts || result.control_first_success.is_none(), "{result:?}");
     }
-    assert_eq!(attacked(&base, &base, &asked), results);
 }
 
 #[test]
