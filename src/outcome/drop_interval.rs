@@ -3,7 +3,7 @@
 use super::{Compared, Interval, Share};
 
 impl Compared {
-    /// The interval of the drop at a normal quantile `z`, given what the base model drew; everything
+    /// The interval of the drop, the only one that is shown, gated and signed, at a normal quantile `z`, given what the base model drew; everything
     /// where there are no pictures.
     ///
     /// A picture that the base model got right can only be lost, any other only gained, so that the
@@ -11,7 +11,7 @@ impl Compared {
     /// put together by the method of variance estimates recovery (Zou and Donner, Statistics in
     /// Medicine 2008, 27:1693). Where the base model got everything right this is Wilson's interval
     /// of what was lost. Agresti and Min's interval
-    /// ([`PairedDrop::agresti_min`](super::PairedDrop::agresti_min)) is far too narrow there: it calls
+    /// (Statistics in Medicine 2005, 24:729) is far too narrow there: it calls
     /// a drop of 0.1 refuted by 27 unchanged pictures at `z` = 2.9, which happens by chance in 6 % of
     /// all cases instead of 0.2 %.
     pub fn drop_interval(self, z: f64) -> Interval {

@@ -5,7 +5,7 @@ use serde::Serialize;
 use super::{ResourceDescriptor, home::home};
 use crate::outcome::{
     AttackResult, Compared, ConceptVerdict, Confidence, Distances, EvaluationResults, Interval,
-    PairedDrop, Share, SuiteResult,
+    Share, SuiteResult,
 };
 
 /// The type of the predicate, as `docs/provenance.md` describes it.
@@ -83,8 +83,11 @@ struct ComparedRates {
 }
 
 impl From<Compared> for ComparedRates {
-    fn from(Compared { base, edited, drop }: Compared) -> Self {
-        Self { base: base.into(), edited: edited.into(), drop: drop.into() }
+    fn from(compared: Compared) -> Self {
+        let Compared { base, edited, drop } = compared;
+        let interval = compared.drop_interval(Confidence::DEFAULT.two_sided());
+        let drop = Rate { value: drop.drop(), n: drop.of, interval };
+        Self { base: base.into(), edited: edited.into(), drop }
     }
 }
 
@@ -118,12 +121,6 @@ struct Rate {
 impl From<Share> for Rate {
     fn from(share: Share) -> Self {
         Self { value: share.rate(), n: share.of, interval: share.interval(Confidence::DEFAULT) }
-    }
-}
-
-impl From<PairedDrop> for Rate {
-    fn from(drop: PairedDrop) -> Self {
-        Self { value: drop.drop(), n: drop.of, interval: drop.interval(Confidence::DEFAULT) }
     }
 }
 
@@ -215,6 +212,10 @@ mod tests {
             (&"paraphrases".into(), &10.into())
         );
         assert_eq!(suite["rates"]["edited"]["value"], 0.4);
+        // The interval that reports and policies show, not one of its own.
+        let drop = &suite["rates"]["drop"]["interval"];
+        let shown = named.drop_interval(Confidence::DEFAULT.two_sided());
+        assert_eq!(*drop, serde_json::to_value(shown).unwrap());
         let attack = &json["attacks"][0];
         assert_eq!(attack["attacked_rate"]["value"], 0.25);
         assert_eq!(attack["budget"], 4_000);
