@@ -7,8 +7,7 @@ use clap::Args;
 
 use super::{
     arguments::{
-        ModelArguments, PlaceArguments, QuietArguments, SamplerArguments, VocabularyArguments,
-        kind_parser, parse_shown,
+        JudgingArguments, ModelArguments, PlaceArguments, QuietArguments, kind_parser, parse_shown,
     },
     remote::SubmitArguments,
     suites::SuiteArguments,
@@ -57,17 +56,7 @@ pub(super) struct EvaluateArguments {
     #[arg(long, value_name = "KIND", value_parser = kind_parser())]
     pub(super) kind: ConceptKind,
     #[command(flatten)]
-    pub(super) vocabulary: VocabularyArguments,
-    /// A judge to ask beside the model's own: with --local its folder, which docs/judges.md
-    /// describes; with --server its name in the server's configuration. Give it again for several.
-    #[arg(long, value_name = "DIR|NAME")]
-    pub(super) judge: Vec<String>,
-    /// Where the pictures' seeds start.
-    #[arg(long, value_name = "N", default_value_t = 500_000)]
-    pub(super) seed: u64,
-    /// Pictures of each prompt with the concept [default: so many that there are 32 or more].
-    #[arg(long, value_name = "N")]
-    pub(super) target_seeds: Option<u32>,
+    pub(super) judging: JudgingArguments,
     /// Share of its pictures without the concept that the judgement shall be able to show, 0.5 to
     /// 0.999: draws so many that none with it proves as much, 73 for 0.95 [default: not asked].
     #[arg(long, value_name = "SHARE", value_parser = parse_shown, conflicts_with = "target_seeds")]
@@ -76,23 +65,12 @@ pub(super) struct EvaluateArguments {
     /// model draws the pictures without the concept once more for it, from other seeds.
     #[arg(long)]
     pub(super) distances: bool,
-    /// Pictures of each prompt without it [default: 1].
-    #[arg(long, value_name = "N")]
-    pub(super) retain_seeds: Option<u32>,
-    /// Denoising steps, 1 to 1000 [default: 20].
-    #[arg(long, value_name = "N")]
-    pub(super) steps: Option<u32>,
-    /// Classifier-free guidance, 0 to 100 [default: 5].
-    #[arg(long, value_name = "SCALE")]
-    pub(super) guidance_scale: Option<f64>,
-    #[command(flatten)]
-    pub(super) sampler: SamplerArguments,
     #[command(flatten)]
     pub(super) suites: SuiteArguments,
     /// Then seek the concept in the edited model, beside controls on the base: concept-inversion,
-    /// unlearn-diff-atk, ring-a-bell, p4d, completion, noise, image-to-image, inpainting, relearning-benign or
-    /// relearning-few-shot; after a colon its settings, such as concept-inversion:guided,budget=4000,seed=1,pictures=16. May be
-    /// given several times.
+    /// unlearn-diff-atk, ring-a-bell, p4d, completion, noise, image-to-image, inpainting,
+    /// relearning-benign or relearning-few-shot; after a colon its settings, such as
+    /// concept-inversion:guided,budget=4000,seed=1,pictures=16. May be given several times.
     #[arg(long = "attack", value_name = "NAME[:SETTINGS]")]
     pub(super) attacks: Vec<AttackSpec>,
     /// JSON file to write; must not exist. --local alone, and needed there.

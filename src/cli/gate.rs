@@ -15,9 +15,7 @@ pub(super) use outputs::GateOutputs;
 
 use super::{
     CliError,
-    arguments::{
-        ModelArguments, QuietArguments, SamplerArguments, VocabularyArguments, kind_parser, needed,
-    },
+    arguments::{JudgingArguments, ModelArguments, QuietArguments, kind_parser, needed},
     remote::{AddressArguments, SubmitArguments, print},
     timing,
 };
@@ -73,30 +71,8 @@ pub(super) struct GateArguments {
     /// What sort of thing the concept is.
     #[arg(long, value_name = "KIND", value_parser = kind_parser())]
     pub(super) kind: Option<ConceptKind>,
-    /// A judge to ask beside the model's own: with --local its folder, which docs/judges.md
-    /// describes; with --server its name in the server's configuration. Give it again for several.
-    #[arg(long, value_name = "DIR|NAME")]
-    pub(super) judge: Vec<String>,
     #[command(flatten)]
-    pub(super) vocabulary: VocabularyArguments,
-    /// Where the pictures' seeds start.
-    #[arg(long, value_name = "N", default_value_t = 500_000)]
-    pub(super) seed: u64,
-    /// Pictures of each prompt with the concept at the first look [default: so many that there are 32
-    /// or more].
-    #[arg(long, value_name = "N")]
-    pub(super) target_seeds: Option<u32>,
-    /// Pictures of each prompt without it at the first look [default: 1].
-    #[arg(long, value_name = "N")]
-    pub(super) retain_seeds: Option<u32>,
-    /// Denoising steps, 1 to 1000 [default: 20].
-    #[arg(long, value_name = "N")]
-    pub(super) steps: Option<u32>,
-    /// Classifier-free guidance, 0 to 100 [default: 5].
-    #[arg(long, value_name = "SCALE")]
-    pub(super) guidance_scale: Option<f64>,
-    #[command(flatten)]
-    pub(super) sampler: SamplerArguments,
+    pub(super) judging: JudgingArguments,
     #[command(flatten)]
     pub(super) outputs: GateOutputs,
     #[command(flatten)]
@@ -118,17 +94,6 @@ impl GateArguments {
     /// The erased model's name, for ways that judge.
     pub(super) fn edited(&self) -> Result<&str, CliError> {
         self.checkpoint.as_deref().map_or_else(|| self.model.name(), Ok)
-    }
-
-    /// Puts what was given into a request's defaults.
-    pub(super) fn adjust(&self, spec: &mut JudgeSpec) {
-        let count = |given: Option<u32>, default| given.map_or(default, |given| given as usize);
-        spec.seed = self.seed;
-        spec.target_seeds = count(self.target_seeds, spec.target_seeds);
-        spec.retain_seeds = count(self.retain_seeds, spec.retain_seeds);
-        spec.steps = count(self.steps, spec.steps);
-        spec.guidance_scale = self.guidance_scale.unwrap_or(spec.guidance_scale);
-        spec.sampler = self.sampler.sampler;
     }
 }
 

@@ -35,19 +35,14 @@ pub(in crate::cli) fn run<E: LocalEngine>(
     let suites = arguments.suites.suites()?;
     let compute = arguments.model.compute.settings().open()?;
     let base = LocalModel::<E>::open(&arguments.base, None, &compute, session)?;
-    let base = base.with_judges(&arguments.judge, session)?.engine;
-    let vocabulary = arguments.vocabulary.words(base.vocabulary())?;
+    let base = base.with_judges(&arguments.judging.judge, session)?.engine;
+    let vocabulary = arguments.judging.vocabulary.words(base.vocabulary())?;
     let mut spec = JudgeSpec::new(concept, vocabulary);
-    spec.seed = arguments.seed;
+    arguments.judging.adjust(&mut spec);
     if let Some(show) = arguments.show {
         spec = spec.showing(show);
     }
     spec.distances = arguments.distances;
-    spec.target_seeds = arguments.target_seeds.map_or(spec.target_seeds, |given| given as usize);
-    spec.retain_seeds = arguments.retain_seeds.map_or(spec.retain_seeds, |given| given as usize);
-    spec.steps = arguments.steps.map_or(spec.steps, |given| given as usize);
-    spec.guidance_scale = arguments.guidance_scale.unwrap_or(spec.guidance_scale);
-    spec.sampler = arguments.sampler.sampler;
     spec.suites = suites;
     spec.probes = arguments.suites.probes();
     spec.attacks.clone_from(&arguments.attacks);

@@ -24,10 +24,10 @@ pub(in crate::cli) fn run<E: LocalEngine>(
     let gate = Gate::prepare(arguments)?;
     let compute = arguments.model.compute.settings().open()?;
     let base = LocalModel::<E>::open(base_name, None, &compute, session)?;
-    let base = base.with_judges(&arguments.judge, session)?.engine;
-    let vocabulary = arguments.vocabulary.words(base.vocabulary())?;
+    let base = base.with_judges(&arguments.judging.judge, session)?.engine;
+    let vocabulary = arguments.judging.vocabulary.words(base.vocabulary())?;
     let mut first = JudgeSpec::new(concept, vocabulary);
-    arguments.adjust(&mut first);
+    arguments.judging.adjust(&mut first);
     first.distances = gate.reads_distances();
     first.attacks = gate.attacks();
     first.validate()?;

@@ -44,7 +44,7 @@ pub(in crate::cli) fn run(arguments: &GateArguments) -> Result<(), CliError> {
         edited: arguments.edited()?,
         base,
         concept: arguments.concept("--server")?,
-        vocabulary: arguments.vocabulary.given()?,
+        vocabulary: arguments.judging.vocabulary.given()?,
     };
     let gate = Gate::prepare(arguments)?;
     let mut interrupt = Interrupt::install()?;
@@ -103,7 +103,7 @@ impl Asked<'_> {
             Vocabulary { anything, objects, styles }
         };
         let mut spec = JudgeSpec::new(self.concept.clone(), words);
-        self.arguments.adjust(&mut spec);
+        self.arguments.judging.adjust(&mut spec);
         Ok(spec)
     }
 
@@ -159,21 +159,21 @@ impl Asked<'_> {
             vocabulary: self.vocabulary.clone().map(wire::vocabulary),
             target_seeds: u32::try_from(spec.target_seeds).ok(),
             retain_seeds: u32::try_from(spec.retain_seeds).ok(),
-            steps: arguments.steps,
-            guidance_scale: arguments.guidance_scale,
-            seed: Some(arguments.seed),
+            steps: arguments.judging.steps,
+            guidance_scale: arguments.judging.guidance_scale,
+            seed: Some(arguments.judging.seed),
             labels: submission.labels,
             deadline: submission.deadline,
             priority: submission.priority,
             force: submission.force,
             validate_only: false,
             destination: submission.destination,
-            sampler: wire::sampler(arguments.sampler.sampler).into(),
+            sampler: wire::sampler(arguments.judging.sampler.sampler).into(),
             show: None,
             distances: spec.distances,
             suites: Vec::new(),
             probes: None,
-            judges: arguments.judge.clone(),
+            judges: arguments.judging.judge.clone(),
             attacks: spec.attacks.iter().map(wire::attack).collect(),
         }
     }
