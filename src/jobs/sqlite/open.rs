@@ -35,6 +35,10 @@ const INSTRUCTIONS_A_LOOK: i32 = 2_000;
 
 /// How long another process may hold the file before a call fails.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// Between two tries to open a file that another process holds.
+const PAUSE: Duration = Duration::from_millis(20);
+/// SQLite's `SQLITE_BUSY`, the lower byte of every code that says that another connection is in the way.
+const BUSY: u32 = 5;
 
 impl SqliteStore {
     /// Opens the store in a file, which is made where it is missing; its folder must exist.
@@ -68,10 +72,8 @@ impl SqliteStore {
                 Box::pin(async move { Ok(is_usable) })
             })
         };
-        let writer = writers(1)
-            .connect_with(writing.clone().create_if_missing(true))
-            .await
-            .map_err(failed)?;
+        let new = writing.clone().create_if_missing(true);
+        let writer = connect_patiently(writers(1), new).await.map_err(failed)?;
         let is_new = migrate(&writer).await.map_err(|error| unopened(path, &error))?;
         let readers = pool(READERS).connect_with(reading.clone()).await.map_err(failed)?;
         let clock = settings.clock.clone();
@@ -87,7 +89,7 @@ impl SqliteStore {
             .connect_with(reading)
             .await
             .map_err(failed)?;
-        let prober = writers(PROBERS).connect_with(writing).await.map_err(failed)?;
+        let prober = connect_patiently(writers(PROBERS), writing).await.map_err(failed)?;
         let agreed = AgreedTime::new(settings.clock.clone());
         let checkpoints = Checkpoints::new(settings.clock.clone());
         let wake = watch::Sender::new(0);
@@ -97,6 +99,32 @@ impl SqliteStore {
         checkpoint(&store.writer).await.map_err(|error| unopened(path, &error))?;
         Ok(store)
     }
+}
+
+/// Opens a file that others may be opening. Where it is made one with a write-ahead log, SQLite does not
+/// wait for them, whatever `busy_timeout` says.
+async fn connect_patiently(
+    pool: SqlitePoolOptions,
+    options: SqliteConnectOptions,
+) -> Result<SqlitePool, sqlx::Error> {
+    let trying = async {
+        loop {
+            match pool.clone().connect_with(options.clone()).await {
+                Err(error) if is_busy(&error) => tokio::time::sleep(PAUSE).await,
+                done => return done,
+            }
+        }
+    };
+    match tokio::time::timeout(PATIENCE, trying).await {
+        Ok(done) => done,
+        // The last try says what is in the way.
+        Err(_) => pool.connect_with(options).await,
+    }
+}
+
+fn is_busy(error: &sqlx::Error) -> bool {
+    let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
+    code.and_then(|code| code.parse::<u32>().ok()).is_some_and(|code| code & 0xff == BUSY)
 }
 
 /// Ends what runs on the connection after a while. Counted from now on: set anew whenever the
