@@ -61,7 +61,7 @@ pub struct Rule {
     pub id: String,
     /// Line of the file that it begins at, from 1.
     pub line: usize,
-    /// The figure.
+    /// Which figure is held against the limit.
     pub measure: Measure,
     /// By which judge.
     pub judge: JudgeChoice,

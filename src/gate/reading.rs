@@ -24,7 +24,7 @@ pub(super) enum Reading {
     HeadStart(Vec<CurvePoint>),
     /// A figure whose interval is not known: it shows nothing.
     Point {
-        /// The figure.
+        /// The measured value, in the measure's own unit.
         value: f64,
         /// Pictures that it was computed from, if any.
         pictures: Option<u64>,

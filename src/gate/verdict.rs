@@ -37,7 +37,7 @@ pub struct GateVerdict {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PolicyReference {
-    /// Its name.
+    /// The policy's name, as its file gives it.
     pub name: String,
     /// SHA-256 of its file's bytes, hexadecimal.
     pub sha256: String,
@@ -104,7 +104,7 @@ pub struct RuleResult {
     pub id: String,
     /// Its line in the policy's file.
     pub line: usize,
-    /// The figure.
+    /// Which figure was held against the limit.
     pub measure: Measure,
     /// How it is decided.
     pub kind: RuleKind,
@@ -150,7 +150,7 @@ pub struct RowResult {
     /// What became of it; absent where it proves nothing and so is not asked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub outcome: Option<Outcome>,
-    /// The figure.
+    /// The measured value, in the measure's own unit; absent where there is none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub value: Option<f64>,
     /// The least that it can be, so sure as the decision is; absent where nothing bounds it.

@@ -49,7 +49,7 @@ impl Compared {
         self.drop.add(base, edited);
     }
 
-    /// Both together.
+    /// The pictures of both, which must be others.
     #[must_use]
     pub fn plus(self, other: Self) -> Self {
         Self {

@@ -22,7 +22,7 @@ pub struct EvaluationResults {
 }
 
 impl EvaluationResults {
-    /// Both together.
+    /// The results of both, one after the other.
     #[must_use]
     pub fn plus(mut self, other: &Self) -> Self {
         self.distances.extend_from_slice(&other.distances);

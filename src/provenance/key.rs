@@ -37,7 +37,7 @@ pub enum KeyError {
     /// A PEM block is broken, or its content is.
     #[error("is damaged: {reason}; {MAKE}, or copy it anew")]
     Damaged {
-        /// What is wrong.
+        /// What was found in place of a usable key.
         reason: String,
     },
     /// A key behind a passphrase, which nobody could type at a start.

@@ -71,7 +71,7 @@ pub enum ModelSignatureError {
     /// No bundle of the kind.
     #[error("it is no model signature (a Sigstore bundle 0.3): {reason}")]
     NotABundle {
-        /// What is wrong.
+        /// Which part cannot be read, and why.
         reason: String,
     },
     /// The envelope in it does not hold.
@@ -80,7 +80,7 @@ pub enum ModelSignatureError {
     /// It says something else than which files there are.
     #[error("its statement is none of model_signing 1.0 over whole files: {reason}")]
     OtherStatement {
-        /// What is wrong.
+        /// Which part cannot be read, and why.
         reason: String,
     },
     /// A file is not what was signed.

@@ -18,7 +18,7 @@ use crate::outcome::{
 pub struct SealedFile {
     /// Path with `/` within the result's folder.
     pub name: &'static str,
-    /// What it holds.
+    /// The file's whole content.
     pub bytes: Vec<u8>,
 }
 

@@ -42,7 +42,7 @@ impl<P> Statement<P> {
 pub struct Subject {
     /// Path with `/` within the result's folder.
     pub name: String,
-    /// What it holds.
+    /// Digests of the file's content, by algorithm.
     pub digest: Digests,
 }
 
@@ -82,7 +82,7 @@ pub struct ResourceDescriptor {
     /// Where it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub uri: Option<String>,
-    /// What it holds.
+    /// Digests of its content, by algorithm; none where they are not known.
     #[serde(default, skip_serializing_if = "Digests::is_empty")]
     pub digest: Digests,
     /// Anything else that is worth knowing.

@@ -70,7 +70,7 @@ pub enum Untrue {
     Envelope {
         /// Which line, from 1.
         line: usize,
-        /// What is wrong.
+        /// Why the envelope is not believed.
         source: EnvelopeError,
     },
     /// What was signed is no statement that is known.
@@ -78,7 +78,7 @@ pub enum Untrue {
     NoStatement {
         /// Which line, from 1.
         line: usize,
-        /// What is wrong.
+        /// What in the statement cannot be read.
         reason: String,
     },
     /// More statements than are read.

@@ -32,13 +32,13 @@ pub enum VerifyError {
     /// A link, a pipe or a device where a file belongs.
     #[error("{name} is a link or no plain file: nobody signed what it leads to")]
     Link {
-        /// Its name.
+        /// The file's path below the result's folder.
         name: String,
     },
     /// A file that is far larger than any of its kind.
     #[error("{name} has more than {most} bytes, which no such file has")]
     TooLong {
-        /// Its name.
+        /// The file's path below the result's folder.
         name: String,
         /// The limit in bytes.
         most: u64,
@@ -52,7 +52,7 @@ pub enum VerifyError {
     /// A file went away while it was looked at.
     #[error("{name} was removed while it was read")]
     Vanished {
-        /// Its name.
+        /// The file's path below the result's folder.
         name: String,
     },
     /// There is nothing.

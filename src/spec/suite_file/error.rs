@@ -67,7 +67,7 @@ pub enum SuiteFileError {
     /// A column that is read stands there twice.
     #[error("has two columns \"{column}\"; rename or remove one")]
     DuplicateColumn {
-        /// Its name.
+        /// The column's heading, as the file gives it.
         column: String,
     },
     /// Pictures without a word for what they should keep.
